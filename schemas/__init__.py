@@ -1,0 +1,1 @@
+"""What the rooms agree on: types and contracts, no logic of any room."""

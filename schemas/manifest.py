@@ -1,0 +1,192 @@
+"""The wall between pipelines and trainer: two JSON files beside the shards, all that the trainer knows of the data.
+
+`manifest.json` names the streams and, for each sequence length that a stage reads them at, the windows that were
+written. `plan.json` lists the stages. On disk, below the folder of the manifest:
+
+    <stream>/<seq_len>/window-00007.mds   one window: a shard of fixed-length samples (columns docs, starts, tokens)
+    <stream>/<seq_len>/index.json         a plain MDS folder: stock Streaming reads it
+    heldout/window-00000.mds              held-out documents, one a sample (columns domain, doc, n_bytes, tokens)
+
+A sample's columns (MDS version 2 encodings):
+    tokens  ndarray:uint16:L (uint32 for vocabularies above 65,536)   token ids; each document starts with the
+                                                                      end-of-text token and ends with it
+    starts  ndarray:uint32    [S]  where each segment begins; starts[0] == 0, increasing, below L
+    docs    ndarray:int64     [S]  64-bit key of each segment's document; 0 is padding (never learnt from)
+A segment is a whole document or a piece of one longer than L. Attention, positions and loss stay inside a segment.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from schemas.training import doc, require
+
+
+@dataclass(frozen=True)
+class Window:
+    """One window of a stream, packed for one sequence length: one MDS shard.
+
+    `tokens` counts real tokens (padding apart); `sha256` is of the file's bytes.
+    """
+
+    window: int
+    file: str
+    samples: int
+    tokens: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A source's quality tier as packed sequences in final order; `windows` is how many the whole stream has."""
+
+    name: str
+    source: str
+    tier: str
+    documents: int
+    tokens: int
+    windows: int
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The windows of one stream that were written for one sequence length, in order of their number."""
+
+    stream: str
+    seq_len: int
+    windows: tuple[Window, ...]
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What a stage takes of a stream: `samples` in order from the start of `first_window`, wrapping to window 0."""
+
+    stream: str
+    samples: int
+    first_window: int
+
+
+@dataclass(frozen=True)
+class LearningRate:
+    """A stage's phase: `start` and `end` are fractions of the peak, reached by `shape` over the stage after `warmup_tokens`.
+
+    Shapes: constant; linear; one_minus_sqrt, lr = start + (end - start) * sqrt(t) (Haegele et al. 2405.18392, whose
+    1 - sqrt cooldown is start=1, end=0).
+    """
+
+    shape: str = doc("constant", "constant, linear or one_minus_sqrt")
+    start: float = doc(1.0, "fraction of train.peak_lr at the beginning of the stage, after the warm-up")
+    end: float = doc(1.0, "fraction of train.peak_lr at the end of the stage")
+    warmup_tokens: int = doc(0, "tokens over which the rate rises from 0 to `start`")
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 - read by pydantic when a recipe is checked
+
+    def __post_init__(self):
+        require(self.shape in ("constant", "linear", "one_minus_sqrt"),
+                f"learning-rate shape must be constant, linear or one_minus_sqrt, found {self.shape!r}")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One entry of the plan: `samples` sequences of `seq_len` tokens, the first at `first_token` of the whole run."""
+
+    name: str
+    first_token: int
+    samples: int
+    seq_len: int
+    draws: tuple[Draw, ...]
+    lr: LearningRate
+
+    def __post_init__(self):
+        drawn = sum(draw.samples for draw in self.draws)
+        require(drawn == self.samples, f"stage {self.name}: its draws give {drawn} samples, expected {self.samples}")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Stages in order, append-only. `seed` orders the samples inside blocks."""
+
+    seed: int
+    stages: tuple[Stage, ...]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What the shards hold. `tables` maps each lake table to the fingerprint of the step that wrote it.
+
+    `tokenizer` has name, vocab_size, eot (the end-of-text id), sha256 (of the ranks file) and file (relative to the
+    manifest's folder).
+    """
+
+    recipe: str
+    tokenizer: dict
+    tables: dict
+    streams: tuple[Stream, ...]
+    folders: tuple[Folder, ...]
+    heldout: tuple[Window, ...]
+
+    def stream(self, name: str) -> Stream:
+        return next(stream for stream in self.streams if stream.name == name)
+
+    def folder(self, stream: str, seq_len: int) -> Folder:
+        """Raises KeyError naming stream and length if no stage reads it at that length."""
+        for folder in self.folders:
+            if (folder.stream, folder.seq_len) == (stream, seq_len):
+                return folder
+        raise KeyError(f"the manifest has no windows of stream {stream!r} at sequence length {seq_len}")
+
+
+def fingerprint(value) -> str:
+    """Hash of a JSON value or dataclass: 32 hex digits, the same for equal content."""
+    if dataclasses.is_dataclass(value):
+        value = dataclasses.asdict(value)
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def save(value: Manifest | Plan, path: Path) -> None:
+    """Write as JSON with its own fingerprint under `hash`; readers see the old file or the whole new one."""
+    body = {"hash": fingerprint(value), **dataclasses.asdict(value)}
+    scratch = path.with_suffix(".tmp")
+    scratch.write_text(json.dumps(body, indent=1) + "\n")
+    scratch.replace(path)
+
+
+def load_manifest(path: Path) -> Manifest:
+    """Raises FileNotFoundError, or ValueError if the file is not what its hash says."""
+    body = _load(path)
+    found = body.pop("hash")
+    streams = tuple(Stream(**stream) for stream in body.pop("streams"))
+    folders = tuple(Folder(f["stream"], f["seq_len"], _windows(f["windows"])) for f in body.pop("folders"))
+    return _checked(Manifest(streams=streams, folders=folders, heldout=_windows(body.pop("heldout")), **body), found, path)
+
+
+def load_plan(path: Path) -> Plan:
+    """Raises FileNotFoundError, or ValueError if the file is not what its hash says."""
+    body = _load(path)
+    found = body.pop("hash")
+    stages = tuple(
+        Stage(**{**stage, "draws": tuple(Draw(**d) for d in stage["draws"]), "lr": LearningRate(**stage["lr"])})
+        for stage in body.pop("stages")
+    )
+    return _checked(Plan(stages=stages, **body), found, path)
+
+
+def _windows(rows: list[dict]) -> tuple[Window, ...]:
+    return tuple(Window(**row) for row in rows)
+
+
+def _load(path: Path) -> dict:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: `flows run shard` writes it")
+    return json.loads(path.read_text())
+
+
+def _checked(value, found: str, path: Path):
+    require(fingerprint(value) == found, f"{path} was changed by hand: its content has hash {fingerprint(value)}, it says {found}")
+    return value

@@ -1,0 +1,264 @@
+"""The recipe: one YAML file that says all of a run. Frozen; unknown fields are refused; checked before anything starts."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from schemas.manifest import LearningRate, fingerprint
+from schemas.training import ModelConfig, TrainConfig
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+RECIPE_BYTES = 1 << 20  # a recipe is written by hand; anything larger is another kind of file
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be run: the message names the field, what was expected and what was found."""
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Source(Part):
+    """Where text comes from."""
+
+    name: Name = Field(description="name of the source; streams and tables use it")
+    reader: str = Field(description="how records are read: python-code, python-docs, jsonl, parquet or text")
+    domain: str = Field(description="what its documents are treated as; picks the rules: code or docs")
+    path: str | None = Field(None, description="file, folder or glob, relative to where flows is called (not for the python readers)")
+    snapshot: str = Field("1", description="name of this delivery of the source")
+    text_field: str = Field("text", description="field or column that holds the text (jsonl, parquet)")
+    licence_field: str | None = Field(None, description="field or column that holds the licence (jsonl, parquet)")
+    licence: str | None = Field(None, description="licence of records that name none themselves")
+    suffixes: tuple[str, ...] = Field((".txt", ".md", ".rst"), description="file names that the text reader takes")
+    package_bytes: int = Field(2_000_000, gt=0, description="the python readers take at most so many bytes of each package, in seeded order")
+    max_document_bytes: int = Field(16 << 20, gt=0, description="a larger record is rejected")
+    priority: int = Field(0, description="among near duplicates the document of the source with the highest priority is kept")
+
+
+class NearDuplicates(Part):
+    """MinHash with banding finds candidates (Broder 1997); true Jaccard decides."""
+
+    threshold: Fraction = Field(0.8, description="documents with at least this Jaccard similarity of word n-grams are near duplicates")
+    ngram: int = Field(5, ge=1, le=13, description="words of a shingle")
+    bands: int = Field(16, ge=1, le=64, description="bands of the signature; more find more candidates")
+    rows: int = Field(7, ge=1, le=32, description="rows of a band; a pair of similarity s meets with probability 1-(1-s^rows)^bands")
+
+
+class Positives(Part):
+    """Documents that a domain's quality model learns as good."""
+
+    source: Name = Field(description="source they are taken from")
+    uri: str = Field("*", description="glob that their uri matches")
+
+
+class Quality(Part):
+    """One domain's quality model: fastText, positives against the pool (Li et al. 2406.11794, DCLM)."""
+
+    positives: tuple[Positives, ...] = Field(min_length=1, description="which documents are good examples")
+    documents: int = Field(2000, ge=20, description="at most so many positives, and as many others of the domain, are trained on")
+
+
+class Tokenizer(Part):
+    """Text to token ids."""
+
+    name: Literal["bpe", "cl100k_base"] = Field("bpe", description="bpe: trained on the kept documents; cl100k_base: GPT-4's")
+    vocab_size: int = Field(4096, ge=300, le=200_000, description="vocabulary of a bpe trained here, end-of-text included")
+    sample_bytes: int = Field(8_000_000, ge=10_000, description="bytes of kept text, in seeded order, that a bpe is trained on")
+
+
+class Heldout(Part):
+    """Documents set aside for evaluation, by cluster: none of their near duplicates is trained on."""
+
+    fraction: Fraction = Field(0.005, description="share of kept documents")
+    max_bytes: int = Field(8_000, gt=0, description="documents above this size are never held out")
+
+
+class Mixture(Part):
+    """In what shares a stage draws from the sources."""
+
+    method: Literal["manual", "proportional", "temperature", "unimax"] = Field(
+        "proportional", description="manual: `weights`; proportional: by size; temperature: size^(1/T); unimax: even up to the cap (2304.09151)")
+    weights: dict[str, Fraction] = Field({}, description="share of each source (manual); must sum to 1")
+    temperature: float = Field(2.0, gt=0, description="T of the temperature method")
+    tiers: dict[str, float] = Field({}, description="multiplies a tier's share inside its source; tiers not named have 1, 0 leaves one out")
+
+    @model_validator(mode="after")
+    def _weights_sum(self) -> Mixture:
+        if self.method == "manual" and abs(sum(self.weights.values()) - 1) > 1e-6:
+            raise ValueError(f"weights must sum to 1, found {sum(self.weights.values()):g}")
+        if self.method != "manual" and self.weights:
+            raise ValueError(f"weights belong to method manual, found method {self.method}")
+        if any(factor < 0 for factor in self.tiers.values()):
+            raise ValueError(f"factors of tiers must be 0 or more, found {self.tiers}")
+        return self
+
+
+class Stage(Part):
+    """One curriculum stage."""
+
+    name: Name = Field(description="name of the stage")
+    tokens: int = Field(gt=0, description="token budget; rounded up to whole batches")
+    seq_len: int = Field(ge=16, le=1 << 20, description="tokens of a sequence")
+    mixture: Mixture = Field(Mixture(), description="in what shares the sources are drawn")
+    lr: LearningRate = Field(LearningRate(), description="the stage's phase of the learning rate")
+
+
+class Spark(Part):
+    """Where Spark runs. No part of any fingerprint: the same bytes come out of any cluster."""
+
+    master: str = Field("local[*]", description="Spark master; SPARK_REMOTE in the environment wins")
+    driver_memory: str = Field("2g", pattern=r"^\d+[mg]$", description="heap of the driver, which does all the work in local mode")
+
+
+class Recipe(Part):
+    """All of a run."""
+
+    home: str = Field(description="folder of everything the run writes, relative to where flows is called")
+    seed: int = Field(17, ge=0, le=2**31 - 1, description="seed of every order and sample")
+    sources: tuple[Source, ...] = Field(min_length=1, description="where text comes from")
+    near_duplicates: NearDuplicates = Field(NearDuplicates(), description="how near duplicates are found")
+    rules: dict[str, dict[str, float | None]] = Field(
+        {}, description="thresholds by domain and rule that replace the default ones; null turns a rule off")
+    quality: dict[str, Quality] = Field({}, description="quality model by domain; a domain without one has no percentiles, one tier")
+    tiers: dict[Name, Fraction] = Field({"all": 0.0}, description="quality tiers and the percentile each begins at; one must begin at 0")
+    tokenizer: Tokenizer = Field(Tokenizer(), description="text to token ids")
+    heldout: Heldout = Field(Heldout(), description="documents set aside for evaluation")
+    window_tokens: int = Field(1 << 20, ge=1024, description="tokens of a window: the unit that is packed, written and counted")
+    max_epochs: float = Field(4.0, gt=0, description="no stream is read more often than this, all stages together")
+    stages: tuple[Stage, ...] = Field(min_length=1, description="the curriculum, in order")
+    model: ModelConfig = Field(ModelConfig(), description="shape of the model")
+    train: TrainConfig = Field(TrainConfig(), description="how the model is optimised")
+    prompts: tuple[str, ...] = Field(("def ", "The "), description="beginnings that the trained model continues")
+    spark: Spark = Field(Spark(), description="where Spark runs")
+
+    @field_validator("sources", "stages")
+    @classmethod
+    def _unique_names(cls, parts: tuple) -> tuple:
+        names = [part.name for part in parts]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"names must differ, found twice: {', '.join(twice)}")
+        return parts
+
+    @field_validator("tiers")
+    @classmethod
+    def _tiers_cover(cls, tiers: dict[str, float]) -> dict[str, float]:
+        if 0.0 not in tiers.values() or len(set(tiers.values())) != len(tiers):
+            raise ValueError(f"tiers must begin at different percentiles, one of them at 0, found {tiers}")
+        return tiers
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Recipe:
+        sources = {source.name for source in self.sources}
+        domains = {source.domain for source in self.sources}
+        for place, names, known in self._references(sources, domains):
+            unknown = sorted(set(names) - known)
+            if unknown:
+                raise ValueError(f"{place}: expected names among {', '.join(sorted(known))}; found {', '.join(unknown)}")
+        for i, stage in enumerate(self.stages):
+            if self.train.batch_tokens % stage.seq_len:
+                raise ValueError(f"stages[{i}].seq_len ({stage.seq_len}) must divide train.batch_tokens ({self.train.batch_tokens})")
+            if stage.seq_len > self.window_tokens // 4:
+                raise ValueError(f"stages[{i}].seq_len ({stage.seq_len}) must be at most a quarter of window_tokens ({self.window_tokens})")
+        return self
+
+    def _references(self, sources: set[str], domains: set[str]) -> Iterator[tuple[str, Any, set[str]]]:
+        for i, stage in enumerate(self.stages):
+            yield f"stages[{i}].mixture.weights", stage.mixture.weights, sources
+            yield f"stages[{i}].mixture.tiers", stage.mixture.tiers, set(self.tiers)
+        for domain, quality in self.quality.items():
+            yield f"quality.{domain}.positives", [p.source for p in quality.positives], sources
+        yield "quality", self.quality, domains
+        yield "rules", self.rules, domains
+
+    def part(self, *names: str) -> dict[str, Any]:
+        """The named fields as JSON values: what a step's fingerprint is made of."""
+        return self.model_dump(mode="json", include=set(names))
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of everything that decides the result: home folder and Spark's place left out."""
+        return fingerprint(self.model_dump(mode="json", exclude={"home", "spark"}))
+
+
+def load(path: Path) -> Recipe:
+    """Read a recipe. Raises RecipeError with the file, the field's path, what was expected and what was found."""
+    return _validated(_yaml(path), path)
+
+
+def _yaml(path: Path) -> Any:
+    if not path.is_file():
+        raise RecipeError(f"{path}: no such recipe; `flows recipe fields` lists what one holds")
+    if path.stat().st_size > RECIPE_BYTES:
+        raise RecipeError(f"{path}: expected a recipe of at most {RECIPE_BYTES:,} bytes, found {path.stat().st_size:,}")
+    try:
+        return yaml.safe_load(path.read_text("utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: not YAML: {error}") from error
+
+
+def _validated(value: Any, path: Path) -> Recipe:
+    try:
+        return Recipe.model_validate(value)
+    except ValidationError as error:
+        lines = [f"{path}: {_place(e['loc'])}{_said(e)}" for e in error.errors()]
+        raise RecipeError("\n".join(lines)) from None
+
+
+def _place(loc: tuple) -> str:
+    path = re.sub(r"\.\[", "[", ".".join(f"[{part}]" if isinstance(part, int) else str(part) for part in loc))
+    return f"{path}: " if path else ""
+
+
+def _said(error: dict) -> str:
+    found = error["input"]
+    if error["type"] == "extra_forbidden":
+        return "no such field; `flows recipe fields` lists them"
+    if error["type"] == "missing":
+        return "missing"
+    shown = "" if isinstance(found, dict | Recipe) else f", found {found!r:.80}"
+    return error["msg"].removeprefix("Value error, ") + (shown if error["type"] != "value_error" else "")
+
+
+def fields(part: type = Recipe, prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
+    """Every field of a recipe as (path, type, default, description), parts within parts."""
+    if dataclasses.is_dataclass(part):
+        for item in dataclasses.fields(part):
+            yield f"{prefix}{item.name}", str(item.type), f"{item.default}", item.metadata["description"]
+        return
+    for name, info in part.model_fields.items():
+        inner, suffix = _inner(info.annotation)
+        default = "required" if info.is_required() else "" if inner else f"{info.default}"
+        yield f"{prefix}{name}{suffix}", "" if inner else _type_name(info.annotation), default, info.description
+        if inner:
+            yield from fields(inner, f"{prefix}{name}{suffix}.")
+
+
+def _inner(annotation: Any) -> tuple[type | None, str]:
+    """The part that a field holds, alone, in a list ([]) or by name (.<name>)."""
+    container, arguments = get_origin(annotation), get_args(annotation)
+    if container in (tuple, dict):
+        found, _ = _inner(arguments[0] if container is tuple else arguments[1])
+        return found, {tuple: "[]", dict: ".<name>"}[container] if found else ""
+    is_part = isinstance(annotation, type) and (issubclass(annotation, BaseModel) or dataclasses.is_dataclass(annotation))
+    return (annotation if is_part else None), ""
+
+
+def _type_name(annotation: Any) -> str:
+    container, arguments = get_origin(annotation), get_args(annotation)
+    if container is Literal:
+        return " | ".join(arguments)
+    if container is Annotated:
+        return _type_name(arguments[0])
+    if container in (tuple, dict):
+        return f"{container.__name__}[{', '.join('...' if a is ... else _type_name(a) for a in arguments)}]"
+    return annotation.__name__ if isinstance(annotation, type) else str(annotation)

@@ -1,0 +1,210 @@
+"""Every Delta table as data: columns, types, meanings, keys and CHECK constraints. `pipelines.lake` creates them from here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column; `type` is Spark DDL, `meaning` becomes the column's comment in the table."""
+
+    name: str
+    type: str
+    meaning: str
+    nullable: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table: `key` columns identify a row; `checks` are SQL conditions that the lake enforces on every write."""
+
+    name: str
+    meaning: str
+    columns: tuple[Column, ...]
+    key: tuple[str, ...]
+    checks: dict[str, str] = field(default_factory=dict)
+
+    def extended(self, columns: tuple[Column, ...]) -> Table:
+        """This table with further columns (the signal families bring their own)."""
+        return replace(self, columns=self.columns + columns)
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        return tuple(column.name for column in self.columns)
+
+
+DOC_ID = Column("doc_id", "string", "32 hex digits: blake2b-128 of source, uri and text")
+
+DOCUMENTS = Table(
+    "bronze.documents",
+    "one ingested text",
+    (
+        DOC_ID,
+        Column("source", "string", "name of the source in the recipe"),
+        Column("snapshot", "string", "which delivery of the source"),
+        Column("uri", "string", "place of the record in its source: relative path, and #number inside a file of records"),
+        Column("domain", "string", "what the document is treated as"),
+        Column("licence", "string", "licence as the record or its package names it", nullable=True),
+        Column("text", "string", "the text, line ends as \\n, otherwise as it came"),
+        Column("n_bytes", "bigint", "UTF-8 bytes of the text"),
+    ),
+    ("doc_id",),
+    {"id_is_hash": "length(doc_id) = 32", "has_text": "n_bytes > 0"},
+)
+
+REJECTS = Table(
+    "bronze.rejects",
+    "one input record that could not become a document",
+    (
+        Column("source", "string", "name of the source in the recipe"),
+        Column("snapshot", "string", "which delivery of the source"),
+        Column("uri", "string", "place of the record in its source"),
+        Column("reason", "string", "why, as one word: invalid_utf8, broken_json, empty_text, too_large, unreadable, ..."),
+        Column("detail", "string", "what was expected and found"),
+        Column("n_bytes", "bigint", "bytes of the record, as far as they could be read"),
+    ),
+    ("source", "snapshot", "uri"),
+)
+
+# The signal families (pipelines/signals) add their columns.
+SIGNALS = Table(
+    "silver.signals",
+    "the measurements of a document",
+    (
+        DOC_ID,
+        Column("source", "string", "name of the source in the recipe"),
+        Column("domain", "string", "what the document is treated as"),
+        Column("n_bytes", "bigint", "UTF-8 bytes of the text"),
+    ),
+    ("doc_id",),
+)
+
+BANDS = Table(
+    "silver.bands",
+    "LSH keys of the documents: the index that new snapshots are compared with",
+    (
+        Column("band", "int", "number of the band"),
+        Column("key", "bigint", "hash of the band's rows of the signature"),
+        DOC_ID,
+    ),
+    ("band", "key", "doc_id"),
+)
+
+CLUSTERS = Table(
+    "silver.clusters",
+    "which documents are copies or near copies of one another",
+    (
+        DOC_ID,
+        Column("cluster_id", "string", "smallest doc_id of the cluster"),
+        Column("size", "bigint", "documents in the cluster"),
+        Column("rank", "int", "place in the cluster's order of preference; 1 is kept"),
+        Column("keeper", "string", "doc_id of rank 1"),
+        Column("exact", "boolean", "the same text as the keeper, case and white space apart"),
+    ),
+    ("doc_id",),
+    {"rank_within_size": "rank between 1 and size"},
+)
+
+VERDICTS = Table(
+    "silver.verdicts",
+    "what was decided for a document, and every reason",
+    (
+        DOC_ID,
+        Column("source", "string", "name of the source in the recipe"),
+        Column("domain", "string", "what the document is treated as"),
+        Column("n_bytes", "bigint", "UTF-8 bytes of the text"),
+        Column("keep", "boolean", "no rule failed, and the keeper of its cluster"),
+        Column("reason", "string", "the first reason against it", nullable=True),
+        Column("reasons", "array<string>", "all reasons against it, in the order of the rules"),
+        Column("percentile", "double", "share of the domain's kept documents with a lower or equal quality score", nullable=True),
+        Column("tier", "string", "quality band of a kept document", nullable=True),
+        Column("heldout", "boolean", "kept for evaluation, never trained on"),
+    ),
+    ("doc_id",),
+    {"reason_iff_dropped": "keep = (reason is null)", "tier_iff_kept": "keep = (tier is not null)"},
+)
+
+TOKENS = Table(
+    "silver.tokens",
+    "token ids of a kept document",
+    (
+        DOC_ID,
+        Column("doc_key", "bigint", "first 64 bits of doc_id, signed: the document's name in shards and ledger"),
+        Column("stream", "string", "source.tier, or heldout"),
+        Column("domain", "string", "what the document is treated as"),
+        Column("n_bytes", "bigint", "UTF-8 bytes of the text"),
+        Column("n_tokens", "bigint", "token ids, the end-of-text marks apart"),
+        Column("tokens", "binary", "the ids, little-endian uint16 (vocabulary up to 65,536) or uint32"),
+    ),
+    ("doc_id",),
+)
+
+MIXTURE = Table(
+    "gold.mixture",
+    "what each stage takes of each stream, and what its tokens are worth",
+    (
+        Column("stage", "string", "name of the stage in the recipe"),
+        Column("position", "int", "number of the stage, from 0"),
+        Column("stream", "string", "source.tier"),
+        Column("source", "string", "name of the source in the recipe"),
+        Column("weight", "double", "share of the stage's tokens"),
+        Column("samples", "bigint", "sequences drawn"),
+        Column("seq_len", "int", "tokens of a sequence"),
+        Column("tokens", "bigint", "samples * seq_len"),
+        Column("unique_tokens", "bigint", "tokens that the stream holds"),
+        Column("epochs", "double", "passes over the stream after this stage, all stages so far together"),
+        Column("effective_tokens", "double", "worth of all tokens drawn so far after the repetition law (Muennighoff et al. 2305.16264)"),
+    ),
+    ("stage", "stream"),
+    {"weight_is_share": "weight between 0 and 1"},
+)
+
+SPANS = Table(
+    "gold.spans",
+    "which tokens of which document lie where in which sample",
+    (
+        Column("stream", "string", "source.tier"),
+        Column("seq_len", "int", "tokens of a sequence"),
+        Column("window", "int", "number of the window in its stream"),
+        Column("sample", "int", "number of the sample in its window"),
+        Column("slot", "int", "number of the segment in its sample"),
+        DOC_ID,
+        Column("doc_start", "bigint", "first token of the span in the document"),
+        Column("start", "int", "first token of the span in the sample"),
+        Column("n_tokens", "int", "tokens of the span, end-of-text marks included"),
+    ),
+    ("stream", "seq_len", "window", "sample", "slot"),
+)
+
+RUNS = Table(
+    "ops.runs",
+    "one step of one run",
+    (
+        Column("run", "string", "id of the run"),
+        Column("step", "string", "name of the step"),
+        Column("recipe", "string", "fingerprint of the whole recipe"),
+        Column("fingerprint", "string", "fingerprint of the step: its part of the recipe and of its inputs"),
+        Column("inputs", "map<string,string>", "fingerprint of each step that it read from"),
+        Column("tables", "map<string,bigint>", "version of each table that it wrote"),
+        Column("counts", "map<string,double>", "what it counted"),
+        Column("seconds", "double", "wall-clock time"),
+        Column("finished_at", "string", "UTC, ISO 8601"),
+    ),
+    ("run", "step"),
+)
+
+LEDGER = Table(
+    "ops.ledger",
+    "what each training step read, and what it lost on each document",
+    (
+        Column("run", "string", "fingerprint of the training step"),
+        Column("step", "bigint", "optimiser step, from 1"),
+        Column("doc_key", "bigint", "document, as in silver.tokens"),
+        Column("tokens", "bigint", "tokens predicted"),
+        Column("loss", "double", "summed cross-entropy, in nats"),
+    ),
+    ("run", "step", "doc_key"),
+)
+
+ALL = (DOCUMENTS, REJECTS, SIGNALS, BANDS, CLUSTERS, VERDICTS, TOKENS, MIXTURE, SPANS, RUNS, LEDGER)
