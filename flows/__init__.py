@@ -1,0 +1,1 @@
+"""Order, restart, schedule: which step runs, when, and whether it has to."""

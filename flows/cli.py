@@ -1,0 +1,166 @@
+"""`flows`: the command line. Thin: it checks, sets Prefect's environment, and says in one message what went wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import webbrowser
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from flows.home import Home, HomeBusy
+from schemas import recipe as recipes
+from schemas.recipe import Recipe, RecipeError
+
+DEFAULT = Path(__file__).parent / "recipes" / "local.yaml"
+STEPS = ("ingest", "measure", "dedup", "judge", "tokenise", "mixture", "shard", "train", "evaluate", "report")
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False,
+                  help="Raw text in, a trained mixture of experts out. Start with: `flows run curriculum`")  # fmt: skip
+recipe_app = typer.Typer(no_args_is_help=True, help="Check recipes, list their fields.")
+app.add_typer(recipe_app, name="recipe")
+console = Console(highlight=False)
+
+RecipePath = Annotated[Path, typer.Option("--recipe", "-r", help="Recipe (YAML); the default curates this machine's Python installation.")]
+
+
+@app.command()
+def run(
+    what: Annotated[str, typer.Argument(help=f"curriculum (everything that is not done) or one step: {', '.join(STEPS)}")],
+    recipe: RecipePath = DEFAULT,
+) -> None:
+    """Run the whole curriculum, or one step of it.
+
+    What is done already is skipped: after a change of the recipe only the steps that depend on it run, and a run that
+    was stopped goes on where it was. Example: `flows run curriculum --recipe my.yaml`, then `flows run judge -r my.yaml`
+    """
+    if what != "curriculum" and what not in STEPS:
+        raise typer.BadParameter(f"expected curriculum or one of {', '.join(STEPS)}; found {what}")
+    only = None if what == "curriculum" else what
+    with _said_plainly():
+        from flows.status import check, pending, states
+
+        checked = check(recipe)
+        home = Home(Path(checked.home))
+        if not pending(states(checked, home), only):
+            console.print(f"Nothing to do: every step of {recipe} is done. The report: {_page(checked, home)}")
+            return
+        _prepare_prefect(home)
+        from flows.curriculum import curriculum
+
+        curriculum(str(recipe), only)
+        if only in (None, "report"):
+            from flows.summary import print_summary
+
+            print_summary(checked, home, console)
+
+
+@app.command()
+def status(recipe: RecipePath = DEFAULT) -> None:
+    """Show every step of the recipe's home folder: done, stale (and because of what) or missing. Example: `flows status`"""
+    with _said_plainly():
+        from flows.status import check, states
+
+        checked = check(recipe)
+        table = Table("step", "state", "seconds", "finished", "why", box=None)
+        colours = {"done": "green", "stale": "yellow", "missing": "red"}
+        for state in states(checked, Home(Path(checked.home))):
+            seconds, finished = (f"{state.receipt.seconds:.1f}", state.receipt.finished_at) if state.receipt else ("", "")
+            table.add_row(state.step.name, f"[{colours[state.state]}]{state.state}[/]", seconds, finished, state.why)
+        console.print(table)
+
+
+@app.command()
+def report(recipe: RecipePath = DEFAULT, show: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False) -> None:
+    """Print the path of the report of the recipe's last finished run, or open it. Example: `flows report --open`"""
+    with _said_plainly():
+        from flows.status import check
+
+        checked = check(recipe)
+        page = _page(checked, Home(Path(checked.home)))
+        console.print(str(page), soft_wrap=True)
+        if show:
+            webbrowser.open(page.resolve().as_uri())
+
+
+@app.command()
+def trace(doc_id: Annotated[str, typer.Argument(help="32 hex digits, or enough of their beginning")], recipe: RecipePath = DEFAULT) -> None:
+    """Tell a document's life: origin, signals, failed rules, cluster, tier, spans in shards, training steps that read it.
+
+    Example: `flows trace 3f2a`
+    """
+    with _said_plainly():
+        from flows.status import check
+        from pipelines.lineage import life
+
+        home = Home(Path(check(recipe).home))
+        for heading, lines in life(home.lake, doc_id):
+            console.print(f"[bold]{heading}[/]")
+            for line in lines:
+                console.print(f"  {line}", markup=False)
+
+
+@recipe_app.command("check")
+def recipe_check(file: Path) -> None:
+    """Check a recipe without running it. Example: `flows recipe check my.yaml`"""
+    with _said_plainly():
+        from flows.status import check
+
+        checked = check(file)
+        console.print(f"{file}: good. {len(checked.sources)} sources, {len(checked.stages)} stages, home {checked.home}")
+
+
+@recipe_app.command("fields")
+def recipe_fields() -> None:
+    """List every field of a recipe with its type, default and meaning. Example: `flows recipe fields | grep stages`"""
+    table = Table("field", "type", "default", "meaning", box=None)
+    for row in recipes.fields():
+        table.add_row(*(cell.replace("[", "\\[") for cell in row))
+    Console(highlight=False, width=max(console.width, 160)).print(table)
+
+
+def _page(recipe: Recipe, home: Home) -> Path:
+    """Raises FileNotFoundError if no run has finished."""
+    receipt = home.receipt("report")
+    if receipt is None:
+        raise FileNotFoundError(f"{recipe.home} holds no report yet: `flows run curriculum` writes it")
+    return home.root / next(iter(receipt.files))
+
+
+def _prepare_prefect(home: Home) -> None:
+    """Settings that must stand in the environment before Prefect is imported; what the user has set wins.
+
+    Its database stays in the home folder; telemetry is off: it needs a network, and its write can fail a run.
+    """
+    folder = home.root.resolve() / "prefect"
+    folder.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("PREFECT_HOME", str(folder))
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
+    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
+
+
+@contextlib.contextmanager
+def _said_plainly() -> Iterator[None]:
+    """What a user can mend is said in one message; anything else keeps its traceback."""
+    try:
+        yield
+    except (RecipeError, HomeBusy, FileNotFoundError, LookupError, RuntimeError, ValueError, OSError) as error:
+        if os.environ.get("MILLRACE_TRACEBACK"):
+            raise
+        Console(stderr=True, highlight=False).print(f"[red]{type(error).__name__}[/]: ", end="")
+        print(error, file=sys.stderr)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        print("\nStopped. The same command goes on from here.", file=sys.stderr)
+        raise typer.Exit(130) from None
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,108 @@
+"""The main flow: every step in order, skipping what is done. Runs by hand, on a schedule, on Prefect's server or its own.
+
+Importing this module imports Prefect; `flows.cli` sets Prefect's environment before it does.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, task
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.states import State
+
+from flows.home import Home, Receipt
+from flows.progress import Display, spark_tasks
+from flows.status import check, parts, pending, plain, states
+from flows.steps import STEPS, Job, Step, ddl, report_file
+from schemas import tables
+
+
+@flow(name="curriculum", persist_result=False)
+def curriculum(recipe: str, only: str | None = None) -> None:
+    """Run what is not done of a recipe (path to its YAML file), or the one step `only`.
+
+    Raises RecipeError, HomeBusy or NotReady before anything is written; what a step raises is passed on.
+    """
+    checked = check(Path(recipe))
+    home = Home(Path(checked.home))
+    with home.held():
+        found = states(checked, home)
+        job = Job(checked, home, {state.step.name: state.fingerprint for state in found})
+        run = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
+        display = Display()
+        for step in pending(found, only):
+            as_task(step)(step, job, run, display)
+        publish(job)
+        if "spark" in vars(job):
+            store_runs(job, run)
+
+
+def as_task(step: Step):
+    """The step as a Prefect task. Its input and output are tables and files, so Prefect caches nothing."""
+    return task(
+        work, name=step.name, task_run_name=step.name, cache_policy=NO_CACHE, persist_result=False,
+        retries=1, retry_delay_seconds=2, retry_condition_fn=is_transient,
+    )  # fmt: skip
+
+
+def is_transient(_task: Any, _run: Any, state: State) -> bool:
+    """Lost workers and connections are worth a second try; a wrong recipe, bad data or a full disk are not."""
+    from py4j.protocol import Py4JError
+
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, Py4JError | ConnectionError | TimeoutError) and "No space left" not in str(error)
+
+
+def work(step: Step, job: Job, run: str, display: Display) -> None:
+    """Do a step's work, shown on one line, and leave its receipt."""
+    number = [one.name for one in STEPS].index(step.name) + 1
+    started = time.monotonic()
+    with display.step(step.name, number, len(STEPS)) as bar, spark_tasks(bar, lambda: vars(job).get("spark")):
+        job.on_training = bar.training
+        counts = step.work(job)
+        seconds = time.monotonic() - started
+        job.home.keep(receipt(step, job, run, counts, seconds))
+        bar.finish(counts, seconds)
+
+
+def receipt(step: Step, job: Job, run: str, counts: dict[str, float], seconds: float) -> Receipt:
+    return Receipt(
+        step=step.name,
+        fingerprint=job.fingerprints[step.name],
+        part=plain(parts(job.recipe)[step.name]),
+        inputs={need: job.fingerprints[need] for need in step.needs},
+        tables={table.name: job.home.lake.version(table) for table in step.tables},
+        files={str(path.relative_to(job.home.root)): path.stat().st_size for path in step.files(job)},
+        counts={name: float(value) for name, value in counts.items()},
+        run=run,
+        seconds=round(seconds, 3),
+        finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def store_runs(job: Job, run: str) -> None:
+    """Bring this run's receipts into ops.runs."""
+    receipts = [found for step in STEPS if (found := job.home.receipt(step.name)) and found.run == run]
+    rows = [{**asdict(one), "recipe": job.recipe.fingerprint} for one in receipts]
+    values = [tuple(row[column] for column in tables.RUNS.column_names) for row in rows]
+    if values:
+        frame = job.spark.createDataFrame(values, ddl(tables.RUNS))
+        job.home.lake.write(frame, tables.RUNS, {"run": run}, where=f"run = '{run}'")
+
+
+def publish(job: Job) -> None:
+    """Prefect artifacts: the funnel as a table, and where the report is."""
+    page = report_file(job)
+    if page.is_file():
+        create_markdown_artifact(f"Report: `{page.resolve()}`", key="report", description="the run as one HTML page")
+    found = [job.home.receipt(step.name) for step in STEPS]
+    rows = [{"step": one.step, "seconds": one.seconds, **one.counts} for one in found if one]
+    if rows:
+        create_table_artifact(rows, key="steps", description="what each step counted")

@@ -1,0 +1,84 @@
+"""Held-out figures beside two references on the same documents, and what the model writes."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from schemas.recipe import Recipe
+
+CONTINUATION_TOKENS = 80
+TEMPERATURE, TOP_K = 0.8, 50
+
+
+def evaluate(tokens: DataFrame, documents: DataFrame, recipe: Recipe, run_folder: Path, tokenizer: dict, ranks: bytes) -> dict[str, Any]:
+    """Figures of a finished training run: bits per byte of every domain before training, after each stage, and of the
+    references `unigram` and `gzip`; continuations of the recipe's prompts."""
+    result = json.loads((run_folder / "result.json").read_text())
+    held = tokens.where("stream = 'heldout'")
+    known = references(held, documents, tokenizer["vocab_size"])
+    domains = {}
+    for evaluation in result["evaluations"]:
+        for domain, figures in evaluation["domains"].items():
+            entry = domains.setdefault(domain, {"documents": figures["documents"], "bytes": figures["bytes"], "stages": {}, **known[domain]})
+            entry["stages"][evaluation["stage"]] = entry["final"] = figures["bits_per_byte"]
+    return {"domains": domains, "generations": continuations(recipe, run_folder, tokenizer, ranks)}
+
+
+def references(held: DataFrame, documents: DataFrame, vocab_size: int) -> dict[str, dict[str, float]]:
+    """Bits per byte of each domain's held-out documents under two models that know them beforehand or not at all.
+
+    unigram: entropy of the domain's own token frequencies times tokens, a bound that no unigram model can beat.
+    gzip: `gzip -9` of each document alone.
+    """
+    dtype = np.uint16 if vocab_size <= 1 << 16 else np.uint32
+
+    def count(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            for domain, blob, text in zip(*(batch.column(name).to_pylist() for name in ("domain", "tokens", "text")), strict=True):
+                ids, counts = np.unique(np.frombuffer(blob, dtype), return_counts=True)
+                data = text.encode()
+                packed = len(gzip.compress(data, 9, mtime=0))
+                yield pa.RecordBatch.from_pydict({
+                    "domain": [domain] * (len(ids) + 1),
+                    "token": [-1, *ids.tolist()],
+                    "n": [0, *counts.tolist()],
+                    "bytes": [len(data)] + [0] * len(ids),
+                    "packed": [packed] + [0] * len(ids),
+                })  # fmt: skip
+
+    texts = documents.select("doc_id", "text").join(F.broadcast(held.select("doc_id", "domain", "tokens")), "doc_id", how="inner")
+    counted = texts.select("domain", "tokens", "text").mapInArrow(count, "domain string, token bigint, n bigint, bytes bigint, packed bigint")
+    by_token = counted.groupBy("domain", "token").agg(F.sum("n").alias("n"), F.sum("bytes").alias("bytes"), F.sum("packed").alias("packed"))
+    rows = by_token.collect()  # at most one row a vocabulary entry and domain
+    return {domain: _bits_per_byte([row for row in rows if row.domain == domain]) for domain in sorted({row.domain for row in rows})}
+
+
+def _bits_per_byte(rows: list) -> dict[str, float]:
+    total, size, packed = (sum(getattr(row, name) for row in rows) for name in ("n", "bytes", "packed"))
+    bits = -sum(row.n * math.log2(row.n / total) for row in sorted(rows, key=lambda row: row.token) if row.n)
+    return {"unigram": bits / size, "gzip": 8 * packed / size}
+
+
+def continuations(recipe: Recipe, run_folder: Path, tokenizer: dict, ranks: bytes) -> list[dict[str, str]]:
+    """What the trained model writes after each prompt."""
+    from model.generate import load, sample
+    from pipelines.tokens import encoding
+
+    words = encoding(ranks, tokenizer["name"])
+    model = load(run_folder / "final")
+    found = []
+    for prompt in recipe.prompts:
+        ids = [tokenizer["eot"], *words.encode_ordinary(prompt)]
+        more = sample(model, ids, CONTINUATION_TOKENS, TEMPERATURE, TOP_K, recipe.seed, tokenizer["eot"])
+        found.append({"prompt": prompt, "text": words.decode([token for token in more if token != tokenizer["eot"]])})
+    return found

@@ -1,0 +1,117 @@
+"""The home folder of a recipe: where everything lies, what each step left there, and whether it still holds."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pipelines.lake import Lake
+
+
+class HomeBusy(RuntimeError):
+    """Another run works in this home folder."""
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What a finished step left behind: of which inputs and recipe part it was made, and what it wrote.
+
+    `files` maps paths below the home folder to sizes in bytes; `tables` maps names to Delta versions.
+    """
+
+    step: str
+    fingerprint: str
+    part: Any
+    inputs: dict[str, str]
+    tables: dict[str, int]
+    files: dict[str, int]
+    counts: dict[str, float]
+    run: str
+    seconds: float
+    finished_at: str
+
+
+@dataclass(frozen=True)
+class Home:
+    """Paths below `root`. Deleting the folder is a complete uninstall of the run."""
+
+    root: Path
+
+    @property
+    def lake(self) -> Lake:
+        return Lake(self.root / "lake")
+
+    @property
+    def models(self) -> Path:
+        return self.root / "models"
+
+    @property
+    def shards(self) -> Path:
+        return self.root / "shards"
+
+    @property
+    def runs(self) -> Path:
+        return self.root / "runs"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report"
+
+    def receipt(self, step: str) -> Receipt | None:
+        """What the step left when it last finished; None if it never did, or if its receipt cannot be read."""
+        path = self.root / "steps" / f"{step}.json"
+        try:
+            return Receipt(**json.loads(path.read_text()))
+        except (FileNotFoundError, ValueError, TypeError):
+            return None
+
+    def keep(self, receipt: Receipt) -> None:
+        """Store the receipt; the old one is replaced at once or not at all."""
+        write_json(self.root / "steps" / f"{receipt.step}.json", asdict(receipt))
+
+    def damage(self, receipt: Receipt) -> str | None:
+        """Why the step's output is no longer what its receipt says; None if it is."""
+        for name, version in receipt.tables.items():
+            found = self.lake.version_of(name)
+            if found != version:
+                return f"table {name} is at version {found}, the step left {version}"
+        for name, size in receipt.files.items():
+            path = self.root / name
+            if not path.is_file() or path.stat().st_size != size:
+                return f"file {name} is missing or has another size than the {size:,} bytes that the step left"
+        return None
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the folder for one run. Raises HomeBusy naming the run that has it.
+
+        The kernel lets go of the lock when the process ends, however it ends.
+        """
+        (self.root / "tmp").mkdir(parents=True, exist_ok=True)
+        with open(self.root / "lock", "a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                raise HomeBusy(f"{self.root} is in use by {file.read().strip()}; wait for it, or stop it") from None
+            file.truncate(0)
+            file.write(f"process {os.getpid()}")
+            file.flush()
+            yield
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a file that readers see whole or not at all, also after a power cut."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_suffix(".tmp")
+    with open(scratch, "w") as file:
+        json.dump(value, file, indent=1, sort_keys=True)
+        file.flush()
+        os.fsync(file.fileno())
+    scratch.replace(path)

@@ -1,0 +1,101 @@
+"""Which steps are done, stale or missing, and why: receipts against the recipe. Starts neither Spark nor Prefect."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flows.home import Home, Receipt
+from flows.steps import STEPS, Step
+from pipelines import ingest, rules
+from schemas.manifest import fingerprint
+from schemas.recipe import Recipe, RecipeError, load
+
+
+class NotReady(RuntimeError):
+    """A step was asked for whose inputs are not there."""
+
+
+@dataclass(frozen=True)
+class State:
+    """A step's state: done, stale (its output is of another input or recipe) or missing; `why` says of which."""
+
+    step: Step
+    fingerprint: str
+    state: str
+    why: str
+    receipt: Receipt | None
+
+
+def check(path: Path) -> Recipe:
+    """Load a recipe and check all that can be known before anything starts. Raises RecipeError."""
+    recipe = load(path)
+    try:
+        for domain in sorted({source.domain for source in recipe.sources}):
+            rules.load(domain, recipe.rules.get(domain))
+        ingest.check(recipe)
+    except ValueError as error:
+        raise RecipeError(f"{path}: {error}") from None
+    return recipe
+
+
+def parts(recipe: Recipe) -> dict[str, Any]:
+    """The part of the recipe that decides each step's output; what the sources hold belongs to ingest's."""
+    found = {step.name: step.part(recipe) for step in STEPS}
+    found["ingest"]["files"] = ingest.inputs_fingerprint(recipe)
+    return found
+
+
+def states(recipe: Recipe, home: Home) -> list[State]:
+    """The state of every step, in order."""
+    decided, prints, result = parts(recipe), {}, []
+    for step in STEPS:
+        inputs = {need: prints[need] for need in step.needs}
+        prints[step.name] = fingerprint([step.name, step.revision, decided[step.name], inputs])
+        result.append(_state(step, prints[step.name], decided[step.name], inputs, home))
+    return result
+
+
+def pending(found: list[State], only: str | None = None) -> list[Step]:
+    """The steps to run: all that are not done, or the one that was asked for. Raises NotReady if its inputs are not done."""
+    if only is None:
+        return [state.step for state in found if state.state != "done"]
+    by_name = {state.step.name: state for state in found}
+    unready = [need for need in by_name[only].step.needs if by_name[need].state != "done"]
+    if unready:
+        raise NotReady(f"{only} reads what {', '.join(unready)} writes, and that is not done: `flows run {unready[0]}` or `flows run curriculum`")
+    return [by_name[only].step]
+
+
+def _state(step: Step, expected: str, part: Any, inputs: dict[str, str], home: Home) -> State:
+    receipt = home.receipt(step.name)
+    if receipt is None:
+        return State(step, expected, "missing", "never finished", None)
+    if receipt.fingerprint != expected:
+        return State(step, expected, "stale", _difference(receipt, part, inputs), receipt)
+    damage = home.damage(receipt)
+    return State(step, expected, "stale" if damage else "done", damage or "", receipt)
+
+
+def _difference(receipt: Receipt, part: Any, inputs: dict[str, str]) -> str:
+    changed = sorted(_changes("", receipt.part, plain(part)))
+    others = sorted(need for need in inputs if receipt.inputs.get(need) != inputs[need])
+    said = [f"{', '.join(changed)} changed"] if changed else []
+    said += [f"input {', '.join(others)} changed"] if others else []
+    return "; ".join(said) or "made by another version of the step"
+
+
+def plain(value: Any) -> Any:
+    """The value as it comes back from JSON, so that it compares equal with what a receipt holds."""
+    return json.loads(json.dumps(value, default=str))
+
+
+def _changes(place: str, old: Any, new: Any) -> list[str]:
+    """Paths at which two JSON values differ: the deepest ones."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [c for key in sorted(old.keys() | new.keys()) for c in _changes(f"{place}.{key}".strip("."), old.get(key), new.get(key))]
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        return [c for i, pair in enumerate(zip(old, new, strict=True)) for c in _changes(f"{place}[{i}]", *pair)]
+    return [] if old == new else [place]

@@ -1,0 +1,107 @@
+"""What the terminal says at the end of a run: the report's main tables, from its JSON, in at most 100 columns."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from flows.home import Home
+from flows.report.plots import share, short, size
+from schemas.recipe import Recipe
+
+GENERATIONS = 2
+GENERATED_CHARS = 300
+
+
+def print_summary(recipe: Recipe, home: Home, console: Console) -> None:
+    """Print the tables of the last report of a home folder. Raises FileNotFoundError if there is none."""
+    page = report_page(home)
+    facts = json.loads(page.with_suffix(".json").read_text())
+    for table in (funnel(facts), losses(facts), curriculum(facts), heldout(facts)):
+        console.print(table)
+    console.print(experts(facts["training"]))
+    for one in facts["evaluation"]["generations"][:GENERATIONS]:
+        console.print(Text.assemble((one["prompt"], "bold"), one["text"][:GENERATED_CHARS]))
+        console.print()
+    said = f"{facts['training']['steps']:,} steps, {facts['provenance']['seconds']:,.0f} s for all steps of {recipe.home}"
+    console.print(said, markup=False, highlight=False)
+    console.print(Text(f"Report: {page.resolve()}"), soft_wrap=True)
+
+
+def report_page(home: Home) -> Path:
+    """The page of the last report. Raises FileNotFoundError if there is none."""
+    receipt = home.receipt("report")
+    pages = [name for name in receipt.files if name.endswith(".html")] if receipt else []
+    if not pages:
+        raise FileNotFoundError(f"{home.root} holds no report yet: `flows run report` writes it")
+    return home.root / pages[0]
+
+
+def _table(title: str, *columns: str, words: int = 1) -> Table:
+    """A table whose columns after the first `words` are numbers."""
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False, expand=False)
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number < words else "right", overflow="fold")
+    return table
+
+
+def funnel(facts: dict[str, Any]) -> Table:
+    """A row a source: documents and bytes, from in to tokens."""
+    table = _table("What came through", "source", "", "in", "rejected", "by rules", "near dup.", "exact dup.", "held out", "trained on", "tokens", words=2)
+    for row in facts["funnel"]:
+        by_name = {one["outcome"]: one for one in row["outcomes"]}
+        order = ("rejected", "dropped by rules", "near duplicates", "exact duplicates", "held out", "trained on")
+        whole = sum(one["bytes"] for one in row["outcomes"])
+        table.add_row(row["source"], "documents", f"{row['records']:,}", *(f"{by_name[name]['documents']:,}" for name in order), f"{row['tokens']:,}")
+        table.add_row("", "bytes", size(whole), *(size(by_name[name]["bytes"]) for name in order), "")
+        for said in row["complaints"]:
+            table.add_row(Text("does not add up", "red"), Text(said, "red"))
+    return table
+
+
+def losses(facts: dict[str, Any]) -> Table:
+    """What each source lost to which rule (first reasons) and why records were rejected."""
+    table = _table("Lost to", "source", "first reason, documents, bytes", words=2)
+    for row in facts["funnel"]:
+        said = [f"{one['reason']} {one['documents']:,} ({size(one['bytes'])})" for one in row["lost"] + row["rejected"]]
+        table.add_row(row["source"], Text(", ".join(said) or "nothing"))
+    return table
+
+
+def curriculum(facts: dict[str, Any]) -> Table:
+    table = _table("Curriculum", "stage", "stream", "share", "tokens", "length", "epochs so far", "effective tokens", words=2)
+    for stage in facts["stages"]:
+        name = stage["stage"]
+        for row in (row for row in stage["streams"] if row["tokens"]):
+            numbers = (share(row["weight"], 1), f"{row['tokens']:,}", f"{row['seq_len']:,}", f"{row['epochs']:.2f}", f"{row['effective_tokens']:,.0f}")
+            table.add_row(name, row["stream"], *numbers)
+            name = ""
+    return table
+
+
+def heldout(facts: dict[str, Any]) -> Table:
+    """Bits per byte: a row a stage, a column a domain, the references below."""
+    domains = facts["evaluation"]["domains"]
+    table = _table("Held-out bits per byte (fewer is better)", "", *(domain["domain"] for domain in domains))
+    for number, one in enumerate(domains[0]["stages"] if domains else []):
+        values = [domain["stages"][number]["bits_per_byte"] for domain in domains]
+        table.add_row(one["stage"] if number == 0 else f"after {one['stage']}", *(f"{value:.3f}" for value in values))
+    for name, said in (("unigram", "reference: unigram entropy"), ("gzip", "reference: gzip -9")):
+        colours = ["green" if domain["beats"][name] else "red" for domain in domains]
+        table.add_row(said, *(Text(f"{domain[name]:.3f}", colour) for domain, colour in zip(domains, colours, strict=True)))
+    return table
+
+
+def experts(training: dict[str, Any]) -> str:
+    """One line: how evenly the experts were used."""
+    ratios = [part * len(layer) for layer in training["expert_load"] for part in layer]
+    speed = f"{short(training['tokens_per_second'])} tokens/s, final loss {training['final_loss']:.3f}"
+    if not ratios:
+        return speed
+    return f"Expert load against an even share: least {min(ratios):.2f}, most {max(ratios):.2f}; {speed}\n"

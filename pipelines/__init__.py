@@ -1,0 +1,1 @@
+"""From raw text to shards: read, measure, judge, mix, tokenise and pack, on Spark; no model code and no scheduler."""

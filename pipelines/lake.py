@@ -1,0 +1,84 @@
+"""The lakehouse: the only place that knows where tables are and how they are written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from delta.tables import DeltaTable
+from pyspark.sql import DataFrame, SparkSession
+
+from schemas.tables import Table
+
+
+@dataclass(frozen=True)
+class Lake:
+    """Delta tables below `root`, one folder a table: bronze.documents is root/bronze/documents."""
+
+    root: Path
+
+    def path(self, table: Table) -> str:
+        return str(self.root.resolve().joinpath(*table.name.split(".")))  # Delta takes relative paths for names
+
+    def version(self, table: Table) -> int | None:
+        """Newest committed version, read from the log's file names; None if there is no table."""
+        return self.version_of(table.name)
+
+    def version_of(self, name: str) -> int | None:
+        return max((int(commit.stem) for commit in self._commits(name)), default=None)
+
+    def rows_written(self, table: Table) -> int:
+        """Rows of the newest commit, as Delta counted them while it wrote."""
+        newest = max(self._commits(table.name))
+        actions = [json.loads(line) for line in newest.read_text().splitlines()]
+        metrics = next(action["commitInfo"] for action in actions if "commitInfo" in action).get("operationMetrics", {})
+        return int(metrics.get("numOutputRows", 0))
+
+    def _commits(self, name: str) -> list[Path]:
+        log = self.root.joinpath(*name.split("."), "_delta_log")
+        return [entry for entry in log.glob("*.json") if entry.stem.isdigit()]
+
+    def read(self, spark: SparkSession, table: Table, version: int | None = None) -> DataFrame:
+        """The table as it is now, or at an older version."""
+        reader = spark.read.format("delta")
+        return (reader if version is None else reader.option("versionAsOf", version)).load(self.path(table))
+
+    def write(self, rows: DataFrame, table: Table, ancestry: dict[str, Any], where: str | None = None) -> int:
+        """Replace the table's content, or the rows `where` a condition holds, in one commit that carries its ancestry.
+
+        Returns the new version. The rows are brought to the table's columns, in order. A stopped write leaves the old
+        version in place.
+        """
+        self._create(rows.sparkSession, table)
+        writer = rows.select(*table.column_names).write.format("delta").mode("overwrite")
+        if where:
+            writer = writer.option("replaceWhere", where)
+        writer.option("userMetadata", json.dumps(ancestry, sort_keys=True)).save(self.path(table))
+        return self.version(table)
+
+    def arrow(self, table: Table, columns: list[str] | None = None, where: pc.Expression | None = None, version: int | None = None) -> pa.Table:
+        """Rows that fit in memory (traces, notebooks), read by delta-rs: no Java starts."""
+        from deltalake import DeltaTable as RustTable
+
+        return RustTable(self.path(table), version=version).to_pyarrow_dataset().to_table(columns=columns, filter=where)
+
+    def _create(self, spark: SparkSession, table: Table) -> None:
+        """Create the table with its columns, comments and constraints, unless it is there with just these columns.
+
+        A folder without a log is no table but what a stopped run left behind: Delta would refuse to create one there.
+        """
+        if self.version(table) is None:
+            shutil.rmtree(self.path(table), ignore_errors=True)
+        elif self.read(spark, table).columns == list(table.column_names):
+            return
+        builder = DeltaTable.createOrReplace(spark).location(self.path(table)).comment(table.meaning)
+        for column in table.columns:
+            builder = builder.addColumn(column.name, column.type, nullable=column.nullable, comment=column.meaning)
+        for name, condition in table.checks.items():
+            builder = builder.property(f"delta.constraints.{name}", condition)
+        builder.execute()

@@ -1,0 +1,93 @@
+"""Questions along the ancestry: what became of a document, and what a training step was made of. Starts no Spark."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow.compute as pc
+
+from pipelines.lake import Lake
+from pipelines.tokens import doc_key
+from schemas import tables
+from schemas.tables import Table
+
+SHOWN = 5  # spans and steps named one by one; the rest is counted
+PREVIEW_CHARACTERS = 200
+
+
+def life(lake: Lake, doc_id: str) -> Iterator[tuple[str, list[str]]]:
+    """A document's life as (heading, lines). `doc_id` may be the beginning of one.
+
+    Raises LookupError if no document, or more than one, begins so.
+    """
+    document = _only(lake, doc_id)
+    doc_id = document["doc_id"]
+    yield "document", [f"{name}: {document[name]}" for name in ("doc_id", "source", "snapshot", "uri", "licence", "n_bytes")]
+    preview = " ".join(document["text"].split())[:PREVIEW_CHARACTERS]
+    yield "text", [preview]
+    yield "signals", [f"{name}: {_shown(value)}" for name, value in _row(lake, tables.SIGNALS, doc_id).items() if _worth_showing(value)]
+    cluster = _row(lake, tables.CLUSTERS, doc_id)
+    yield "cluster", [_cluster(cluster)] if cluster else []
+    verdict = _row(lake, tables.VERDICTS, doc_id)
+    yield "verdict", [_verdict(verdict)] if verdict else []
+    yield "spans in shards", _spans(lake, doc_id)
+    yield "training steps", _steps(lake, doc_id)
+
+
+def _only(lake: Lake, beginning: str) -> dict[str, Any]:
+    found = _rows(lake, tables.DOCUMENTS, pc.starts_with(pc.field("doc_id"), beginning.lower()))
+    if len(found) != 1:
+        raise LookupError(f"expected one document whose id begins with {beginning}, found {len(found)}")
+    return found[0]
+
+
+def _rows(lake: Lake, table: Table, where: pc.Expression) -> list[dict[str, Any]]:
+    return lake.arrow(table, where=where).to_pylist() if lake.version(table) is not None else []
+
+
+def _row(lake: Lake, table: Table, doc_id: str) -> dict[str, Any]:
+    return next(iter(_rows(lake, table, pc.field("doc_id") == doc_id)), {})
+
+
+def _worth_showing(value: Any) -> bool:
+    return isinstance(value, str | int | float)
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _cluster(row: dict[str, Any]) -> str:
+    if row["size"] == 1:
+        return "no duplicates"
+    kind = "kept" if row["rank"] == 1 else f"{'exact' if row['exact'] else 'near'} duplicate of {row['keeper']}"
+    return f"number {row['rank']} of {row['size']} in cluster {row['cluster_id']}: {kind}"
+
+
+def _verdict(row: dict[str, Any]) -> str:
+    if not row["keep"]:
+        return f"dropped: {', '.join(row['reasons'])}"
+    place = "held out for evaluation" if row["heldout"] else f"stream {row['source']}.{row['tier']}"
+    return f"kept, {place}" + (f", quality percentile {row['percentile']:.2f}" if row["percentile"] is not None else "")
+
+
+def _spans(lake: Lake, doc_id: str) -> list[str]:
+    rows = _rows(lake, tables.SPANS, pc.field("doc_id") == doc_id)
+    rows.sort(key=lambda r: (r["stream"], r["seq_len"], r["window"], r["sample"], r["slot"]))
+    said = [
+        f"tokens {r['doc_start']}-{r['doc_start'] + r['n_tokens'] - 1} in {r['stream']}/{r['seq_len']} window {r['window']}, "
+        f"sample {r['sample']} from token {r['start']}"
+        for r in rows
+    ]
+    return _first(said)
+
+
+def _steps(lake: Lake, doc_id: str) -> list[str]:
+    rows = _rows(lake, tables.LEDGER, pc.field("doc_key") == doc_key(doc_id))
+    rows.sort(key=lambda r: (r["run"], r["step"]))
+    return _first([f"run {r['run'][:12]} step {r['step']}: {r['tokens']} tokens, {r['loss'] / max(r['tokens'], 1):.3f} nats a token" for r in rows])
+
+
+def _first(lines: list[str]) -> list[str]:
+    return lines[:SHOWN] + ([f"... and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []) or ["none"]

@@ -1,0 +1,85 @@
+"""The one SparkSession, each setting with its reason."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from pyspark.sql import SparkSession
+
+from pipelines import assets
+from schemas.recipe import Spark
+
+SETTINGS = {
+    "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
+    "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
+    # Our tables are addressed by path: nothing of a session may land in the folder it was started from.
+    "spark.sql.catalogImplementation": "in-memory",
+    "spark.ui.enabled": "false",
+    "spark.ui.showConsoleProgress": "false",
+    # A new table's log is replayed in so many tasks: 50 by default, 7 s for a count that takes 0.5 s with 2.
+    "spark.databricks.delta.snapshotPartitions": "2",
+    # Text is large and its rows uneven: Arrow batches are bounded by bytes, so a Python worker's memory is constant.
+    "spark.sql.execution.arrow.maxRecordsPerBatch": "2000",
+    "spark.sql.execution.arrow.maxBytesPerBatch": str(16 << 20),
+    "spark.sql.execution.arrow.pyspark.enabled": "true",
+    # One task reads so much of a table: enough tasks to balance the cores and to show progress.
+    "spark.sql.files.maxPartitionBytes": str(16 << 20),
+    "spark.sql.session.timeZone": "UTC",
+    "spark.sql.ansi.enabled": "true",
+    "spark.python.worker.reuse": "true",
+}
+LOCAL_SETTINGS = {
+    # Both, or workers of a machine without a resolvable name are refused.
+    "spark.driver.host": "127.0.0.1",
+    "spark.driver.bindAddress": "127.0.0.1",
+    "spark.sql.shuffle.partitions": "4",
+    "spark.default.parallelism": "4",
+}
+
+
+@contextlib.contextmanager
+def _stderr_to(log: Path) -> Iterator[None]:
+    """Send what is written to stderr to a file: the JVM inherits it at its start and keeps it, so that its chatter does
+    not tear the progress display apart."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    kept = os.dup(2)
+    with open(log, "ab") as file:
+        os.dup2(file.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def session(spark: Spark, home: str) -> SparkSession:
+    """Start Spark, or return the session of this process.
+
+    `SPARK_REMOTE` in the environment connects to that Spark Connect server; its settings are then the server's.
+    Raises FileNotFoundError if Delta's JARs are not installed.
+    """
+    if os.environ.get("SPARK_REMOTE"):
+        return SparkSession.builder.getOrCreate()
+    assets.check()
+    os.environ["PYSPARK_PYTHON"] = sys.executable  # else workers may be another Python, without our packages
+    local = spark.master.startswith("local")
+    builder = SparkSession.builder.master(spark.master).appName("millrace")
+    settings = SETTINGS | (LOCAL_SETTINGS if local else {})
+    settings |= {
+        "spark.jars": ",".join(str(jar) for jar in assets.JARS),
+        "spark.driver.memory": spark.driver_memory,
+        "spark.sql.warehouse.dir": f"{home}/lake/warehouse",
+        "spark.local.dir": f"{home}/tmp",
+        # The JVM's own scratch files too: a full or read-only /tmp must not stop a run.
+        "spark.driver.extraJavaOptions": f"-Djava.io.tmpdir={home}/tmp -Dderby.system.home={home}/tmp",
+    }
+    for name, value in settings.items():
+        builder = builder.config(name, value)
+    with _stderr_to(Path(home, "tmp", "spark.log")):
+        started = builder.getOrCreate()
+    started.sparkContext.setLogLevel("OFF")  # what fails is raised, with its cause, to the step that asked for it
+    return started
