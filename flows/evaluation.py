@@ -29,7 +29,8 @@ def evaluate(tokens: DataFrame, documents: DataFrame, recipe: Recipe, run_folder
     domains = {}
     for evaluation in result["evaluations"]:
         for domain, figures in evaluation["domains"].items():
-            entry = domains.setdefault(domain, {"documents": figures["documents"], "bytes": figures["bytes"], "stages": {}, **known[domain]})
+            size = {name: figures[name] for name in ("documents", "bytes")}
+            entry = domains.setdefault(domain, {**size, "stages": {}, **known[domain]})
             entry["stages"][evaluation["stage"]] = entry["final"] = figures["bits_per_byte"]
     return {"domains": domains, "generations": continuations(recipe, run_folder, tokenizer, ranks)}
 
@@ -57,8 +58,9 @@ def references(held: DataFrame, documents: DataFrame, vocab_size: int) -> dict[s
                 })  # fmt: skip
 
     texts = documents.select("doc_id", "text").join(F.broadcast(held.select("doc_id", "domain", "tokens")), "doc_id", how="inner")
-    counted = texts.select("domain", "tokens", "text").mapInArrow(count, "domain string, token bigint, n bigint, bytes bigint, packed bigint")
-    by_token = counted.groupBy("domain", "token").agg(F.sum("n").alias("n"), F.sum("bytes").alias("bytes"), F.sum("packed").alias("packed"))
+    schema = "domain string, token bigint, n bigint, bytes bigint, packed bigint"
+    counted = texts.select("domain", "tokens", "text").mapInArrow(count, schema)
+    by_token = counted.groupBy("domain", "token").agg(*[F.sum(name).alias(name) for name in ("n", "bytes", "packed")])
     rows = by_token.collect()  # at most one row a vocabulary entry and domain
     return {domain: _bits_per_byte([row for row in rows if row.domain == domain]) for domain in sorted({row.domain for row in rows})}
 

@@ -33,8 +33,8 @@ class Display:
             self.console.print(f"{number:>2}/{of} {name:<{WIDTH}} ...")
             yield bar
         else:
-            columns = TextColumn(f"{number:>2}/{of} [bold]{name:<{WIDTH}}"), BarColumn(30), TextColumn("{task.description}"), TimeElapsedColumn()
-            with Progress(*columns, console=self.console, transient=True) as progress:
+            named, said = TextColumn(f"{number:>2}/{of} [bold]{name:<{WIDTH}}"), TextColumn("{task.description}")
+            with Progress(named, BarColumn(30), said, TimeElapsedColumn(), console=self.console, transient=True) as progress:
                 bar.attach(progress)
                 yield bar
         self.console.print(f"{number:>2}/{of} [bold]{name:<{WIDTH}}[/] {time.monotonic() - started:6.1f} s   {bar.summary}")

@@ -65,7 +65,7 @@ def pending(found: list[State], only: str | None = None) -> list[Step]:
     by_name = {state.step.name: state for state in found}
     unready = [need for need in by_name[only].step.needs if by_name[need].state != "done"]
     if unready:
-        raise NotReady(f"{only} reads what {', '.join(unready)} writes, and that is not done: `flows run {unready[0]}` or `flows run curriculum`")
+        raise NotReady(f"{only} reads the output of {', '.join(unready)}, which is not done: `flows run curriculum` does all of it")
     return [by_name[only].step]
 
 

@@ -53,10 +53,10 @@ def _table(title: str, *columns: str, words: int = 1) -> Table:
 
 def funnel(facts: dict[str, Any]) -> Table:
     """A row a source: documents and bytes, from in to tokens."""
-    table = _table("What came through", "source", "", "in", "rejected", "by rules", "near dup.", "exact dup.", "held out", "trained on", "tokens", words=2)
+    table = _table("What came through", "source", "", "in", "rejected", "by rules", "near dup.", "exact dup.", "held out", "for training", "tokens", words=2)
     for row in facts["funnel"]:
         by_name = {one["outcome"]: one for one in row["outcomes"]}
-        order = ("rejected", "dropped by rules", "near duplicates", "exact duplicates", "held out", "trained on")
+        order = ("rejected", "dropped by rules", "near duplicates", "exact duplicates", "held out", "for training")
         whole = sum(one["bytes"] for one in row["outcomes"])
         table.add_row(row["source"], "documents", f"{row['records']:,}", *(f"{by_name[name]['documents']:,}" for name in order), f"{row['tokens']:,}")
         table.add_row("", "bytes", size(whole), *(size(by_name[name]["bytes"]) for name in order), "")

@@ -61,7 +61,9 @@ class Lake:
         writer.option("userMetadata", json.dumps(ancestry, sort_keys=True)).save(self.path(table))
         return self.version(table)
 
-    def arrow(self, table: Table, columns: list[str] | None = None, where: pc.Expression | None = None, version: int | None = None) -> pa.Table:
+    def arrow(
+        self, table: Table, columns: list[str] | None = None, where: pc.Expression | None = None, version: int | None = None
+    ) -> pa.Table:
         """Rows that fit in memory (traces, notebooks), read by delta-rs: no Java starts."""
         from deltalake import DeltaTable as RustTable
 

@@ -86,7 +86,9 @@ def _spans(lake: Lake, doc_id: str) -> list[str]:
 def _steps(lake: Lake, doc_id: str) -> list[str]:
     rows = _rows(lake, tables.LEDGER, pc.field("doc_key") == doc_key(doc_id))
     rows.sort(key=lambda r: (r["run"], r["step"]))
-    return _first([f"run {r['run'][:12]} step {r['step']}: {r['tokens']} tokens, {r['loss'] / max(r['tokens'], 1):.3f} nats a token" for r in rows])
+    return _first([
+        f"run {r['run'][:12]} step {r['step']}: {r['tokens']} tokens, {r['loss'] / max(r['tokens'], 1):.3f} nats a token" for r in rows
+    ])
 
 
 def _first(lines: list[str]) -> list[str]:

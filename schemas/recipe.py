@@ -39,7 +39,7 @@ class Source(Part):
     licence_field: str | None = Field(None, description="field or column that holds the licence (jsonl, parquet)")
     licence: str | None = Field(None, description="licence of records that name none themselves")
     suffixes: tuple[str, ...] = Field((".txt", ".md", ".rst"), description="file names that the text reader takes")
-    package_bytes: int = Field(2_000_000, gt=0, description="the python readers take at most so many bytes of each package, in seeded order")
+    package_bytes: int = Field(2_000_000, gt=0, description="the python readers take so many bytes of a package, in seeded order")
     max_document_bytes: int = Field(16 << 20, gt=0, description="a larger record is rejected")
     priority: int = Field(0, description="among near duplicates the document of the source with the highest priority is kept")
 
@@ -47,7 +47,7 @@ class Source(Part):
 class NearDuplicates(Part):
     """MinHash with banding finds candidates (Broder 1997); true Jaccard decides."""
 
-    threshold: Fraction = Field(0.8, description="documents with at least this Jaccard similarity of word n-grams are near duplicates")
+    threshold: Fraction = Field(0.8, description="documents of at least this Jaccard similarity of word n-grams are near duplicates")
     ngram: int = Field(5, ge=1, le=13, description="words of a shingle")
     bands: int = Field(16, ge=1, le=64, description="bands of the signature; more find more candidates")
     rows: int = Field(7, ge=1, le=32, description="rows of a band; a pair of similarity s meets with probability 1-(1-s^rows)^bands")
@@ -86,7 +86,7 @@ class Mixture(Part):
     """In what shares a stage draws from the sources."""
 
     method: Literal["manual", "proportional", "temperature", "unimax"] = Field(
-        "proportional", description="manual: `weights`; proportional: by size; temperature: size^(1/T); unimax: even up to the cap (2304.09151)")
+        "proportional", description="manual: `weights`; proportional: by size; temperature: size^(1/T); unimax: even (2304.09151)")
     weights: dict[str, Fraction] = Field({}, description="share of each source (manual); must sum to 1")
     temperature: float = Field(2.0, gt=0, description="T of the temperature method")
     tiers: dict[str, float] = Field({}, description="multiplies a tier's share inside its source; tiers not named have 1, 0 leaves one out")

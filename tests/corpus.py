@@ -45,7 +45,7 @@ def write(folder: Path) -> dict[str, dict[str, int]]:
 def recipe(folder: Path, home: Path, master: str = "local[2]") -> dict:
     """A recipe over `write(folder)`: three stages, a model of some thousand parameters, seconds of training."""
     even = {"method": "manual", "weights": {"code": 0.6, "docs": 0.4}}
-    return {
+    value = {
         "home": str(home),
         "sources": [
             {"name": name, "reader": "jsonl", "domain": name, "path": str(folder / f"{name}.jsonl"), "licence_field": "licence"}
@@ -65,6 +65,7 @@ def recipe(folder: Path, home: Path, master: str = "local[2]") -> dict:
         "train": {"batch_tokens": 1024, "checkpoint_steps": 8},
         "spark": {"master": master, "driver_memory": "1g"},
     }  # fmt: skip
+    return json.loads(json.dumps(value))  # parts that are one object above become parts of their own
 
 
 def save(value: dict, path: Path) -> Path:

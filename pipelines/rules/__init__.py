@@ -50,5 +50,5 @@ def load(domain: str, changes: dict[str, float | None] | None = None) -> tuple[R
     unknown = sorted(set(changes) - {rule.name for rule in rules})
     if unknown:
         raise ValueError(f"rules.{domain}: expected names among {', '.join(rule.name for rule in rules)}; found {', '.join(unknown)}")
-    changed = [rule if rule.name not in changes else rule.at(changes[rule.name]) if changes[rule.name] is not None else None for rule in rules]
-    return tuple(rule for rule in changed if rule is not None)
+    thresholds = {rule.name: rule.threshold for rule in rules} | changes
+    return tuple(rule.at(thresholds[rule.name]) for rule in rules if thresholds[rule.name] is not None)

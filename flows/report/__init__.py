@@ -1,0 +1,91 @@
+"""The report of a run: what it found and did, as numbers (JSON) and as one self-contained page (HTML).
+
+facts(job) asks tables and files; page(facts) draws. Nothing that the page says is not in the JSON.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from flows.home import write_json
+from flows.report import corpus, plots, samples, training
+from flows.steps import Job, domain_rules, report_file
+from schemas import tables
+
+
+class DoesNotAddUp(RuntimeError):
+    """Records were lost or counted twice: the message says of which source and where."""
+
+
+def write(job: Job) -> Path:
+    """Write report/<run>.json and report/<run>.html; returns the page's path.
+
+    Raises DoesNotAddUp, after both are written, if a source's records are not its rejected, dropped and kept ones.
+    """
+    found, path = facts(job), report_file(job)
+    write_json(path.with_suffix(".json"), found)
+    scratch = path.with_suffix(".tmp")
+    scratch.write_text(page(found), "utf-8")
+    scratch.replace(path)
+    complaints = [f"source {row['source']}: {said}" for row in found["funnel"] for said in row["complaints"]]
+    if complaints:
+        raise DoesNotAddUp(f"the counts do not add up: {'; '.join(complaints)}. The report says more: {path}")
+    return path
+
+
+def facts(job: Job) -> dict[str, Any]:
+    """Everything that the report says, as JSON values. What is ordered is a list: JSON's objects are not."""
+    rules = domain_rules(job.recipe)
+    signals, verdicts, clusters = (job.read(table) for table in (tables.SIGNALS, tables.VERDICTS, tables.CLUSTERS))
+    documents, rejects, tokens = (job.read(table) for table in (tables.DOCUMENTS, tables.REJECTS, tables.TOKENS))
+    sources = [(source.name, source.domain) for source in job.recipe.sources]
+    funnel = corpus.funnel(sources, documents, rejects, verdicts, tokens)
+    return {
+        "run": job.run_folder.name,
+        "tiers": sorted(job.recipe.tiers, key=lambda tier: -job.recipe.tiers[tier]),
+        "funnel": funnel,
+        "totals": corpus.totals(funnel),
+        "rules": corpus.rule_table(verdicts, rules),
+        "signals": corpus.signal_histograms(signals, rules),
+        "languages": corpus.languages(signals),
+        "quality": corpus.quality(signals, verdicts),
+        "packing": corpus.packing(job.read(tables.SPANS)),
+        **_with_texts(corpus.duplicates(clusters, verdicts), job, rules),
+        "stages": training.stages(corpus.rows(job.read(tables.MIXTURE)), job.recipe),
+        "training": training.training(job.run_folder, job.recipe.train.batch_tokens),
+        "evaluation": training.evaluation(job.run_folder),
+        "models": training.models(job.home.models),
+        "provenance": training.provenance(job.recipe, job.home, job.fingerprints),
+    }
+
+
+def _with_texts(duplicates: dict, job: Job, rules: dict) -> dict[str, Any]:
+    """The duplicates and samples with their texts, which are read in one pass."""
+    kept, dropped = samples.chosen(job.read(tables.VERDICTS))
+    members = {doc_id for cluster in duplicates["largest"] for doc_id in (cluster["doc_id"], *cluster["members"])}
+    wanted = {row["doc_id"] for row in kept + dropped} | members
+    text = samples.texts(job.read(tables.DOCUMENTS), wanted)
+    dropped = samples.explained(dropped, samples.failing_values(job.read(tables.SIGNALS), dropped, rules), rules)
+    largest = [
+        {**cluster, **text[cluster["doc_id"]], "members": [{k: text[m][k] for k in ("doc_id", "source", "uri")} for m in cluster["members"]]}
+        for cluster in duplicates["largest"]
+    ]
+    return {
+        "duplicates": {**duplicates, "largest": largest},
+        "samples": {
+            "kept": [{**row, **text[row["doc_id"]]} for row in kept],
+            "dropped": [{**row, **text[row["doc_id"]]} for row in dropped],
+            "rejects": samples.rejects(job.read(tables.REJECTS)),
+        },
+    }
+
+
+def page(found: dict[str, Any]) -> str:
+    """The page. Text of documents is hostile: autoescape is on, and plots are drawn from numbers and names of the recipe only."""
+    folder = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(loader=folder, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= plots.FORMATS
+    return environment.get_template("page.html.j2").render(facts=found, plots=plots)

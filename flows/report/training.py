@@ -1,0 +1,109 @@
+"""What the run's own files say: curriculum, training, evaluation, and what it all was made of and on."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from importlib.metadata import version
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from flows.home import Home
+from flows.report.corpus import Rows
+from flows.report.samples import printable
+from schemas.recipe import Recipe
+
+POINTS = 400  # of a curve; longer ones are averaged in equal groups of steps
+MEANT = ("loss", "balance", "lr", "grad_norm", "load_entropy", "seconds")  # averaged in a group; of others the last is taken
+PACKAGES = ("pyspark", "delta-spark", "torch", "mosaicml-streaming", "gigatoken", "prefect")
+
+
+def stages(mixture: Rows, recipe: Recipe) -> Rows:
+    """The curriculum: every stage with what it draws of each stream."""
+    found = []
+    ordered = sorted(mixture, key=lambda row: (row["position"], row["stream"]))
+    for stage, members in zip(recipe.stages, (list(m) for _, m in groupby(ordered, lambda row: row["position"])), strict=False):
+        told = [{**row, "drawn_so_far": row["epochs"] * row["unique_tokens"]} for row in members]
+        phase = {"shape": stage.lr.shape, "start": stage.lr.start, "end": stage.lr.end, "warmup_tokens": stage.lr.warmup_tokens}
+        found.append({"stage": stage.name, "seq_len": stage.seq_len, "tokens": sum(row["tokens"] for row in members), "lr": phase,
+                      "method": stage.mixture.method, "streams": told})  # fmt: skip
+    return found
+
+
+def training(run_folder: Path, batch_tokens: int) -> dict[str, Any]:
+    """Curves, cost, evaluations and expert load of a finished training run. Raises FileNotFoundError if there is none."""
+    result = _json(run_folder / "result.json")
+    steps, seconds = _lines(run_folder / "metrics.jsonl"), _lines(run_folder / "seconds.jsonl")
+    timed = [{**step, "seconds": second["seconds"]} for step, second in zip(steps, seconds, strict=False)]
+    spans = [(name, list(members)) for name, members in groupby(timed, lambda step: step["stage"])]
+    return {
+        **{name: result[name] for name in ("steps", "tokens", "seconds", "final_loss", "parameters", "expert_load")},
+        "tokens_per_second": batch_tokens * len(timed) / max(1e-9, sum(step["seconds"] for step in timed)),
+        "stages": [{"stage": name, "first": members[0]["step"], "last": members[-1]["step"]} for name, members in spans],
+        "curve": [{**point, "tokens_per_second": batch_tokens / max(1e-9, point["seconds"])} for point in thinned(timed, POINTS)],
+    }
+
+
+def thinned(steps: Rows, points: int) -> Rows:
+    """At most about `points` steps, each the mean of its group; a group never spans two stages."""
+    size = max(1, -(-len(steps) // points))
+    found = []
+    for _, members in groupby(steps, lambda step: step["stage"]):
+        members = list(members)
+        for group in (members[i : i + size] for i in range(0, len(members), size)):
+            found.append({**group[-1], **{name: sum(s[name] for s in group) / len(group) for name in MEANT if name in group[-1]}})
+    return found
+
+
+def evaluation(run_folder: Path) -> dict[str, Any]:
+    """Held-out bits per byte of every domain: before training, after each stage, and the two references."""
+    order = [entry["stage"] for entry in _json(run_folder / "result.json")["evaluations"]]
+    found = _json(run_folder / "evaluation.json")
+    domains = [
+        {
+            "domain": domain,
+            **{name: figures[name] for name in ("documents", "bytes", "unigram", "gzip", "final")},
+            "stages": [{"stage": stage, "bits_per_byte": figures["stages"][stage]} for stage in order if stage in figures["stages"]],
+            "beats": {name: figures["final"] < figures[name] for name in ("unigram", "gzip")},
+        }
+        for domain, figures in sorted(found["domains"].items())
+    ]
+    said = [{"prompt": printable(one["prompt"]), "text": printable(one["text"])} for one in found["generations"]]
+    return {"domains": domains, "generations": said, "beats_both": bool(domains) and all(all(d["beats"].values()) for d in domains)}
+
+
+def models(folder: Path) -> dict[str, Any]:
+    """The cards of the quality models, by domain, and of the tokenizer."""
+    cards = [_json(path) for path in sorted(folder.glob("quality-*.json"))]
+    tokenizer = folder / "tokenizer.json"
+    return {"quality": cards, "tokenizer": _json(tokenizer) if tokenizer.is_file() else None}
+
+
+def provenance(recipe: Recipe, home: Home, fingerprints: dict[str, str]) -> dict[str, Any]:
+    """Recipe, steps, table versions, and the machine that the report was made on."""
+    receipts = [found for step in fingerprints if (found := home.receipt(step)) and step != "report"]
+    steps = [
+        {"step": one.step, "seconds": one.seconds, "finished_at": one.finished_at, "fingerprint": one.fingerprint, "counts": one.counts}
+        for one in receipts
+    ]
+    return {
+        "recipe": yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100),
+        "fingerprint": recipe.fingerprint,
+        "steps": steps,
+        "seconds": sum(one.seconds for one in receipts),
+        "tables": [{"table": name, "version": number, "step": one.step} for one in receipts for name, number in one.tables.items()],
+        "machine": {"cpus": os.cpu_count(), "platform": platform.platform(), "python": platform.python_version(),
+                    "packages": {name: version(name) for name in PACKAGES}},
+    }  # fmt: skip
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def _lines(path: Path) -> Rows:
+    return [json.loads(line) for line in path.read_text().splitlines()]

@@ -1,0 +1,132 @@
+"""Checkpoints: whole or not there, never unpickled, and refused where they were made from something else.
+
+`run/checkpoints/step-0000300/` holds weights.safetensors, optimizer.safetensors and state.json as they were when 300
+steps were done. It is written under another name, brought to disk and renamed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from schemas.manifest import Manifest, Plan, fingerprint
+from schemas.training import ModelConfig, TrainConfig, require
+
+KEEP = 2  # checkpoints; the older one is for when the newer one's disk or numbers turn out bad
+
+
+def save(run: Path, step: int, weights: dict[str, Tensor], moments: dict[str, Tensor], state: dict) -> None:
+    """Write the checkpoint of `step`, then delete all but the newest `KEEP`. Raises OSError, leaving the older ones, if it cannot."""
+    folder = run / "checkpoints"
+    scratch = folder / f".writing-{step:07d}"
+    try:
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True)
+        save_file(weights, scratch / "weights.safetensors")
+        save_file(moments, scratch / "optimizer.safetensors")
+        (scratch / "state.json").write_text(json.dumps(state, indent=1) + "\n")
+        for path in (*scratch.iterdir(), scratch):
+            to_disk(path)
+        target = folder / f"step-{step:07d}"
+        if target.exists():  # an earlier life of this run wrote the same step
+            _delete(target)
+        scratch.rename(target)
+        to_disk(folder)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(scratch, ignore_errors=True)
+        older = newest(run)
+        raise OSError(
+            f"the checkpoint of step {step} could not be written to {folder} ({error}): free some space and start again; "
+            f"the run goes on from {older.name if older else 'its beginning'}"
+        ) from error
+    for path in _checkpoints(run)[:-KEEP]:
+        _delete(path)
+
+
+def newest(run: Path) -> Path | None:
+    """Folder of the newest whole checkpoint."""
+    return next(reversed(_checkpoints(run)), None)
+
+
+def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], dict]:
+    """(weights, optimiser's moments, state) of a checkpoint."""
+    state = json.loads((folder / "state.json").read_text())
+    return load_file(folder / "weights.safetensors"), load_file(folder / "optimizer.safetensors"), state
+
+
+def identity(manifest: Manifest, plan: Plan, model: ModelConfig, config: TrainConfig) -> dict:
+    """All that decides what a run computes, in parts that can be told apart."""
+    windows = {window.file: window.sha256 for folder in manifest.folders for window in folder.windows}
+    streams = {stream.name: fingerprint(stream) for stream in manifest.streams}
+    data = {"recipe": manifest.recipe, "tokenizer": manifest.tokenizer, "tables": manifest.tables, "streams": streams}
+    data |= {"windows": windows, "heldout": [window.sha256 for window in manifest.heldout]}
+    parts = {"manifest": data, "plan": dataclasses.asdict(plan), "model": dataclasses.asdict(model), "train": dataclasses.asdict(config)}
+    return json.loads(json.dumps(parts))
+
+
+def check_same(made_with: dict, given: dict, tokens_done: int, where: Path) -> None:
+    """Refuse to go on from a checkpoint unless what it was made with is still so; identities as `identity` gives them.
+
+    The plan may be amended: stages that begin at or behind `tokens_done` may be added or changed, and with them the windows that
+    were written, the recipe and the tables' fingerprints. Raises ValueError naming every part that differs.
+    """
+    begun = [stage for stage in made_with["plan"]["stages"] if stage["first_token"] < tokens_done]
+    amended = made_with["plan"] != given["plan"]
+    plan = {**given["plan"], "stages": given["plan"]["stages"][: len(begun)]}
+    data = dict(given["manifest"])
+    if amended:
+        data |= {key: made_with["manifest"][key] for key in ("recipe", "tables")}
+        data["windows"] = {file: data["windows"].get(file, sha256) for file, sha256 in made_with["manifest"]["windows"].items()}
+    found = differences({**made_with, "plan": {**made_with["plan"], "stages": begun}}, {**given, "plan": plan, "manifest": data})
+    require(not found, f"{where} was made with other inputs; different are {'; '.join(found)}. Restore them or train into a new folder")
+
+
+def differences(old: object, new: object, path: str = "") -> list[str]:
+    """Leaves of two JSON values that differ, each as 'path: old, now new'."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [*old, *(key for key in new if key not in old)]
+        return [line for key in keys for line in differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)]
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        return [line for i, (a, b) in enumerate(zip(old, new, strict=True)) for line in differences(a, b, f"{path}[{i}]")]
+    return [] if old == new else [f"{path}: {_short(old)}, now {_short(new)}"]
+
+
+def to_disk(path: Path) -> None:
+    """Wait until a file or folder is on disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a file that readers see either as it was or whole and new."""
+    scratch = path.with_name(f".{path.name}.writing")
+    scratch.write_text(json.dumps(value, indent=1) + "\n")
+    to_disk(scratch)
+    scratch.replace(path)
+
+
+def _checkpoints(run: Path) -> list[Path]:
+    return sorted((run / "checkpoints").glob("step-*"))
+
+
+def _delete(folder: Path) -> None:
+    """Delete a checkpoint; renamed first, so that one half deleted is never taken for whole."""
+    doomed = folder.with_name(f".deleting-{folder.name}")
+    shutil.rmtree(doomed, ignore_errors=True)
+    folder.rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."

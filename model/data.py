@@ -1,0 +1,165 @@
+"""Shards and plan to batches. Which samples a step reads is a pure function of plan and step: there is no loader state.
+
+Order of a stage: the k-th of the n draws of a stream is due at time (k + 1/2) / n; the stage's N samples are all draws by
+(time, stream). At the boundary of a block of `BLOCK` positions every stream with share n / N, of S streams, is within
+1/2 + S/2 * n/N of its share. Inside a block the order is seeded. Position p is found without what came before it: up to time
+p / N a stream has given floor(n p / N + 1/2) draws, and at most S/2 draws too many or too few are put right.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import accumulate
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.shards import Shards
+from schemas.manifest import Draw, Manifest, Plan, Stage
+from schemas.training import require
+
+BLOCK = 64  # samples; order is random inside a block, shares are exact at its ends
+MASK = (1 << 64) - 1
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one rank reads in one step. Segments are numbered through the batch; `docs_S` has each one's 64-bit document key."""
+
+    stage: int
+    tokens_BL: Tensor
+    segments_BL: Tensor
+    positions_BL: Tensor
+    docs_S: Tensor
+
+
+def draws_before(counts: tuple[int, ...], position: int) -> list[int]:
+    """How many draws of each stream stand before `position` of a stage whose streams give `counts` samples."""
+    total = sum(counts)
+    taken = [(2 * n * position + total) // (2 * total) for n in counts]
+    while (surplus := sum(taken) - position) > 0:
+        last = max((i for i, k in enumerate(taken) if k), key=lambda i: _due(counts, i, taken[i] - 1))
+        taken[last] -= 1
+    for _ in range(-surplus):
+        following = min((i for i, k in enumerate(taken) if k < counts[i]), key=lambda i: _due(counts, i, taken[i]))
+        taken[following] += 1
+    return taken
+
+
+def _due(counts: tuple[int, ...], stream: int, draw: int) -> tuple[Fraction, int]:
+    return Fraction(2 * draw + 1, 2 * counts[stream]), stream
+
+
+def block_order(plan: Plan, stage: int, block: int) -> list[tuple[int, int]]:
+    """The (stream, draw) at each position of a block, streams numbered as in the stage's draws."""
+    counts = tuple(draw.samples for draw in plan.stages[stage].draws)
+    first, last = block * BLOCK, min((block + 1) * BLOCK, sum(counts))
+    starts, ends = draws_before(counts, first), draws_before(counts, last)
+    due = sorted(
+        ((i, k) for i, (a, b) in enumerate(zip(starts, ends, strict=True)) for k in range(a, b)), key=lambda d: _due(counts, *d)
+    )
+    order = sorted(range(len(due)), key=lambda slot: _hash(plan.seed, stage, block, slot))
+    return [due[slot] for slot in order]
+
+
+def _hash(*values: int) -> int:
+    """splitmix64 (Steele, Lea & Flood 2014) folded over integers."""
+    state = 0
+    for value in values:
+        state = (state ^ (value & MASK)) + 0x9E3779B97F4A7C15 & MASK
+        state = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 & MASK
+        state = (state ^ state >> 27) * 0x94D049BB133111EB & MASK
+        state ^= state >> 31
+    return state
+
+
+class Walk:
+    """The samples that a stage draws of one stream: windows from `first_window` on, wrapping, each in file order.
+
+    Raises ValueError if a window that the draws reach was not written.
+    """
+
+    def __init__(self, manifest: Manifest, draw: Draw, seq_len: int):
+        windows, written = manifest.stream(draw.stream).windows, {}
+        if draw.samples:
+            written = {window.window: window for window in manifest.folder(draw.stream, seq_len).windows}
+        self.files, self.ends, number = [], [0], draw.first_window
+        while self.ends[-1] < draw.samples:
+            window = written.get(number % windows)
+            require(window is not None,
+                    f"the plan draws window {number % windows} of stream {draw.stream} at sequence length {seq_len}, "
+                    f"the manifest has only {sorted(written)}: write it with the shard step")
+            self.files.append(window.file)
+            self.ends.append(self.ends[-1] + window.samples)
+            number += 1
+            require(self.ends[-1] > 0 or len(self.files) < windows, f"stream {draw.stream} has no samples at length {seq_len}")
+
+    def at(self, draw: int) -> tuple[str, int]:
+        """(file, sample in it) of the draw."""
+        window = bisect_right(self.ends, draw) - 1
+        return self.files[window], draw - self.ends[window]
+
+
+class Batches:
+    """The batches of a plan. Raises ValueError where the plan does not fit the shards or the batch."""
+
+    def __init__(self, root: Path, manifest: Manifest, plan: Plan, batch_tokens: int):
+        require(sum(stage.samples for stage in plan.stages) > 0, "the plan has no samples: give its stages tokens")
+        self.shards, self.plan = Shards(root, manifest), plan
+        self.walks = [[Walk(manifest, draw, stage.seq_len) for draw in stage.draws] for stage in plan.stages]
+        self.batch_samples = [_batch_samples(stage, batch_tokens) for stage in plan.stages]
+        steps = [stage.samples // size for stage, size in zip(plan.stages, self.batch_samples, strict=True)]
+        self.stage_ends = list(accumulate(steps))
+        self._block: tuple[tuple[int, int], list[tuple[int, int]]] = ((-1, -1), [])
+
+    @property
+    def steps(self) -> int:
+        return self.stage_ends[-1]
+
+    def stage_of(self, step: int) -> tuple[int, int]:
+        """(number of the stage that the step belongs to, steps of it that came before)."""
+        stage = bisect_right(self.stage_ends, step)
+        return stage, step - (self.stage_ends[stage - 1] if stage else 0)
+
+    def sample(self, stage: int, position: int) -> tuple[str, int]:
+        """(file, sample in it) that stands at a position of a stage."""
+        block, slot = divmod(position, BLOCK)
+        if self._block[0] != (stage, block):  # the last block only: computed again at will, so no state
+            self._block = ((stage, block), block_order(self.plan, stage, block))
+        stream, draw = self._block[1][slot]
+        return self.walks[stage][stream].at(draw)
+
+    def batch(self, step: int, rank: int = 0, world: int = 1) -> Batch:
+        """What `rank` of `world` reads in `step`; all ranks together read the same samples for every `world`."""
+        stage, before = self.stage_of(step)
+        size = self.batch_samples[stage]
+        require(size % world == 0, f"stage {self.plan.stages[stage].name}: a batch of {size} samples does not divide by {world} ranks")
+        first, share = before * size + rank * size // world, size // world
+        places = [self.sample(stage, position) for position in range(first, first + share)]
+        return pack(stage, [self.shards.sample(*place) for place in places])
+
+
+def pack(stage: int, samples: list[dict]) -> Batch:
+    """Stack samples (columns tokens, starts, docs) of one length into a batch."""
+    tokens_BL = np.stack([sample["tokens"] for sample in samples]).astype(np.int64)
+    length = tokens_BL.shape[1]
+    starts_S = np.concatenate([sample["starts"].astype(np.int64) + row * length for row, sample in enumerate(samples)])
+    lengths_S = np.diff(starts_S, append=tokens_BL.size)
+    segments = np.repeat(np.arange(len(starts_S)), lengths_S)
+    positions = np.arange(tokens_BL.size) - np.repeat(starts_S, lengths_S)
+    docs_S = np.concatenate([sample["docs"] for sample in samples])
+    arrays = (tokens_BL, segments.reshape(-1, length), positions.reshape(-1, length), docs_S)
+    return Batch(stage, *(torch.from_numpy(array) for array in arrays))
+
+
+def _batch_samples(stage: Stage, batch_tokens: int) -> int:
+    """Samples in a batch of the stage."""
+    size, rest = divmod(batch_tokens, stage.seq_len)
+    require(size > 0 and rest == 0, f"stage {stage.name}: batch_tokens ({batch_tokens}) must be a multiple of seq_len ({stage.seq_len})")
+    require(stage.samples % size == 0,
+            f"stage {stage.name}: its {stage.samples} samples must be a multiple of the {size} samples in a batch of {batch_tokens} tokens")
+    return size

@@ -1,0 +1,101 @@
+"""Reader of MDS shards (MosaicML Streaming's format, version 2), memory-mapped: no index, no processes, no shared memory.
+
+A shard is u32 n | u32 offsets[n + 1] | JSON head | samples, offsets from the start of the file; a sample is the u32 size of
+each column without a fixed one, then the columns' bytes, in the order of their names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from schemas.manifest import Manifest, Window
+from schemas.training import require
+
+
+class Shards:
+    """All samples below the folder of a manifest. Raises FileNotFoundError or ValueError if a file is missing or of another size."""
+
+    def __init__(self, root: Path, manifest: Manifest):
+        self.root, self._open = Path(root), {}
+        self.windows = [*(window for folder in manifest.folders for window in folder.windows), *manifest.heldout]
+        self.heldout_files = [window.file for window in manifest.heldout]
+        for window in self.windows:
+            _check_size(self.root, window)
+
+    def sample(self, file: str, index: int) -> dict:
+        """Sample `index` of a shard: column name to value."""
+        if file not in self._open:
+            self._open[file] = Shard(self.root / file)
+        return self._open[file][index]
+
+    def heldout(self) -> Iterator[dict]:
+        """The held-out documents, in order."""
+        for file in self.heldout_files:
+            yield from Shard(self.root / file)
+
+
+class Shard:
+    """One mapped file: shard[i] is sample i. Arrays are views of the file, not copies."""
+
+    def __init__(self, path: Path):
+        self.bytes = np.memmap(path, dtype=np.uint8, mode="r")
+        count = int(self.bytes[:4].view(np.uint32)[0])
+        self.offsets = self.bytes[4 : 4 * count + 8].view(np.uint32).astype(np.int64)
+        head = json.loads(self.bytes[4 * count + 8 : self.offsets[0]].tobytes())
+        self.names, self.sizes = head["column_names"], head["column_sizes"]
+        self.decoders = [decoder(encoding) for encoding in head["column_encodings"]]
+        self.varying = 4 * self.sizes.count(None)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, index: int) -> dict:
+        if not 0 <= index < len(self):
+            raise IndexError(f"sample {index} of a shard with {len(self)}")
+        data = self.bytes[self.offsets[index] : self.offsets[index + 1]]
+        varying, at, sample = iter(data[: self.varying].view(np.uint32).tolist()), self.varying, {}
+        for name, size, decode in zip(self.names, self.sizes, self.decoders, strict=True):
+            size = next(varying) if size is None else size
+            sample[name] = decode(data[at : at + size])
+            at += size
+        return sample
+
+
+def decoder(encoding: str) -> Callable[[np.ndarray], object]:
+    """Bytes to value, for the encodings that our shards use: str, int, int64 and ndarray with a dtype; no pickle."""
+    kind, _, rest = encoding.partition(":")
+    if kind == "str":
+        return lambda data: data.tobytes().decode()
+    if kind in ("int", "int64"):
+        return lambda data: int(data.view(np.int64)[0])
+    dtype, _, shape = rest.partition(":")
+    require(kind == "ndarray" and dtype != "", f"MDS encoding {encoding!r} is not one of str, int, int64, ndarray:<dtype>[:<length>]")
+    return lambda data: data[0 if shape else _shape_bytes(data) :].view(dtype)
+
+
+def _shape_bytes(data: np.ndarray) -> int:
+    """Length of the prefix that gives a one-dimensional array's shape: a byte (axes * 4 + log2 of the number's width), the number."""
+    axes, width = divmod(int(data[0]), 4)
+    require(axes == 1, f"expected an array of one dimension, found {axes}")
+    return 1 + (1 << width)
+
+
+def verify(root: Path, manifest: Manifest) -> None:
+    """Read every shard and compare its SHA-256 with the manifest. Raises ValueError naming the first that differs."""
+    for window in Shards(root, manifest).windows:
+        with (root / window.file).open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        require(found == window.sha256, f"{root / window.file} has SHA-256 {found}, the manifest says {window.sha256}: write it again")
+
+
+def _check_size(root: Path, window: Window) -> None:
+    path = root / window.file
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing, the manifest lists it: copy it here or run the shard step")
+    found = path.stat().st_size
+    require(found == window.bytes, f"{path} has {found} bytes, the manifest says {window.bytes}: copy it again or run the shard step")

@@ -1,0 +1,24 @@
+"""How records are read, one file per format. A reader is a pair of functions; adding one is a file and a line here."""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from pipelines.readers import jsonl, parquet, python, text
+from pipelines.readers.files import File, Record, Reject
+from schemas.recipe import Source
+
+
+class Reader(NamedTuple):
+    """`list_files` (source, seed) runs on the driver and raises RecipeError; `read` (file, source) runs in workers and raises OSError."""
+
+    list_files: Callable[[Source, int], list[File]]
+    read: Callable[[File, Source], Iterator[Record | Reject]]
+
+
+READERS: dict[str, Reader] = {
+    "jsonl": Reader(jsonl.list_files, jsonl.read),
+    "parquet": Reader(parquet.list_files, parquet.read),
+    "python-code": Reader(python.list_code, python.read_code),
+    "python-docs": Reader(python.list_docs, python.read_docs),
+    "text": Reader(text.list_files, text.read),
+}

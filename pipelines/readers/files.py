@@ -1,0 +1,177 @@
+"""What the readers share: files in a fixed order, and one text made into a record or a reject.
+
+Links: a link to a file is read like the file (Hugging Face caches are made of them); a link to a folder is never entered,
+so no loop can arise. It is listed instead and becomes one reject, as does a folder that cannot be opened: nothing is left
+out in silence.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Collection, Iterator
+from typing import Any, NamedTuple
+
+from schemas.recipe import RecipeError, Source
+
+MAGIC = re.compile(r"[*?[]")
+
+# Why an input record did not become a document: the words in `bronze.rejects.reason`.
+REASONS = {
+    "broken_json": "the line is not JSON",
+    "not_an_object": "the line is JSON, but not an object",
+    "no_text": "the text field is missing, null or not text",
+    "invalid_utf8": "bytes that are not UTF-8 (or a module's declared encoding), or lone surrogates",
+    "nul": "the text holds NUL characters: binary data",
+    "empty_text": "the text is empty or white space",
+    "too_large": "the record is larger than max_document_bytes",
+    "damaged": "the rest of the file cannot be decoded: truncated or corrupt gz, zst or parquet",
+    "unreadable": "the file cannot be opened or read: permission, vanished, link loop, link to a folder, pipe",
+}
+
+
+class File(NamedTuple):
+    """One file of a source. `uri` is its place in the source, `path` its place on this machine (never stored)."""
+
+    path: str
+    uri: str
+    bytes: int
+    mtime_ns: int
+    licence: str | None = None
+
+
+class Record(NamedTuple):
+    """One text. `text` has \\n line ends, no NUL, no lone surrogates."""
+
+    uri: str
+    text: str
+    licence: str | None
+
+
+class Reject(NamedTuple):
+    """One input record that could not become a document. `n_bytes` as far as they could be read."""
+
+    uri: str
+    reason: str
+    detail: str
+    n_bytes: int
+
+
+def document(uri: str, text: Any, licence: str | None, source: Source) -> Record | Reject:
+    """The text as a record, with line ends as \\n and without a byte order mark, or why it is none."""
+    if not isinstance(text, str):
+        return Reject(uri, "no_text", f"expected text, found {type(text).__name__}", 0)
+    try:
+        n_bytes = len(text) if text.isascii() else len(text.encode())
+    except UnicodeEncodeError as error:
+        return Reject(uri, "invalid_utf8", f"lone surrogate U+{ord(text[error.start]):04X} at character {error.start}", len(text))
+    if "\0" in text:
+        return Reject(uri, "nul", f"{text.count(chr(0)):,} NUL characters, the first at {text.index(chr(0)):,}", n_bytes)
+    if n_bytes > source.max_document_bytes:
+        return too_large(uri, n_bytes, source)
+    text = text.removeprefix("\ufeff")
+    if not text or text.isspace():
+        return Reject(uri, "empty_text", f"{len(text):,} characters of white space", n_bytes)
+    if "\r" in text:
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+    return Record(uri, text, licence or source.licence)
+
+
+def decoded(uri: str, data: bytes, licence: str | None, source: Source) -> Record | Reject:
+    """Like `document`, from UTF-8 bytes."""
+    try:
+        return document(uri, data.decode(), licence, source)
+    except UnicodeDecodeError as error:
+        return Reject(uri, "invalid_utf8", f"byte {data[error.start]:#04x} at {error.start:,}: {error.reason}", len(data))
+
+
+def too_large(uri: str, n_bytes: int, source: Source) -> Reject:
+    return Reject(uri, "too_large", f"expected at most {source.max_document_bytes:,} bytes, found {n_bytes:,}", n_bytes)
+
+
+def whole(file: File, source: Source) -> bytes | Reject:
+    """The bytes of a file that is one record."""
+    with open(file.path, "rb") as stream:
+        data = stream.read(source.max_document_bytes + 1)  # never more: the file may have grown since it was listed
+    return data if len(data) <= source.max_document_bytes else too_large(file.uri, max(file.bytes, len(data)), source)
+
+
+def listed(source: Source, suffixes: tuple[str, ...]) -> list[File]:
+    """Files of a source with a path, by uri: the file, all with one of the suffixes in the folder, or all that the glob matches.
+
+    Raises RecipeError when the path is missing, cannot be opened, or holds no such file or only empty ones.
+    """
+    field = f"sources.{source.name}.path"
+    if not source.path:
+        raise RecipeError(f"{field}: expected a file, folder or glob for reader {source.reader}, found none")
+    try:
+        files = sorted(_matching(os.path.abspath(source.path), suffixes), key=lambda file: file.uri)
+    except OSError as error:
+        raise RecipeError(f"{field}: expected a file, folder or glob that can be read, found {source.path!r}: {error.strerror}") from None
+    if not any(file.bytes for file in files):
+        wanted = "files that match" if MAGIC.search(source.path) else f"files ending in {', '.join(suffixes)}"
+        raise RecipeError(f"{field}: expected {wanted}, found {f'{len(files)} empty ones' if files else 'none'} at {source.path!r}")
+    return files
+
+
+def _matching(path: str, suffixes: tuple[str, ...]) -> Iterator[File]:
+    if os.path.isdir(path):
+        yield from walk(path, lambda uri: uri.endswith(suffixes))
+    elif os.path.lexists(path) or not MAGIC.search(path):
+        os.stat(path)  # raises what is wrong with it
+        yield _file(path, uri_of(os.path.basename(path)))
+    else:
+        folder = path[: MAGIC.search(path).start()].rpartition("/")[0] or "/"
+        pattern = path[len(folder) :].lstrip("/")
+        matches = re.compile(_glob_regex(pattern)).fullmatch
+        yield from walk(folder, lambda uri: matches(uri) is not None, depth=None if "**" in pattern else pattern.count("/"))
+
+
+def _glob_regex(pattern: str) -> str:
+    """`*` and `?` within a folder, `**/` over any number of them, `[a-z]` and `[!a-z]`: as in a shell."""
+    known = {"**/": "(?:[^/]+/)*", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+    regex = ""
+    for piece in re.split(r"(\*\*/|\*\*|\*|\?|\[!?[^\]/]+\])", pattern):
+        is_set = piece.startswith("[") and piece.endswith("]")
+        regex += known.get(piece) or (piece.replace("[!", "[^") if is_set else re.escape(piece))
+    return f"(?s:{regex})"
+
+
+def walk(
+    root: str, wanted: Callable[[str], bool], prefix: str = "", depth: int | None = None, skip: Collection[str] = ()
+) -> Iterator[File]:
+    """Files below `root` whose place (prefix and relative path) is `wanted`, at most `depth` folders down.
+
+    Folders named in `skip` are left out. Raises OSError when the root itself cannot be opened.
+    """
+    folders = [(root, prefix, 0)]
+    while folders:
+        folder, place, level = folders.pop()
+        try:
+            entries = list(os.scandir(folder))
+        except OSError:
+            if folder == root:
+                raise
+            yield _file(folder, uri_of(place.rstrip("/")))
+            continue
+        for entry in entries:
+            name = place + entry.name
+            enter = entry.name not in skip and (depth is None or level < depth)
+            if entry.is_dir(follow_symlinks=False):
+                folders += [(entry.path, name + "/", level + 1)] * enter
+            elif wanted(name) or (enter and entry.is_symlink() and os.path.isdir(entry.path)):
+                yield _file(entry.path, uri_of(name))
+
+
+def uri_of(name: str) -> str:
+    """A file's name as valid Unicode: bytes that are not UTF-8 become \\xNN."""
+    return name if name.isascii() else os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def _file(path: str, uri: str) -> File:
+    """What is known of a file; one that cannot be looked at has 0 bytes and becomes a reject when it is read."""
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return File(path, uri, 0, 0)
+    return File(path, uri, stat.st_size, stat.st_mtime_ns)

@@ -1,0 +1,78 @@
+"""Verdicts of hand-made signals, with the expected answer in the same row."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipelines import rules
+from pipelines.judge import judge
+from pipelines.rules import Rule
+from schemas.recipe import Heldout
+
+RULES = {
+    "docs": (Rule("few_words", "n_words", "hand", below=10), Rule("long_words", "mean_word_len", "hand", above=8)),
+    "code": (Rule("long_line", "max_line_len", "hand", above=100),),
+}
+TIERS = {"high": 0.5, "low": 0.0}
+# doc, domain, n_words, mean_word_len, max_line_len, quality, rank, exact -> reasons, percentile, tier
+ROWS = [
+    ("1", "docs", 10, 8.0, 500, 0.10, 1, True, [], 0.25, "low"),  # on the threshold is inside; code's rule is not applied
+    ("2", "docs", 9, 5.0, 50, 0.99, 1, True, ["few_words"], None, None),
+    ("3", "docs", 9, 9.0, 50, 0.99, 2, True, ["few_words", "long_words", "exact_duplicate"], None, None),
+    ("4", "docs", 50, 5.0, 50, 0.99, 2, False, ["near_duplicate"], None, None),
+    ("5", "docs", 50, 5.0, 50, 0.20, 1, True, [], 0.5, "high"),
+    ("6", "docs", 50, 5.0, 50, 0.90, 1, True, [], 0.75, "high"),
+    ("7", "docs", 50, 5.0, 50, 0.95, 1, True, [], 1.0, "high"),
+    ("8", "code", 1, 99.0, 100, None, 1, True, [], None, "high"),  # no model: counts as the median
+    ("9", "code", 1, 99.0, 101, None, 1, True, ["long_line"], None, None),
+]
+
+
+@pytest.fixture(scope="module")
+def verdicts(spark):
+    schema = "doc_id string, source string, domain string, n_bytes long, n_words long, mean_word_len double, max_line_len long, quality double"
+    signals = spark.createDataFrame([(r[0], "s", r[1], 100 * i, *r[2:6]) for i, r in enumerate(ROWS)], schema)
+    clusters = spark.createDataFrame([(r[0], f"cluster{r[0]}", r[6], r[7]) for r in ROWS], "doc_id string, cluster_id string, rank int, exact boolean")
+    found = judge(signals, clusters, RULES, TIERS, Heldout(fraction=1.0, max_bytes=500), seed=1).collect()
+    return {row.doc_id: row for row in found}
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0])
+def test_a_verdict_has_all_reasons_in_order_and_the_first_decides(verdicts, row):
+    *_, reasons, percentile, tier = row
+    found = verdicts[row[0]]
+    assert (found.reasons, found.reason, found.keep) == (reasons, reasons[0] if reasons else None, not reasons)
+    assert (found.percentile, found.tier) == (percentile, tier)
+
+
+def test_only_kept_documents_below_the_size_are_held_out(verdicts):
+    assert {doc_id for doc_id, row in verdicts.items() if row.heldout} == {"1", "5", "6"}
+
+
+def test_the_held_out_share_is_drawn_by_cluster(spark):
+    n = 4000
+    signals = spark.range(n).selectExpr("cast(id as string) doc_id", "'s' source", "'x' domain", "1L n_bytes", "0.5D quality")
+    clusters = spark.range(n).selectExpr("cast(id as string) doc_id", "cast(id div 2 as string) cluster_id", "1 rank", "true exact")
+    found = judge(signals, clusters, {}, {"all": 0.0}, Heldout(fraction=0.1), seed=4).where("heldout").collect()
+    ids = {int(row.doc_id) for row in found}
+    assert 0.08 * n < len(ids) < 0.12 * n
+    assert all(i ^ 1 in ids for i in ids)
+
+
+def test_every_default_rule_names_a_signal_that_is_measured_and_a_source():
+    from pipelines.measure import BASE, signal_columns
+
+    measured = {column.name for column in (*BASE, *signal_columns())}
+    assert rules.domains() == ("code", "docs")
+    for domain in rules.domains():
+        for rule in rules.load(domain):
+            assert rule.signal in measured and len(rule.source) > 3, rule
+
+
+def test_a_recipe_changes_a_threshold_and_turns_a_rule_off():
+    changed = {rule.name: rule for rule in rules.load("docs", {"too_few_words": 99, "no_stop_words": None})}
+    assert changed["too_few_words"].below == 99 and "no_stop_words" not in changed
+    with pytest.raises(ValueError, match=r"rules\.docs: expected names among too_few_words.*found misspelt"):
+        rules.load("docs", {"misspelt": 1})
+    with pytest.raises(ValueError, match="expected a domain among code, docs, found poems"):
+        rules.load("poems")

@@ -1,0 +1,77 @@
+"""Tables as their schema says, read by two other implementations of Delta's protocol and Parquet."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pyarrow.compute as pc
+import pytest
+
+from pipelines.lake import Lake
+from schemas import tables
+
+ROW = ("a" * 32, "s", "1", "u#1", "docs", None, "hello", 5)
+SCHEMA = ", ".join(f"{column.name} {column.type}" for column in tables.DOCUMENTS.columns)
+
+
+@pytest.fixture
+def lake(tmp_path):
+    return Lake(tmp_path / "lake")
+
+
+def frame(spark, *rows):
+    return spark.createDataFrame(list(rows), SCHEMA)
+
+
+def test_a_table_has_comments_constraints_and_ancestry_and_others_can_read_it(spark, lake):
+    import duckdb
+
+    version = lake.write(frame(spark, ROW), tables.DOCUMENTS, {"step": "ingest", "fingerprint": "f"})
+    path = lake.path(tables.DOCUMENTS)
+    history = spark.sql(f"describe history delta.`{path}`").first()
+    assert json.loads(history.userMetadata) == {"step": "ingest", "fingerprint": "f"} and history.version == version
+    comments = {field.name: field.metadata["comment"] for field in lake.read(spark, tables.DOCUMENTS).schema}
+    assert comments == {column.name: column.meaning for column in tables.DOCUMENTS.columns}
+    assert lake.rows_written(tables.DOCUMENTS) == 1
+    assert lake.arrow(tables.DOCUMENTS, ["text"], pc.field("n_bytes") == 5).to_pylist() == [{"text": "hello"}]
+    assert duckdb.sql(f"select text from '{path}/*.parquet'").fetchall() == [("hello",)]
+
+
+def test_a_row_that_breaks_a_constraint_stops_the_write_and_the_old_version_stays(spark, lake):
+    version = lake.write(frame(spark, ROW), tables.DOCUMENTS, {})
+    with pytest.raises(Exception, match="has_text"):
+        lake.write(frame(spark, (*ROW[:7], 0)), tables.DOCUMENTS, {})
+    with pytest.raises(Exception, match="source"):
+        lake.write(frame(spark, (ROW[0], None, *ROW[2:])), tables.DOCUMENTS, {})
+    assert lake.version(tables.DOCUMENTS) == version and lake.arrow(tables.DOCUMENTS).num_rows == 1
+
+
+def test_old_versions_can_be_read_and_a_part_can_be_replaced(spark, lake):
+    first = lake.write(frame(spark, ROW), tables.DOCUMENTS, {})
+    lake.write(frame(spark, ("b" * 32, "t", *ROW[2:])), tables.DOCUMENTS, {}, where="source = 't'")
+    lake.write(frame(spark, ("c" * 32, "t", *ROW[2:])), tables.DOCUMENTS, {}, where="source = 't'")
+    assert sorted(row.source for row in lake.read(spark, tables.DOCUMENTS).collect()) == ["s", "t"]
+    assert [row.source for row in lake.read(spark, tables.DOCUMENTS, first).collect()] == ["s"]
+
+
+def test_a_folder_without_a_log_is_what_a_stopped_run_left(spark, lake):
+    folder = lake.root / "bronze" / "documents" / "part"
+    folder.mkdir(parents=True)
+    (folder / "part-0.parquet").write_bytes(b"half a file")
+    assert lake.version(tables.DOCUMENTS) is None
+    lake.write(frame(spark, ROW), tables.DOCUMENTS, {})
+    assert lake.arrow(tables.DOCUMENTS).num_rows == 1
+
+
+def test_a_table_whose_columns_changed_is_made_anew(spark, lake):
+    fewer = dataclasses.replace(tables.DOCUMENTS, columns=tables.DOCUMENTS.columns[:1], checks={})
+    lake.write(frame(spark, ROW), fewer, {})
+    lake.write(frame(spark, ROW), tables.DOCUMENTS, {})
+    assert lake.read(spark, tables.DOCUMENTS).columns == list(tables.DOCUMENTS.column_names)
+
+
+def test_every_table_has_distinct_columns_and_a_key_among_them():
+    for table in tables.ALL:
+        assert len(set(table.column_names)) == len(table.columns), table.name
+        assert set(table.key) <= set(table.column_names), table.name

@@ -1,0 +1,198 @@
+"""The whole job on a small corpus: text in, a trained mixture of experts out, and everything accounted for."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+
+import conftest
+import corpus
+import duckdb
+import numpy as np
+import pyarrow.compute as pc
+import pytest
+import yaml
+
+from flows.status import states
+from pipelines.tokens import encoding
+from schemas import recipe as recipes
+from schemas import tables
+from schemas.manifest import load_manifest, load_plan
+
+
+def by_state(finished, **changes) -> dict[str, str]:
+    """States of all steps under a changed recipe."""
+    recipe = recipes.Recipe.model_validate(finished.recipe.model_dump() | changes)
+    return {state.step.name: state.state for state in states(recipe, finished.home)}
+
+
+def test_every_record_is_kept_dropped_or_rejected(finished_home):
+    lake = finished_home.home.lake
+    verdicts = lake.arrow(tables.VERDICTS, ["doc_id", "source", "keep", "reason"]).to_pylist()
+    rejects = Counter(row["source"] for row in lake.arrow(tables.REJECTS).to_pylist())
+    for source, planted in finished_home.planted.items():
+        mine = [row for row in verdicts if row["source"] == source]
+        assert len(mine) == planted["records"] and rejects[source] == planted["bad"]
+        assert 0 < sum(row["keep"] for row in mine) < len(mine)
+    reasons = {row["reason"] for row in verdicts}
+    assert {"exact_duplicate", "near_duplicate", "very_long_line"} <= reasons
+    assert len({row["doc_id"] for row in verdicts}) == len(verdicts) == lake.arrow(tables.DOCUMENTS, ["doc_id"]).num_rows
+
+
+def test_kept_documents_stand_in_the_shards_token_for_token(finished_home):
+    """Oracle: tiktoken on the documents' text, put together again from spans."""
+    home, recipe = finished_home.home, finished_home.recipe
+    manifest = load_manifest(home.shards / "manifest.json")
+    from model.shards import Shards  # noqa: F401 - the trainer's reader is what must understand them
+    words = encoding((home.shards / manifest.tokenizer["file"]).read_bytes(), recipe.tokenizer.name)
+    text = {row["doc_id"]: row["text"] for row in home.lake.arrow(tables.DOCUMENTS, ["doc_id", "text"]).to_pylist()}
+    tokens = home.lake.arrow(tables.TOKENS).to_pylist()
+    dtype = np.uint16 if manifest.tokenizer["vocab_size"] <= 1 << 16 else np.uint32
+    for row in tokens:
+        assert np.frombuffer(row["tokens"], dtype).tolist() == words.encode_ordinary(text[row["doc_id"]])
+    heldout = {row["doc_id"] for row in tokens if row["stream"] == "heldout"}
+    spans = home.lake.arrow(tables.SPANS).to_pylist()
+    assert heldout and not heldout & {row["doc_id"] for row in spans}
+
+
+def test_stock_streaming_reads_every_stream(finished_home):
+    """In a process of its own: importing it takes 8 s and leaves shared memory behind."""
+    shards = finished_home.home.shards
+    manifest = load_manifest(shards / "manifest.json")
+    folders = {f"{f.stream}/{f.seq_len}": sum(w.samples for w in f.windows) for f in manifest.folders}
+    folders["heldout"] = sum(window.samples for window in manifest.heldout)
+    code = (
+        "import json, sys\nfrom streaming import StreamingDataset\n"
+        "print(json.dumps({f: len([s['tokens'].sum() for s in StreamingDataset(local=sys.argv[1] + '/' + f, batch_size=1)])"
+        " for f in sys.argv[2:]}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(shards), *folders], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == folders
+
+
+def test_duckdb_and_delta_rs_agree_on_the_tables(finished_home):
+    lake = finished_home.home.lake
+    arrow = lake.arrow(tables.VERDICTS)
+    kept = duckdb.sql("select source, count(*) from arrow where keep group by 1 order by 1").fetchall()
+    expected = sorted(Counter(row["source"] for row in arrow.to_pylist() if row["keep"]).items())
+    assert kept == expected
+
+
+def test_the_ledger_names_what_every_step_read(finished_home):
+    home = finished_home.home
+    ledger, plan = home.lake.arrow(tables.LEDGER).to_pylist(), load_plan(home.shards / "plan.json")
+    steps = sum(stage.samples * stage.seq_len for stage in plan.stages) // finished_home.recipe.train.batch_tokens
+    assert {row["step"] for row in ledger} == set(range(1, steps + 1))
+    known = {row["doc_key"] for row in home.lake.arrow(tables.TOKENS, ["doc_key"]).to_pylist()}
+    assert {row["doc_key"] for row in ledger} <= known
+    assert all(0 < row["tokens"] <= finished_home.recipe.train.batch_tokens and row["loss"] > 0 for row in ledger)
+
+
+def test_training_lowers_the_loss_and_the_references_are_there(finished_home):
+    run = next(finished_home.home.runs.iterdir())
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    assert set(evaluation["domains"]) <= {"code", "docs"} and len(evaluation["generations"]) == 2
+    for figures in evaluation["domains"].values():
+        assert list(figures["stages"]) == ["before", "broad", "longer", "anneal"]
+        assert figures["stages"]["anneal"] < figures["stages"]["before"] - 0.5
+        assert 1 < figures["gzip"] < 8 and 1 < figures["unigram"] < 8
+
+
+def test_gzip_and_unigram_references_are_those_of_a_plain_loop(finished_home):
+    import gzip
+    import math
+
+    home = finished_home.home
+    evaluation = json.loads((next(home.runs.iterdir()) / "evaluation.json").read_text())
+    text = {row["doc_id"]: row["text"].encode() for row in home.lake.arrow(tables.DOCUMENTS, ["doc_id", "text"]).to_pylist()}
+    rows = home.lake.arrow(tables.TOKENS, where=pc.field("stream") == "heldout").to_pylist()
+    for domain, figures in evaluation["domains"].items():
+        mine = [row for row in rows if row["domain"] == domain]
+        size = sum(len(text[row["doc_id"]]) for row in mine)
+        packed = sum(len(gzip.compress(text[row["doc_id"]], 9)) for row in mine)
+        counts = Counter(token for row in mine for token in np.frombuffer(row["tokens"], np.uint16).tolist())
+        bits = -sum(n * math.log2(n / counts.total()) for n in counts.values())
+        assert figures["gzip"] == pytest.approx(8 * packed / size) and figures["unigram"] == pytest.approx(bits / size)
+
+
+def test_a_second_run_has_nothing_to_do(finished_home):
+    again = conftest.flows("run", "curriculum", "--recipe", str(finished_home.file), timeout=30)
+    assert again.returncode == 0 and "Nothing to do" in again.stdout
+    assert set(by_state(finished_home).values()) == {"done"}
+
+
+def test_a_changed_threshold_leaves_the_measurements(finished_home):
+    found = by_state(finished_home, rules={"docs": {"too_few_words": 5}})
+    assert {name for name, state in found.items() if state == "done"} == {"ingest", "measure", "dedup"}
+
+
+def test_a_changed_share_leaves_the_tokens(finished_home):
+    stages = [stage.model_dump() for stage in finished_home.recipe.stages]
+    stages[0]["mixture"]["weights"] = {"code": 0.5, "docs": 0.5}
+    found = by_state(finished_home, stages=stages)
+    assert {name for name, state in found.items() if state == "done"} == {"ingest", "measure", "dedup", "judge", "tokenise"}
+
+
+def test_status_says_why(finished_home, tmp_path):
+    value = yaml.safe_load(finished_home.file.read_text())
+    value["train"]["peak_lr"] = 0.001
+    done = conftest.flows("status", "--recipe", str(corpus.save(value, tmp_path / "r.yaml")), env={"COLUMNS": "200"})
+    lines = {line.split()[0]: line for line in done.stdout.splitlines() if line.split()}
+    assert re.search(r"stale .*train\.peak_lr changed", lines["train"]) and re.search(r"stale .*input train changed", lines["evaluate"])
+    assert " done " in lines["shard"]
+
+
+def test_a_table_that_was_changed_by_others_is_noticed(finished_home, tmp_path):
+    import dataclasses
+
+    copy = dataclasses.replace(finished_home.home, root=tmp_path / "home")
+    shutil.copytree(finished_home.home.root, copy.root)
+    log = copy.root / "lake" / "silver" / "verdicts" / "_delta_log"
+    newest = max(log.glob("*.json"))
+    shutil.copy(newest, newest.with_name(f"{int(newest.stem) + 1:020}.json"))
+    (copy.root / "shards" / "plan.json").write_text("{}")
+    found = {state.step.name: state for state in states(finished_home.recipe, copy)}
+    assert found["judge"].state == "stale" and "silver.verdicts is at version" in found["judge"].why
+    assert found["shard"].state == "stale" and "plan.json" in found["shard"].why
+
+
+def test_trace_tells_a_documents_life(finished_home):
+    lake = finished_home.home.lake
+    span = lake.arrow(tables.SPANS).to_pylist()[0]
+    told = conftest.flows("trace", span["doc_id"][:12], "--recipe", str(finished_home.file)).stdout
+    for expected in (span["doc_id"], "n_words", "kept, stream", "in " + span["stream"], "training steps", "nats a token"):
+        assert expected in told, told
+    dropped = lake.arrow(tables.VERDICTS, where=pc.field("reason") == "near_duplicate").to_pylist()[0]
+    told = conftest.flows("trace", dropped["doc_id"], "--recipe", str(finished_home.file)).stdout
+    assert "near duplicate of" in told and "dropped: near_duplicate" in told
+    assert conftest.flows("trace", "zz", "--recipe", str(finished_home.file)).returncode == 1
+
+
+def test_two_runs_in_one_home_are_refused(finished_home, tmp_path):
+    value = yaml.safe_load(finished_home.file.read_text())
+    value["prompts"] = ["x"]
+    file = corpus.save(value, tmp_path / "r.yaml")
+    with finished_home.home.held():
+        second = conftest.flows("run", "curriculum", "--recipe", str(file))
+    assert second.returncode == 1 and "is in use by process" in second.stderr
+
+
+def test_one_core_gives_the_same_manifest_and_loss(finished_home, tmp_path):
+    value = yaml.safe_load(finished_home.file.read_text()) | {"home": str(tmp_path / "home"), "spark": {"master": "local[1]", "driver_memory": "1g"}}
+    done = conftest.flows("run", "curriculum", "--recipe", str(corpus.save(value, tmp_path / "r.yaml")))
+    assert done.returncode == 0, done.stdout + done.stderr
+    first, second = (json.loads((home / "shards" / "manifest.json").read_text()) for home in (finished_home.home.root, tmp_path / "home"))
+    assert first["hash"] == second["hash"]
+
+
+def test_what_it_prints(finished_home):
+    printed = finished_home.printed
+    for step in ("ingest", "measure", "dedup", "judge", "tokenise", "mixture", "shard", "train", "evaluate", "report"):
+        assert re.search(rf"\d+/10 {step} +\d+\.\d s", printed), step
+    for said in ("exact_duplicate", "gzip", "anneal", ".html"):
+        assert said in printed, said

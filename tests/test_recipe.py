@@ -1,0 +1,123 @@
+"""Recipes are refused with the field's path, what was expected and what was found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import corpus
+import pytest
+import yaml
+
+from schemas import recipe as recipes
+from schemas.manifest import Draw, LearningRate, Manifest, Plan, Stage, load_manifest, load_plan, save
+
+RECIPES = sorted((Path(__file__).parents[1] / "flows" / "recipes").glob("*.yaml"))
+
+
+@pytest.fixture
+def good(tmp_path):
+    return corpus.recipe(tmp_path, tmp_path / "home")
+
+
+def changed(value, path: str, new):
+    *parents, last = [int(key) if key.isdigit() else key for key in path.split(".")]
+    at = value
+    for key in parents:
+        at = at[key]
+    at[last] = new
+    return value
+
+
+@pytest.mark.parametrize(
+    "path, new, said",
+    [
+        ("colour", "red", "colour: no such field"),
+        ("sources.0.pth", "x", r"sources\[0\]\.pth: no such field"),
+        ("model.experst", 8, r"model\.experst: "),
+        ("train.learning_rate", 8, r"train\.learning_rate: "),
+        ("stages.0.tokens", "many", r"stages\[0\]\.tokens: .*integer.*found 'many'"),
+        ("stages.0.tokens", -5, r"stages\[0\]\.tokens: .*greater than 0, found -5"),
+        ("stages.0.mixture.weights", {"code": 0.9}, r"stages\[0\]\.mixture: weights must sum to 1, found 0.9"),
+        ("stages.0.mixture.weights", {"code": 0.5, "cod": 0.5}, r"stages\[0\]\.mixture\.weights: expected names among code, docs; found cod"),
+        ("stages.1.mixture.tiers", {"hi": 2}, r"stages\[1\]\.mixture\.tiers: expected names among high, low; found hi"),
+        ("stages.0.seq_len", 100, r"stages\[0\]\.seq_len \(100\) must divide train\.batch_tokens \(1024\)"),
+        ("stages.0.lr", {"shape": "cubic"}, r"stages\[0\]\.lr: .*expected|shape must be constant"),
+        ("stages.0.name", "anneal", "names must differ, found twice: anneal"),
+        ("stages", [], "stages: .*at least 1"),
+        ("tiers", {"high": 0.6}, "tiers must begin at different percentiles, one of them at 0"),
+        ("quality.poems", {"positives": [{"source": "docs"}]}, "quality: expected names among code, docs; found poems"),
+        ("quality.docs.positives", [{"source": "dcos"}], r"quality\.docs\.positives: expected names among code, docs; found dcos"),
+        ("model.heads", 5, r"model: d_model \(32\) must divide by heads \(5\)"),
+        ("train.precision", "fp8", "precision must be bf16 or fp32, found 'fp8'"),
+        ("home", 7, r"home: .*string.*found 7"),
+    ],
+)
+def test_a_wrong_recipe_is_refused_with_place_expected_and_found(good, tmp_path, path, new, said):
+    file = corpus.save(changed(good, path, new), tmp_path / "r.yaml")
+    with pytest.raises(recipes.RecipeError, match=said) as refused:
+        recipes.load(file)
+    assert str(refused.value).startswith(str(file))
+
+
+def test_a_sequence_must_be_short_against_a_window(good, tmp_path):
+    value = changed(changed(good, "stages.0.seq_len", 512), "window_tokens", 1024)
+    with pytest.raises(recipes.RecipeError, match=r"stages\[0\]\.seq_len \(512\) must be at most a quarter of window_tokens \(1024\)"):
+        recipes.load(corpus.save(value, tmp_path / "r.yaml"))
+
+
+@pytest.mark.parametrize(
+    "content, said",
+    [
+        (b"a: [1, 2", "not YAML"),
+        (b"\xff\xfe\x00", "not YAML"),
+        (b"", "valid dictionary"),
+        (b"- 1", "valid dictionary"),
+        (b"home: !!python/object/apply:os.system ['touch /tmp/owned']", "not YAML"),
+        (b"#" * (recipes.RECIPE_BYTES + 1), "at most"),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_refused(tmp_path, content, said):
+    file = tmp_path / "r.yaml"
+    file.write_bytes(content)
+    with pytest.raises(recipes.RecipeError, match=said):
+        recipes.load(file)
+    with pytest.raises(recipes.RecipeError, match="no such recipe"):
+        recipes.load(tmp_path / "other.yaml")
+
+
+@pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.name)
+def test_shipped_recipes_load(file):
+    assert recipes.load(file).home.startswith("millrace-home/")
+
+
+def test_the_fingerprint_is_of_what_decides_the_result(good, tmp_path):
+    def mark(path: str, new) -> str:
+        return recipes.load(corpus.save(changed(yaml.safe_load(yaml.safe_dump(good)), path, new), tmp_path / "r.yaml")).fingerprint
+
+    same = recipes.load(corpus.save(good, tmp_path / "r.yaml")).fingerprint
+    assert mark("home", "elsewhere") == mark("spark.master", "local[7]") == same
+    assert len({same, mark("seed", 18), mark("stages.0.tokens", 99), mark("model.experts", 5)}) == 4
+
+
+def test_every_field_is_described():
+    rows = list(recipes.fields())
+    assert all(meaning for _, _, _, meaning in rows)
+    paths = [path for path, *_ in rows]
+    assert len(set(paths)) == len(paths)
+    for expected in ("sources[].reader", "stages[].mixture.weights", "stages[].lr.shape", "model.top_k", "quality.<name>.positives[].uri"):
+        assert expected in paths
+
+
+def test_manifest_and_plan_come_back_as_they_were_and_changes_by_hand_are_noticed(tmp_path):
+    stage = Stage("one", 0, 8, 128, (Draw("a.high", 5, 0), Draw("b.all", 3, 2)), LearningRate("linear", 1.0, 0.1, 100))
+    plan = Plan(17, (stage,))
+    save(plan, tmp_path / "plan.json")
+    assert load_plan(tmp_path / "plan.json") == plan
+    manifest = Manifest("r", {"eot": 1}, {"silver.tokens": "f"}, (), (), ())
+    save(manifest, tmp_path / "manifest.json")
+    assert load_manifest(tmp_path / "manifest.json") == manifest
+    (tmp_path / "plan.json").write_text((tmp_path / "plan.json").read_text().replace('"samples": 5', '"samples": 6'))
+    with pytest.raises(ValueError, match=r"draws give 9 samples|changed by hand"):
+        load_plan(tmp_path / "plan.json")
+    with pytest.raises(FileNotFoundError, match="flows run shard"):
+        load_manifest(tmp_path / "other.json")

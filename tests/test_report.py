@@ -1,0 +1,393 @@
+"""The report against a small lake whose numbers were counted by hand: facts, page, and what a hostile text can do to it."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from pyspark.sql import functions as F
+from rich.console import Console
+
+from flows import report
+from flows.home import Home, Receipt, write_json
+from flows.report import corpus, plots, samples, training
+from flows.steps import STEPS, Job, ddl
+from flows.summary import print_summary
+from pipelines.measure import signal_columns
+from schemas import tables
+from schemas.recipe import Recipe
+
+HOSTILE = "<script>alert(1)</script></pre><img src=x onerror=alert(2)> {{ 7 * 7 }} https://evil.example/x.js \x1b[31mred \u202e reversed"
+RECIPE = {
+    "home": "unused",
+    "sources": [
+        {"name": "code", "reader": "python-code", "domain": "code"},
+        {"name": "docs", "reader": "python-docs", "domain": "docs"},
+    ],
+    "tiers": {"high": 0.5, "low": 0.0},
+    "window_tokens": 1024,
+    "stages": [
+        {"name": "broad", "tokens": 256, "seq_len": 64},
+        {"name": "anneal", "tokens": 128, "seq_len": 128, "lr": {"shape": "one_minus_sqrt", "start": 1.0, "end": 0.0}},
+    ],
+    "model": {"layers": 2, "experts": 4, "top_k": 2, "d_model": 24, "heads": 2, "kv_heads": 1},
+    "train": {"batch_tokens": 128},
+}
+
+# number, source, text, reasons, tier, held out, tokens, signals that differ from those of a good document
+DOCUMENTS = (
+    (1, "code", "def one():\n    return 1\n" * 4, [], "high", False, 30, {}),
+    (2, "code", "x" * 700, [], "low", False, 20, {}),
+    (3, "code", "class Three:\n    pass\n", [], "high", True, 10, {}),
+    (4, "code", "1, 2, 3", ["too_short", "few_letters"], None, False, None, {"alpha_frac": 0.125}),
+    (5, "code", "four", ["too_short"], None, False, None, {}),
+    (6, "code", "def one():\n    return 1\n" * 4, ["exact_duplicate"], None, False, None, {}),
+    (7, "docs", HOSTILE, [], "high", False, 40, {}),
+    (8, "docs", "<b>nothing</b>", ["no_stop_words", "near_duplicate"], None, False, None, {"stop_words": 1}),
+    (9, "docs", HOSTILE + "!", ["near_duplicate"], None, False, None, {}),
+)
+REJECTS = (("docs", "a.md", "invalid_utf8", 5), ("docs", "b.md", "invalid_utf8", 7), ("docs", "<u>c</u>.md", "empty_text", 0))
+GOOD = {"alpha_frac": 0.6, "mean_line_len": 30.0, "stop_words": 5, "n_words": 100, "mean_word_len": 5.0, "alpha_word_frac": 0.9,
+        "lang_score": 0.9, "lang": "en", "text_hash": "0" * 32}  # fmt: skip
+CLUSTERS = {6: (1, 2, True), 1: (1, 1, True), 7: (7, 1, True), 8: (7, 3, False), 9: (7, 2, False)}  # number: cluster, rank, exact
+SIZES = {1: 2, 7: 3}
+
+
+def doc_id(number: int) -> str:
+    return f"{number:032x}"
+
+
+def blank(type_name: str):
+    return {"int": 0, "bigint": 0, "double": 0.0, "string": "", "binary": b"", "array<bigint>": []}[type_name]
+
+
+def signals_row(number: int, source: str, text: str, reasons: list, special: dict) -> dict:
+    values = {column.name: blank(column.type) for column in signal_columns()} | GOOD | special
+    quality = 0.9 if not reasons else 0.2
+    return {"doc_id": doc_id(number), "source": source, "domain": source, "n_bytes": len(text.encode()), **values, "quality": quality}
+
+
+def table_rows() -> list[tuple[tables.Table, list[dict]]]:
+    """Every table with its rows."""
+    documents, signals, clusters, verdicts, tokens = [], [], [], [], []
+    for number, source, text, reasons, tier, heldout, n_tokens, special in DOCUMENTS:
+        base = {"doc_id": doc_id(number), "source": source, "domain": source, "n_bytes": len(text.encode())}
+        documents.append({**base, "snapshot": "1", "uri": f"{number}.txt", "licence": "MIT" if number % 2 else None, "text": text})
+        signals.append(signals_row(number, source, text, reasons, special))
+        root, rank, exact = CLUSTERS.get(number, (number, 1, True))
+        clusters.append({**base, "cluster_id": doc_id(root), "size": SIZES.get(root, 1), "rank": rank, "keeper": doc_id(root), "exact": exact})
+        verdict = {"keep": not reasons, "reason": reasons[0] if reasons else None, "reasons": reasons}
+        verdicts.append({**base, **verdict, "percentile": None if reasons else 0.75, "tier": tier, "heldout": heldout})
+        if n_tokens:
+            stream = "heldout" if heldout else f"{source}.{tier}"
+            tokens.append({**base, "doc_key": number, "stream": stream, "n_tokens": n_tokens, "tokens": b"\0\0" * n_tokens})
+    rejects = [
+        {"source": source, "snapshot": "1", "uri": uri, "reason": reason, "detail": "expected text", "n_bytes": size} for source, uri, reason, size in REJECTS
+    ]
+    mixture = [
+        {"stage": stage, "position": position, "stream": stream, "source": stream.split(".")[0], "weight": 0.5, "samples": tokens // 2 // seq_len,
+         "seq_len": seq_len, "tokens": tokens // 2, "unique_tokens": 100, "epochs": 1.28, "effective_tokens": 127.0}
+        for position, (stage, seq_len, tokens) in enumerate([("broad", 64, 256), ("anneal", 128, 128)]) for stream in ("code.high", "docs.high")
+    ]  # fmt: skip
+    spans = [
+        {"stream": "code.high", "seq_len": 64, "window": 0, "sample": sample, "slot": slot, "doc_id": doc_id(1), "doc_start": begin, "start": 0, "n_tokens": n}
+        for sample, slot, begin, n in ((0, 0, 0, 20), (0, 1, 20, 12), (1, 0, 0, 64))
+    ]  # fmt: skip
+    return [
+        (tables.DOCUMENTS, documents), (tables.REJECTS, rejects), (tables.SIGNALS.extended(signal_columns()), signals), (tables.CLUSTERS, clusters),
+        (tables.VERDICTS, verdicts), (tables.TOKENS, tokens), (tables.MIXTURE, mixture), (tables.SPANS, spans),
+    ]  # fmt: skip
+
+
+def write_run(job: Job) -> None:
+    """The files that a finished training and evaluation leave."""
+    folder = job.run_folder
+    folder.mkdir(parents=True)
+    lines = [
+        {"step": i, "stage": "broad" if i < 2 else "anneal", "tokens": 128 * (i + 1), "loss": 8.0 - i, "balance": 1.1, "lr": 1e-3, "grad_norm": 1.5,
+         "load_entropy": 0.98, "load_max": 1.3} for i in range(3)
+    ]  # fmt: skip
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "seconds.jsonl").write_text("".join(json.dumps({"step": i, "seconds": 0.5}) + "\n" for i in range(3)))
+    evaluations = [{"stage": name, "domains": {"code": {}, "docs": {}}} for name in ("before training", "broad", "anneal")]
+    write_json(folder / "result.json", {
+        "steps": 3, "tokens": 384, "seconds": 2.5, "final_loss": 6.0, "evaluations": evaluations,
+        "expert_load": [[0.25, 0.25, 0.25, 0.25], [0.4, 0.2, 0.2, 0.2]], "parameters": {"total": 1000, "active": 400},
+    })  # fmt: skip
+    stages = {"before training": 8.5, "broad": 3.0, "anneal": 2.0}
+    figures = {"documents": 1, "bytes": 21, "gzip": 4.0, "final": 2.0, "stages": stages}
+    domains = {"code": {**figures, "unigram": 3.5}, "docs": {**figures, "unigram": 1.5}}
+    write_json(folder / "evaluation.json", {"domains": domains, "generations": [{"prompt": "def ", "text": "[bold]<i>f</i>\x1b[2J"}]})
+    write_json(job.home.models / "tokenizer.json", {"name": "bpe", "vocab_size": 512, "eot": 511})
+    card = {"domain": "code", "auc": 0.91, "positives": 30, "pool": 40, "recipe": {"positives": [{"source": "code", "uri": "<a>*"}], "documents": 40}}
+    write_json(job.home.models / "quality-code.json", card)
+
+
+def receipt(step: str, **other) -> Receipt:
+    empty = {"part": None, "inputs": {}, "tables": {}, "files": {}, "counts": {}, "run": "r", "seconds": 1.5, "finished_at": "2026-01-01T00:00:00+00:00"}
+    return Receipt(**{"step": step, "fingerprint": step * 4, **empty, **other})
+
+
+@pytest.fixture(scope="module")
+def job(spark, tmp_path_factory) -> Job:
+    """A job whose report step is next: tables, run folder and receipts are there."""
+    home = Home(tmp_path_factory.mktemp("home"))
+    job = Job(Recipe.model_validate(RECIPE), home, {step.name: step.name * 6 for step in STEPS})
+    job.spark = spark
+    for table, rows in table_rows():
+        values = [tuple(row[name] for name in table.column_names) for row in rows]
+        home.lake.write(spark.createDataFrame(values, ddl(table)), table, {"step": "test"})
+    write_run(job)
+    home.keep(receipt("ingest", tables={"bronze.documents": 1, "bronze.rejects": 1}, counts={"documents": 9.0}))
+    home.keep(receipt("judge", tables={"silver.verdicts": 1}))
+    return job
+
+
+@pytest.fixture(scope="module")
+def page(job) -> Path:
+    return report.write(job)
+
+
+@pytest.fixture(scope="module")
+def facts(page) -> dict:
+    return json.loads(page.with_suffix(".json").read_text())
+
+
+def test_funnel_is_what_was_counted_by_hand(facts):
+    code, docs = facts["funnel"]
+    n_bytes = {number: len(text.encode()) for number, _, text, *_ in DOCUMENTS}
+    assert (code["records"], code["documents"], docs["records"], docs["documents"]) == (6, 6, 6, 3)
+    assert code["lost"] == [
+        {"reason": "too_short", "documents": 2, "bytes": n_bytes[4] + n_bytes[5]},
+        {"reason": "exact_duplicate", "documents": 1, "bytes": n_bytes[6]},
+    ]
+    assert [(row["reason"], row["documents"]) for row in docs["rejected"]] == [("empty_text", 1), ("invalid_utf8", 2)]
+    assert docs["rejected"][1]["bytes"] == 12
+    assert code["kept"] == {"documents": 3, "bytes": n_bytes[1] + n_bytes[2] + n_bytes[3]}
+    assert code["heldout"] == {"documents": 1, "bytes": n_bytes[3]}
+    assert (code["tokens"], docs["tokens"], facts["totals"]["tokens"]) == (50, 40, 90)
+    assert code["complaints"] == docs["complaints"] == []
+
+
+def test_outcomes_partition_the_records(facts):
+    for row in facts["funnel"]:
+        assert sum(one["documents"] for one in row["outcomes"]) == row["records"]
+    assert [(one["outcome"], one["documents"]) for one in facts["totals"]["outcomes"]] == [
+        ("for training", 3), ("held out", 1), ("dropped by rules", 3), ("near duplicates", 1), ("exact duplicates", 1), ("rejected", 3)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "table, said",
+    [
+        (tables.DOCUMENTS, "8 documents were ingested, 9 have a verdict"),
+        (tables.VERDICTS, "9 documents were ingested, 8 have a verdict"),
+        (tables.TOKENS, "4 documents were kept, 3 documents have tokens"),
+    ],
+)
+def test_a_missing_row_is_a_complaint(job, table, said):
+    read = (tables.DOCUMENTS, tables.REJECTS, tables.VERDICTS, tables.TOKENS)
+    found = {one.name: job.read(one).withColumn("source", F.lit("all")) for one in read}
+    found[table.name] = found[table.name].where(F.col("doc_id") != doc_id(7))
+    (row,) = corpus.funnel([("all", "mixed")], *found.values())
+    assert said in row["complaints"]
+
+
+def test_writing_raises_when_a_verdict_is_missing_and_the_page_says_so(job, tmp_path):
+    shutil.copytree(job.home.root, tmp_path / "home")
+    broken = Job(job.recipe, Home(tmp_path / "home"), job.fingerprints)
+    broken.spark = job.spark
+    verdicts = job.read(tables.VERDICTS).where(F.col("doc_id") != doc_id(5))
+    broken.home.lake.write(verdicts, tables.VERDICTS, {})
+    with pytest.raises(report.DoesNotAddUp, match="source code: 6 documents were ingested, 5 have a verdict"):
+        report.write(broken)
+    (page,) = broken.home.report.glob("*.html")
+    assert "The counts do not add up" in page.read_text()
+
+
+def test_rules_count_all_only_and_first(facts):
+    counts = {(row["domain"], row["rule"]): (row["any"], row["only"], row["first"]) for row in facts["rules"]}
+    assert counts["code", "too_short"] == (2, 1, 2)
+    assert counts["code", "few_letters"] == (1, 0, 0)
+    assert counts["code", "exact_duplicate"] == (1, 1, 1)
+    assert counts["docs", "no_stop_words"] == (1, 0, 1)
+    assert counts["docs", "near_duplicate"] == (2, 1, 1)
+    assert counts["docs", "lorem_ipsum"] == (0, 0, 0)
+
+
+def test_clusters_are_counted_by_size_and_the_largest_shown_with_their_text(facts):
+    found = facts["duplicates"]
+    assert found["histogram"] == [
+        {"from": 1, "to": 1, "clusters": 4, "documents": 4},
+        {"from": 2, "to": 2, "clusters": 1, "documents": 2},
+        {"from": 3, "to": 4, "clusters": 1, "documents": 3},
+    ]
+    first, second = found["largest"]
+    assert (first["doc_id"], first["size"], second["size"]) == (doc_id(7), 3, 2)
+    assert first["sources"] == [{"source": "docs", "documents": 3, "exact": 1}]
+    assert [member["uri"] for member in first["members"]] == ["8.txt", "9.txt"]
+    assert first["text"].startswith("<script>")
+
+
+def test_histograms_hold_every_document_and_reach_over_the_threshold(facts):
+    found = {(entry["domain"], entry["signal"]): entry for entry in facts["signals"]}
+    alpha = found["code", "alpha_frac"]
+    assert sum(alpha["counts"]) == 6
+    assert alpha["low"] == 0.125 and alpha["counts"][0] == alpha["failed"][0] == sum(alpha["failed"]) == 1  # document 4
+    assert sum(found["docs", "lorem_ipsum"]["failed"]) == 0  # 0 is not above 0
+    assert alpha["thresholds"] == [{"rule": "few_letters", "side": "below", "value": 0.25}]
+    for entry in facts["signals"]:
+        assert all(entry["low"] <= mark["value"] < entry["high"] for mark in entry["thresholds"])
+    assert ("docs", "alpha_frac") not in found  # no rule of docs looks at it
+
+
+@pytest.mark.parametrize(
+    "tails, value, expected",
+    [
+        ([0.0, 1.0], 0.5, {"low": 0.0, "high": 1.08, "log": False}),
+        ([10.0, 100_000.0], 100, {"low": 10.0, "high": 107_999.2, "log": True}),
+        ([0.0, 0.0], 0, {"low": 0.0, "high": 1.0, "log": False}),
+    ],
+)
+def test_a_histograms_scale(tails, value, expected):
+    assert corpus.scale(tails, [{"value": value}]) == pytest.approx(expected)
+
+
+def test_languages_quality_packing(facts):
+    assert [(row["domain"], row["lang"], row["documents"]) for row in facts["languages"]] == [("code", "en", 6), ("docs", "en", 3)]
+    assert {(row["domain"], row["tier"]): sum(row["counts"]) for row in facts["quality"]} == {
+        ("code", "dropped"): 3, ("code", "high"): 2, ("code", "low"): 1, ("docs", "dropped"): 2, ("docs", "high"): 1
+    }  # fmt: skip
+    (row,) = facts["packing"]
+    assert (row["samples"], row["pieces"], row["continued"], row["fill"]) == (2, 3, 1, 96 / 128)
+
+
+def test_samples_show_the_value_that_failed(facts):
+    dropped = {(row["domain"], row["reason"], row["doc_id"]): row for row in facts["samples"]["dropped"]}
+    row = dropped["code", "few_letters", doc_id(4)]
+    assert (row["signal"], row["value"], row["threshold"], row["side"]) == ("alpha_frac", 0.125, 0.25, "below")
+    assert ("docs", "near_duplicate", doc_id(9)) in dropped
+    assert [(row["tier"], row["doc_id"]) for row in facts["samples"]["kept"] if row["domain"] == "code"] == [("high", doc_id(1)), ("low", doc_id(2))]
+    long = next(row for row in facts["samples"]["kept"] if row["doc_id"] == doc_id(2))
+    assert long["cut"] and len(long["text"]) == samples.CHARS
+
+
+def test_training_and_evaluation(facts):
+    assert facts["training"]["tokens_per_second"] == 256
+    assert facts["training"]["stages"] == [{"stage": "broad", "first": 0, "last": 1}, {"stage": "anneal", "first": 2, "last": 2}]
+    code, docs = facts["evaluation"]["domains"]
+    assert [one["stage"] for one in code["stages"]] == ["before training", "broad", "anneal"]
+    assert code["beats"] == {"unigram": True, "gzip": True}
+    assert docs["beats"] == {"unigram": False, "gzip": True}
+    assert not facts["evaluation"]["beats_both"]
+    assert [stage["tokens"] for stage in facts["stages"]] == [256, 128]
+
+
+def test_curves_are_thinned_inside_their_stage():
+    steps = [{"step": i, "stage": "a" if i < 500 else "b", "tokens": i, "loss": float(i)} for i in range(1000)]
+    curve = training.thinned(steps, 100)
+    assert len(curve) == 100
+    assert curve[0]["loss"] == 4.5 and curve[0]["tokens"] == 9
+    assert [point["stage"] for point in curve].count("a") == 50
+
+
+class Page(HTMLParser):
+    """What a browser would act on, and whether every element that is opened is closed."""
+
+    VOID = {"meta", "img", "link", "br", "path", "rect", "line", "use"}
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.tags, self.loads, self.ids, self.handlers = [], set(), [], [], []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.add(tag)
+        for name, value in attributes:
+            if name in ("src", "href", "xlink:href", "action", "data", "poster", "srcset"):
+                self.loads.append(value)
+            if name == "id":
+                self.ids.append(value)
+            if name.startswith("on"):
+                self.handlers.append(name)
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        if tag not in self.VOID:
+            self.open.pop()
+
+
+@pytest.fixture(scope="module")
+def parsed(page) -> Page:
+    parser = Page()
+    parser.feed(page.read_text())
+    parser.close()
+    return parser
+
+
+def test_the_page_is_well_formed_and_small(page, parsed):
+    assert parsed.open == []
+    assert len(parsed.ids) == len(set(parsed.ids))
+    assert page.stat().st_size < 2_000_000
+
+
+def test_the_page_loads_nothing_and_runs_nothing(page, parsed):
+    assert parsed.loads and all(target.startswith("#") for target in parsed.loads)
+    assert {target[1:] for target in parsed.loads} <= set(parsed.ids)
+    assert not parsed.tags & {"script", "img", "link", "iframe", "object", "embed", "base", "form"}
+    assert not parsed.handlers
+    assert not re.search(r"@import|url\((?!#)", page.read_text())
+
+
+def test_text_of_documents_stays_text(page):
+    html = page.read_text()
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;&lt;/pre&gt;" in html
+    assert "{{ 7 * 7 }}" in html  # shown, not evaluated
+    assert "\x1b" not in html and "\u202e" not in html
+    assert r"\x1b[31mred \u202e reversed" in html
+    assert "<u>" not in html and "<a>*" not in html and "<i>f</i>" not in html
+
+
+def test_printable_leaves_scripts_and_emoji_alone():
+    text = "naïve καλημέρα नमस्ते 👩\u200d🚀 a\tb\n"
+    assert samples.printable(text) == text
+    assert samples.printable("a\x00b\u2066\x9b") == "a\\x00b\\u2066\\x9b"
+
+
+def test_a_report_is_the_same_when_it_is_made_again(job, page):
+    before = page.read_bytes(), page.with_suffix(".json").read_bytes()
+    report.write(job)
+    assert (page.read_bytes(), page.with_suffix(".json").read_bytes()) == before
+
+
+def test_plots_follow_the_pages_colours(facts):
+    for svg in [*plots.training_plots(facts["training"]), plots.bits_plot(facts["evaluation"]["domains"][0])]:
+        assert "var(--a)" in svg
+        assert not any(stand_in in svg for stand_in in plots.COLOURS.values())
+        assert set(re.findall(r"#[0-9a-f]{6}", svg)) <= {"#000000"}
+
+
+@pytest.mark.parametrize("value, said", [(0, "0"), (0.25, "0.25"), (1024, "1,024"), (12_345, "12.3k"), (4_560_000, "4.56M"), (None, "")])
+def test_short_numbers(value, said):
+    assert plots.short(value) == said
+
+
+def test_summary_fits_100_columns_and_says_the_main_figures(job, page):
+    job.home.keep(receipt("report", files={str(page.relative_to(job.home.root)): page.stat().st_size}))
+    output = io.StringIO()
+    print_summary(job.recipe, job.home, Console(file=output, width=100))
+    said = output.getvalue()
+    assert max(len(line) for line in said.splitlines() if str(page) not in line) <= 100
+    assert "\x1b[2J" not in said
+    for expected in ("too_short", "8.500", "2.000", "gzip -9", "[bold]<i>f</i>", page.name, "anneal", "code.high"):
+        assert expected in said.replace("\n", "")
