@@ -221,7 +221,7 @@ def train(job: Job) -> Counts:
 
     result = run_training(job.home.shards, job.run_folder, job.recipe.model, job.recipe.train, job.on_training)
     store_ledger(job)
-    return {"steps": result["steps"], "tokens": result["tokens"], "loss": result["loss"]}
+    return {"steps": result["steps"], "tokens": result["tokens"], "loss": result["final_loss"]}
 
 
 def store_ledger(job: Job) -> None:
@@ -261,7 +261,7 @@ def evaluation_file(job: Job) -> Path:
 def report(job: Job) -> Counts:
     from flows.report import write
 
-    page = write(job.recipe, job.home, job.run_folder, report_file(job))
+    page = write(job)
     return {"bytes": page.stat().st_size}
 
 

@@ -17,6 +17,8 @@ from schemas.recipe import Recipe
 
 GENERATIONS = 2
 GENERATED_CHARS = 300
+OUTCOMES = {"rejected": "rejected", "dropped by rules": "by rules", "near duplicates": "near dup.", "exact duplicates": "exact dup.",
+            "held out": "held out", "for training": "for training"}  # fmt: skip
 
 
 def print_summary(recipe: Recipe, home: Home, console: Console) -> None:
@@ -52,14 +54,14 @@ def _table(title: str, *columns: str, words: int = 1) -> Table:
 
 
 def funnel(facts: dict[str, Any]) -> Table:
-    """A row a source: documents and bytes, from in to tokens."""
-    table = _table("What came through", "source", "", "in", "rejected", "by rules", "near dup.", "exact dup.", "held out", "for training", "tokens", words=2)
+    """Two rows a source: documents and bytes, from in to tokens."""
+    table = _table("What came through", "source", "", "in", *OUTCOMES.values(), "tokens", words=2)
     for row in facts["funnel"]:
         by_name = {one["outcome"]: one for one in row["outcomes"]}
-        order = ("rejected", "dropped by rules", "near duplicates", "exact duplicates", "held out", "for training")
-        whole = sum(one["bytes"] for one in row["outcomes"])
-        table.add_row(row["source"], "documents", f"{row['records']:,}", *(f"{by_name[name]['documents']:,}" for name in order), f"{row['tokens']:,}")
-        table.add_row("", "bytes", size(whole), *(size(by_name[name]["bytes"]) for name in order), "")
+        documents = [by_name[name]["documents"] for name in OUTCOMES]
+        n_bytes = [by_name[name]["bytes"] for name in OUTCOMES]
+        table.add_row(row["source"], "documents", *(f"{n:,}" for n in (row["records"], *documents, row["tokens"])))
+        table.add_row("", "bytes", *(size(n) for n in (sum(n_bytes), *n_bytes)), "")
         for said in row["complaints"]:
             table.add_row(Text("does not add up", "red"), Text(said, "red"))
     return table
@@ -79,8 +81,8 @@ def curriculum(facts: dict[str, Any]) -> Table:
     for stage in facts["stages"]:
         name = stage["stage"]
         for row in (row for row in stage["streams"] if row["tokens"]):
-            numbers = (share(row["weight"], 1), f"{row['tokens']:,}", f"{row['seq_len']:,}", f"{row['epochs']:.2f}", f"{row['effective_tokens']:,.0f}")
-            table.add_row(name, row["stream"], *numbers)
+            worth = (f"{row['epochs']:.2f}", f"{row['effective_tokens']:,.0f}")
+            table.add_row(name, row["stream"], share(row["weight"], 1), f"{row['tokens']:,}", f"{row['seq_len']:,}", *worth)
             name = ""
     return table
 

@@ -114,14 +114,18 @@ class Experts(torch.autograd.Function):
         router_dtype, weight_dtype = ctx.dtypes
         gate_PF, linear_PF = h_PG.chunk(2, dim=1)
         dy_PD = dout_TD.index_select(0, pair_P // ctx.top_k)
-        act_PF = F.silu(gate_PF)
+        sigmoid_PF = gate_PF.sigmoid()
+        act_PF = gate_PF * sigmoid_PF
         a_PF = act_PF * linear_PF
         da_PF = _products(dy_PD, down_EFD.transpose(1, 2), ctx.spans)
         dweights_TK = (da_PF * a_PF).sum(1, dtype=router_dtype).index_select(0, place_R).view(-1, ctx.top_k)
         dw2_EFD = _outer_products(a_PF.mul_(weight_P1), dy_PD, down_EFD, ctx.spans)
         da_PF.mul_(weight_P1)
-        dgate_PF = torch.ops.aten.silu_backward(da_PF * linear_PF, gate_PF)
-        dh_PG = torch.cat([dgate_PF, da_PF.mul_(act_PF)], dim=1)
+        dh_PG = torch.empty_like(h_PG)
+        dgate_PF, dlinear_PF = dh_PG.chunk(2, dim=1)
+        torch.mul(da_PF, act_PF, out=dlinear_PF)
+        dsilu_PF = torch.lerp(act_PF, act_PF.new_ones(()), sigmoid_PF, out=act_PF)  # silu' = act + sigmoid * (1 - act)
+        torch.mul(da_PF.mul_(linear_PF), dsilu_PF, out=dgate_PF)
         dx_TD = _sum_choices(_products(dh_PG, up_EGD, ctx.spans), place_R, ctx.top_k)
         dw1_EFD, dv1_EFD = _outer_products(dh_PG, x_PD, up_EGD, ctx.spans).chunk(2, dim=1)
         dw1, dv1, dw2 = (d.to(weight_dtype).reshape(-1, d.shape[2]) for d in (dw1_EFD, dv1_EFD, dw2_EFD))
@@ -154,5 +158,5 @@ def _outer_products(a_PM: Tensor, b_PN: Tensor, like_EMN: Tensor, spans: list[tu
 
 
 def _sum_choices(y_PD: Tensor, place_R: Tensor, top_k: int) -> Tensor:
-    """Sum the K rows of each token, [T, D], always in the order of its choices."""
-    return y_PD.index_select(0, place_R).view(-1, top_k, y_PD.shape[1]).sum(1)
+    """Sum the K rows of each token, [T, D], always in the order of its choices. An embedding bag gathers and sums in one pass."""
+    return F.embedding_bag(place_R.view(-1, top_k), y_PD, mode="sum")

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from model.transformer import KeyValues, Transformer
+from schemas.training import ModelConfig
+
+
+def load(folder: Path) -> Transformer:
+    """A trained model from its `final` folder: weights.safetensors and config.json; nothing is unpickled."""
+    about = json.loads((folder / "config.json").read_text())
+    model = Transformer(ModelConfig(**about["model"]), about["vocab_size"])
+    model.load_state_dict(load_file(folder / "weights.safetensors"))
+    return model.eval()
 
 
 @torch.inference_mode()

@@ -55,16 +55,14 @@ def _forward(states_TD: Tensor, head_VD: Tensor, targets_T: Tensor, derive: bool
     x_TD, w_VD, wide = states_TD.to(dtype), head_VD.to(dtype), torch.promote_types(dtype, torch.float32)
     losses_T = torch.empty(len(x_TD), dtype=wide, device=x_TD.device)
     dx_TD, dw_VD = (torch.empty_like(x_TD), torch.zeros_like(head_VD)) if derive else (None, None)
-    share_T1 = ((targets_T >= 0) / _count(targets_T)).to(wide)[:, None]
+    share_T1 = ((targets_T >= 0) / _count(targets_T)).to(dtype)[:, None]
     for start in range(0, len(x_TD), rows := max(1, CHUNK_LOGITS // len(w_VD))):
         here = slice(start, start + rows)
         at = targets_T[here, None].clamp(min=0)
-        logits = torch.mm(x_TD[here], w_VD.t()).to(wide)
-        peak, chosen = logits.amax(1, keepdim=True), logits.gather(1, at)
-        total = logits.sub_(peak).exp_().sum(1, keepdim=True)
-        losses_T[here] = (total.log() + peak - chosen)[:, 0]
+        probs = torch.mm(x_TD[here], w_VD.t()).softmax(-1, dtype=wide)
+        losses_T[here] = -probs.gather(1, at)[:, 0].clamp(min=torch.finfo(wide).tiny).log()  # in fp32 none above 87 nats
         if derive:
-            dlogits = logits.mul_(share_T1[here] / total).scatter_add_(1, at, -share_T1[here]).to(dtype)
-            torch.mm(dlogits, w_VD, out=dx_TD[here])
-            dw_VD += torch.mm(dlogits.t(), x_TD[here])
+            dlogits = probs.scatter_add_(1, at, -torch.ones_like(at, dtype=wide)).to(dtype)  # share_T1 is applied to the smaller factors
+            torch.mul(torch.mm(dlogits, w_VD), share_T1[here], out=dx_TD[here])
+            dw_VD += torch.mm(dlogits.t(), x_TD[here] * share_T1[here])
     return losses_T * (targets_T >= 0), dx_TD, dw_VD

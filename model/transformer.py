@@ -101,8 +101,9 @@ class Transformer(nn.Module):
         With `past` (one segment only), the tokens follow those already there, and are added to it.
         """
         x = F.embedding(tokens_BL, self.embedding)
-        turn = rotation(positions_BL, self.config)
-        bias = mask_bias(segments_BL, past.length if past else 0, compute_dtype(x))
+        dtype = compute_dtype(x)
+        turn = rotation(positions_BL, self.config, dtype)
+        bias = mask_bias(segments_BL, past.length if past else 0, dtype)
         balances, loads = [], []
         for layer, block in enumerate(self.blocks):
             x = x + block.attention(block.norm_1(x), turn, bias, past, layer)
@@ -117,18 +118,18 @@ class Transformer(nn.Module):
         return F.linear(states, self.head)
 
 
-def rotation(positions_BL: Tensor, config: ModelConfig) -> tuple[Tensor, Tensor]:
-    """Cosine and sine [B, L, 1, C / 2] of RoPE's angles (Su et al. 2104.09864), in fp32."""
+def rotation(positions_BL: Tensor, config: ModelConfig, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Cosine and sine [B, L, 1, C / 2] of RoPE's angles (Su et al. 2104.09864), found in fp32."""
     half = config.d_model // config.heads // 2
     frequencies = config.rope_theta ** (torch.arange(half, device=positions_BL.device, dtype=torch.float32) / -half)
     angles = positions_BL[..., None, None].float() * frequencies
-    return angles.cos(), angles.sin()
+    return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
 def rotate(x_BLHC: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn channel pairs (c, c + C/2), the GPT-NeoX order that DBRX uses."""
     a, b = x_BLHC.chunk(2, dim=-1)
-    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1).to(x_BLHC.dtype)
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
 
 
 def mask_bias(segments_BL: Tensor, past: int, dtype: torch.dtype) -> Tensor:
@@ -137,9 +138,8 @@ def mask_bias(segments_BL: Tensor, past: int, dtype: torch.dtype) -> Tensor:
     allowed = torch.ones(length, past + length, dtype=torch.bool, device=segments_BL.device).tril(past)
     if not past:
         allowed = allowed & (segments_BL[:, :, None] == segments_BL[:, None, :])
-    return torch.zeros(allowed.shape, dtype=dtype, device=segments_BL.device).masked_fill_(~allowed, -math.inf).expand(
-        len(segments_BL), -1, -1
-    )
+    bias = torch.zeros(allowed.shape, dtype=dtype, device=segments_BL.device).masked_fill_(~allowed, -math.inf)
+    return bias.expand(len(segments_BL), -1, -1)
 
 
 def attend(q_BLHC: Tensor, k_BSGC: Tensor, v_BSGC: Tensor, bias_BLS: Tensor) -> Tensor:

@@ -78,7 +78,8 @@ def test_a_stage_gives_each_draw_once_and_blocks_keep_their_shares(counts, seed)
 def test_order_inside_a_block_is_seeded_and_differs_between_blocks_and_stages():
     counts = [("a", 200, 0), ("b", 200, 0)]
     plan = Plan(1, (stage("s", 0, counts), stage("t", 0, counts)))
-    streams = lambda *place: [stream for stream, _ in block_order(*place)]
+    def streams(*place):
+        return [stream for stream, _ in block_order(*place)]
     assert streams(plan, 0, 0) == streams(plan, 0, 0)
     different = [streams(plan, 0, 0), streams(plan, 0, 1), streams(plan, 1, 0), streams(Plan(2, plan.stages), 0, 0)]
     assert len({tuple(order) for order in different}) == 4
@@ -93,7 +94,8 @@ def test_order_is_pinned():
 def test_stages_read_windows_in_order_and_wrap(shards):
     root, manifest, plan = shards
     rows = reading(Batches(root, manifest, plan, batch_tokens=4 * SEQ_LEN))
-    in_order = lambda rows, stream: sorted(row[1:] for row in rows if row[0] == stream)
+    def in_order(rows, stream):
+        return sorted(row[1:] for row in rows if row[0] == stream)
     assert in_order(rows[:64], 0) == [[0, i] for i in range(30)] + [[1, i] for i in range(10)]
     assert in_order(rows[:64], 1) == [[0, i] for i in range(24)]
     everything = [[0, i] for i in range(30)] + [[1, i] for i in range(17)] + [[2, i] for i in range(23)]
@@ -102,7 +104,7 @@ def test_stages_read_windows_in_order_and_wrap(shards):
 
 
 def test_nothing_is_read_twice_before_all_of_a_stream_was_read(shards):
-    _, manifest, plan = shards
+    _, manifest, _ = shards
     walk = Walk(manifest, Draw("a", 200, 1), SEQ_LEN)
     places = [walk.at(k) for k in range(200)]
     assert len(set(places[:70])) == 70 and places[70:140] == places[:70]
@@ -160,13 +162,13 @@ def test_missing_short_and_changed_files_are_named(shards):
     data = path.read_bytes()
     path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     Shards(root, manifest)  # its size is right
-    with pytest.raises(ValueError, match="window-00001.mds has SHA-256"):
+    with pytest.raises(ValueError, match=r"window-00001\.mds has SHA-256"):
         verify(root, manifest)
     path.write_bytes(data[:-1])
     with pytest.raises(ValueError, match=f"has {len(data) - 1} bytes, the manifest says {len(data)}"):
         Shards(root, manifest)
     path.unlink()
-    with pytest.raises(FileNotFoundError, match="window-00001.mds is missing"):
+    with pytest.raises(FileNotFoundError, match=r"window-00001\.mds is missing"):
         Shards(root, manifest)
 
 

@@ -228,7 +228,9 @@ def test_docstrings_have_the_names_of_what_they_describe():
 class A(B):  # why
     # a comment first
 
-    r"""A \\d."""
+    r"""A \\d.
+
+class Fake:"""
     def m(self,
           a=(1, 2)):
         "M.\\n\\n        End."
@@ -247,7 +249,7 @@ def g():
     """joined""" % 1
 '''
     assert list(docstrings(text)) == [
-        ("", "Module."), ("A", r"A \d."), ("A.m", "M.\n\nEnd."), ("A.m.inner", "def fake():\n'Not code.'"), ("f", "F.")]  # fmt: skip
+        ("", "Module."), ("A", "A \\d.\n\nclass Fake:"), ("A.m", "M.\n\nEnd."), ("A.m.inner", "def fake():\n'Not code.'"), ("f", "F.")]  # fmt: skip
 
 
 @pytest.fixture
@@ -415,10 +417,10 @@ def test_fingerprint_of_inputs_sees_names_sizes_and_times(tmp_path):
     prints = [ingest.inputs_fingerprint(origin), ingest.inputs_fingerprint(origin)]
     assert prints[0] == prints[1]
     for change in (
-        lambda: (tmp_path / "a.jsonl").write_text("{ }"),
         lambda: os.utime(tmp_path / "a.jsonl", ns=(5, 5)),
-        lambda: (tmp_path / "a.jsonl").rename(tmp_path / "c.jsonl"),
-        lambda: (tmp_path / "c.jsonl").unlink(),
+        lambda: (tmp_path / "a.jsonl").write_text("{ }") and os.utime(tmp_path / "a.jsonl", ns=(5, 5)),
+        lambda: (tmp_path / "a.jsonl").rename(tmp_path / "aa.jsonl"),
+        lambda: (tmp_path / "aa.jsonl").unlink(),
     ):
         change()
         prints.append(ingest.inputs_fingerprint(origin))
@@ -448,6 +450,7 @@ def test_batches_are_bounded_by_bytes_and_rows(monkeypatch):
 def test_chunks_keep_all_files_in_order_and_follow_their_bytes(monkeypatch):
     files = [File(f"/{i}", f"{i}", size << 20, 0) for i, size in enumerate([3, 3, 3, 0, 50, 1, 7])]
     assert [[file.bytes >> 20 for file in chunk] for chunk in ingest.chunked(files)] == [[3, 3], [3, 0], [50], [1, 7]]
+    assert [len(chunk) for chunk in ingest.chunked(files[4:])] == [1, 2]
     monkeypatch.setattr(ingest, "MAX_CHUNKS", 2)
     assert [len(chunk) for chunk in ingest.chunked(files)] == [4, 1, 2]
     monkeypatch.setattr(ingest, "CHUNK_FILES", 3)

@@ -22,7 +22,8 @@ def naive_experts(x, indices, weights, w1, v1, w2, n_experts):
 def case(routing: str, dtype=torch.float64, tokens=23, model=6, hidden=5, n_experts=4, top_k=2):
     """(x, indices, weights, w1, v1, w2, E); `routing` is even, skewed (experts 0 and 3 stay empty) or one (all to expert 2 first)."""
     g = torch.Generator().manual_seed(5)
-    new = lambda *shape: torch.randn(*shape, generator=g, dtype=torch.float64).to(dtype).requires_grad_()
+    def new(*shape):
+        return torch.randn(*shape, generator=g, dtype=torch.float64).to(dtype).requires_grad_()
     scores = torch.randn(tokens, n_experts, generator=g)
     scores += {"even": torch.zeros(4), "skewed": torch.tensor([-99.0, 0, 0, -99]), "one": torch.tensor([0.0, -50, 99, -99])}[routing]
     weights = torch.rand(tokens, top_k, generator=g, dtype=torch.float64).to(dtype).requires_grad_()
@@ -128,5 +129,5 @@ def test_shapes_that_do_not_fit_are_named(broken):
     x, indices, weights, w1, v1, w2, n = case("even")
     inputs = {"x": x, "indices": indices, "weights": weights, "w1": w1, "v1": v1, "w2": w2, "experts": n}
     inputs[broken] = 3 if broken == "experts" else inputs[broken][:-1]
-    with pytest.raises(ValueError, match="expected .* found"):
+    with pytest.raises(ValueError, match=r"expected .* found"):
         experts(*inputs.values())

@@ -45,4 +45,4 @@ def test_a_run_that_is_killed_in_every_step_ends_as_one_that_is_not(finished_hom
         texts = [(root / "shards" / name).read_text() for root in (home, finished_home.home.root)]
         assert texts[0] == texts[1]
     results = [json.loads(next(root.glob("runs/*/result.json")).read_text()) for root in (home, finished_home.home.root)]
-    assert results[0]["loss"] == results[1]["loss"] and results[0]["evaluations"] == results[1]["evaluations"]
+    assert results[0]["final_loss"] == results[1]["final_loss"] and results[0]["evaluations"] == results[1]["evaluations"]

@@ -98,8 +98,8 @@ def test_training_lowers_the_loss_and_the_references_are_there(finished_home):
     evaluation = json.loads((run / "evaluation.json").read_text())
     assert set(evaluation["domains"]) <= {"code", "docs"} and len(evaluation["generations"]) == 2
     for figures in evaluation["domains"].values():
-        assert list(figures["stages"]) == ["before", "broad", "longer", "anneal"]
-        assert figures["stages"]["anneal"] < figures["stages"]["before"] - 0.5
+        assert list(figures["stages"]) == ["before training", "broad", "longer", "anneal"]
+        assert figures["stages"]["anneal"] < figures["stages"]["before training"] - 0.5
         assert 1 < figures["gzip"] < 8 and 1 < figures["unigram"] < 8
 
 

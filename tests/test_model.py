@@ -1,33 +1,20 @@
-"""The model against Hugging Face's DBRX, packing and evaluation against one document at a time, training against kill -9."""
+"""The model against Hugging Face's DBRX, packing, evaluation and generation against one document at a time."""
 
-import dataclasses
-import json
 import math
-import multiprocessing
-import os
-import resource
-import signal
-import time
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from model import checkpoint
 from model.evaluate import bits_per_byte, pieces
 from model.generate import sample
-from model.ledger import read_ledger
 from model.loss import MeanLoss, targets, token_losses
 from model.optim import learning_rate
-from model.train import Learner, train
 from model.transformer import Transformer, attend, mask_bias, parameter_counts
-from schemas.manifest import Draw, LearningRate, Plan, Stage, load_plan, save
-from schemas.training import ModelConfig, TrainConfig
-from tests.mds import pack_documents, write_shards
-
-TINY = ModelConfig(layers=2, d_model=32, heads=4, kv_heads=2, experts=4, top_k=2, d_expert=16, init_std=0.2, rope_theta=500.0, clip_qkv=1.5)
-VOCAB = 61
+from schemas.manifest import Draw, LearningRate, Stage
+from schemas.training import ModelConfig
+from tests.tiny import TINY, VOCAB, heldout_documents
 
 
 @pytest.fixture(scope="module")
@@ -117,8 +104,10 @@ def test_tokens_predict_their_successor_in_the_same_document_but_never_padding()
 
 
 def test_learning_rate_phases():
-    new = lambda shape, start, end, warmup: Stage("s", 0, 10, 100, (Draw("a", 10, 0),), LearningRate(shape, start, end, warmup))
-    at = lambda phase, *tokens: [learning_rate(phase, t, peak=2.0) for t in tokens]
+    def new(shape, start, end, warmup):
+        return Stage("s", 0, 10, 100, (Draw("a", 10, 0),), LearningRate(shape, start, end, warmup))
+    def at(phase, *tokens):
+        return [learning_rate(phase, t, peak=2.0) for t in tokens]
     assert at(new("constant", 1, 1, 200), 0, 100, 200, 1000) == [0, 1, 2, 2]
     assert at(new("linear", 1, 0.5, 0), 0, 500, 1000) == [2, 1.5, 1]
     assert at(new("one_minus_sqrt", 1, 0, 200), 200, 400, 1000) == [2, 1, 0]
@@ -128,11 +117,6 @@ def test_parameter_counts_are_those_of_dbrx():
     dbrx = ModelConfig(layers=40, d_model=6144, heads=48, kv_heads=8, experts=16, top_k=4, d_expert=10752)
     counts = parameter_counts(dbrx, 100_352)  # published 132B and 36B; the exact numbers: trainer facts, section 3.2
     assert counts["total"] / 1e9 == pytest.approx(131.60, abs=0.005) and counts["active"] / 1e9 == pytest.approx(35.85, abs=0.005)
-
-
-def heldout_documents(lengths=(2, 3, 9, 16, 17, 40, 71)):
-    random = np.random.default_rng(0)
-    return [{"domain": "code" if n % 2 else "docs", "n_bytes": 3 * n, "tokens": np.array([0, *random.integers(1, VOCAB, n - 2), 0])} for n in lengths]
 
 
 def test_bits_per_byte_is_that_of_one_window_at_a_time(network):
@@ -174,186 +158,7 @@ def test_generation_with_a_cache_is_generation_without(network):
 
 
 def test_sampling_is_seeded_and_keeps_to_the_likeliest(network):
-    draw = lambda seed, top_k=0: sample(network, [0], 20, temperature=1.0, top_k=top_k, seed=seed, eot=-1)
+    def draw(seed, top_k=0):
+        return sample(network, [0], 20, temperature=1.0, top_k=top_k, seed=seed, eot=-1)
     assert draw(1) == draw(1) != draw(2)
     assert draw(1, top_k=1) == sample(network, [0], 20, temperature=0, top_k=0, seed=0, eot=-1)
-
-
-# Training ---------------------------------------------------------------------------------------------------------------------
-
-STAGES = (
-    Stage("base", 0, 24, 16, (Draw("a", 16, 0), Draw("b", 8, 0)), LearningRate(warmup_tokens=64)),
-    Stage("cool", 24 * 16, 8, 32, (Draw("a", 8, 1),), LearningRate("one_minus_sqrt", 1.0, 0.0)),
-)
-CONFIG = TrainConfig(batch_tokens=64, checkpoint_steps=2, peak_lr=1e-2)
-
-
-@pytest.fixture
-def shards(tmp_path):
-    """Six steps of sequences of 16, then four of 32; a document counts up from anywhere."""
-    random = np.random.default_rng(1)
-    document = lambda: np.array([0, *(np.arange(20) + random.integers(VOCAB)) % (VOCAB - 1) + 1])
-    windows = lambda seq_len, first: [
-        pack_documents([document() for _ in range(40)], list(range(key, key + 40)), seq_len) for key in (first, first + 100)
-    ]
-    folders = {("a", 16): windows(16, 1), ("a", 32): windows(32, 1), ("b", 16): windows(16, 1001)}
-    root = tmp_path / "shards"
-    heldout = [{"doc": i, **document} for i, document in enumerate(heldout_documents())]
-    write_shards(root, folders, heldout, STAGES, VOCAB)
-    return root
-
-
-def apart(function, *arguments, kill_after: float | None = None) -> int:
-    """Exit code of a call in a process of its own, negative for a signal. One thread: a forked OpenMP pool has no workers."""
-    process = multiprocessing.get_context("fork").Process(target=_one_thread, args=(function, *arguments))
-    process.start()
-    process.join(kill_after)
-    if process.is_alive():
-        os.kill(process.pid, signal.SIGKILL)
-        process.join()
-    return process.exitcode
-
-
-def _one_thread(function, *arguments):
-    torch.set_num_threads(1)
-    function(*arguments)
-
-
-def die(*_, **__):
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def train_and_die(shards, run, config, where):
-    """Train until `where`: at step n, or when a checkpoint is renamed, or when result.json is written."""
-    if isinstance(where, int):
-        train(shards, run, TINY, config, lambda progress: die() if progress.step == where else None)
-    module, name = {"rename": ("pathlib.Path", "rename"), "final": ("model.train", "_finish"), "ledger": ("model.train", "_save")}[where]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(f"{module}.{name}", die)
-        train(shards, run, TINY, config)
-
-
-def outcome(run):
-    """All that must be the same however often a run was killed; seconds differ."""
-    result = json.loads((run / "result.json").read_text())
-    result.pop("seconds")
-    ledger = [(path.name, path.read_bytes()) for path in sorted((run / "ledger").iterdir())]
-    files = [(run / name).read_bytes() for name in ("metrics.jsonl", "evaluations.json", "final/weights.safetensors")]
-    return result, ledger, files
-
-
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_killed_run_ends_in_the_same_bits(shards, tmp_path, precision):
-    config = dataclasses.replace(CONFIG, precision=precision)
-    assert apart(train, shards, tmp_path / "whole", TINY, config) == 0
-    for where in (1, 3, "rename", "ledger", 5, 6, 9, "final"):
-        assert apart(train_and_die, shards, tmp_path / "killed", config, where) == -signal.SIGKILL
-    assert apart(train, shards, tmp_path / "killed", TINY, config) == 0
-    assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
-
-
-def test_a_run_killed_at_any_time_ends_in_the_same_bits(shards, tmp_path):
-    began = time.perf_counter()
-    assert apart(train, shards, tmp_path / "whole", TINY, CONFIG) == 0
-    whole, random = time.perf_counter() - began, np.random.default_rng()
-    kills = 0
-    while apart(train, shards, tmp_path / "killed", TINY, CONFIG, kill_after=random.uniform(0.2, 0.9) * whole) != 0:
-        kills += 1
-        assert kills < 50
-    assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
-
-
-def test_what_a_run_leaves(shards, tmp_path):
-    steps = []
-    result = train(shards, tmp_path, TINY, CONFIG, steps.append)
-    assert [(p.step, p.steps, p.stage, p.tokens) for p in steps][5:7] == [(6, 10, "base", 384), (7, 10, "cool", 448)]
-    assert [e["stage"] for e in result["evaluations"]] == ["before training", "base", "cool"]
-    assert [e["seq_len"] for e in result["evaluations"]] == [16, 16, 32]
-    assert [path.name for path in sorted((tmp_path / "checkpoints").iterdir())] == ["step-0000008", "step-0000010"]
-    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == list(range(10)) and len((tmp_path / "seconds.jsonl").read_text().splitlines()) == 10
-    ledger = read_ledger(tmp_path)
-    for line in lines:
-        rows = ledger[ledger["step"] == line["step"]]
-        assert rows["loss"].sum() / rows["tokens"].sum() == pytest.approx(line["loss"], rel=1e-5)
-    assert [sum(layer) for layer in result["expert_load"]] == pytest.approx([1, 1])
-    assert (result["steps"], result["tokens"]) == (10, 640)
-    assert train(shards, tmp_path, TINY, CONFIG, lambda p: pytest.fail("trained again")) == result
-
-
-def test_the_model_learns(shards, tmp_path):
-    plan = load_plan(shards / "plan.json")
-    stage = dataclasses.replace(plan.stages[0], samples=240, draws=(Draw("a", 160, 0), Draw("b", 80, 0)))
-    save(Plan(plan.seed, (stage,)), shards / "plan.json")
-    result = train(shards, tmp_path / "run", TINY, dataclasses.replace(CONFIG, checkpoint_steps=100))
-    assert result["final_loss"] < 1.0 < 4.0 < json.loads((tmp_path / "run/metrics.jsonl").read_text().splitlines()[0])["loss"]
-
-
-@pytest.mark.parametrize(("change", "message"), [
-    (lambda root: save(dataclasses.replace(load_plan(root / "plan.json"), seed=4), root / "plan.json"), r"plan.seed: 3, now 4"),
-    (lambda root: edit_manifest(root, lambda m: dataclasses.replace(m, recipe="other")), r"manifest.recipe: \"recipe\", now \"other\""),
-    (lambda root: edit_manifest(root, lambda m: dataclasses.replace(m, folders=tuple(
-        dataclasses.replace(f, windows=tuple(dataclasses.replace(w, sha256="0") for w in f.windows)) if f.stream == "b" else f
-        for f in m.folders))), r"manifest.windows.b/16/window-00000.mds"),
-])
-def test_a_checkpoint_of_other_data_is_refused(shards, tmp_path, change, message):
-    train(shards, tmp_path / "run", TINY, CONFIG)
-    change(shards)
-    with pytest.raises(ValueError, match=message):
-        train(shards, tmp_path / "run", TINY, CONFIG)
-
-
-def edit_manifest(root, change):
-    from schemas.manifest import load_manifest
-
-    save(change(load_manifest(root / "manifest.json")), root / "manifest.json")
-
-
-def test_a_checkpoint_of_another_model_or_configuration_is_refused(shards, tmp_path):
-    train(shards, tmp_path, TINY, CONFIG)
-    with pytest.raises(ValueError, match=r"model.d_expert: 16, now 8; train.peak_lr: 0.01, now 0.02. Restore"):
-        train(shards, tmp_path, dataclasses.replace(TINY, d_expert=8), dataclasses.replace(CONFIG, peak_lr=0.02))
-
-
-def test_stages_may_be_added_to_a_plan_but_begun_ones_not_changed(shards, tmp_path):
-    plan = load_plan(shards / "plan.json")
-    save(Plan(plan.seed, plan.stages[:1]), shards / "plan.json")
-    train(shards, tmp_path / "amended", TINY, CONFIG)
-    save(plan, shards / "plan.json")
-    amended = train(shards, tmp_path / "amended", TINY, CONFIG)
-    at_once = train(shards, tmp_path / "at once", TINY, CONFIG)
-    assert amended["final_loss"] == at_once["final_loss"] and amended["evaluations"] == at_once["evaluations"]
-    changed = dataclasses.replace(plan.stages[1], lr=LearningRate())
-    save(Plan(plan.seed, (plan.stages[0], changed)), shards / "plan.json")
-    with pytest.raises(ValueError, match=r"plan.stages\[1\].lr"):
-        train(shards, tmp_path / "amended", TINY, CONFIG)
-
-
-def test_a_full_disk_leaves_the_older_checkpoint(shards, tmp_path):
-    def fill(progress):
-        if progress.step == 4:  # files may not grow past 20 kB from here on, as on a disk that is nearly full
-            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
-
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    try:
-        with pytest.raises(OSError, match="checkpoint of step 4 could not be written .* goes on from step-0000002"):
-            train(shards, tmp_path / "run", TINY, CONFIG, fill)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["step-0000002"]
-    assert train(shards, tmp_path / "run", TINY, CONFIG)["final_loss"] == train(shards, tmp_path / "other", TINY, CONFIG)["final_loss"]
-
-
-def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_documents(shards, tmp_path, monkeypatch):
-    step = Learner.step
-
-    def poisoned(self, number, batch, rate):
-        if number == 3:
-            with torch.no_grad():
-                self.network.embedding[batch.tokens_BL[0, 1]] = math.nan
-        return step(self, number, batch, rate)
-
-    monkeypatch.setattr(Learner, "step", poisoned)
-    with pytest.raises(FloatingPointError, match=r"step 3: loss .* not finite; documents with such losses: \[\d+"):
-        train(shards, tmp_path / "run", TINY, CONFIG)
-    assert checkpoint.newest(tmp_path / "run").name == "step-0000002"

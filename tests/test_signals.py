@@ -26,7 +26,7 @@ HAND_MADE = (
     "a b c d e f g h i j k " * 4, "a " * 50, "x y x y x y z", "aa bb. aa bb. cc aa bb.", "word " * 3 + "\n" + "word " * 12,
     "Lorem ipsum dolor. (LOREM\n ipsum) lorem-ipsum lorem, ipsum lorem ipsums", "{ {{ } #a # ##", "é à ü ñ café 你好。世界！！好 ？ 𝒳 😀 🎉.",
     "नमस्ते। दुनिया। ١٢٣ ؟", "\u2028a\u2029b\u00a0c\u3000d\x85e\x1cf", "x" * 29 + "\n" + "x" * 30 + "\n" + "é" * 29, "İstanbul Σας ẞ",
-    "a b c d e a b c d e a b c d e f g h a b c d", "1 2 3 4 5 1 2 3 4 5 6 2 3 4 5 1 2 3 4 5 6",
+    "one two\ntwo one\n\ntwo one\none two", "aa b c b aa c", "a b c d e a b c d e a b c d e f g h a b c d", "1 2 3 4 5 1 2 3 4 5 6 2 3 4 5 1 2 3 4 5 6",
 )  # fmt: skip
 CODE = (
     "QUJD" * 16, "QUJD" * 15 + "QUJ", "x " + "QUJD" * 16 + " y\n" + "a" * 64 + "!" + "b" * 200, "\\u00e9" * 8, "\\u00e9" * 7 + "\\u00g9", " \\u00E9\\u1234" * 9,
@@ -237,6 +237,7 @@ def test_quality_models_are_the_same_bytes_twice_and_separate_kinds(language_mod
     assert trained.model != quality.train(essays(100, 1), adverts(150, 2), seed=8).model
     assert trained.auc > 0.99
     assert (trained.n_positives, trained.n_pool, trained.n_heldout) == (100, 150, 25)
+    assert quality.train(essays(150, 1), adverts(100, 2), seed=7).auc > 0.99  # fastText puts the commoner label first
     context = Context(language_model, {"web": trained.model})
     texts, domains = pa.array(essays(20, 3) + adverts(20, 4)), pa.array(["web"] * 40)
     scores = np.array(quality.measure(texts, domains, context)[0].to_pylist())

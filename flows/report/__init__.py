@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from flows.home import write_json
-from flows.report import corpus, plots, samples, training
+from flows.report import corpus, distributions, plots, samples, training
 from flows.steps import Job, domain_rules, report_file
 from schemas import tables
 
@@ -49,9 +49,9 @@ def facts(job: Job) -> dict[str, Any]:
         "funnel": funnel,
         "totals": corpus.totals(funnel),
         "rules": corpus.rule_table(verdicts, rules),
-        "signals": corpus.signal_histograms(signals, rules),
-        "languages": corpus.languages(signals),
-        "quality": corpus.quality(signals, verdicts),
+        "signals": distributions.signal_histograms(signals, rules),
+        "languages": distributions.languages(signals),
+        "quality": distributions.quality(signals, verdicts),
         "packing": corpus.packing(job.read(tables.SPANS)),
         **_with_texts(corpus.duplicates(clusters, verdicts), job, rules),
         "stages": training.stages(corpus.rows(job.read(tables.MIXTURE)), job.recipe),
@@ -69,10 +69,8 @@ def _with_texts(duplicates: dict, job: Job, rules: dict) -> dict[str, Any]:
     wanted = {row["doc_id"] for row in kept + dropped} | members
     text = samples.texts(job.read(tables.DOCUMENTS), wanted)
     dropped = samples.explained(dropped, samples.failing_values(job.read(tables.SIGNALS), dropped, rules), rules)
-    largest = [
-        {**cluster, **text[cluster["doc_id"]], "members": [{k: text[m][k] for k in ("doc_id", "source", "uri")} for m in cluster["members"]]}
-        for cluster in duplicates["largest"]
-    ]
+    place = {doc_id: {name: text[doc_id][name] for name in ("doc_id", "source", "uri")} for doc_id in members}
+    largest = [{**one, **text[one["doc_id"]], "members": [place[doc_id] for doc_id in one["members"]]} for one in duplicates["largest"]]
     return {
         "duplicates": {**duplicates, "largest": largest},
         "samples": {

@@ -36,44 +36,53 @@ SIZE = (6.1, 3.1)  # inches of 72 units: about a phone's width, so that text shr
 def training_plots(training: dict[str, Any]) -> list[Markup]:
     """Loss, learning rate, gradient norm, speed and evenness of the experts over the tokens, stages shaded."""
     curve = training["curve"]
-    loss = _over_tokens(curve, "Training loss (nats a token)", [("loss", point_values(curve, "loss"), "a")], smooth=True)
-    rate = _over_tokens(curve, "Learning rate", [("learning rate", point_values(curve, "lr"), "a")])
-    norm = _over_tokens(curve, "Gradient norm, before clipping", [("norm", point_values(curve, "grad_norm"), "a")], log=True)
-    speed = _over_tokens(curve, "Tokens a second", [("tokens/s", point_values(curve, "tokens_per_second"), "a")], floor=0)
-    busiest = ("busiest expert / mean", point_values(curve, "load_max"), "b")
-    even = _over_tokens(curve, "Expert load: busiest expert / mean, worst layer (1 is even)", [busiest], floor=1)
-    return [loss, rate, norm, speed, even]
+    return [
+        over_tokens(curve, "loss", "Training loss (nats a token)", smooth=True),
+        over_tokens(curve, "lr", "Learning rate", floor=0),
+        over_tokens(curve, "grad_norm", "Gradient norm, before clipping", log=True),
+        over_tokens(curve, "tokens_per_second", "Tokens a second", floor=0),
+        over_tokens(curve, "load_max", "Busiest expert against an even share, worst layer", floor=1),
+    ]
 
 
-def point_values(curve: list[dict], name: str) -> list[float]:
-    return [point.get(name, math.nan) for point in curve]
+def over_tokens(curve: list[dict], name: str, title: str, smooth: bool = False, log: bool = False, floor: float | None = None) -> Markup:
+    """One number of the training steps."""
+
+    def draw(axes) -> None:
+        tokens, values = [point["tokens"] for point in curve], [point[name] for point in curve]
+        axes.plot(tokens, values, color=COLOURS["a"], linewidth=0.7 if smooth else 1.2, alpha=0.45 if smooth else 1)
+        if smooth:
+            axes.plot(tokens, smoothed(values), color=COLOURS["a"], linewidth=1.8)
+        _scales(axes, log, floor)
+        _shade_stages(axes, curve, tokens)
+        axes.set_xlabel("tokens")
+        axes.set_xlim(0, max(tokens, default=1))
+
+    return figure(draw, title)
 
 
-def smoothed(values: list[float], keep: float = 0.9) -> list[float]:
-    """Exponential mean, corrected for its start."""
-    found, mean, weight = [], 0.0, 0.0
+def smoothed(values: list[float]) -> list[float]:
+    """Exponential mean over about a fortieth of the curve, corrected for its start."""
+    found, mean, weight, keep = [], 0.0, 0.0, 1 - 1 / (1 + len(values) / 40)
     for value in values:
         mean, weight = keep * mean + (1 - keep) * value, keep * weight + 1 - keep
         found.append(mean / weight)
     return found
 
 
-def _over_tokens(curve: list[dict], title: str, series: list[tuple], smooth: bool = False, log: bool = False, floor: float | None = None) -> Markup:
-    def draw(axes) -> None:
-        tokens = [point["tokens"] / 1e6 for point in curve]
-        _shade_stages(axes, curve, tokens)
-        for _, values, colour in series:
-            axes.plot(tokens, values, color=COLOURS[colour], linewidth=0.7 if smooth else 1.3, alpha=0.45 if smooth else 1)
-            if smooth:
-                axes.plot(tokens, smoothed(values), color=COLOURS[colour], linewidth=1.8)
-        if log:
-            axes.set_yscale("log")
-        if floor is not None:
-            axes.set_ylim(bottom=floor)
-        axes.set_xlabel("million tokens")
-        axes.margins(x=0.01)
+def _scales(axes, log: bool, floor: float | None) -> None:
+    """Plain numbers at the ticks, and room above the curve for the stages' names."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-    return figure(draw, title)
+    if log:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_minor_locator(NullLocator())
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+    low, high = axes.get_ylim()
+    low = low if floor is None else min(floor, low)
+    axes.set_ylim(low, high * (high / low) ** 0.13 if log else high + 0.13 * (high - low))
 
 
 def _shade_stages(axes, curve: list[dict], tokens: list[float]) -> None:
@@ -91,17 +100,19 @@ def bits_plot(domain: dict[str, Any]) -> Markup:
     """A domain's bits per byte before training and after every stage, over its two references."""
 
     def draw(axes) -> None:
-        names = ["before" if one["stage"] == "before training" else one["stage"] for one in domain["stages"]]
+        names = ["before" if i == 0 else one["stage"] for i, one in enumerate(domain["stages"])]
         values = [one["bits_per_byte"] for one in domain["stages"]]
         axes.plot(range(len(names)), values, color=COLOURS["a"], marker="o", markersize=4, linewidth=1.6)
         for i, value in enumerate(values):
-            axes.annotate(f"{value:.2f}", (i, value), xytext=(0, 6), textcoords="offset points", ha="center", fontsize=9)
-        ends = len(names) - 0.45
-        for name, colour in (("unigram", "b"), ("gzip", "c")):
+            axes.annotate(f"{value:.2f}", (i, value), xytext=(4, 5), textcoords="offset points", fontsize=9.5)
+        for name, said, colour in (("unigram", "unigram", "b"), ("gzip", "gzip -9", "c")):
+            upper = domain[name] == max(domain["unigram"], domain["gzip"])
             axes.axhline(domain[name], color=COLOURS[colour], linewidth=1.2, linestyle="--")
-            axes.text(ends, domain[name], f" {'gzip -9' if name == 'gzip' else name} {domain[name]:.2f}", color=COLOURS[colour], fontsize=9, va="center")
+            axes.annotate(f"{said} {domain[name]:.2f}", (1, domain[name]), xycoords=("axes fraction", "data"),
+                          xytext=(0, 2 if upper else -3), textcoords="offset points", color=COLOURS[colour], fontsize=9.5,
+                          ha="right", va="bottom" if upper else "top")  # fmt: skip
         axes.set_xticks(range(len(names)), names)
-        axes.set_xlim(-0.3, ends)
+        axes.set_xlim(-0.2, len(names) - 0.1)
         axes.set_ylim(0, 1.12 * max([*values, domain["unigram"], domain["gzip"]]))
 
     return figure(draw, f"{domain['domain']}: held-out bits per byte")
@@ -142,7 +153,7 @@ def inline(svg: str, title: str) -> Markup:
 
 def histogram(entry: dict[str, Any]) -> Markup:
     """Bars of a signal, heights by ln(1 + documents); what fails a rule on the signal in the colour of what is dropped."""
-    width, height, base = 240, 96, 76
+    width, height, base = 200, 90, 74
     top = math.log1p(max(entry["counts"])) or 1
     step = width / len(entry["counts"])
     parts = []
@@ -154,9 +165,9 @@ def histogram(entry: dict[str, Any]) -> Markup:
                 parts.append(f'<rect class="{kind}" x="{i * step:.1f}" y="{y:.1f}" width="{step - 0.8:.1f}" height="{part:.1f}"/>')
     for mark in entry["thresholds"]:
         x = width * _place_of(entry, mark["value"])
-        anchor = "end" if x > width / 2 else "start"
+        anchor, beside = ("end", x - 3) if x > width / 2 else ("start", x + 3)
         parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="8" y2="{base}"/>')
-        parts.append(f'<text class="mark" x="{x + (-3 if anchor == "end" else 3):.1f}" y="14" text-anchor="{anchor}">{short(mark["value"])}</text>')
+        parts.append(f'<text class="mark" x="{beside:.1f}" y="14" text-anchor="{anchor}">{short(mark["value"])}</text>')
     parts.append(f'<text x="0" y="{base + 13}">{short(entry["low"])}</text>')
     parts.append(f'<text x="{width}" y="{base + 13}" text-anchor="end">{short(entry["high"])}</text>')
     name = escape(f"{entry['domain']} {entry['signal']}: histogram")
@@ -164,28 +175,35 @@ def histogram(entry: dict[str, Any]) -> Markup:
 
 
 def tiers(members: list[dict[str, Any]], order: list[str]) -> Markup:
-    """Documents by quality score, stacked: the tiers, and what was dropped, at the top."""
-    names = [*(tier for tier in order if any(m["tier"] == tier for m in members)), "dropped"]
+    """Documents by quality score, stacked: the tiers, best at the bottom, and what was dropped, at the top."""
     counts = {member["tier"]: member["counts"] for member in members}
-    stacks = [[counts.get(name, [0] * len(members[0]["counts"]))[i] for name in names] for i in range(len(members[0]["counts"]))]
-    width, base, top = 430, 150, max(1, *(sum(stack) for stack in stacks))
-    step, parts = width / len(stacks), []
-    for i, stack in enumerate(stacks):
-        below = 0
-        for number, count in enumerate(stack):
-            tall = 140 * count / top
-            y, fill = base - tall - 140 * below / top, "var(--bad)" if number == len(stack) - 1 else _tint(number)
-            parts.append(f'<rect x="{i * step:.1f}" y="{y:.1f}" width="{step - 1.2:.1f}" height="{tall:.1f}" style="fill: {fill}"/>')
-            below += count
-    parts += [f'<text x="{x}" y="{base + 14}" text-anchor="{a}">{t}</text>' for x, a, t in ((0, "start", "0"), (width, "end", "1"))]
-    parts.append(f'<text x="{width / 2}" y="{base + 14}" text-anchor="middle">quality score</text>')
-    keys = "".join(f'<li><i style="background: {"var(--bad)" if name == "dropped" else _tint(i)}"></i>{escape(name)}</li>' for i, name in enumerate(names))
+    layers = [(name, pale("good", i)) for i, name in enumerate(order) if name in counts]
+    layers += [("dropped", "var(--bad)")] if "dropped" in counts else []
+    heights = [sum(stack) for stack in zip(*counts.values(), strict=True)]
+    width, base, scale = 430, 150, 140 / max(1, *heights)
+    step, below, parts = width / len(heights), [0] * len(heights), []
+    for name, colour in layers:
+        for i, count in enumerate(counts[name]):
+            tall, y = scale * count, base - scale * (below[i] + count)
+            below[i] += count
+            parts.append(f'<rect x="{i * step:.1f}" y="{y:.1f}" width="{step - 1.2:.1f}" height="{tall:.1f}" style="fill: {colour}"/>')
+    for x, anchor, said in ((0, "start", "0"), (width / 2, "middle", "quality score"), (width, "end", "1")):
+        parts.append(f'<text x="{x}" y="{base + 14}" text-anchor="{anchor}">{said}</text>')
+    keys = "".join(f'<li><i style="background: {colour}"></i>{escape(name)}</li>' for name, colour in layers)
     svg = f'<svg class="histogram" viewBox="0 0 {width} {base + 18}" role="img" aria-label="quality scores by tier">{"".join(parts)}</svg>'
     return Markup(f'{svg}<ul class="legend">{keys}</ul>')
 
 
-def _tint(tier: int) -> str:
-    return f"color-mix(in srgb, var(--good) {max(20, 100 - 30 * tier)}%, var(--paper))"
+def stream_colour(stream: str, facts: dict[str, Any]) -> str:
+    """Its source's colour, paler for the lower tiers."""
+    source, tier = stream.split(".", 1)
+    number, depth = [row["source"] for row in facts["funnel"]].index(source), facts["tiers"].index(tier)
+    return pale(f"s{number % 8}", depth)
+
+
+def pale(variable: str, depth: int) -> str:
+    """A colour of the page, with more of the paper in it the deeper."""
+    return f"color-mix(in srgb, var(--{variable}) {max(25, 100 - 28 * depth)}%, var(--paper))"
 
 
 def _place_of(entry: dict, value: float) -> float:
@@ -215,4 +233,8 @@ def share(part: float, whole: float) -> str:
     return f"{part / whole:.1%}" if whole else "–"
 
 
-FORMATS = {"n": lambda value: f"{value:,.0f}", "short": short, "size": size, "share": share, "index_of": lambda found, one: found.index(one)}
+def count(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+FORMATS = {"n": count, "short": short, "size": size, "share": share}

@@ -11,7 +11,7 @@ from typing import Any
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-from flows.report.corpus import Rows, rows
+from flows.report.corpus import Rows, rows, side
 from pipelines.rules import Rule
 
 KEPT = 2  # texts shown of every domain and tier
@@ -71,7 +71,7 @@ def explained(dropped: Rows, values: dict[str, dict], rules: dict[str, tuple[Rul
         for row in sorted(mine, key=lambda row: (order.get(row["reason"], len(order)), row["reason"], row["doc_id"])):
             rule = by_name.get(row["reason"])
             why = {"signal": rule.signal, "threshold": rule.threshold, "value": values[row["doc_id"]][rule.signal]} if rule else {}
-            found.append({**row, **why, "side": "" if rule is None else "above" if rule.below is None else "below"})
+            found.append({**row, **why, "side": side(rule) if rule else ""})
     return found
 
 

@@ -19,6 +19,7 @@ from schemas.recipe import Recipe
 
 POINTS = 400  # of a curve; longer ones are averaged in equal groups of steps
 MEANT = ("loss", "balance", "lr", "grad_norm", "load_entropy", "seconds")  # averaged in a group; of others the last is taken
+REFERENCES = ("unigram", "gzip")
 PACKAGES = ("pyspark", "delta-spark", "torch", "mosaicml-streaming", "gigatoken", "prefect")
 
 
@@ -61,17 +62,18 @@ def thinned(steps: Rows, points: int) -> Rows:
 
 def evaluation(run_folder: Path) -> dict[str, Any]:
     """Held-out bits per byte of every domain: before training, after each stage, and the two references."""
-    order = [entry["stage"] for entry in _json(run_folder / "result.json")["evaluations"]]
-    found = _json(run_folder / "evaluation.json")
-    domains = [
-        {
+    evaluations, found = _json(run_folder / "result.json")["evaluations"], _json(run_folder / "evaluation.json")
+    domains = []
+    for domain, figures in sorted(found["domains"].items()):
+        told = [{"stage": one["stage"], "bits_per_byte": one["domains"][domain]["bits_per_byte"]} for one in evaluations]
+        final = told[-1]["bits_per_byte"]
+        domains.append({
             "domain": domain,
-            **{name: figures[name] for name in ("documents", "bytes", "unigram", "gzip", "final")},
-            "stages": [{"stage": stage, "bits_per_byte": figures["stages"][stage]} for stage in order if stage in figures["stages"]],
-            "beats": {name: figures["final"] < figures[name] for name in ("unigram", "gzip")},
-        }
-        for domain, figures in sorted(found["domains"].items())
-    ]
+            **{name: figures[name] for name in ("documents", "bytes", *REFERENCES)},
+            "final": final,
+            "stages": told,
+            "beats": {name: final < figures[name] for name in REFERENCES},
+        })  # fmt: skip
     said = [{"prompt": printable(one["prompt"]), "text": printable(one["text"])} for one in found["generations"]]
     return {"domains": domains, "generations": said, "beats_both": bool(domains) and all(all(d["beats"].values()) for d in domains)}
 

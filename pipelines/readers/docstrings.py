@@ -14,7 +14,7 @@ COMMENTS = r"\s*+(?:#[^\n]*+\n\s*+)*+"
 BLOCK_OF_STRING = re.compile(rf":(?:[ \t]*#[^\n]*)?\n{COMMENTS}(?=[rRuU]?[\"'])")
 MODULE_START = re.compile(COMMENTS)
 LITERAL = re.compile(
-    r"""([rRuU]?)(?:\"{3}((?:[^"\\]+|\\.|"(?!""))*+)\"{3}|'{3}((?:[^'\\]+|\\.|'(?!''))*+)'{3}"""
+    r"""[rRuU]?(?:\"{3}((?:[^"\\]+|\\.|"(?!""))*+)\"{3}|'{3}((?:[^'\\]+|\\.|'(?!''))*+)'{3}"""
     r"""|"((?:[^"\\\n]+|\\.)*+)"|'((?:[^'\\\n]+|\\.)*+)')(?=[ \t\f]*(?:[;#\n]|\Z))""",
     re.DOTALL,
 )
@@ -63,8 +63,8 @@ def _is_signature(text: str, start: int, end: int) -> bool:
 
 
 def _value(literal: re.Match) -> str:
-    body = next(group for group in literal.groups()[1:] if group is not None)
-    if "\\" in body and literal[1] not in ("r", "R"):
+    body = next(group for group in literal.groups() if group is not None)
+    if "\\" in body:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # invalid escapes are the module's business
