@@ -12,9 +12,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, task
+from prefect import Task, flow, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.server.api.server import SubprocessASGIServer
 from prefect.states import State
 
 from flows.home import Home, Receipt
@@ -33,6 +34,7 @@ def curriculum(recipe: str, only: str | None = None) -> None:
     checked = check(Path(recipe))
     home = Home(Path(checked.home))
     with home.held():
+        remember_server(home)
         found = states(checked, home)
         job = Job(checked, home, {state.step.name: state.fingerprint for state in found})
         run = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
@@ -44,7 +46,14 @@ def curriculum(recipe: str, only: str | None = None) -> None:
             store_runs(job, run)
 
 
-def as_task(step: Step):
+def remember_server(home: Home) -> None:
+    """So that the next run can end Prefect's temporary server if this one is killed."""
+    for server in SubprocessASGIServer._instances.values():
+        if server.server_process:
+            home.remember_server(server.server_process.pid)
+
+
+def as_task(step: Step) -> Task:
     """The step as a Prefect task. Its input and output are tables and files, so Prefect caches nothing."""
     return task(
         work, name=step.name, task_run_name=step.name, cache_policy=NO_CACHE, persist_result=False,

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import signal
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -104,6 +105,22 @@ class Home:
             file.write(f"process {os.getpid()}")
             file.flush()
             yield
+
+    @property
+    def _server(self) -> Path:
+        return self.root / "tmp" / "prefect-server.pid"
+
+    def remember_server(self, pid: int) -> None:
+        """Note the process of Prefect's temporary server: one that outlives a killed run is ended by the next."""
+        self._server.write_text(str(pid))
+
+    def end_orphaned_server(self) -> None:
+        """End the temporary server of a run that was killed. To be called while the folder is held."""
+        with contextlib.suppress(FileNotFoundError, ValueError, ProcessLookupError):
+            pid = int(self._server.read_text())
+            if b"prefect.server" in Path(f"/proc/{pid}/cmdline").read_bytes():  # the number may be another process's by now
+                os.kill(pid, signal.SIGKILL)
+            self._server.unlink()
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -54,7 +54,7 @@ class Bar:
         if self._progress:
             self._progress.update(self._task, completed=done, total=total, description=said)
 
-    def training(self, step) -> None:
+    def training(self, step: Any) -> None:
         """Show an optimiser step of the trainer."""
         said = f"{step.stage}  loss {step.loss:.3f}  {step.tokens_per_second:,.0f} tokens/s  lr {step.lr:.1e}"
         self.update(step.step, step.steps, said)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flows.home import Home, write_json
 from pipelines import dedup as duplicates
@@ -18,6 +18,9 @@ from pipelines import rules
 from schemas import tables
 from schemas.recipe import Recipe
 from schemas.tables import Table
+
+if TYPE_CHECKING:  # Spark is imported by the steps that use it: `flows status` starts without
+    from pyspark.sql import DataFrame, SparkSession
 
 Counts = dict[str, float]
 
@@ -48,7 +51,7 @@ class Job:
     on_training: Callable[[Any], None] = lambda step: None
 
     @cached_property
-    def spark(self):
+    def spark(self) -> SparkSession:
         from pipelines.spark import session
 
         return session(self.recipe.spark, str(self.home.root.resolve()))
@@ -58,10 +61,10 @@ class Job:
         """Folder of the training run: its name is what it is made of, so a resumed run finds its checkpoints."""
         return self.home.runs / self.fingerprints["train"][:12]
 
-    def read(self, table: Table):
+    def read(self, table: Table) -> DataFrame:
         return self.home.lake.read(self.spark, table)
 
-    def write(self, rows, table: Table, step: str, where: str | None = None) -> int:
+    def write(self, rows: DataFrame, table: Table, step: str, where: str | None = None) -> int:
         """Write a table with its ancestry; returns the rows written."""
         self.home.lake.write(rows, table, {"step": step, "fingerprint": self.fingerprints[step]}, where)
         return self.home.lake.rows_written(table)
@@ -80,7 +83,7 @@ def ingest(job: Job) -> Counts:
     return {"documents": documents, "rejects": rejects, "bytes": total(job.read(tables.DOCUMENTS), "n_bytes")}
 
 
-def total(rows, column: str) -> int:
+def total(rows: DataFrame, column: str) -> int:
     from pyspark.sql import functions as F
 
     return rows.agg(F.sum(column)).first()[0] or 0
@@ -99,7 +102,7 @@ def measure(job: Job) -> Counts:
     return {"documents": rows, "bytes": total(job.read(tables.SIGNALS), "n_bytes")}
 
 
-def train_quality(job: Job, documents) -> dict[str, bytes]:
+def train_quality(job: Job, documents: DataFrame) -> dict[str, bytes]:
     """Train and store each domain's quality model with its card; returns the models by domain."""
     from pipelines.examples import examples
     from pipelines.signals import quality
@@ -157,7 +160,7 @@ def tokenise(job: Job) -> Counts:
     return {"documents": rows, "tokens": total(job.read(tables.TOKENS), "n_tokens")}
 
 
-def tokenizer_ranks(job: Job, texts) -> bytes:
+def tokenizer_ranks(job: Job, texts: DataFrame) -> bytes:
     """The tokenizer's ranks file: GPT-4's, or trained on a sample of the kept documents."""
     from pipelines import tokens
 
@@ -302,8 +305,14 @@ STEPS = (
         "shard", shard, ("tokenise", "mixture"), lambda r: r.part("seed", "window_tokens", "stages"), (tables.SPANS,),
         lambda job: shard_files(job.home),
     ),
-    Step("train", train, ("shard",), lambda r: r.part("model", "train"), (tables.LEDGER,), lambda job: [job.run_folder / "result.json"]),
-    Step("evaluate", evaluate, ("ingest", "tokenise", "train"), lambda r: r.part("prompts", "seed"), (), lambda job: [evaluation_file(job)]),
+    Step(
+        "train", train, ("shard",), lambda r: r.part("model", "train"), (tables.LEDGER,),
+        lambda job: [job.run_folder / "result.json"],
+    ),
+    Step(
+        "evaluate", evaluate, ("ingest", "tokenise", "train"), lambda r: r.part("prompts", "seed"), (),
+        lambda job: [evaluation_file(job)],
+    ),
     Step(
         "report", report, ("ingest", "measure", "dedup", "judge", "mixture", "shard", "train", "evaluate"),
         lambda r: r.fingerprint, (), lambda job: [report_file(job)],

@@ -17,8 +17,8 @@ from schemas.recipe import Recipe
 
 GENERATIONS = 2
 GENERATED_CHARS = 300
-OUTCOMES = {"rejected": "rejected", "dropped by rules": "by rules", "near duplicates": "near dup.", "exact duplicates": "exact dup.",
-            "held out": "held out", "for training": "for training"}  # fmt: skip
+OUTCOMES = {"rejected": "rejected", "dropped by rules": "rules", "near duplicates": "near dup.", "exact duplicates": "copies",
+            "held out": "held out", "for training": "training"}  # fmt: skip
 
 
 def print_summary(recipe: Recipe, home: Home, console: Console) -> None:
@@ -27,7 +27,10 @@ def print_summary(recipe: Recipe, home: Home, console: Console) -> None:
     facts = json.loads(page.with_suffix(".json").read_text())
     for table in (funnel(facts), losses(facts), curriculum(facts), heldout(facts)):
         console.print(table)
-    console.print(experts(facts["training"]))
+    for row in facts["funnel"]:
+        for said in row["complaints"]:
+            console.print(Text(f"Does not add up: {row['source']}: {said}", "bold red"))
+    console.print(experts(facts["training"]), highlight=False)
     for one in facts["evaluation"]["generations"][:GENERATIONS]:
         console.print(Text.assemble((one["prompt"], "bold"), one["text"][:GENERATED_CHARS]))
         console.print()
@@ -54,16 +57,13 @@ def _table(title: str, *columns: str, words: int = 1) -> Table:
 
 
 def funnel(facts: dict[str, Any]) -> Table:
-    """Two rows a source: documents and bytes, from in to tokens."""
-    table = _table("What came through", "source", "", "in", *OUTCOMES.values(), "tokens", words=2)
+    """Two rows a source: documents and, below, bytes."""
+    table = _table("What came through: documents, and bytes", "source", "in", *OUTCOMES.values(), "tokens")
     for row in facts["funnel"]:
         by_name = {one["outcome"]: one for one in row["outcomes"]}
-        documents = [by_name[name]["documents"] for name in OUTCOMES]
-        n_bytes = [by_name[name]["bytes"] for name in OUTCOMES]
-        table.add_row(row["source"], "documents", *(f"{n:,}" for n in (row["records"], *documents, row["tokens"])))
-        table.add_row("", "bytes", *(size(n) for n in (sum(n_bytes), *n_bytes)), "")
-        for said in row["complaints"]:
-            table.add_row(Text("does not add up", "red"), Text(said, "red"))
+        documents, n_bytes = ([by_name[name][unit] for name in OUTCOMES] for unit in ("documents", "bytes"))
+        table.add_row(row["source"], *(f"{n:,}" for n in (row["records"], *documents, row["tokens"])))
+        table.add_row("", *(size(n) for n in (sum(n_bytes), *n_bytes)), "", style="dim")
     return table
 
 

@@ -47,9 +47,5 @@ def moments(model: nn.Module, adamw: torch.optim.AdamW) -> dict[str, torch.Tenso
 def set_moments(model: nn.Module, adamw: torch.optim.AdamW, tensors: dict[str, torch.Tensor]) -> None:
     """Put back what `moments` gave."""
     for name, parameter in model.named_parameters():
-        device = parameter.device
-        adamw.state[parameter] = {
-            "step": tensors[f"{name}.step"],
-            "exp_avg": tensors[f"{name}.exp_avg"].to(device),
-            "exp_avg_sq": tensors[f"{name}.exp_avg_sq"].to(device),
-        }
+        keys = ("step", "exp_avg", "exp_avg_sq")
+        adamw.state[parameter] = {key: tensors[f"{name}.{key}"].to(parameter.device) for key in keys}

@@ -5,7 +5,7 @@ Everything runs in Spark; nothing proportional to the corpus reaches the driver.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pyarrow as pa
 from pyspark.sql import Column, DataFrame, Window
@@ -80,7 +80,7 @@ def verified_pairs(pairs: DataFrame, documents: DataFrame, near: NearDuplicates)
     return pairs.where(jaccard >= near.threshold).select("a", "b")
 
 
-def shingler(ngram: int):
+def shingler(ngram: int) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     """An Arrow function: doc_id, text -> doc_id, sorted distinct shingle hashes."""
 
     def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -126,7 +126,7 @@ def packed_window(documents: pa.Table, place: tuple[str, int, int], seed: int, t
     stream, seq_len, window = place
     lengths = documents.column("n_tokens").to_numpy() + MARKS
     packing = shuffled(pack(lengths, seq_len), seed, stream, seq_len, window)
-    ids = marked(documents.column("tokens"), lengths, tokenizer)
+    ids = marked(documents.column("tokens"), tokenizer)
     rows = token_rows(ids, lengths, packing, seq_len, tokenizer["eot"])
     return packing, mds(sample_columns(tokenizer, seq_len), encoded_samples(rows, documents.column("doc_key").to_numpy(), packing))
 
@@ -166,7 +166,7 @@ def write_heldout(tokens: DataFrame, assigned: DataFrame, root: Path, tokenizer:
         table = table.sort_by("position")
         lengths = table.column("n_tokens").to_numpy() + MARKS
         ends = np.cumsum(lengths)
-        ids = np.split(marked(table.column("tokens"), lengths, tokenizer), ends[:-1])
+        ids = np.split(marked(table.column("tokens"), tokenizer), ends[:-1])
         doc, n_bytes = (np.split(table.column(name).to_numpy(), len(ids)) for name in ("doc_key", "n_bytes"))
         domain = [name.encode() for name in table.column("domain").to_pylist()]
         documents = [[d.tobytes(), e, n.tobytes(), ndarray(i)] for d, e, n, i in zip(doc, domain, n_bytes, ids, strict=True)]
@@ -182,26 +182,21 @@ def write_heldout(tokens: DataFrame, assigned: DataFrame, root: Path, tokenizer:
     return tuple(Window(row.window, window_file(HELDOUT, row.window), *row[1:]) for row in sorted(rows))
 
 
-def marked(blobs: pa.ChunkedArray, lengths: np.ndarray, tokenizer: dict) -> np.ndarray:
-    """Ids of documents one after the other, end-of-text before and after each; lengths count the marks."""
+def marked(blobs: pa.ChunkedArray, tokenizer: dict) -> np.ndarray:
+    """Ids of documents one after the other, end-of-text before and after each."""
     dtype = id_type(tokenizer["vocab_size"])
-    ids = np.full(lengths.sum(), tokenizer["eot"], dtype)
-    starts = np.cumsum(lengths) - lengths
-    ids[runs(starts + 1, lengths - MARKS)] = np.frombuffer(b"".join(blobs.to_pylist()), dtype)
-    return ids
-
-
-def runs(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """starts[0], starts[0] + 1, ... for lengths[0] numbers, then the same from starts[1], and so on."""
-    return np.repeat(starts - (np.cumsum(lengths) - lengths), lengths) + np.arange(lengths.sum())
+    mark = np.array(tokenizer["eot"], dtype).tobytes()
+    return np.frombuffer(b"".join(part for blob in blobs.to_pylist() for part in (mark, blob, mark)), dtype)
 
 
 def token_rows(ids: np.ndarray, lengths: np.ndarray, packing: Packing, seq_len: int, eot: int) -> np.ndarray:
-    """[samples, seq_len] ids, end-of-text as padding; ids are those of `marked`."""
-    rows = np.full((packing.samples, seq_len), eot, ids.dtype)
-    begins = (np.cumsum(lengths) - lengths)[packing.doc] + packing.doc_start
-    rows.reshape(-1)[runs(packing.sample * seq_len + packing.start, packing.n_tokens)] = ids[runs(begins, packing.n_tokens)]
-    return rows
+    """[samples, seq_len] ids, end-of-text as padding; ids are those of `marked`, lengths of its documents with their marks."""
+    rows = np.full(packing.samples * seq_len, eot, ids.dtype)
+    sources = (np.cumsum(lengths) - lengths)[packing.doc] + packing.doc_start
+    targets = packing.sample * seq_len + packing.start
+    for source, target, n in zip(sources.tolist(), targets.tolist(), packing.n_tokens.tolist(), strict=True):
+        rows[target : target + n] = ids[source : source + n]
+    return rows.reshape(packing.samples, seq_len)
 
 
 def encoded_samples(rows: np.ndarray, doc_keys: np.ndarray, packing: Packing) -> list[list[bytes]]:

@@ -65,6 +65,7 @@ def session(spark: Spark, home: str) -> SparkSession:
     if os.environ.get("SPARK_REMOTE"):
         return SparkSession.builder.getOrCreate()
     assets.check()
+    assets.java()
     os.environ["PYSPARK_PYTHON"] = sys.executable  # else workers may be another Python, without our packages
     local = spark.master.startswith("local")
     builder = SparkSession.builder.master(spark.master).appName("millrace")

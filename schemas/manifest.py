@@ -22,6 +22,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from schemas.training import doc, require
 
@@ -141,7 +142,7 @@ class Manifest:
         raise KeyError(f"the manifest has no windows of stream {stream!r} at sequence length {seq_len}")
 
 
-def fingerprint(value) -> str:
+def fingerprint(value: Any) -> str:
     """Hash of a JSON value or dataclass: 32 hex digits, the same for equal content."""
     if dataclasses.is_dataclass(value):
         value = dataclasses.asdict(value)

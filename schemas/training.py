@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 
-def doc(default, meaning: str):
+def doc(default: Any, meaning: str) -> Any:
     """A dataclass field with a default and a description (printed by `flows recipe fields`)."""
     return field(default=default, metadata={"description": meaning})
 

@@ -194,6 +194,14 @@ def test_seeds_give_other_signatures_and_equal_seeds_equal_ones():
     assert first["text_hash"].equals(other["text_hash"])
 
 
+def test_seeds_err_independently(pairs, sides):
+    context = Context(b"", ngram=1, seed=2)
+    others = [measured([" ".join(both[side]) for both in pairs], context)["signature"] for side in (0, 1)]
+    true = np.array([similarity for _, _, similarity in pairs])
+    first = fingerprints.estimate(sides[0]["signature"], sides[1]["signature"]) - true
+    assert abs(np.corrcoef(first, fingerprints.estimate(*others) - true)[0, 1]) < 0.15  # .024 by chance
+
+
 def test_texts_without_words_meet_nothing():
     found = measured(["", "... !", " \n"])
     assert found["band_keys"].to_pylist() == [[], [], []]
@@ -217,6 +225,8 @@ def test_slices_and_large_strings_change_nothing():
     assert fingerprints.jaccard(sets.slice(5, 5), sets.slice(0, 5)).tolist() == [1.0, 0.0, 1.0, 1.0, 1.0]
     signatures = whole["signature"]
     assert fingerprints.estimate(signatures.slice(5, 5), signatures.slice(0, 5)).tolist() == [1.0] * 5
+    assert fingerprints.estimate(signatures.slice(1, 3), signatures.slice(6, 3)).tolist() == [1.0] * 3
+    assert (fingerprints.estimate(signatures.slice(1, 4), signatures.slice(0, 4)) < 0.1).all()
 
 
 def test_a_text_of_ten_megabytes():

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from flows import report
 from flows.home import Home, Receipt, write_json
-from flows.report import corpus, distributions, plots, samples, training
+from flows.report import census, corpus, distributions, plots, samples, training
 from flows.steps import STEPS, Job, ddl
 from flows.summary import print_summary
 from pipelines.measure import signal_columns
@@ -194,7 +194,9 @@ def test_a_missing_row_is_a_complaint(job, table, said):
     read = (tables.DOCUMENTS, tables.REJECTS, tables.VERDICTS, tables.TOKENS)
     found = {one.name: job.read(one).withColumn("source", F.lit("all")) for one in read}
     found[table.name] = found[table.name].where(F.col("doc_id") != doc_id(7))
-    (row,) = corpus.funnel([("all", "mixed")], *found.values())
+    documents, rejects, verdicts, tokens = found.values()
+    counted = census.census(verdicts, job.read(tables.SIGNALS), tokens, {})
+    (row,) = corpus.funnel([("all", "mixed")], census.records(documents, rejects), counted)
     assert said in row["complaints"]
 
 
@@ -238,12 +240,20 @@ def test_histograms_hold_every_document_and_reach_over_the_threshold(facts):
     found = {(entry["domain"], entry["signal"]): entry for entry in facts["signals"]}
     alpha = found["code", "alpha_frac"]
     assert sum(alpha["counts"]) == 6
-    assert alpha["low"] == 0.125 and alpha["counts"][0] == alpha["failed"][0] == sum(alpha["failed"]) == 1  # document 4
+    assert alpha["low"] == 0.125 and alpha["high"] < 0.7 and alpha["counts"][0] == alpha["failed"][0] == sum(alpha["failed"]) == 1  # document 4
     assert sum(found["docs", "lorem_ipsum"]["failed"]) == 0  # 0 is not above 0
     assert alpha["thresholds"] == [{"rule": "few_letters", "side": "below", "value": 0.25}]
     for entry in facts["signals"]:
         assert all(entry["low"] <= mark["value"] < entry["high"] for mark in entry["thresholds"])
     assert ("docs", "alpha_frac") not in found  # no rule of docs looks at it
+
+
+def test_codes_are_within_a_percent(spark):
+    values = [0.0, 1e-4, 0.2, 0.99, 1.0, 2.0, 3.0, 99.0, 100.0, 1e9, -0.5, -7.0]
+    frame = spark.createDataFrame([(value,) for value in values], "value double")
+    codes = [int(row.code) for row in frame.select(census.coded(F.col("value")).alias("code")).collect()]
+    assert [census.decoded(code) for code in codes] == pytest.approx(values, rel=0.006, abs=0.002)
+    assert len(set(codes)) == len(values) - 1  # 0.0001 counts as 0
 
 
 @pytest.mark.parametrize(
@@ -269,11 +279,11 @@ def test_languages_quality_packing(facts):
 
 
 def test_samples_show_the_value_that_failed(facts):
-    dropped = {(row["domain"], row["reason"], row["doc_id"]): row for row in facts["samples"]["dropped"]}
+    dropped = {(row["domain"], row["group"], row["doc_id"]): row for row in facts["samples"]["dropped"]}
     row = dropped["code", "few_letters", doc_id(4)]
     assert (row["signal"], row["value"], row["threshold"], row["side"]) == ("alpha_frac", 0.125, 0.25, "below")
     assert ("docs", "near_duplicate", doc_id(9)) in dropped
-    assert [(row["tier"], row["doc_id"]) for row in facts["samples"]["kept"] if row["domain"] == "code"] == [("high", doc_id(1)), ("low", doc_id(2))]
+    assert [(row["group"], row["doc_id"]) for row in facts["samples"]["kept"] if row["domain"] == "code"] == [("high", doc_id(1)), ("low", doc_id(2))]
     long = next(row for row in facts["samples"]["kept"] if row["doc_id"] == doc_id(2))
     assert long["cut"] and len(long["text"]) == samples.CHARS
 

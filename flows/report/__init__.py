@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from flows.home import write_json
-from flows.report import corpus, distributions, plots, samples, training
+from flows.report import census, corpus, distributions, plots, samples, training
 from flows.steps import Job, domain_rules, report_file
 from schemas import tables
 
@@ -39,22 +39,22 @@ def write(job: Job) -> Path:
 def facts(job: Job) -> dict[str, Any]:
     """Everything that the report says, as JSON values. What is ordered is a list: JSON's objects are not."""
     rules = domain_rules(job.recipe)
-    signals, verdicts, clusters = (job.read(table) for table in (tables.SIGNALS, tables.VERDICTS, tables.CLUSTERS))
-    documents, rejects, tokens = (job.read(table) for table in (tables.DOCUMENTS, tables.REJECTS, tables.TOKENS))
-    sources = [(source.name, source.domain) for source in job.recipe.sources]
-    funnel = corpus.funnel(sources, documents, rejects, verdicts, tokens)
+    verdicts, signals = job.read(tables.VERDICTS), job.read(tables.SIGNALS)
+    counted = census.census(verdicts, signals, job.read(tables.TOKENS), rules)
+    records = census.records(job.read(tables.DOCUMENTS), job.read(tables.REJECTS))
+    funnel = corpus.funnel([(source.name, source.domain) for source in job.recipe.sources], records, counted)
     return {
         "run": job.run_folder.name,
         "tiers": sorted(job.recipe.tiers, key=lambda tier: -job.recipe.tiers[tier]),
         "funnel": funnel,
         "totals": corpus.totals(funnel),
-        "rules": corpus.rule_table(verdicts, rules),
-        "signals": distributions.signal_histograms(signals, rules),
-        "languages": distributions.languages(signals),
-        "quality": distributions.quality(signals, verdicts),
-        "packing": corpus.packing(job.read(tables.SPANS)),
-        **_with_texts(corpus.duplicates(clusters, verdicts), job, rules),
-        "stages": training.stages(corpus.rows(job.read(tables.MIXTURE)), job.recipe),
+        "rules": corpus.rule_table(counted, rules),
+        "signals": distributions.signal_histograms(counted, rules),
+        "languages": distributions.languages(counted),
+        "quality": distributions.quality(counted),
+        **with_texts(census.duplicates(job.read(tables.CLUSTERS), verdicts), samples.chosen(verdicts, signals, rules), job, rules),
+        "packing": census.packing(job.read(tables.SPANS)),
+        "stages": training.stages(job.home.lake.arrow(tables.MIXTURE).to_pylist(), job.recipe),
         "training": training.training(job.run_folder, job.recipe.train.batch_tokens),
         "evaluation": training.evaluation(job.run_folder),
         "models": training.models(job.home.models),
@@ -62,20 +62,18 @@ def facts(job: Job) -> dict[str, Any]:
     }
 
 
-def _with_texts(duplicates: dict, job: Job, rules: dict) -> dict[str, Any]:
+def with_texts(duplicates: dict[str, Any], chosen: list[dict], job: Job, rules: dict) -> dict[str, Any]:
     """The duplicates and samples with their texts, which are read in one pass."""
-    kept, dropped = samples.chosen(job.read(tables.VERDICTS))
     members = {doc_id for cluster in duplicates["largest"] for doc_id in (cluster["doc_id"], *cluster["members"])}
-    wanted = {row["doc_id"] for row in kept + dropped} | members
-    text = samples.texts(job.read(tables.DOCUMENTS), wanted)
-    dropped = samples.explained(dropped, samples.failing_values(job.read(tables.SIGNALS), dropped, rules), rules)
+    text = samples.texts(job.read(tables.DOCUMENTS), members | {row["doc_id"] for row in chosen})
+    shown = [{**row, **text[row["doc_id"]]} for row in samples.explained(chosen, rules)]
     place = {doc_id: {name: text[doc_id][name] for name in ("doc_id", "source", "uri")} for doc_id in members}
     largest = [{**one, **text[one["doc_id"]], "members": [place[doc_id] for doc_id in one["members"]]} for one in duplicates["largest"]]
     return {
         "duplicates": {**duplicates, "largest": largest},
         "samples": {
-            "kept": [{**row, **text[row["doc_id"]]} for row in kept],
-            "dropped": [{**row, **text[row["doc_id"]]} for row in dropped],
+            "kept": [row for row in shown if row["keep"]],
+            "dropped": [row for row in shown if not row["keep"]],
             "rejects": samples.rejects(job.read(tables.REJECTS)),
         },
     }

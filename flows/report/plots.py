@@ -9,6 +9,8 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from flows.report.distributions import place
+
 # Matplotlib knows no CSS: it draws with these stand-ins, which are replaced in the SVG.
 COLOURS = {"ink": "#010203", "muted": "#010204", "line": "#010205", "a": "#010206", "b": "#010207", "c": "#010208", "shade": "#010209"}
 STYLE = {
@@ -164,7 +166,7 @@ def histogram(entry: dict[str, Any]) -> Markup:
             if part:
                 parts.append(f'<rect class="{kind}" x="{i * step:.1f}" y="{y:.1f}" width="{step - 0.8:.1f}" height="{part:.1f}"/>')
     for mark in entry["thresholds"]:
-        x = width * _place_of(entry, mark["value"])
+        x = width * place(entry, mark["value"])
         anchor, beside = ("end", x - 3) if x > width / 2 else ("start", x + 3)
         parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="8" y2="{base}"/>')
         parts.append(f'<text class="mark" x="{beside:.1f}" y="14" text-anchor="{anchor}">{short(mark["value"])}</text>')
@@ -204,11 +206,6 @@ def stream_colour(stream: str, facts: dict[str, Any]) -> str:
 def pale(variable: str, depth: int) -> str:
     """A colour of the page, with more of the paper in it the deeper."""
     return f"color-mix(in srgb, var(--{variable}) {max(25, 100 - 28 * depth)}%, var(--paper))"
-
-
-def _place_of(entry: dict, value: float) -> float:
-    low, high, value = (math.log1p(v) if entry["log"] else v for v in (entry["low"], entry["high"], value))
-    return (value - low) / (high - low)
 
 
 def short(value: float | None) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-from flows.report.corpus import Rows, rows, side
+from flows.report.census import Rows, rows, side
 from pipelines.rules import Rule
 
 KEPT = 2  # texts shown of every domain and tier
@@ -21,23 +21,29 @@ CHARS = 600  # shown of a text
 TURNS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}  # bidirectional classes
 
 
-def chosen(verdicts: DataFrame) -> tuple[Rows, Rows]:
-    """(kept, dropped): doc_id and group of the documents to show. A document that fails three rules can stand under each."""
-    kept = verdicts.where("keep and not heldout").select("doc_id", "source", "domain", "tier", "percentile")
-    dropped = verdicts.where("not keep").select("doc_id", "source", "domain", "reasons", F.explode("reasons").alias("reason"))
-    return first_of(kept, KEPT, "domain", "tier"), first_of(dropped, DROPPED, "domain", "reason")
+def chosen(verdicts: DataFrame, signals: DataFrame, rules: dict[str, tuple[Rule, ...]]) -> Rows:
+    """The documents to show: doc_id, domain, group (tier or reason), verdict, and `values` of the signals that rules look at.
+
+    A document that fails three rules can stand under each.
+    """
+    groups = F.explode(F.when(F.col("keep"), F.array("tier")).otherwise(F.col("reasons")))
+    grouped = verdicts.where("not heldout").select("doc_id", "domain", "keep", "reasons", "percentile", groups.alias("group"))
+    first = first_of(grouped, F.when(F.col("keep"), KEPT).otherwise(DROPPED), "domain", "keep", "group")
+    names = sorted({rule.signal for members in rules.values() for rule in members})
+    values = F.struct(*[F.col(name).cast("double").alias(name) for name in names]).alias("values")
+    return rows(signals.select("doc_id", values).join(F.broadcast(first), "doc_id", how="inner"))
 
 
-def first_of(frame: DataFrame, count: int, *group: str, by: str = "doc_id") -> Rows:
+def first_of(frame: DataFrame, count: Column, *group: str, by: str = "doc_id") -> DataFrame:
     order = Window.partitionBy(*group).orderBy(by)
-    ranked = frame.withColumn("place", F.row_number().over(order)).where(F.col("place") <= count)
-    return rows(ranked.orderBy(*group, "place").drop("place"))
+    return frame.withColumn("place", F.row_number().over(order)).where(F.col("place") <= count).drop("place")
 
 
 def rejects(table: DataFrame) -> Rows:
     """The first rejects of every source and reason, by place."""
-    found = first_of(table.select("source", "reason", "uri", "detail", "n_bytes"), REJECTS, "source", "reason", by="uri")
-    return [{**row, "uri": printable(row["uri"]), "detail": printable(row["detail"])} for row in found]
+    first = first_of(table.select("source", "reason", "uri", "detail", "n_bytes"), F.lit(REJECTS), "source", "reason", by="uri")
+    shown = rows(first, "source", "reason", "uri")
+    return [{**row, "uri": printable(row["uri"]), "detail": printable(row["detail"])} for row in shown]
 
 
 def texts(documents: DataFrame, doc_ids: set[str]) -> dict[str, dict[str, Any]]:
@@ -50,29 +56,15 @@ def texts(documents: DataFrame, doc_ids: set[str]) -> dict[str, dict[str, Any]]:
     return {row["doc_id"]: {**row, **{name: printable(row[name] or "") for name in ("uri", "licence", "text")}} for row in found}
 
 
-def failing_values(signals: DataFrame, dropped: Rows, rules: dict[str, tuple[Rule, ...]]) -> dict[str, dict[str, Any]]:
-    """The signals that rules look at, of the dropped documents, by doc_id."""
-    names = sorted({rule.signal for members in rules.values() for rule in members})
-    ids = sorted({row["doc_id"] for row in dropped})
-    return {row["doc_id"]: row for row in rows(signals.where(F.col("doc_id").isin(ids)).select("doc_id", *_doubles(names)))}
-
-
-def _doubles(names: list[str]) -> list[Column]:
-    return [F.col(name).cast("double").alias(name) for name in names]
-
-
-def explained(dropped: Rows, values: dict[str, dict], rules: dict[str, tuple[Rule, ...]]) -> Rows:
-    """The dropped documents, in the order of the rules, each with the value that it failed by."""
-    found = []
-    for domain, members in rules.items():
-        by_name = {rule.name: rule for rule in members}
-        order = {name: place for place, name in enumerate(by_name)}
-        mine = [row for row in dropped if row["domain"] == domain]
-        for row in sorted(mine, key=lambda row: (order.get(row["reason"], len(order)), row["reason"], row["doc_id"])):
-            rule = by_name.get(row["reason"])
-            why = {"signal": rule.signal, "threshold": rule.threshold, "value": values[row["doc_id"]][rule.signal]} if rule else {}
-            found.append({**row, **why, "side": side(rule) if rule else ""})
-    return found
+def explained(found: Rows, rules: dict[str, tuple[Rule, ...]]) -> Rows:
+    """Dropped documents, each with the value that it failed by; kept ones have a tier for a group and no values."""
+    by_name = {(domain, rule.name): rule for domain, members in rules.items() for rule in members}
+    table = []
+    for row in sorted(found, key=lambda row: (row["domain"], row["group"], row["doc_id"])):
+        rule = None if row["keep"] else by_name.get((row["domain"], row["group"]))
+        why = {"signal": rule.signal, "threshold": rule.threshold, "value": row["values"][rule.signal], "side": side(rule)} if rule else {}
+        table.append({**{name: value for name, value in row.items() if name != "values"}, **why})
+    return table
 
 
 def printable(text: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from flows.home import Home
-from flows.report.corpus import Rows
+from flows.report.census import Rows
 from flows.report.samples import printable
 from schemas.recipe import Recipe
 

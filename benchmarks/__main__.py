@@ -1,0 +1,69 @@
+"""Every benchmark in turn; prints one table and writes it, with the machine's description, to benchmarks/results/.
+
+    python -m benchmarks            all
+    python -m benchmarks measuring  one of: measuring, tokenising, training, job
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+PARTS = ("measuring", "tokenising", "training", "job")
+RESULTS = Path(__file__).parent / "results"
+TOLD = ("torch", "pyspark", "delta-spark", "numba", "gigatoken", "tiktoken", "mosaicml-streaming")
+
+
+def machine() -> str:
+    """Processor, cores, memory and versions, as the head of a table."""
+    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    names = [line.split(": ")[1] for line in info.splitlines() if line.startswith("model name")]
+    special = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if f" {flag}" in info]
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    packages = ", ".join(f"{name} {version(name)}" for name in TOLD)
+    cpu = names[0] if names else platform.processor()
+    return f"{cpu}, {os.cpu_count()} cores ({', '.join(special)}), {memory:.0f} GiB, Python {platform.python_version()}; {packages}"
+
+
+def cells(part: str, row: dict) -> list[str]:
+    """A row as text: value and reference to three digits, the ratio and what it must be."""
+    number = lambda x: "" if x is None else f"{x:,.0f}" if abs(x) >= 100 else f"{x:.3g}"  # noqa: E731
+    met = "" if row.get("must") is None or row.get("ratio") is None else "yes" if _meets(row) else "NO"
+    return [part, row["work"], number(row["value"]), row["unit"], *(number(row.get(name)) for name in ("reference", "ratio", "must")), met]
+
+
+def _meets(row: dict) -> bool:
+    return row["ratio"] <= row["must"] if row.get("at_most") else row["ratio"] >= row["must"]
+
+
+def main() -> None:
+    parts = sys.argv[1:] or list(PARTS)
+    unknown = set(parts) - set(PARTS)
+    if unknown:
+        sys.exit(f"expected some of {', '.join(PARTS)}; found {', '.join(sorted(unknown))}")
+    names = ("part", "work / against", "value", "unit", "against", "ratio", "must", "met")
+    table = Table(*names, title=machine(), title_justify="left")
+    found = []
+    for part in parts:
+        print(f"{part} ...", file=sys.stderr, flush=True)
+        found += [cells(part, row) for row in importlib.import_module(f"benchmarks.{part}").rows()]
+    for row in found:
+        table.add_row(*row)
+    Console(width=160).print(table)
+    RESULTS.mkdir(exist_ok=True)
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    lines = [f"# {'-'.join(parts)}", "", f"`python -m benchmarks {' '.join(sys.argv[1:])}` at {commit}", "", machine(), ""]
+    lines += ["| " + " | ".join(row) + " |" for row in (names, ["---"] * len(names), *found)]
+    (RESULTS / f"{'-'.join(parts)}.md").write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()

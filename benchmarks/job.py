@@ -1,0 +1,133 @@
+"""The steps inside Spark, Arrow hop and Delta write included: their rates, how time grows with text, and the job's memory.
+
+    python -m benchmarks job [folder or glob of .jsonl(.zst)]
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import yaml
+
+from flows.home import Home
+from flows.steps import STEPS, Job
+from pipelines import ingest
+from schemas.recipe import Recipe, Source
+
+TEXT_BYTES = 60_000_000  # the smaller corpus; the larger one has twice as much
+LEAST_MEASURING_MB, MOST_MEMORY_GB, MOST_GROWTH = 10.0, 6.0, 2.1
+DATA_STEPS = ("ingest", "measure", "dedup", "judge", "tokenise", "mixture", "shard")
+
+
+def rows() -> list[dict]:
+    with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
+        steps(Path(folder), 1_000_000)  # so that Java and numba have compiled what they compile
+        once, twice = (steps(Path(folder), size) for size in (TEXT_BYTES, 2 * TEXT_BYTES))
+        found = [rate(once), share(once), duplicates(twice)]
+        found += [growth(name, once, twice) for name in DATA_STEPS]
+        return [*found, memory(Path(folder))]
+
+
+def steps(folder: Path, size: int) -> dict[str, dict]:
+    """Seconds and counts of every data step over `size` bytes of this machine's Python text."""
+    file = corpus(folder / f"{size}.jsonl", size)
+    value = {
+        "home": str(folder / f"home-{size}"),
+        "sources": [{"name": "code", "reader": "jsonl", "domain": "code", "path": str(file)}],
+        "quality": {"code": {"positives": [{"source": "code", "uri": "*7"}]}},
+        "stages": [{"name": "one", "tokens": size // 20, "seq_len": 512}],
+        "window_tokens": 1 << 17,
+    }
+    recipe = Recipe.model_validate(value)
+    home = Home(Path(recipe.home))
+    home.root.mkdir()
+    job = Job(recipe, home, {step.name: step.name for step in STEPS})
+    job.spark  # noqa: B018 - started before the clock
+    return {step.name: timed(step, job) for step in STEPS if step.name in DATA_STEPS}
+
+
+def corpus(file: Path, size: int) -> Path:
+    """A JSONL file with the first `size` bytes of the installed packages' modules, in seeded order."""
+    source = Source(name="code", reader="python-code", domain="code")
+    recipe = Recipe.model_validate({"home": "x", "sources": [source.model_dump()], "stages": [{"name": "x", "tokens": 1, "seq_len": 16}]})
+    written = 0
+    with open(file, "w") as out:
+        for one in ingest.listing(recipe)["code"]:
+            for made in ingest.read(one, source):
+                if written < size and hasattr(made, "text"):
+                    written += out.write(json.dumps({"text": made.text}) + "\n")
+    return file
+
+
+def timed(step, job: Job) -> dict:
+    started = time.perf_counter()
+    counts = step.work(job)
+    return {"seconds": time.perf_counter() - started, **counts}
+
+
+def rate(found: dict) -> dict:
+    """Wall time on all cores, so a core's rate is the quotient."""
+    value = found["measure"]["bytes"] / 1e6 / found["measure"]["seconds"] / os.cpu_count()
+    work = "measuring pass, with Arrow hop, Delta write and quality training / the least we accept"
+    ratio = value / LEAST_MEASURING_MB
+    return {"work": work, "value": value, "unit": "MB/s a core", "reference": LEAST_MEASURING_MB, "ratio": ratio, "must": 1.0}
+
+
+def share(found: dict) -> dict:
+    total = sum(one["seconds"] for one in found.values())
+    return {"work": "measuring pass, share of all data steps", "value": 100 * found["measure"]["seconds"] / total, "unit": "%"}
+
+
+def duplicates(found: dict) -> dict:
+    value = found["dedup"]["documents"] / found["dedup"]["seconds"]
+    return {"work": "exact and verified near duplicates", "value": value, "unit": "documents/s"}
+
+
+def growth(name: str, once: dict, twice: dict) -> dict:
+    small, large = once[name]["seconds"], twice[name]["seconds"]
+    work = f"{name}: twice the text / once"
+    return {"work": work, "value": large, "unit": "s", "reference": small, "ratio": large / small, "must": MOST_GROWTH, "at_most": True}
+
+
+def memory(folder: Path) -> dict:
+    """Largest memory of the default run, all its processes together, shared pages counted once."""
+    value = yaml.safe_load(Path("flows/recipes/local.yaml").read_text()) | {"home": str(folder / "home-local")}
+    file = folder / "local.yaml"
+    file.write_text(yaml.safe_dump(value))
+    run = subprocess.Popen([sys.executable, "-m", "flows.cli", "run", "curriculum", "--recipe", str(file)], stdout=subprocess.DEVNULL)
+    peak = Peak(run.pid)
+    peak.start()
+    if run.wait():
+        raise RuntimeError(f"the default run failed with exit code {run.returncode}")
+    return {
+        "work": "the default run: peak memory / the most we accept", "value": peak.bytes / 1e9, "unit": "GB",
+        "reference": MOST_MEMORY_GB, "ratio": peak.bytes / 1e9 / MOST_MEMORY_GB, "must": 1.0, "at_most": True,
+    }  # fmt: skip
+
+
+class Peak(threading.Thread):
+    """Samples the proportional set size of a process and its descendants twice a second."""
+
+    def __init__(self, pid: int):
+        super().__init__(daemon=True)
+        self.process, self.bytes = psutil.Process(pid), 0
+
+    def run(self) -> None:
+        while self.process.is_running() and self.process.status() != psutil.STATUS_ZOMBIE:
+            self.bytes = max(self.bytes, sum(map(_pss, [self.process, *self.process.children(recursive=True)])))
+            time.sleep(0.5)
+
+
+def _pss(process: psutil.Process) -> int:
+    try:
+        return process.memory_full_info().pss
+    except psutil.Error:
+        return 0  # it ended meanwhile
