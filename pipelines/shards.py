@@ -54,7 +54,7 @@ def shard(tokens: DataFrame, mixture: list[dict], recipe: Recipe, root: Path, to
         write_index(root / folder.stream / str(folder.seq_len), folder.windows, sample_columns(tokenizer, folder.seq_len))
     if heldout:
         write_index(root / HELDOUT, heldout, heldout_columns(tokenizer))
-    manifest = Manifest(recipe.fingerprint, tokenizer, tables, streams(counts), folders, heldout)
+    manifest = Manifest(recipe.data_fingerprint, tokenizer, tables, streams(counts), folders, heldout)
     remove_stale(root, manifest)
     save(plan, root / "plan.json")
     save(manifest, root / "manifest.json")

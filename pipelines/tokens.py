@@ -10,6 +10,7 @@ import hashlib
 import tempfile
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +18,10 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from schemas.tables import TOKENS
+
+if TYPE_CHECKING:
+    import gigatoken
+    import tiktoken
 
 END_OF_TEXT = "<|endoftext|>"
 # cl100k's special tokens (tiktoken_ext/openai_public.py); ids 100,256 and 100,261 to 100,275 are unused.
@@ -72,7 +77,7 @@ def cl100k_ranks() -> bytes:
     return CL100K_RANKS.read_bytes()
 
 
-def encoding(ranks: bytes, name: str):
+def encoding(ranks: bytes, name: str) -> tiktoken.Encoding:
     """The definition: a tiktoken.Encoding of these ranks; `name` is bpe or cl100k_base, which decides the special tokens."""
     import tiktoken
 
@@ -105,7 +110,7 @@ def doc_key(doc_id: str) -> int:
 
 
 @lru_cache(maxsize=1)  # loading cl100k takes 0.3 s, and what a worker has encoded makes its next task faster
-def encoder(ranks: bytes):
+def encoder(ranks: bytes) -> gigatoken.Tokenizer:
     """gigatoken's encoder of these ranks. It knows no special tokens, so their literal text is ordinary text."""
     import gigatoken
 

@@ -185,6 +185,11 @@ class Recipe(Part):
         return self.model_dump(mode="json", include=set(names))
 
     @property
+    def data_fingerprint(self) -> str:
+        """Hash of what decides the shards: the trainer's part left out."""
+        return fingerprint(self.model_dump(mode="json", exclude={"home", "spark", "model", "train", "prompts"}))
+
+    @property
     def fingerprint(self) -> str:
         """Hash of everything that decides the result: home folder and Spark's place left out."""
         return fingerprint(self.model_dump(mode="json", exclude={"home", "spark"}))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import re
-import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -200,16 +199,29 @@ def test_a_missing_row_is_a_complaint(job, table, said):
     assert said in row["complaints"]
 
 
-def test_writing_raises_when_a_verdict_is_missing_and_the_page_says_so(job, tmp_path):
-    shutil.copytree(job.home.root, tmp_path / "home")
-    broken = Job(job.recipe, Home(tmp_path / "home"), job.fingerprints)
-    broken.spark = job.spark
-    verdicts = job.read(tables.VERDICTS).where(F.col("doc_id") != doc_id(5))
-    broken.home.lake.write(verdicts, tables.VERDICTS, {})
+def test_what_does_not_add_up_stands_on_the_page_and_fails_the_step(job, facts, tmp_path, monkeypatch):
+    broken = Job(job.recipe, Home(tmp_path), job.fingerprints)
+    funnel = [{**facts["funnel"][0], "complaints": ["6 documents were ingested, 5 have a verdict"]}, facts["funnel"][1]]
+    monkeypatch.setattr(report, "facts", lambda job: {**facts, "funnel": funnel})
     with pytest.raises(report.DoesNotAddUp, match="source code: 6 documents were ingested, 5 have a verdict"):
         report.write(broken)
     (page,) = broken.home.report.glob("*.html")
-    assert "The counts do not add up" in page.read_text()
+    assert "The counts do not add up" in page.read_text() and "Counts add up" not in page.read_text()
+
+
+def test_a_run_without_duplicates_rejects_quality_or_heldout_text_has_a_page_too(facts):
+    bare = {
+        **facts,
+        "duplicates": {"histogram": [], "largest": []},
+        "quality": [],
+        "packing": [],
+        "models": {"quality": [], "tokenizer": None},
+        "evaluation": {"domains": [], "generations": [], "beats_both": False},
+        "samples": {"kept": [], "dropped": [], "rejects": []},
+    }
+    html = report.page(bare)
+    for said in ("No duplicates were found", "Every record became a document", "names no quality model", "The recipe has no prompts", "No text was held out"):
+        assert said in html
 
 
 def test_rules_count_all_only_and_first(facts):

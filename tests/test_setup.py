@@ -22,6 +22,7 @@ ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LOCK = (ROOT / "requirements.lock").read_text()
 ROOMS = ("schemas", "pipelines", "flows", "kernels", "model")
+COMPILED = {"triton.jit", "gluon.jit", "jit", "njit", "numba.njit"}
 SOURCES = [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
 
 
@@ -40,8 +41,8 @@ def functions(tree: ast.Module) -> Iterator[ast.FunctionDef]:
 
 def unannotated(function: ast.FunctionDef) -> list[str]:
     """What lacks a type: parameters by name, the result as `return`."""
-    if any(ast.unparse(decorator).split("(")[0] in {"triton.jit", "gluon.jit", "jit"} for decorator in function.decorator_list):
-        return []  # a device function: its pointers and blocks have no Python types
+    if any(ast.unparse(decorator).split("(")[0] in COMPILED for decorator in function.decorator_list):
+        return []  # a compiled kernel: its pointers, blocks and arrays have no Python types
     a = function.args
     named = [*a.posonlyargs, *a.args, *a.kwonlyargs, *filter(None, (a.vararg, a.kwarg))]
     missing = [arg.arg for arg in named if arg.annotation is None and arg.arg not in {"self", "cls", "ctx"}]

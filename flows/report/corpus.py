@@ -79,9 +79,10 @@ def totals(found: Rows) -> dict[str, Any]:
     """The funnel's rows, summed over the sources."""
     outcomes = [one for row in found for one in row["outcomes"]]
     names = list(dict.fromkeys(one["outcome"] for one in outcomes))
-    reasons = {one["reason"] for row in found for one in row["lost"]}
+    lost = [one for row in found for one in row["lost"]]
+    reasons = {name: total([one for one in lost if one["reason"] == name])["documents"] for name in {one["reason"] for one in lost}}
     return {
-        "reasons": [*sorted(reasons - DUPLICATES.keys()), *(name for name in DUPLICATES if name in reasons)],
+        "reasons": sorted(reasons, key=lambda name: (name in DUPLICATES, -reasons[name], name)),
         **{name: sum(row[name] for row in found) for name in ("records", "documents", "bytes", "tokens")},
         "kept": {name: sum(row["kept"][name] for row in found) for name in ("documents", "bytes")},
         "outcomes": [{"outcome": name, **total([one for one in outcomes if one["outcome"] == name])} for name in names],

@@ -26,7 +26,8 @@ PACKAGES = ("pyspark", "delta-spark", "torch", "mosaicml-streaming", "gigatoken"
 def stages(mixture: Rows, recipe: Recipe) -> Rows:
     """The curriculum: every stage with what it draws of each stream."""
     found = []
-    ordered = sorted(mixture, key=lambda row: (row["position"], row["stream"]))
+    best_first = sorted(recipe.tiers, key=lambda tier: -recipe.tiers[tier])
+    ordered = sorted(mixture, key=lambda row: (row["position"], row["source"], best_first.index(row["stream"].split(".", 1)[1])))
     for stage, members in zip(recipe.stages, (list(m) for _, m in groupby(ordered, lambda row: row["position"])), strict=False):
         told = [{**row, "drawn_so_far": row["epochs"] * row["unique_tokens"]} for row in members]
         phase = {"shape": stage.lr.shape, "start": stage.lr.start, "end": stage.lr.end, "warmup_tokens": stage.lr.warmup_tokens}
