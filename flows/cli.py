@@ -132,7 +132,7 @@ def _page(recipe: Recipe, home: Home) -> Path:
     receipt = home.receipt("report")
     if receipt is None:
         raise FileNotFoundError(f"{recipe.home} holds no report yet: `flows run curriculum` writes it")
-    return home.root / next(iter(receipt.files))
+    return home.root / next(name for name in receipt.files if name.endswith(".html"))
 
 
 def _prepare_prefect(home: Home) -> None:

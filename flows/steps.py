@@ -151,8 +151,9 @@ def tokenise(job: Job) -> Counts:
 
     from pipelines import tokens
 
+    verdicts = job.read(tables.VERDICTS)  # starts Spark where this is the first step to run: expressions need it
     stream = F.when(F.col("heldout"), F.lit("heldout")).otherwise(F.concat_ws(".", "source", "tier"))
-    kept = job.read(tables.VERDICTS).where("keep").select("doc_id", stream.alias("stream"), "domain", "n_bytes", "heldout")
+    kept = verdicts.where("keep").select("doc_id", stream.alias("stream"), "domain", "n_bytes", "heldout")
     texts = job.read(tables.DOCUMENTS).select("doc_id", "text").join(kept, "doc_id", how="inner")
     ranks = tokenizer_ranks(job, texts.where("not heldout"))
     store_tokenizer(job, ranks)
@@ -314,7 +315,7 @@ STEPS = (
         lambda job: [evaluation_file(job)],
     ),
     Step(
-        "report", report, ("ingest", "measure", "dedup", "judge", "mixture", "shard", "train", "evaluate"),
-        lambda r: r.fingerprint, (), lambda job: [report_file(job)],
+        "report", report, ("ingest", "measure", "dedup", "judge", "tokenise", "mixture", "shard", "train", "evaluate"),
+        lambda r: r.fingerprint, (), lambda job: [report_file(job), report_file(job).with_suffix(".json")],
     ),
 )  # fmt: skip

@@ -72,13 +72,13 @@ class Lake:
     def _create(self, spark: SparkSession, table: Table) -> None:
         """Create the table with its columns, comments and constraints, unless it is there with just these columns.
 
-        A folder without a log is no table but what a stopped run left behind: Delta would refuse to create one there.
+        One with other columns is of an older Millrace or of other signals: it goes, with its history, as all of it can be
+        made again. A folder without a log is no table but what a stopped run left behind: Delta would refuse to create one.
         """
-        if self.version(table) is None:
-            shutil.rmtree(self.path(table), ignore_errors=True)
-        elif self.read(spark, table).columns == list(table.column_names):
+        if self.version(table) is not None and self.read(spark, table).columns == list(table.column_names):
             return
-        builder = DeltaTable.createOrReplace(spark).location(self.path(table)).comment(table.meaning)
+        shutil.rmtree(self.path(table), ignore_errors=True)
+        builder = DeltaTable.create(spark).location(self.path(table)).comment(table.meaning)
         for column in table.columns:
             builder = builder.addColumn(column.name, column.type, nullable=column.nullable, comment=column.meaning)
         for name, condition in table.checks.items():

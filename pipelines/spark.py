@@ -39,6 +39,8 @@ LOCAL_SETTINGS = {
     "spark.sql.shuffle.partitions": "4",
     "spark.default.parallelism": "4",
 }
+# A laptop's run lasts minutes: Java's second compiler and its concurrent collector take more of two cores than they give.
+JAVA_OPTIONS = "-XX:TieredStopAtLevel=1 -XX:+UseParallelGC"
 
 
 @contextlib.contextmanager
@@ -76,7 +78,7 @@ def session(spark: Spark, home: str) -> SparkSession:
         "spark.sql.warehouse.dir": f"{home}/lake/warehouse",
         "spark.local.dir": f"{home}/tmp",
         # The JVM's own scratch files too: a full or read-only /tmp must not stop a run.
-        "spark.driver.extraJavaOptions": f"-Djava.io.tmpdir={home}/tmp -Dderby.system.home={home}/tmp",
+        "spark.driver.extraJavaOptions": f"-Djava.io.tmpdir={home}/tmp {JAVA_OPTIONS if local else ''}",
     }
     for name, value in settings.items():
         builder = builder.config(name, value)

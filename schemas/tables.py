@@ -199,7 +199,7 @@ LEDGER = Table(
     "what each training step read, and what it lost on each document",
     (
         Column("run", "string", "fingerprint of the training step"),
-        Column("step", "bigint", "optimiser step, from 1"),
+        Column("step", "bigint", "optimiser step, from 0"),
         Column("doc_key", "bigint", "document, as in silver.tokens"),
         Column("tokens", "bigint", "tokens predicted"),
         Column("loss", "double", "summed cross-entropy, in nats"),

@@ -311,6 +311,12 @@ def test_training_and_evaluation(facts):
     assert [stage["tokens"] for stage in facts["stages"]] == [256, 128]
 
 
+def test_the_page_says_which_reference_was_not_beaten(page):
+    html = page.read_text()
+    assert "The model does not beat both references in every domain" in html
+    assert "docs: 2.000 against unigram 1.500" in html and ">not unigram<" in html and ">both<" in html
+
+
 def test_curves_are_thinned_inside_their_stage():
     steps = [{"step": i, "stage": "a" if i < 500 else "b", "tokens": i, "loss": float(i)} for i in range(1000)]
     curve = training.thinned(steps, 100)

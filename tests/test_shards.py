@@ -83,7 +83,7 @@ def test_the_files_and_rows_are_what_the_contracts_say(made):
         assert (len(data), hashlib.sha256(data).hexdigest()) == (window.bytes, window.sha256)
     folders = {str(Path(window.file).parent) for window in windows}
     assert set(contents(root)) == {w.file for w in windows} | {f"{f}/index.json" for f in folders} | {"manifest.json", "plan.json"}
-    assert result.manifest.recipe == RECIPE.fingerprint and result.manifest.tables == {"silver.tokens": "f00d"}
+    assert result.manifest.recipe == RECIPE.data_fingerprint and result.manifest.tables == {"silver.tokens": "f00d"}
     trained = {stream: [ids for s, _, ids in documents().values() if s == stream and len(ids)] for stream in ("a.all", "b.low")}
     for stream in result.manifest.streams:
         own = trained.pop(stream.name)

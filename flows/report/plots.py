@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from io import StringIO
 from typing import Any
 
@@ -120,7 +121,7 @@ def bits_plot(domain: dict[str, Any]) -> Markup:
     return figure(draw, f"{domain['domain']}: held-out bits per byte")
 
 
-def figure(draw, title: str) -> Markup:
+def figure(draw: Callable[..., None], title: str) -> Markup:
     """An SVG of one pair of axes. `title` also tells a screen reader what is there."""
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
