@@ -80,17 +80,6 @@ SIGNALS = Table(
     ("doc_id",),
 )
 
-BANDS = Table(
-    "silver.bands",
-    "LSH keys of the documents: the index that new snapshots are compared with",
-    (
-        Column("band", "int", "number of the band"),
-        Column("key", "bigint", "hash of the band's rows of the signature"),
-        DOC_ID,
-    ),
-    ("band", "key", "doc_id"),
-)
-
 CLUSTERS = Table(
     "silver.clusters",
     "which documents are copies or near copies of one another",
@@ -207,4 +196,4 @@ LEDGER = Table(
     ("run", "step", "doc_key"),
 )
 
-ALL = (DOCUMENTS, REJECTS, SIGNALS, BANDS, CLUSTERS, VERDICTS, TOKENS, MIXTURE, SPANS, RUNS, LEDGER)
+ALL = (DOCUMENTS, REJECTS, SIGNALS, CLUSTERS, VERDICTS, TOKENS, MIXTURE, SPANS, RUNS, LEDGER)
