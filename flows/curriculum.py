@@ -20,7 +20,7 @@ from prefect.states import State
 
 from flows.home import Home, Receipt
 from flows.progress import Display, spark_tasks
-from flows.status import check, parts, pending, plain, states
+from flows.status import check, pending, plain, states
 from flows.steps import STEPS, Job, Step, ddl, report_file
 from schemas import tables
 
@@ -39,8 +39,9 @@ def curriculum(recipe: str, only: str | None = None) -> None:
         job = Job(checked, home, {state.step.name: state.fingerprint for state in found})
         run = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
         display = Display()
+        decided = {state.step.name: plain(state.part) for state in found}  # listing the sources takes seconds: once is enough
         for step in pending(found, only):
-            as_task(step)(step, job, run, display)
+            as_task(step)(step, job, decided[step.name], run, display)
         publish(job)
         if "spark" in vars(job):
             store_runs(job, run)
@@ -69,7 +70,7 @@ def is_transient(_task: Any, _run: Any, state: State) -> bool:
     return isinstance(error, Py4JError | ConnectionError | TimeoutError) and "No space left" not in str(error)
 
 
-def work(step: Step, job: Job, run: str, display: Display) -> None:
+def work(step: Step, job: Job, part: Any, run: str, display: Display) -> None:
     """Do a step's work, shown on one line, and leave its receipt."""
     number = [one.name for one in STEPS].index(step.name) + 1
     started = time.monotonic()
@@ -77,15 +78,15 @@ def work(step: Step, job: Job, run: str, display: Display) -> None:
         job.on_training = bar.training
         counts = step.work(job)
         seconds = time.monotonic() - started
-        job.home.keep(receipt(step, job, run, counts, seconds))
+        job.home.keep(receipt(step, job, part, run, counts, seconds))
         bar.finish(counts, seconds)
 
 
-def receipt(step: Step, job: Job, run: str, counts: dict[str, float], seconds: float) -> Receipt:
+def receipt(step: Step, job: Job, part: Any, run: str, counts: dict[str, float], seconds: float) -> Receipt:
     return Receipt(
         step=step.name,
         fingerprint=job.fingerprints[step.name],
-        part=plain(parts(job.recipe)[step.name]),
+        part=part,
         inputs={need: job.fingerprints[need] for need in step.needs},
         tables={table.name: job.home.lake.version(table) for table in step.tables},
         files={str(path.relative_to(job.home.root)): path.stat().st_size for path in step.files(job)},

@@ -20,9 +20,13 @@ class NotReady(RuntimeError):
 
 @dataclass(frozen=True)
 class State:
-    """A step's state: done, stale (its output is of another input or recipe) or missing; `why` says of which."""
+    """A step's state: done, stale (its output is of another input or recipe) or missing; `why` says of which.
+
+    `part` is the part of the recipe that its fingerprint is made of.
+    """
 
     step: Step
+    part: Any
     fingerprint: str
     state: str
     why: str
@@ -72,11 +76,11 @@ def pending(found: list[State], only: str | None = None) -> list[Step]:
 def _state(step: Step, expected: str, part: Any, inputs: dict[str, str], home: Home) -> State:
     receipt = home.receipt(step.name)
     if receipt is None:
-        return State(step, expected, "missing", "never finished", None)
+        return State(step, part, expected, "missing", "never finished", None)
     if receipt.fingerprint != expected:
-        return State(step, expected, "stale", _difference(receipt, part, inputs), receipt)
+        return State(step, part, expected, "stale", _difference(receipt, part, inputs), receipt)
     damage = home.damage(receipt)
-    return State(step, expected, "stale" if damage else "done", damage or "", receipt)
+    return State(step, part, expected, "stale" if damage else "done", damage or "", receipt)
 
 
 def _difference(receipt: Receipt, part: Any, inputs: dict[str, str]) -> str:
