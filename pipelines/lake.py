@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 from delta.tables import DeltaTable
+from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 from pyspark.sql import DataFrame, SparkSession
 
 from schemas.tables import Table
@@ -64,10 +65,16 @@ class Lake:
     def arrow(
         self, table: Table, columns: list[str] | None = None, where: pc.Expression | None = None, version: int | None = None
     ) -> pa.Table:
-        """Rows that fit in memory (traces, notebooks), read by delta-rs: no Java starts."""
+        """Rows that fit in memory (traces, notebooks), found by delta-rs and read by Arrow: no Java starts.
+
+        Arrow reads the files itself. Through delta-rs's own file system (Python) its threads can outlive the interpreter,
+        and then abort the process at exit (apache/arrow#45214; 1 of some 60 exits).
+        """
         from deltalake import DeltaTable as RustTable
 
-        return RustTable(self.path(table), version=version).to_pyarrow_dataset().to_table(columns=columns, filter=where)
+        files = SubTreeFileSystem(self.path(table), LocalFileSystem())
+        dataset = RustTable(self.path(table), version=version).to_pyarrow_dataset(filesystem=files)
+        return dataset.to_table(columns=columns, filter=where)
 
     def _create(self, spark: SparkSession, table: Table) -> None:
         """Create the table with its columns, comments and constraints, unless it is there with just these columns.
