@@ -29,7 +29,7 @@ DATA_STEPS = ("ingest", "measure", "dedup", "judge", "tokenise", "mixture", "sha
 
 def rows() -> list[dict]:
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
-        steps(Path(folder), 1_000_000)  # so that Java and numba have compiled what they compile
+        steps(Path(folder), 10_000_000)  # so that Java and numba have compiled what they compile
         once, twice = (steps(Path(folder), size) for size in (TEXT_BYTES, 2 * TEXT_BYTES))
         found = [rate(once), share(once), duplicates(twice)]
         found += [growth(name, once, twice) for name in DATA_STEPS]

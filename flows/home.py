@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.lake import Lake
+from schemas.manifest import write_json
 
 
 class HomeBusy(RuntimeError):
@@ -121,14 +122,3 @@ class Home:
             if b"prefect.server" in Path(f"/proc/{pid}/cmdline").read_bytes():  # the number may be another process's by now
                 os.kill(pid, signal.SIGKILL)
             self._server.unlink()
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a file that readers see whole or not at all, also after a power cut."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_suffix(".tmp")
-    with open(scratch, "w") as file:
-        json.dump(value, file, indent=1, sort_keys=True)
-        file.flush()
-        os.fsync(file.fileno())
-    scratch.replace(path)

@@ -10,12 +10,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.home import Home, write_json
+from flows.home import Home
 from pipelines import dedup as duplicates
 from pipelines import ingest as intake
 from pipelines import judge as judging
 from pipelines import rules
 from schemas import tables
+from schemas.manifest import write_json
 from schemas.recipe import Recipe
 from schemas.tables import Table
 
@@ -234,15 +235,16 @@ def store_ledger(job: Job) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from model.ledger import ledger_files
+
     run = job.fingerprints["train"]
     staged = job.home.root / "tmp" / "ledger"
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir(parents=True)
-    for file in sorted((job.run_folder / "ledger").glob("*.npy")):
-        rows = np.load(file, allow_pickle=False)
+    for name, rows in ledger_files(job.run_folder):
         columns = {"step": rows["step"].astype(np.int64), "doc_key": rows["doc"], "tokens": rows["tokens"].astype(np.int64)}
         table = pa.table({"run": pa.array([run] * len(rows)), **columns, "loss": rows["loss"].astype(np.float64)})
-        pq.write_table(table, staged / f"{file.stem}.parquet")
+        pq.write_table(table, staged / f"{name}.parquet")
     job.write(job.spark.read.parquet(str(staged)), tables.LEDGER, "train", where=f"run = '{run}'")
     shutil.rmtree(staged)
 

@@ -107,14 +107,6 @@ def to_disk(path: Path) -> None:
         os.close(handle)
 
 
-def write_json(path: Path, value: object) -> None:
-    """Write a file that readers see either as it was or whole and new."""
-    scratch = path.with_name(f".{path.name}.writing")
-    scratch.write_text(json.dumps(value, indent=1) + "\n")
-    to_disk(scratch)
-    scratch.replace(path)
-
-
 def _checkpoints(run: Path) -> list[Path]:
     return sorted((run / "checkpoints").glob("step-*"))
 

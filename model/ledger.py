@@ -7,6 +7,7 @@ not) and `ledger/steps-<first>-<last>.npy`, one file for each checkpoint. Steps 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -71,10 +72,10 @@ class Journal:
         self.seconds.close()
 
 
-def read_ledger(run: Path) -> np.ndarray:
-    """All rows of a run's ledger, in order of steps."""
-    paths = sorted((run / "ledger").glob("steps-*.npy"))
-    return np.concatenate([np.load(path, allow_pickle=False) for path in paths]) if paths else np.zeros(0, ROW)
+def ledger_files(run: Path) -> Iterator[tuple[str, np.ndarray]]:
+    """(name, rows) of each file of a run's ledger, in order of steps: a long run's do not fit in memory together."""
+    for path in sorted((run / "ledger").glob("steps-*.npy")):
+        yield path.stem, np.load(path, allow_pickle=False)
 
 
 def _reopen(path: Path, lines: int):

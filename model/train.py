@@ -28,7 +28,7 @@ from model.ledger import Journal, document_losses, load_metrics
 from model.loss import MeanLoss, targets
 from model.optim import learning_rate, moments, optimiser, set_learning_rate, set_moments
 from model.transformer import Transformer, parameter_counts
-from schemas.manifest import Manifest, fingerprint, load_manifest, load_plan
+from schemas.manifest import Manifest, fingerprint, load_manifest, load_plan, write_json
 from schemas.training import ModelConfig, TrainConfig
 
 LAST_STEPS = 20  # over which result.json's final loss is averaged
@@ -141,7 +141,7 @@ def _evaluate(run: Path, learner: Learner, documents: list[dict], state: State, 
     began = time.perf_counter()
     entry = {"step": state.step, "tokens": state.step * learner.config.batch_tokens, "stage": stage, "seq_len": seq_len}
     state.evaluations.append({**entry, "domains": learner.evaluate(documents, seq_len)})
-    checkpoint.write_json(run / "evaluations.json", state.evaluations)
+    write_json(run / "evaluations.json", state.evaluations)
     state.seconds += time.perf_counter() - began
 
 
@@ -177,7 +177,7 @@ def _finish(run: Path, learner: Learner, manifest: Manifest, state: State, ident
     (run / "final").mkdir(exist_ok=True)
     save_file(network.state_dict(), run / "final" / "weights.safetensors")
     about = {"model": dataclasses.asdict(network.config), "vocab_size": vocab_size, "tokenizer": manifest.tokenizer}
-    checkpoint.write_json(run / "final" / "config.json", about)
+    write_json(run / "final" / "config.json", about)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     last = [line["loss"] for line in lines[-LAST_STEPS:]]
     result = {
@@ -190,7 +190,7 @@ def _finish(run: Path, learner: Learner, manifest: Manifest, state: State, ident
         "expert_load": [[count / sum(layer) for count in layer] for layer in state.load],
         "parameters": parameter_counts(network.config, vocab_size),
     }
-    checkpoint.write_json(run / "result.json", result)
+    write_json(run / "result.json", result)
     return result
 
 

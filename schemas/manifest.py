@@ -20,6 +20,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -151,10 +152,18 @@ def fingerprint(value: Any) -> str:
 
 
 def save(value: Manifest | Plan, path: Path) -> None:
-    """Write as JSON with its own fingerprint under `hash`; readers see the old file or the whole new one."""
-    body = {"hash": fingerprint(value), **dataclasses.asdict(value)}
-    scratch = path.with_suffix(".tmp")
-    scratch.write_text(json.dumps(body, indent=1) + "\n")
+    """Write as JSON with its own fingerprint under `hash`."""
+    write_json(path, {"hash": fingerprint(value), **dataclasses.asdict(value)})
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a file that readers see as it was or whole and new, also after a power cut."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.writing")
+    with open(scratch, "w") as file:
+        file.write(json.dumps(value, indent=1) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
     scratch.replace(path)
 
 

@@ -13,12 +13,13 @@ from pyspark.sql import functions as F
 from rich.console import Console
 
 from flows import report
-from flows.home import Home, Receipt, write_json
+from flows.home import Home, Receipt
 from flows.report import census, corpus, distributions, plots, samples, training
 from flows.steps import STEPS, Job, ddl
 from flows.summary import print_summary
 from pipelines.measure import signal_columns
 from schemas import tables
+from schemas.manifest import write_json
 from schemas.recipe import Recipe
 
 HOSTILE = "<script>alert(1)</script></pre><img src=x onerror=alert(2)> {{ 7 * 7 }} https://evil.example/x.js \x1b[31mred \u202e reversed"

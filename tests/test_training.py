@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from model import checkpoint
-from model.ledger import read_ledger
+from model.ledger import ledger_files
 from model.train import Learner, train
 from schemas.manifest import Draw, LearningRate, Plan, Stage, load_manifest, load_plan, save
 from schemas.training import TrainConfig
@@ -114,7 +114,7 @@ def test_what_a_run_leaves(shards, tmp_path):
     assert [path.name for path in sorted((tmp_path / "checkpoints").iterdir())] == ["step-0000008", "step-0000010"]
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(10)) and len((tmp_path / "seconds.jsonl").read_text().splitlines()) == 10
-    ledger = read_ledger(tmp_path)
+    ledger = np.concatenate([rows for _, rows in ledger_files(tmp_path)])
     for line in lines:
         rows = ledger[ledger["step"] == line["step"]]
         assert rows["loss"].sum() / rows["tokens"].sum() == pytest.approx(line["loss"], rel=1e-5)

@@ -10,10 +10,10 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from flows.home import write_json
 from flows.report import census, corpus, distributions, plots, samples, training
 from flows.steps import Job, domain_rules, report_file
 from schemas import tables
+from schemas.manifest import write_json
 
 
 class DoesNotAddUp(RuntimeError):
