@@ -51,6 +51,7 @@ def run(
         if not pending(states(checked, home), only):
             console.print(f"Nothing to do: every step of {recipe} is done. The report: {_page(checked, home)}")
             return
+        home.require_space()
         with home.held():
             home.end_orphaned_server()
         _prepare_prefect(home)

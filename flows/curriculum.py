@@ -5,6 +5,7 @@ Importing this module imports Prefect; `flows.cli` sets Prefect's environment be
 
 from __future__ import annotations
 
+import sys
 import time
 import uuid
 from dataclasses import asdict
@@ -15,7 +16,6 @@ from typing import Any
 from prefect import Task, flow, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.server.api.server import SubprocessASGIServer
 from prefect.states import State
 
 from flows.home import Home, Receipt
@@ -48,8 +48,9 @@ def curriculum(recipe: str, only: str | None = None) -> None:
 
 
 def remember_server(home: Home) -> None:
-    """So that the next run can end Prefect's temporary server if this one is killed."""
-    for server in SubprocessASGIServer._instances.values():
+    """So that the next run can end Prefect's temporary server if this one is killed. Without one its module is not loaded."""
+    module = sys.modules.get("prefect.server.api.server")
+    for server in module.SubprocessASGIServer._instances.values() if module else ():
         if server.server_process:
             home.remember_server(server.server_process.pid)
 
@@ -66,8 +67,7 @@ def is_transient(_task: Any, _run: Any, state: State) -> bool:
     """Lost workers and connections are worth a second try; a wrong recipe, bad data or a full disk are not."""
     from py4j.protocol import Py4JError
 
-    error = state.result(raise_on_failure=False)
-    return isinstance(error, Py4JError | ConnectionError | TimeoutError) and "No space left" not in str(error)
+    return isinstance(state.result(raise_on_failure=False), Py4JError | ConnectionError | TimeoutError)
 
 
 def work(step: Step, job: Job, part: Any, run: str, display: Display) -> None:
@@ -76,7 +76,8 @@ def work(step: Step, job: Job, part: Any, run: str, display: Display) -> None:
     started = time.monotonic()
     with display.step(step.name, number, len(STEPS)) as bar, spark_tasks(bar, lambda: vars(job).get("spark")):
         job.on_training = bar.training
-        counts = step.work(job)
+        with job.home.space_named(step.name):
+            counts = step.work(job)
         seconds = time.monotonic() - started
         job.home.keep(receipt(step, job, part, run, counts, seconds))
         bar.finish(counts, seconds)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -15,9 +17,16 @@ from typing import Any
 from pipelines.lake import Lake
 from schemas.manifest import write_json
 
+FULL = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))  # Java quotes the same words
+LEAST_FREE = 500_000_000  # bytes; Prefect's database, Spark's scratch and the JVM's take half of it before any data
+
 
 class HomeBusy(RuntimeError):
     """Another run works in this home folder."""
+
+
+class DiskFull(RuntimeError):
+    """The disk of a home folder has no room for what is to be written."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +97,27 @@ class Home:
             if not path.is_file() or path.stat().st_size != size:
                 return f"file {name} is missing or has another size than the {size:,} bytes that the step left"
         return None
+
+    def require_space(self) -> None:
+        """Raises DiskFull if there is too little to start with."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(self.root).free
+        if free < LEAST_FREE:
+            raise DiskFull(f"expected at least {LEAST_FREE:,} bytes free on the disk of {self.root}, found {free:,}: free some space")
+
+    @contextlib.contextmanager
+    def space_named(self, step: str) -> Iterator[None]:
+        """Raise DiskFull for whatever Python, Java or a worker of Spark says of a full disk."""
+        try:
+            yield
+        except Exception as error:
+            if not any(said in f"{error}{error.__cause__}" for said in FULL):
+                raise
+            free = shutil.disk_usage(self.root).free
+            raise DiskFull(
+                f"{step} could not write: the disk of {self.root} is full ({free:,} bytes free). "
+                f"What is done is safe: free some space, and the same command goes on from {step}"
+            ) from error
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:

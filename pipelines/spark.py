@@ -73,8 +73,9 @@ def session(spark: Spark, home: str) -> SparkSession:
     local = spark.master.startswith("local")
     builder = SparkSession.builder.master(spark.master).appName("millrace")
     settings = SETTINGS | (LOCAL_SETTINGS if local else {})
+    jars = [str(jar) for jar in assets.JARS]  # a cluster has them sent; here they need not even be copied
+    settings |= {"spark.driver.extraClassPath": os.pathsep.join(jars)} if local else {"spark.jars": ",".join(jars)}
     settings |= {
-        "spark.jars": ",".join(str(jar) for jar in assets.JARS),
         "spark.driver.memory": spark.driver_memory,
         "spark.sql.warehouse.dir": f"{home}/lake/warehouse",
         "spark.local.dir": f"{home}/tmp",

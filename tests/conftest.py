@@ -1,8 +1,13 @@
 """One Spark session for the whole suite; numba's compiled kernels are cached beside the checkout as in any run."""
 
+import contextlib
 import os
+import resource
+import socket
 import subprocess
 import sys
+import time
+import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,10 +34,35 @@ def spark(tmp_path_factory):
     started.stop()
 
 
-def flows(*arguments: str, env: dict[str, str] | None = None, timeout: float = 400) -> subprocess.CompletedProcess:
-    """Run the command line as a user does: a process of its own."""
+def flows(
+    *arguments: str, env: dict[str, str] | None = None, timeout: float = 400, file_size: int = resource.RLIM_INFINITY
+) -> subprocess.CompletedProcess:
+    """Run the command line as a user does: a process of its own, whose files may be so large (bytes)."""
     command = [sys.executable, "-m", "flows.cli", *arguments]
-    return subprocess.run(command, cwd=ROOT, env={**os.environ, **(env or {})}, capture_output=True, text=True, timeout=timeout)
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))  # noqa: E731
+    environment = {**os.environ, **(env or {})}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout, preexec_fn=limit)
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory):
+    """A Prefect server as a team has one. Runs that do not start their own save 10 s each."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    home = {"PREFECT_HOME": str(tmp_path_factory.mktemp("prefect")), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", port]
+    server = subprocess.Popen(command, env=os.environ | home, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    os.environ["PREFECT_API_URL"] = url = f"http://127.0.0.1:{port}/api"
+    while server.poll() is None:
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/health") as answer:
+            if answer.status == 200:
+                break
+        time.sleep(0.2)
+    yield
+    del os.environ["PREFECT_API_URL"]
+    server.terminate()
+    server.wait()
 
 
 @dataclass(frozen=True)

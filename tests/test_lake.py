@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import random
+import resource
 
 import pyarrow.compute as pc
 import pytest
 
+from flows.home import DiskFull, Home
 from pipelines.lake import Lake
 from schemas import tables
 
@@ -69,6 +72,24 @@ def test_a_table_whose_columns_changed_is_made_anew(spark, lake):
     lake.write(frame(spark, ROW), fewer, {})
     lake.write(frame(spark, ROW), tables.DOCUMENTS, {})
     assert lake.read(spark, tables.DOCUMENTS).columns == list(tables.DOCUMENTS.column_names)
+
+
+def test_a_full_disk_is_named_and_the_old_version_stays(spark, tmp_path):
+    """Java's files may not grow past 200 kB. Text that does not compress needs 1 MB."""
+    home = Home(tmp_path)
+    version = home.lake.write(frame(spark, ROW), tables.DOCUMENTS, {})
+    text = random.Random(1).randbytes(1_000_000).hex()
+    java = spark.sparkContext._gateway.proc.pid
+    limits = resource.prlimit(java, resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))
+    try:
+        with pytest.raises(DiskFull, match=rf"ingest could not write: the disk of {tmp_path} is full .* goes on from ingest"):
+            with home.space_named("ingest"):
+                home.lake.write(frame(spark, (*ROW[:6], text, len(text))), tables.DOCUMENTS, {})
+    finally:
+        resource.prlimit(java, resource.RLIMIT_FSIZE, limits)
+    assert home.lake.version(tables.DOCUMENTS) == version and home.lake.arrow(tables.DOCUMENTS).num_rows == 1
+    home.lake.write(frame(spark, (*ROW[:6], text, len(text))), tables.DOCUMENTS, {})
+    assert home.lake.arrow(tables.DOCUMENTS, ["n_bytes"]).to_pylist() == [{"n_bytes": len(text)}]
 
 
 def test_every_table_has_distinct_columns_and_a_key_among_them():

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pytest
 import yaml
 
+from flows.home import DiskFull
 from flows.status import states
 from pipelines.tokens import encoding
 from schemas import recipe as recipes
@@ -182,12 +183,26 @@ def test_two_runs_in_one_home_are_refused(finished_home, tmp_path):
     assert second.returncode == 1 and "is in use by process" in second.stderr
 
 
-def test_one_core_gives_the_same_manifest_and_loss(finished_home, tmp_path):
-    value = yaml.safe_load(finished_home.file.read_text()) | {"home": str(tmp_path / "home"), "spark": {"master": "local[1]", "driver_memory": "1g"}}
-    done = conftest.flows("run", "curriculum", "--recipe", str(corpus.save(value, tmp_path / "r.yaml")))
-    assert done.returncode == 0, done.stdout + done.stderr
-    first, second = (json.loads((home / "shards" / "manifest.json").read_text()) for home in (finished_home.home.root, tmp_path / "home"))
-    assert first["hash"] == second["hash"]
+def test_a_full_disk_is_named_and_the_run_goes_on_once_there_is_room(finished_home, prefect_server, tmp_path):
+    """Files may not grow past 400 kB, as on a disk that is nearly full: the first checkpoint does not fit."""
+    shutil.copytree(finished_home.home.root, tmp_path / "home")
+    file = corpus.save(yaml.safe_load(finished_home.file.read_text()) | {"home": str(tmp_path / "home")}, tmp_path / "r.yaml")
+    (tmp_path / "home" / "steps" / "train.json").unlink()
+    shutil.rmtree(tmp_path / "home" / "runs")
+    full = conftest.flows("run", "train", "--recipe", str(file), file_size=400_000)
+    assert full.returncode == 1 and "train could not write: the disk of" in full.stderr and "free some space" in full.stderr, full.stderr
+    assert not (tmp_path / "home" / "steps" / "train.json").exists()
+    again = conftest.flows("run", "train", "--recipe", str(file))
+    assert again.returncode == 0, again.stdout + again.stderr
+    results = [json.loads(next(root.glob("runs/*/result.json")).read_text()) for root in (finished_home.home.root, tmp_path / "home")]
+    assert results[0]["final_loss"] == results[1]["final_loss"]
+
+
+def test_too_little_space_is_said_before_anything_starts(finished_home, monkeypatch):
+    usage = shutil.disk_usage(finished_home.home.root)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=3_000_000))
+    with pytest.raises(DiskFull, match=r"expected at least 500,000,000 bytes free .* found 3,000,000"):
+        finished_home.home.require_space()
 
 
 def test_what_it_prints(finished_home):
