@@ -70,6 +70,8 @@ class Bar:
 @contextmanager
 def spark_tasks(bar: Bar, session: Callable[[], SparkSession | None]) -> Iterator[None]:
     """Move the bar with the tasks of Spark's running stages, once `session` returns a session."""
+    from py4j.protocol import Py4JError  # `flows status` starts without it
+
     stop = threading.Event()
 
     def watch() -> None:
@@ -77,8 +79,11 @@ def spark_tasks(bar: Bar, session: Callable[[], SparkSession | None]) -> Iterato
             spark = session()
             if spark is None:
                 continue
-            tracker = spark.sparkContext.statusTracker()
-            stages = [info for stage in tracker.getActiveStageIds() if (info := tracker.getStageInfo(stage))]
+            try:
+                tracker = spark.sparkContext.statusTracker()
+                stages = [info for stage in tracker.getActiveStageIds() if (info := tracker.getStageInfo(stage))]
+            except (OSError, Py4JError):
+                return  # Spark is gone: the step will say so
             if stages:
                 done, total = sum(s.numCompletedTasks for s in stages), sum(s.numTasks for s in stages)
                 bar.update(done, total, f"{done} of {total} tasks")
