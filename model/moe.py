@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from kernels import reference
+import kernels
 from schemas.training import ModelConfig
 
 
@@ -30,7 +30,6 @@ class MoE(nn.Module):
     def forward(self, x_BLD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(output [B, L, D], balance loss, rows that each expert received [E])."""
         x_TD = x_BLD.flatten(0, -2).to(compute_dtype(x_BLD))
-        weights_TK, indices_TK, probs_TE = reference.route(x_TD, self.router, self.top_k)
-        out_TD = reference.experts(x_TD, indices_TK, weights_TK, self.w1, self.v1, self.w2, self.experts)
-        balance = reference.balance_loss(probs_TE, indices_TK)
-        return out_TD.view_as(x_BLD), balance, reference.expert_counts(indices_TK, self.experts)
+        weights_TK, indices_TK, balance, counts_E = kernels.route(x_TD, self.router, self.top_k)
+        out_TD = kernels.experts(x_TD, indices_TK, weights_TK, self.w1, self.v1, self.w2, self.experts)
+        return out_TD.view_as(x_BLD), balance, counts_E

@@ -1,0 +1,93 @@
+"""The trainer on a GPU: tokens a second on real shards, and the share of a step's GPU time that is expert layers.
+
+    python -m benchmarks.trainer <folder with manifest.json> [--out benchmarks/results]
+
+Needs torch, triton, numpy and safetensors. Two models read the shards of a finished run: the default one, which is bound by launches
+on a GPU, and one with layers of a useful size. Each takes `STEPS` optimiser steps on the GPU's kernels and on the reference.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from kernels import layer
+from model.data import Batches
+from model.train import Learner
+from schemas.manifest import load_manifest, load_plan
+from schemas.training import ModelConfig, TrainConfig
+
+STEPS, WARM_STEPS = 40, 10
+COLUMNS = ("model", "parameters", "expert layers", "tokens/s", "ms a step", "experts' share of GPU time", "loss after the steps")
+SETTINGS = {
+    "default": (ModelConfig(d_model=128, heads=2, kv_heads=1, init_std=0.08), 1024),
+    "d1024": (ModelConfig(layers=8, d_model=1024, heads=8, kv_heads=2, d_expert=1792), 16384),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("shards", type=Path)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    arguments = parser.parse_args()
+    lines = ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
+    for name, (model, batch_tokens) in SETTINGS.items():
+        for implementation in ("auto", "reference"):
+            lines.append(row(name, arguments.shards, model, batch_tokens, implementation))
+            print(lines[-1], flush=True)
+    head = f"# The trainer on a GPU\n\n`python -m benchmarks.trainer`, {torch.cuda.get_device_name()}, torch {torch.__version__}\n"
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / "trainer.md").write_text("\n".join([head, *lines]) + "\n")
+
+
+def row(name: str, shards: Path, model: ModelConfig, batch_tokens: int, implementation: str) -> str:
+    manifest, plan = load_manifest(shards / "manifest.json"), load_plan(shards / "plan.json")
+    config = TrainConfig(batch_tokens=batch_tokens)
+    batches = Batches(shards, manifest, plan, batch_tokens)
+    with on(implementation):
+        learner = Learner(model, config, manifest.tokenizer["vocab_size"])
+        seconds, losses = [], []
+        for number in range(min(STEPS, batches.steps)):
+            began = time.perf_counter()
+            numbers, *_ = learner.step(number, batches.batch(number), 1e-3)  # ends with the loss on the host
+            seconds.append(time.perf_counter() - began)
+            losses.append(numbers["loss"])
+        share = experts_share(learner, batches)
+    step = statistics.median(seconds[WARM_STEPS:])
+    size = sum(parameter.numel() for parameter in learner.network.parameters())
+    chosen = "hopper or portable" if implementation == "auto" else implementation
+    rates = f"{batch_tokens / step:,.0f} | {1e3 * step:.2f} | {100 * share:.0f} %"
+    return f"| {name} | {size / 1e6:,.1f} M | {chosen} | {rates} | {losses[-1]:.3f} |"
+
+
+@contextmanager
+def on(implementation: str) -> Iterator[None]:
+    """Expert layers of this implementation, wherever the model says auto."""
+    choose = layer.choose
+    layer.choose = lambda x, w1, n_experts, _="auto": choose(x, w1, n_experts, implementation)
+    try:
+        yield
+    finally:
+        layer.choose = choose
+
+
+def experts_share(learner: Learner, batches: Batches) -> float:
+    """GPU time inside the expert layers, forward and backward, over that of three whole steps."""
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as found:
+        for number in range(3):
+            learner.step(number, batches.batch(number), 1e-3)
+    events = found.key_averages()
+    total = sum(event.self_device_time_total for event in events)
+    inside = sum(event.device_time_total for event in events if event.key in ("Experts", "ExpertsBackward"))
+    return inside / max(total, 1)
+
+
+if __name__ == "__main__":
+    main()

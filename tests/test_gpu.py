@@ -1,0 +1,373 @@
+"""Both GPU paths of the expert layer on a GPU: `pytest -m gpu`, or, where there is no pytest, `python3 tests/test_gpu.py [words of names]`.
+
+The words pick cases; compute-sanitizer is run with `one-token skewed-small`.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+from unittest import mock
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+import kernels
+from kernels import layer
+
+NAMES = ("output", "dx", "dweights", "dw1", "dv1", "dw2")
+LIMIT = 0.004  # of the error's norm to the result's: bf16 keeps 8 bits, two roundings of it are 0.29 %
+
+
+class Shape(NamedTuple):
+    tokens: int
+    width: int
+    hidden: int
+    n_experts: int
+    top_k: int
+    routing: str = "even"  # skewed: three experts without rows and one that most tokens choose; one: all rows to one expert
+
+
+SHAPES = {
+    "even": Shape(1000, 1024, 768, 16, 4),  # dact_kernel, weight gradients of three slabs
+    "skewed": Shape(1000, 1024, 768, 16, 4, "skewed"),
+    "wide": Shape(700, 2048, 448, 8, 2, "skewed"),  # dact_overlapped_kernel, weight gradients of two slabs
+    "wide-even": Shape(900, 4096, 384, 8, 2),
+    "one-expert": Shape(600, 320, 192, 5, 1, "one"),
+    "odd": Shape(150, 320, 448, 8, 2),
+    "one-token": Shape(1, 1024, 768, 16, 4),
+    "skewed-small": Shape(37, 64, 64, 9, 3, "skewed"),
+}
+PORTABLE = {"multiples-of-16": Shape(211, 336, 208, 7, 3), "fp32": Shape(211, 336, 208, 7, 3, "skewed")}
+
+
+class Inputs(NamedTuple):
+    """The arguments of `kernels.experts`, and the gradient of its output."""
+
+    x_TD: Tensor
+    indices_TK: Tensor
+    weights_TK: Tensor
+    w1: Tensor
+    v1: Tensor
+    w2: Tensor
+    n_experts: int
+    dout_TD: Tensor
+
+
+def make(shape: Shape, dtype=torch.bfloat16) -> Inputs:
+    g = torch.Generator("cuda").manual_seed(7)
+
+    def normal(*size):
+        return torch.randn(*size, device="cuda", generator=g)
+
+    scores = normal(shape.tokens, shape.n_experts) + 0.3 * normal(shape.n_experts)
+    if shape.routing == "skewed":
+        scores[:, 0] += 6
+        scores[:, -3:] -= 100
+    if shape.routing == "one":
+        scores[:, 2] += 100
+    values, indices = scores.topk(shape.top_k, dim=-1)
+    rows = shape.n_experts * shape.hidden
+    matrices = [(0.03 * normal(rows, shape.width)).to(dtype) for _ in range(3)]
+    x, dout = (normal(shape.tokens, shape.width).to(dtype) for _ in range(2))
+    return Inputs(x, indices, values.softmax(-1), *matrices, shape.n_experts, dout)
+
+
+def step(function: Callable, inputs: Inputs, main: list[Tensor] | None = None) -> tuple[Tensor, ...]:
+    """The output and the gradients of x, the routing weights, w1, v1 and w2 (or what was added to `main`)."""
+    *arguments, n_experts, dout = inputs
+    leaves = [x.detach().clone().requires_grad_() if x.is_floating_point() else x for x in arguments]
+    for w, added in zip(leaves[3:], main or [], strict=False):
+        w.main_grad = added
+    out = function(*leaves, n_experts)
+    out.backward(dout.to(out.dtype))
+    assert main is None or all(w.grad is None for w in leaves[3:])
+    return out.detach(), leaves[0].grad, leaves[2].grad, *(main or [w.grad for w in leaves[3:]])
+
+
+def loop(x_TD, indices_TK, weights_TK, w1, v1, w2, n_experts) -> Tensor:
+    """The layer as autograd sees it, expert by expert."""
+    out = torch.zeros_like(x_TD)
+    for e, (gate, linear, down) in enumerate(zip(*(w.view(n_experts, -1, w.shape[1]) for w in (w1, v1, w2)), strict=True)):
+        t, j = torch.where(indices_TK == e)
+        y = (F.silu(x_TD[t] @ gate.t()) * (x_TD[t] @ linear.t())) @ down
+        out = out.index_add(0, t, y * weights_TK[t, j, None])
+    return out
+
+
+def grouped_mm(x_TD, indices_TK, weights_TK, w1, v1, w2, n_experts) -> Tensor:
+    """The layer on torch's own grouped products."""
+    order = indices_TK.flatten().argsort(stable=True)
+    ends = torch.bincount(indices_TK.flatten(), minlength=n_experts).cumsum(0).int()
+    w1, v1, w2 = (w.view(n_experts, -1, w.shape[1]) for w in (w1, v1, w2))
+    x_RD = x_TD[order // indices_TK.shape[1]]
+    a_RF = F.silu(torch._grouped_mm(x_RD, w1.transpose(1, 2), offs=ends)) * torch._grouped_mm(x_RD, v1.transpose(1, 2), offs=ends)
+    y_RD = torch._grouped_mm(a_RF, w2, offs=ends) * weights_TK.flatten()[order, None].to(x_TD.dtype)
+    return torch.zeros_like(x_TD).index_add(0, order // indices_TK.shape[1], y_RD)
+
+
+def exact(inputs: Inputs) -> tuple[Tensor, ...]:
+    return step(loop, Inputs(*(x.float() if torch.is_tensor(x) and x.is_floating_point() else x for x in inputs)))
+
+
+def errors(found: tuple, wanted: tuple) -> dict[str, float]:
+    """Norm of the difference to norm of what is wanted, by name."""
+    return {n: float((a.float() - b).norm() / b.norm().clamp(min=1e-12)) for n, a, b in zip(NAMES, found, wanted, strict=True)}
+
+
+def same(found: tuple, wanted: tuple) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+
+
+def path(implementation: str) -> Callable:
+    return lambda *arguments: kernels.experts(*arguments, implementation=implementation)
+
+
+def told(found: dict[str, float]) -> str:
+    return ", ".join(f"{name} {100 * error:.3f} %" for name, error in found.items())
+
+
+# ------------------------------------------------------------------------------------------------ cases
+
+
+def against_fp32(implementation: str, shape: Shape, dtype: torch.dtype) -> str:
+    inputs = make(shape, dtype)
+    first, again = (step(path(implementation), inputs) for _ in range(2))
+    assert same(first, again), "two runs differ"
+    assert first[0].dtype == dtype and all(torch.isfinite(x).all() for x in first)
+    found = errors(first, exact(inputs))
+    assert max(found.values()) <= LIMIT, told(found)
+    return told(found)
+
+
+def experts_without_rows(implementation: str) -> str:
+    *_, dw1, dv1, dw2 = step(path(implementation), make(SHAPES["skewed"]))
+    for gradient in (dw1, dv1, dw2):
+        size = gradient.view(16, -1).abs().sum(1)
+        assert size[-3:].max() == 0 and size[:-3].min() > 0
+    return ""
+
+
+def no_tokens(implementation: str) -> str:
+    out, *gradients = step(path(implementation), make(Shape(0, 256, 128, 4, 2)))
+    assert out.shape == (0, 256) and all(g.abs().sum() == 0 for g in gradients)
+    return ""
+
+
+def added_to_fp32(shape: Shape) -> str:
+    inputs = make(shape)
+    main = [torch.full(w.shape, 0.5, device="cuda") for w in (inputs.w1, inputs.v1, inputs.w2)]
+    *others, dw1, dv1, dw2 = step(path("hopper"), inputs, main)
+    found = errors((*others, *(w - 0.5 for w in (dw1, dv1, dw2))), exact(inputs))
+    assert max(found.values()) <= LIMIT, told(found)
+    return told(found)
+
+
+def in_a_graph(implementation: str) -> str:
+    """Captured once, replayed with other contents: the bits of eager runs."""
+    inputs, other = make(SHAPES["even"]), make(SHAPES["skewed"])
+    static = [x.clone() if torch.is_tensor(x) else x for x in inputs]
+    leaves = [static[i].requires_grad_() for i in (0, 2, 3, 4, 5)]
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        torch.autograd.grad(path(implementation)(*static[:7]), leaves, static[7])
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = path(implementation)(*static[:7])
+        gradients = torch.autograd.grad(out, leaves, static[7])
+    for contents in (inputs, other):
+        with torch.no_grad():
+            for into, value in zip(static, contents, strict=True):
+                if torch.is_tensor(into):
+                    into.copy_(value)
+        graph.replay()
+        assert same((out, *gradients), step(path(implementation), contents)), "graph and eager differ"
+    return ""
+
+
+def against_grouped_mm(implementation: str) -> str:
+    inputs = make(SHAPES["even"])
+    wanted = exact(inputs)
+    ours, theirs = (errors(step(f, inputs), wanted) for f in (path(implementation), grouped_mm))
+    assert all(ours[name] <= 1.1 * theirs[name] for name in NAMES), f"ours: {told(ours)}; grouped_mm: {told(theirs)}"
+    return f"grouped_mm: {told(theirs)}"
+
+
+def compiled(implementation: str, backend: str) -> str:
+    torch._dynamo.reset()
+    inputs = make(SHAPES["even"])
+    function = torch.compile(path(implementation), fullgraph=True, backend=backend)
+    assert same(step(function, inputs), step(path(implementation), inputs)), "compiled and eager differ"
+    return ""
+
+
+def checkpointed(implementation: str) -> str:
+    inputs = make(SHAPES["even"])
+    function = partial(checkpoint, path(implementation), use_reentrant=False)
+    assert same(step(function, inputs), step(path(implementation), inputs)), "recomputed and kept differ"
+    return ""
+
+
+def without_host_syncs(implementation: str) -> str:
+    inputs = make(SHAPES["even"])
+    step(path(implementation), inputs)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step(path(implementation), inputs)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return ""
+
+
+def second_backward(implementation: str) -> str:
+    *arguments, dout = make(SHAPES["odd"])
+    arguments[0].requires_grad_()
+    out = path(implementation)(*arguments)
+    out.backward(dout, retain_graph=True)
+    try:
+        out.backward(dout)
+    except RuntimeError as error:
+        return str(error).split(":")[0]
+    raise AssertionError("a second backward used what the first had overwritten")
+
+
+def master_weights(implementation: str) -> str:
+    """fp32 weights under bf16 tokens, as the trainer's: their gradients are fp32."""
+    inputs = make(SHAPES["odd"])
+    wide = inputs._replace(w1=inputs.w1.float(), v1=inputs.v1.float(), w2=inputs.w2.float())
+    found, wanted = step(path(implementation), wide), step(path(implementation), inputs)
+    assert [g.dtype for g in found[3:]] == [torch.float32] * 3 and same(found, (*wanted[:3], *(g.float() for g in wanted[3:])))
+    return ""
+
+
+def automatic() -> str:
+    inputs = make(SHAPES["odd"])
+    assert kernels.choose(inputs.x_TD, inputs.w1, 8) == "hopper" and kernels.choose(inputs.x_TD.float(), inputs.w1, 8) == "blocksparse"
+    return ""
+
+
+# ------------------------------------------------------------------------------------------------ training
+
+
+def training_losses(implementation: str, steps: int) -> list[float]:
+    """Losses of the default small model on a Markov chain: each token has four successors, so the loss falls to ln 4, and steadily."""
+    from model.transformer import Transformer
+    from schemas.training import ModelConfig
+
+    config, vocabulary, length = ModelConfig(), 512, 256
+    model = Transformer(config, vocabulary, seed=1).cuda()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95))
+    g = torch.Generator("cuda").manual_seed(3)
+    segments = torch.zeros(8, length, dtype=torch.long, device="cuda")
+    positions = torch.arange(length, device="cuda").expand(8, -1)
+    successors = torch.randint(0, 64, (64, 4), device="cuda", generator=g)
+    chain = torch.randint(0, 64, (8 * steps, length), device="cuda", generator=g)
+    for place in range(1, length):
+        drawn = torch.randint(0, 4, (8 * steps,), device="cuda", generator=g)
+        chain[:, place] = successors[chain[:, place - 1], drawn]
+    seen, losses = [], []
+
+    def choose(*_, **__):
+        seen.append(implementation)
+        return implementation
+
+    with mock.patch.object(layer, "choose", choose):
+        for tokens in chain.view(steps, 8, length):
+            with torch.autocast("cuda", torch.bfloat16):
+                hidden = model(tokens, segments, positions)
+                logits = model.logits(hidden.states_BLD[:, :-1])
+            loss = F.cross_entropy(logits.float().flatten(0, 1), tokens[:, 1:].flatten()) + config.balance_weight * hidden.balance
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            losses.append(loss.detach())
+    assert len(seen) == steps * config.layers, "the model's expert layers do not run on kernels.experts"
+    return torch.stack(losses).tolist()
+
+
+def same_losses_as_the_reference(steps: int = 200, window: int = 20) -> str:
+    """Means over 20 steps stay within 1 %; single steps may differ as routing flips on rounding."""
+    ours, theirs = (torch.tensor(training_losses(name, steps)).view(-1, window).mean(1) for name in ("hopper", "reference"))
+    apart = ((ours - theirs).abs() / theirs).max().item()
+    curve = ", ".join(f"{a:.3f} / {b:.3f}" for a, b in zip(ours.tolist(), theirs.tolist(), strict=True))
+    assert apart <= 0.01 and ours[-1] < 0.5 * ours[0], f"{100 * apart:.2f} % apart: {curve}"
+    return f"{100 * apart:.2f} % apart, hopper / reference: {curve}"
+
+
+def cases() -> dict[str, Callable[[], str]]:
+    found: dict[str, Callable[[], str]] = {"auto takes hopper where it can": automatic}
+    for name, shape in SHAPES.items():
+        found[f"hopper bf16 {name}"] = partial(against_fp32, "hopper", shape, torch.bfloat16)
+    for name in ("skewed", "wide"):
+        found[f"hopper fp16 {name}"] = partial(against_fp32, "hopper", SHAPES[name], torch.float16)
+        found[f"hopper bf16 added to fp32 {name}"] = partial(added_to_fp32, SHAPES[name])
+    for name, shape in {**SHAPES, **PORTABLE}.items():
+        dtype = torch.float32 if name == "fp32" else torch.bfloat16
+        found[f"blocksparse {name}"] = partial(against_fp32, "blocksparse", shape, dtype)
+    found["blocksparse fp16 skewed"] = partial(against_fp32, "blocksparse", SHAPES["skewed"], torch.float16)
+    for each in (
+        experts_without_rows,
+        no_tokens,
+        in_a_graph,
+        against_grouped_mm,
+        checkpointed,
+        without_host_syncs,
+        second_backward,
+        master_weights,
+    ):
+        for implementation in ("hopper", "blocksparse"):
+            found[f"{implementation} {each.__name__.replace('_', ' ')}"] = partial(each, implementation)
+    found["hopper compiled by inductor"] = partial(compiled, "hopper", "inductor")
+    found["blocksparse compiled by aot_eager"] = partial(compiled, "blocksparse", "aot_eager")
+    found["hopper trains as the reference"] = same_losses_as_the_reference
+    return found
+
+
+def main(words: list[str]) -> int:
+    """Run the cases whose names hold one of the words, all without any; the number that failed."""
+    picked = {name: case for name, case in cases().items() if not words or any(word in name for word in words)}
+    failed = []
+    for name, case in picked.items():
+        start = time.perf_counter()
+        try:
+            result = f"ok   {name}: {case()}"
+        except Exception:
+            failed.append(name)
+            result = f"FAIL {name}: {traceback.format_exc()}"
+        torch.cuda.synchronize()
+        print(f"{time.perf_counter() - start:6.1f} s  {result}", flush=True)
+    print(
+        f"{len(picked) - len(failed)} of {len(picked)} passed on {torch.cuda.get_device_name()}" + "".join(f"\nfailed: {x}" for x in failed)
+    )
+    return len(failed)
+
+
+try:
+    import pytest
+except ImportError:  # a GPU machine may have torch and Triton alone
+    pass
+else:
+
+    @pytest.mark.gpu
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+    @pytest.mark.parametrize("name", cases())
+    def test_on_a_gpu(name):
+        if "hopper" in name and torch.cuda.get_device_capability() != (9, 0):
+            pytest.skip("needs sm_90")
+        print(cases()[name]())
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

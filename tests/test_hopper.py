@@ -1,0 +1,290 @@
+"""The Hopper path without a GPU: every kernel, as it is launched, compiles for sm_90 within its registers; and the layer around the
+kernels, with plain torch in their place, is the reference."""
+
+import re
+import weakref
+from functools import partial
+from types import SimpleNamespace
+
+import offline
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from kernels import hopper, reference
+from kernels.topology import build, row_tiles
+
+SMS = 132
+LOADER, CONSUMER = {2: 40, 3: 32}, {2: 232, 3: 160}  # registers a thread, by warpgroups
+
+
+@pytest.fixture(autouse=True)
+def as_on_an_h200(monkeypatch):
+    monkeypatch.setattr(hopper, "_blocks", lambda device: SMS)
+
+
+# ------------------------------------------------------------------------------------------------ machine code
+
+
+def operands(width: int, hidden: int, dtype=torch.bfloat16, tokens=100, n_experts=4, top_k=2) -> SimpleNamespace:
+    g = torch.Generator().manual_seed(3)
+
+    def new(*shape):
+        return torch.randn(*shape, generator=g).to(dtype)
+
+    topology = build(torch.randint(0, n_experts, (tokens, top_k), generator=g), n_experts)
+    return SimpleNamespace(
+        x=new(tokens * top_k, width), w=new(n_experts * hidden, width), h=[new(tokens * top_k, hidden), new(tokens * top_k, hidden)],
+        place=topology.place_R, experts=topology[1:], tiles=row_tiles(topology, 192, 12), weights=torch.rand(tokens, top_k, generator=g),
+        n_experts=n_experts, main=torch.zeros(n_experts * hidden, width),
+    )  # fmt: skip
+
+
+OPERATIONS = {
+    "up": lambda o: hopper._up(o.x, o.w, o.w, *o.tiles, o.n_experts),
+    "down": lambda o: hopper._rows(o.h[:1], [o.w], *o.tiles),
+    "dx": lambda o: hopper._rows(o.h, [o.w, o.w], *o.tiles),
+    "dglu": lambda o: hopper._dglu(o.x, o.w, *o.h, o.weights, o.place, *o.tiles),
+    "outer": lambda o: hopper._outer(o.h[:1], o.x, *o.experts),
+    "outer pair": lambda o: hopper._outer(o.h, o.x, *o.experts),
+    "outer add": lambda o: hopper._outer_add(o.h[0], o.x, o.main, *o.experts),
+}
+
+# operation, D, F, kernel, warpgroups behind the loader's, wgmma instructions. These: 4 of 16 along each step of K, two of 128 columns
+# where 256 are too wide, for each consumer; a first product and one in the loop, or, weight gradients, a whole, a tail and half a tail.
+COMPILED = [
+    ("up", 3072, 5376, "up_kernel", 3, 48), ("down", 3072, 5376, "down_kernel", 3, 48), ("dx", 3072, 5376, "dx_kernel", 3, 48),
+    ("dglu", 3072, 5376, "dact_overlapped_kernel", 3, 32), ("dglu", 1024, 1792, "dact_kernel", 2, 16),
+    ("outer", 3072, 5376, "outer_kernel", 3, 60), ("outer", 1024, 1792, "outer_kernel", 2, 20),
+    ("outer pair", 3072, 5376, "outer_pair_kernel", 3, 60), ("outer pair", 1024, 1792, "outer_pair_kernel", 2, 20),
+    ("outer add", 3072, 5376, "outer_kernel", 3, 60), ("outer add", 1024, 1792, "outer_kernel", 2, 20),
+]  # fmt: skip
+FP16 = [case for case in COMPILED if case[3] in ("up_kernel", "dact_kernel")]  # the two that need most registers
+
+
+@pytest.mark.parametrize("case, dtype", [(case, torch.bfloat16) for case in COMPILED] + [(case, torch.float16) for case in FP16], ids=str)
+def test_kernels_compile_for_sm_90_without_spills(case, dtype):
+    operation, width, hidden, name, warpgroups, wgmmas = case
+    inputs = operands(width, hidden, dtype)
+    with offline.compiling(90) as found:
+        OPERATIONS[operation](inputs)
+    (kernel,) = [one for one in found if one["name"] == name]
+    assert kernel["stack"] == 0 and kernel["registers"] == hopper.ENTRY_REGISTERS[warpgroups]
+    assert kernel["shared"] <= 232_448  # of an SM's 228 KB; the driver keeps 1
+    element = "bf16" if dtype == torch.bfloat16 else "f16"
+    assert len(re.findall(rf"wgmma\.mma_async\.sync\.aligned\.m64n\d+k16\.f32\.{element}\.{element}", kernel["ptx"])) == wgmmas
+    assert "cp.async.bulk.tensor.2d.shared" in kernel["ptx"]
+    given = {int(n) for n in re.findall(r"setmaxnreg\.\w+\.sync\.aligned\.u32\s+(\d+)", kernel["ptx"])}
+    assert {LOADER[warpgroups], CONSUMER[warpgroups]} <= given
+
+
+# ------------------------------------------------------------------------------------------------ the layer around the kernels
+
+
+class InPlaceOf:
+    """`kernel[grid](...)` calls `work` with the arguments of the launch under their names in the kernel."""
+
+    def __init__(self, kernel, work):
+        self.kernel, self.work = kernel, work
+
+    def __getitem__(self, grid):
+        return lambda *args, **sizes: self.work(SimpleNamespace(**dict(zip(self.kernel.arg_names, args, strict=False)), **sizes))
+
+
+def spread(x_TD: Tensor, place_R: Tensor, top_k: int) -> Tensor:
+    return x_TD.new_empty(len(place_R), x_TD.shape[1]).index_copy_(0, place_R.long(), x_TD.repeat_interleave(top_k, 0))
+
+
+def combine(y_RD: Tensor, place_R: Tensor, top_k: int, weights_TK: Tensor | None) -> Tensor:
+    y_TKD = y_RD[place_R].view(-1, top_k, y_RD.shape[1])
+    return (y_TKD if weights_TK is None else y_TKD * weights_TK[:, :, None]).sum(1)
+
+
+def definitions(spans: list[tuple[slice, slice]]) -> dict:
+    """Each kernel in plain torch, on the tensors behind its descriptors and pointers. spans: rows and weight rows of each expert."""
+
+    def up(k):
+        assert k.w1_desc.block_shape == [128, 64] and (k.N, k.K) == (k.gate_ptr.shape[1], k.x_desc.shape[1])
+        for rows, of in spans:
+            k.gate_ptr[rows], k.linear_ptr[rows] = (
+                k.x_desc.base[rows] @ k.w1_desc.base[of].t(),
+                k.x_desc.base[rows] @ k.v1_desc.base[of].t(),
+            )
+        k.y_ptr.copy_(F.silu(k.gate_ptr) * k.linear_ptr)
+
+    def down(k):
+        assert k.w2_desc.block_shape == [64, 256] and (k.N, k.K) == (k.w2_desc.shape[1], k.y_desc.shape[1])
+        for rows, of in spans:
+            k.out_ptr[rows] = k.y_desc.base[rows] @ k.w2_desc.base[of]
+
+    def dx(k):
+        assert k.w1_desc.block_shape == [64, 256] and (k.N, k.K) == (k.w1_desc.shape[1], k.dgate_desc.shape[1])
+        for rows, of in spans:
+            k.out_ptr[rows] = k.dgate_desc.base[rows] @ k.w1_desc.base[of] + k.dlinear_desc.base[rows] @ k.v1_desc.base[of]
+
+    def dact(k):
+        assert k.w2_desc.block_shape == [256, 64] and (k.N, k.K) == (k.gate_ptr.shape[1], k.dy_desc.shape[1])
+        da = torch.cat([k.dy_desc.base[rows] @ k.w2_desc.base[of].t() for rows, of in spans])
+        sig, linear = k.gate_ptr.sigmoid(), k.linear_ptr.clone()
+        silu = k.gate_ptr * sig
+        k.partial_ptr.zero_()[:, -1] = (da * silu * linear).sum(1)
+        da *= k.weight_ptr[:, None]
+        k.y_ptr.copy_(silu * linear * k.weight_ptr[:, None])
+        k.gate_ptr.copy_(da * linear * (sig + silu - silu * sig))
+        k.linear_ptr.copy_(da * silu)
+
+    def outer_into(k, a, c):
+        assert (k.M, k.N, k.E) == (a.shape[1], k.b_desc.shape[1], len(spans)) and c.block_shape == [64, 32 if k.ACCUMULATE else 64]
+        for rows, of in spans:
+            c.base[of] = a.base[rows].t() @ k.b_desc.base[rows] + (c.base[of] if k.ACCUMULATE else 0)
+
+    def outer(k):
+        outer_into(k, k.a_desc, k.c_desc)
+
+    def outer_pair(k):
+        outer_into(k, k.a0_desc, k.c0_desc)
+        outer_into(k, k.a1_desc, k.c1_desc)
+
+    def sort_weights(k):
+        k.out_ptr[k.place_ptr.long()] = k.weight_ptr.flatten()
+
+    def sum_partials(k):
+        assert k.COLUMNS >= k.columns == k.partial_ptr.shape[1]
+        k.out_ptr.view(-1).copy_(k.partial_ptr[k.place_ptr].sum(1))
+
+    named = dict(up_kernel=up, down_kernel=down, dx_kernel=dx, dact_kernel=dact, dact_overlapped_kernel=dact, outer_kernel=outer)
+    return named | dict(outer_pair_kernel=outer_pair, sort_weights_kernel=sort_weights, sum_partials_kernel=sum_partials)
+
+
+def layer_case(width=128, hidden=64, tokens=40, n_experts=5, top_k=3, skewed=False) -> tuple:
+    g = torch.Generator().manual_seed(8)
+
+    def new(*shape):
+        return torch.randn(*shape, generator=g) * 0.3
+
+    scores = torch.randn(tokens, n_experts, generator=g) + (torch.tensor([-99.0, 0, 0, 0, -99]) if skewed else 0)
+    weights = torch.rand(tokens, top_k, generator=g)
+    return new(tokens, width), scores.topk(top_k).indices, weights, *(new(n_experts * hidden, width) for _ in range(3)), n_experts
+
+
+def on_definitions(monkeypatch, inputs: tuple, **changed) -> tuple:
+    """From here on `hopper.Experts` runs on the definitions, in fp32: only real descriptors ask for 16 bits. Fresh leaves of `inputs`."""
+    ends, n_experts = build(inputs[1], inputs[-1]).offsets_E1.tolist(), inputs[-1]
+    hidden = inputs[3].shape[0] // n_experts
+    spans = [(slice(*ends[e : e + 2]), slice(e * hidden, (e + 1) * hidden)) for e in range(n_experts)]
+    for name, work in (definitions(spans) | changed).items():
+        monkeypatch.setattr(hopper, name, InPlaceOf(getattr(hopper, name), work))
+    monkeypatch.setattr(hopper, "_box", lambda x, rows=64, columns=64: SimpleNamespace(base=x, shape=x.shape, block_shape=[rows, columns]))
+    monkeypatch.setattr(hopper, "spread", spread)
+    monkeypatch.setattr(hopper, "combine", combine)
+    return leaves(inputs)
+
+
+def leaves(inputs: tuple) -> tuple:
+    return tuple(x.clone().requires_grad_() if torch.is_tensor(x) and x.is_floating_point() else x for x in inputs)
+
+
+def gradients(function, inputs: tuple) -> tuple[Tensor, ...]:
+    """The output and the gradients of x, the routing weights, w1, v1 and w2."""
+    out = function(*inputs)
+    cotangent = torch.linspace(-1, 1, out.numel()).view_as(out)
+    return out, *torch.autograd.grad(out, [x for x in inputs if torch.is_tensor(x) and x.requires_grad], cotangent)
+
+
+def assert_alike(found: tuple, wanted: tuple) -> None:
+    for name, a, b in zip(("output", "dx", "dweights", "dw1", "dv1", "dw2"), found, wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4, msg=lambda m, name=name: f"{name}: {m}")
+
+
+@pytest.mark.parametrize("width", [128, 2048])  # either kernel of da'
+@pytest.mark.parametrize("pair_tiles", [0, 8448])  # dW1 and dV1 in two launches, in one
+@pytest.mark.parametrize("skewed", [False, True])
+def test_the_layer_around_the_kernels_is_the_reference(monkeypatch, width, pair_tiles, skewed):
+    inputs = layer_case(width, skewed=skewed)
+    monkeypatch.setattr(hopper, "PAIR_TILES", pair_tiles)
+    assert_alike(gradients(hopper.Experts.apply, on_definitions(monkeypatch, inputs)), gradients(reference.experts, leaves(inputs)))
+
+
+def test_gradients_are_added_to_main_grads_and_not_returned(monkeypatch):
+    inputs = layer_case()
+    ours = on_definitions(monkeypatch, inputs)
+    for w in ours[3:6]:
+        w.main_grad = torch.ones_like(w)
+    out = hopper.Experts.apply(*ours)
+    out.backward(torch.linspace(-1, 1, out.numel()).view_as(out))
+    assert [w.grad for w in ours[3:6]] == [None] * 3
+    found = (out, ours[0].grad, ours[2].grad, *(w.main_grad - 1 for w in ours[3:6]))
+    assert_alike(found, gradients(reference.experts, leaves(inputs)))
+
+
+def test_a_second_backward_raises(monkeypatch):
+    inputs = on_definitions(monkeypatch, layer_case())
+    out = hopper.Experts.apply(*inputs).sum()
+    out.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        out.backward()
+
+
+def test_no_tokens_give_zero_gradients_without_a_launch(monkeypatch):
+    inputs = layer_case(tokens=0)
+    launched = []
+    kernels = ("up_kernel", "down_kernel", "dx_kernel", "dact_kernel", "outer_kernel", "outer_pair_kernel", "sort_weights_kernel")
+    ours = on_definitions(monkeypatch, inputs, **{name: launched.append for name in kernels})
+    out, *grads = gradients(hopper.Experts.apply, ours)
+    assert out.shape == (0, 128) and not launched
+    assert [g.abs().sum().item() for g in grads] == [0] * 5 and [g.shape for g in grads[2:]] == [ours[3].shape] * 3
+
+
+def test_half_of_the_hidden_gradient_is_freed_before_the_last_weight_gradient(monkeypatch):
+    gate, freed = [], []
+    inputs = layer_case()
+
+    def dact(k):
+        gate.append(weakref.ref(k.gate_ptr))
+
+    def outer(k):
+        freed.append(gate[0]() is None)
+
+    ours = on_definitions(monkeypatch, inputs, dact_kernel=dact, outer_kernel=outer)
+    monkeypatch.setattr(hopper, "PAIR_TILES", 0)
+    gradients(hopper.Experts.apply, ours)
+    assert freed == [False, False, True]  # dW2, dW1, dV1
+
+
+def test_recomputing_in_the_backward_changes_nothing(monkeypatch):
+    inputs = layer_case()
+    ours = on_definitions(monkeypatch, inputs)
+    kept = gradients(hopper.Experts.apply, ours)
+    again = gradients(partial(checkpoint, hopper.Experts.apply, use_reentrant=False), ours)
+    assert all(torch.equal(a, b) for a, b in zip(kept, again, strict=True))
+
+
+def test_the_layer_is_one_graph_for_torch_compile_and_shape_functions_tell_the_truth(monkeypatch):
+    inputs = layer_case()
+    x, indices, weights, *matrices, n_experts = on_definitions(monkeypatch, inputs)
+    masters = [w.detach().double().requires_grad_() for w in matrices]  # cast inside, as `layer.experts` does
+
+    def cast(x, indices, weights, w1, v1, w2, n_experts):
+        return hopper.Experts.apply(x, indices, weights, w1.to(x.dtype), v1.to(x.dtype), w2.to(x.dtype), n_experts)
+
+    found = gradients(torch.compile(cast, backend="aot_eager", fullgraph=True), (x, indices, weights, *masters, n_experts))
+    assert_alike((*found[:3], *(g.float() for g in found[3:])), gradients(reference.experts, leaves(inputs)))
+
+
+@pytest.mark.parametrize(
+    "dtype, width, capability, says",
+    [(torch.bfloat16, 128, (9, 0), None), (torch.float16, 128, (9, 0), None), (torch.float32, 128, (9, 0), "bf16 or fp16"),
+     (torch.bfloat16, 96, (9, 0), "D and F multiples of 64, not 96"), (torch.bfloat16, 128, (10, 0), "sm_90")],
+)  # fmt: skip
+def test_what_is_supported_is_named(monkeypatch, dtype, width, capability, says):
+    gpu = SimpleNamespace(major=capability[0], minor=capability[1], name="a GPU")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: gpu)
+    x, w1 = (SimpleNamespace(is_cuda=True, device="cuda:0", dtype=dtype, shape=shape) for shape in ((9, width), (4 * 64, width)))
+    found = hopper.supports(x, w1, 4)
+    assert found is None if says is None else says in found
+
+
+def test_a_cpu_is_not_supported():
+    assert "sm_90" in hopper.supports(torch.zeros(1, 64).bfloat16(), torch.zeros(64, 64), 1)
