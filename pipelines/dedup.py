@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
@@ -21,6 +22,8 @@ NEIGHBOURS = 16
 # A pair is verified only if its estimated similarity is not this far below the threshold: 4 standard deviations of a
 # 112-row estimate at 0.8 (0.038 each), measured to lose nothing.
 SLACK = 0.15
+# Shingles of the documents of one block, 16 MB. A Python worker holds two blocks at once.
+BLOCK = 1 << 21
 
 
 def clusters(signals: DataFrame, documents: DataFrame, near: NearDuplicates, priority: dict[str, int]) -> DataFrame:
@@ -35,8 +38,8 @@ def clusters(signals: DataFrame, documents: DataFrame, near: NearDuplicates, pri
     copies = Window.partitionBy("text_hash").orderBy(*preference())
     members = members.withColumn("twin", F.first("doc_id").over(copies))
     unique = members.where(F.col("doc_id") == F.col("twin"))
-    edges = verified_pairs(likely_pairs(candidate_pairs(unique), unique, near.threshold), documents, near)
-    return ranked(members, connected_components(edges))
+    pairs = in_tiles(likely_pairs(candidate_pairs(unique), unique, near.threshold), unique)
+    return ranked(members, connected_components(verified_pairs(pairs, documents, near)))
 
 
 def preference() -> tuple[Column, ...]:
@@ -46,6 +49,7 @@ def preference() -> tuple[Column, ...]:
 def candidate_pairs(unique: DataFrame) -> DataFrame:
     """Pairs (a < b) of documents that share a band's key; unique: doc_id, n_shingles, band_keys."""
     rows = unique.select("doc_id", "n_shingles", F.posexplode("band_keys").alias("band", "key"))
+    rows = rows.withColumn("size", F.count("*").over(Window.partitionBy("band", "key"))).where("size > 1")  # most keys are of one document
     bucket = Window.partitionBy("band", "key").orderBy("n_shingles", "doc_id")
     next_ones = F.array(*[F.lead("doc_id", k).over(bucket) for k in range(1, NEIGHBOURS + 1)])
     pairs = rows.select("doc_id", next_ones.alias("others")).select("doc_id", F.explode(F.array_compact("others")).alias("other"))
@@ -67,17 +71,43 @@ def likely_pairs(pairs: DataFrame, unique: DataFrame, threshold: float) -> DataF
     return signed.mapInArrow(close, "a string, b string")
 
 
-def verified_pairs(pairs: DataFrame, documents: DataFrame, near: NearDuplicates) -> DataFrame:
-    """Pairs whose true Jaccard similarity of word n-grams reaches the threshold. Reads the text of candidates only."""
+def in_tiles(pairs: DataFrame, unique: DataFrame) -> DataFrame:
+    """Pairs (a, b) with the `tile` in which they are verified: the two blocks of about `BLOCK` shingles that a and b lie in.
+
+    Blocks are cut from the documents in order of component, then shingle count: components lie together, and so do, in one
+    of 10^5 copies, the neighbours that `candidate_pairs` makes. A document's text is then in few tiles, however many its pairs.
+    """
     pairs = pairs.localCheckpoint()  # read three times below
-    needed = pairs.select(F.col("a").alias("doc_id")).union(pairs.select("b")).distinct()
-    texts = documents.select("doc_id", "text").join(needed, "doc_id", how="left_semi")
-    sets = texts.mapInArrow(shingler(near.ngram), "doc_id string, shingles array<bigint>")
+    ends = pairs.select(F.col("a").alias("doc_id")).union(pairs.select("b")).distinct()
+    known = ends.join(unique.select("doc_id", "n_shingles"), "doc_id", how="inner").join(connected_components(pairs), "doc_id", how="left")
+    known = known.withColumn("component", F.coalesce("cluster_id", "doc_id")).localCheckpoint()
+    buckets = (known.agg(F.sum("n_shingles")).first()[0] or 0) // BLOCK + 1  # sorted side by side
+    order = Window.partitionBy("bucket").orderBy("component", "n_shingles", "doc_id")
+    block = F.concat_ws(".", "bucket", F.floor(F.sum("n_shingles").over(order) / BLOCK))
+    placed = known.withColumn("bucket", F.pmod(F.xxhash64("component"), F.lit(buckets)))
+    placed = placed.select("doc_id", block.alias("block")).localCheckpoint()
     for side in ("a", "b"):
-        pairs = pairs.join(sets.select(F.col("doc_id").alias(side), F.col("shingles").alias(f"set_{side}")), side, how="inner")
-    shared = F.size(F.array_intersect("set_a", "set_b"))
-    jaccard = shared / (F.size("set_a") + F.size("set_b") - shared)
-    return pairs.where(jaccard >= near.threshold).select("a", "b")
+        pairs = pairs.join(placed.select(F.col("doc_id").alias(side), F.col("block").alias(f"block_{side}")), side, how="inner")
+    tile = F.concat_ws("-", F.least("block_a", "block_b"), F.greatest("block_a", "block_b"))
+    return pairs.select("a", "b", tile.alias("tile"))
+
+
+def verified_pairs(pairs: DataFrame, documents: DataFrame, near: NearDuplicates) -> DataFrame:
+    """Pairs (a, b) whose true Jaccard similarity of word n-grams reaches the threshold; pairs: a, b, tile.
+
+    Reads the text of candidates only, and moves each one's set of shingles once for every tile that it is in.
+    """
+    pairs = pairs.localCheckpoint()  # read twice below
+    needed = pairs.select("tile", F.col("a").alias("doc_id")).union(pairs.select("tile", "b")).distinct().localCheckpoint()
+    texts = documents.select("doc_id", "text").join(needed.select("doc_id").distinct(), "doc_id", how="left_semi")
+    sets = texts.mapInArrow(shingler(near.ngram), "doc_id string, shingles array<bigint>").join(needed, "doc_id", how="inner")
+
+    def alike(pairs: pa.Table, sets: pa.Table) -> pa.Table:
+        shingles, ids = sets.column("shingles").combine_chunks(), sets.column("doc_id")
+        places = [pc.index_in(pairs.column(side), ids).combine_chunks() for side in ("a", "b")]
+        return pairs.select(["a", "b"]).filter(pa.array(fingerprints.jaccard(shingles, *places) >= near.threshold))
+
+    return pairs.groupBy("tile").cogroup(sets.groupBy("tile")).applyInArrow(alike, "a string, b string")
 
 
 def shingler(ngram: int) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:

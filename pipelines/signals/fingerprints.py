@@ -74,9 +74,13 @@ def shingle_sets(texts: Strings, ngram: int) -> pa.ListArray:
     return pa.ListArray.from_arrays(pa.array(bounds.astype(np.int32)), pa.array(sets[:n]))
 
 
-def jaccard(sets_a: pa.ListArray, sets_b: pa.ListArray) -> np.ndarray:
-    """Exact Jaccard index of each pair of sets as `shingle_sets` gives them, float64; 0 for two empty ones."""
-    return _merge(*_list_parts(sets_a), *_list_parts(sets_b))
+def jaccard(sets: pa.ListArray, a: pa.Array, b: pa.Array) -> np.ndarray:
+    """Exact Jaccard index of each pair of sets, float64; 0 for two empty ones.
+
+    sets: as `shingle_sets` gives them, sliced or not. a, b: int32, which of them are compared.
+    """
+    values, bounds = constant(sets.values.to_numpy()), constant(sets.offsets.to_numpy())
+    return _merge(values, bounds, constant(a.to_numpy()), constant(b.to_numpy()))
 
 
 def estimate(signatures_a: pa.BinaryArray, signatures_b: pa.BinaryArray) -> np.ndarray:
@@ -115,11 +119,6 @@ def _matrix(signatures: pa.BinaryArray) -> np.ndarray:
     _, offsets, data = signatures.buffers()
     bounds = np.frombuffer(offsets, np.int32 if signatures.type == pa.binary() else np.int64)[signatures.offset :][: len(signatures) + 1]
     return np.frombuffer(data, "<u4")[bounds[0] // 4 : bounds[-1] // 4].reshape(len(signatures), -1)
-
-
-def _list_parts(sets: pa.ListArray) -> tuple[np.ndarray, np.ndarray]:
-    """Values and offsets of a list array, sliced or not."""
-    return constant(sets.values.to_numpy()), constant(sets.offsets.to_numpy())
 
 
 @njit
@@ -241,16 +240,17 @@ def _distinct(sets, bounds):
 
 
 @njit(cache=True, nogil=True)
-def _merge(values_a, bounds_a, values_b, bounds_b):
-    out = np.zeros(len(bounds_a) - 1)
-    for d in range(len(out)):
-        i, j, common = bounds_a[d], bounds_b[d], 0
-        while i < bounds_a[d + 1] and j < bounds_b[d + 1]:
-            a, b = values_a[i], values_b[j]
-            common += a == b
-            i += a <= b
-            j += b <= a
-        union = bounds_a[d + 1] - bounds_a[d] + bounds_b[d + 1] - bounds_b[d] - common
+def _merge(values, bounds, first, second):
+    out = np.zeros(len(first))
+    for pair in range(len(out)):
+        a, b = first[pair], second[pair]
+        i, j, common = bounds[a], bounds[b], 0
+        while i < bounds[a + 1] and j < bounds[b + 1]:
+            x, y = values[i], values[j]
+            common += x == y
+            i += x <= y
+            j += y <= x
+        union = bounds[a + 1] - bounds[a] + bounds[b + 1] - bounds[b] - common
         if union > 0:
-            out[d] = common / union
+            out[pair] = common / union
     return out
