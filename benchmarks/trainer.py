@@ -2,8 +2,9 @@
 
     python -m benchmarks.trainer <folder with manifest.json> [--out benchmarks/results]
 
-Needs torch, triton, numpy and safetensors. Two models read the shards of a finished run: the default one, which is bound by launches
-on a GPU, and one with layers of a useful size. Each takes `STEPS` optimiser steps on the GPU's kernels and on the reference.
+Needs torch, triton, numpy and safetensors. Two models read the shards of a run whose recipe says `batch_tokens: 16384`: the default
+one, which is bound by launches on a GPU, and one with layers of a useful size. Each takes `STEPS` optimiser steps on the GPU's kernels
+and on the reference.
 """
 
 from __future__ import annotations
@@ -26,9 +27,10 @@ from schemas.training import ModelConfig, TrainConfig
 
 STEPS, WARM_STEPS = 40, 10
 COLUMNS = ("model", "parameters", "expert layers", "tokens/s", "ms a step", "experts' share of GPU time", "loss after the steps")
-SETTINGS = {
-    "default": (ModelConfig(d_model=128, heads=2, kv_heads=1, init_std=0.08), 1024),
-    "d1024": (ModelConfig(layers=8, d_model=1024, heads=8, kv_heads=2, d_expert=1792), 16384),
+BATCH_TOKENS = 16384
+MODELS = {
+    "default": ModelConfig(d_model=128, heads=2, kv_heads=1, init_std=0.08),
+    "D 1024, F 1792": ModelConfig(layers=8, d_model=1024, heads=8, kv_heads=2, d_expert=1792),
 }
 
 
@@ -38,19 +40,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args()
     lines = ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
-    for name, (model, batch_tokens) in SETTINGS.items():
-        for implementation in ("auto", "reference"):
-            lines.append(row(name, arguments.shards, model, batch_tokens, implementation))
+    for name, model in MODELS.items():
+        for implementation in ("hopper", "blocksparse", "reference"):
+            lines.append(row(name, arguments.shards, model, implementation))
             print(lines[-1], flush=True)
     head = f"# The trainer on a GPU\n\n`python -m benchmarks.trainer`, {torch.cuda.get_device_name()}, torch {torch.__version__}\n"
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "trainer.md").write_text("\n".join([head, *lines]) + "\n")
 
 
-def row(name: str, shards: Path, model: ModelConfig, batch_tokens: int, implementation: str) -> str:
+def row(name: str, shards: Path, model: ModelConfig, implementation: str) -> str:
     manifest, plan = load_manifest(shards / "manifest.json"), load_plan(shards / "plan.json")
-    config = TrainConfig(batch_tokens=batch_tokens)
-    batches = Batches(shards, manifest, plan, batch_tokens)
+    config = TrainConfig(batch_tokens=BATCH_TOKENS)
+    batches = Batches(shards, manifest, plan, BATCH_TOKENS)
     with on(implementation):
         learner = Learner(model, config, manifest.tokenizer["vocab_size"])
         seconds, losses = [], []
@@ -62,14 +64,13 @@ def row(name: str, shards: Path, model: ModelConfig, batch_tokens: int, implemen
         share = experts_share(learner, batches)
     step = statistics.median(seconds[WARM_STEPS:])
     size = sum(parameter.numel() for parameter in learner.network.parameters())
-    chosen = "hopper or portable" if implementation == "auto" else implementation
-    rates = f"{batch_tokens / step:,.0f} | {1e3 * step:.2f} | {100 * share:.0f} %"
-    return f"| {name} | {size / 1e6:,.1f} M | {chosen} | {rates} | {losses[-1]:.3f} |"
+    rates = f"{BATCH_TOKENS / step:,.0f} | {1e3 * step:.2f} | {100 * share:.0f} %"
+    return f"| {name} | {size / 1e6:,.1f} M | {implementation} | {rates} | {losses[-1]:.3f} |"
 
 
 @contextmanager
 def on(implementation: str) -> Iterator[None]:
-    """Expert layers of this implementation, wherever the model says auto."""
+    """Expert layers of this implementation, where the model leaves the choice."""
     choose = layer.choose
     layer.choose = lambda x, w1, n_experts, _="auto": choose(x, w1, n_experts, implementation)
     try:

@@ -16,6 +16,8 @@ backward as a share of the rate of six dense cuBLAS products of the same size: s
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import NamedTuple
 
@@ -96,6 +98,40 @@ def _blocks(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count
 
 
+_ahead = threading.local()  # `compiling` is true in threads of `compile_ahead`
+
+
+def _launch(kernel, grid: int, *arguments, **options) -> None:
+    if getattr(_ahead, "compiling", False):
+        kernel.warmup(*arguments, grid=(grid,), **options)
+    else:
+        kernel[(grid,)](*arguments, **options)
+
+
+@cache
+def compile_ahead(device: torch.device, dtype: torch.dtype, width: int, hidden: int, n_experts: int) -> None:
+    """Compile the kernels of a layer side by side, once a shape: one after the other, as they are called, they took 22 s."""
+    x, w, h, weight = (torch.empty(*shape, device=device, dtype=dtype) for shape in ((1, width), (hidden, width), (1, hidden), (1, 1)))
+    tiles, place, offsets = (torch.zeros(*shape, device=device, dtype=torch.int32) for shape in ((1, 4), (1,), (2,)))
+    works = [
+        lambda: _up(x, w, w, tiles, place, 1),
+        lambda: _rows([h], [w], tiles, place),
+        lambda: _rows([h, h], [w, w], tiles, place),
+        lambda: _dglu(x, w, h, h.clone(), weight.float(), place, tiles, place),
+        lambda: _outer([h], x, offsets, place),
+        lambda: _outer([h, h], x, offsets, place) if n_experts * _outer_tiles(w, 1) < PAIR_TILES else None,
+    ]
+
+    def begin() -> None:
+        _ahead.compiling = True
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+
+    with ThreadPoolExecutor(len(works), initializer=begin) as threads:
+        for done in [threads.submit(work) for work in works]:
+            done.result()
+
+
 def _launch_rows(
     kernel, arguments: tuple, tiles_M4: Tensor, used_1: Tensor, n: int, k: int, lag: int, tile_columns: int, warpgroups: int, **sizes
 ) -> None:
@@ -104,7 +140,7 @@ def _launch_rows(
     waves = triton.cdiv(len(tiles_M4) * triton.cdiv(n, tile_columns), blocks)
     pace = torch.zeros(waves, device=tiles_M4.device, dtype=torch.int32)
     options = dict(BLOCKS=blocks, num_warps=4, maxnreg=ENTRY_REGISTERS[warpgroups])
-    kernel[(blocks,)](*arguments, tiles_M4, used_1, pace, n, k, lag, **sizes, **options)
+    _launch(kernel, blocks, *arguments, tiles_M4, used_1, pace, n, k, lag, **sizes, **options)
 
 
 # ------------------------------------------------------------------------------------------------ operators
@@ -156,7 +192,7 @@ def _dglu(
         overlapped, lag = plan(width).overlapped, plan(width).lag
         weight_R = dy_RD.new_empty(rows, dtype=torch.float32)
         partial = dy_RD.new_empty(rows, triton.cdiv(hidden, 64 if overlapped else 256), dtype=torch.float32)
-        sort_weights_kernel[(triton.cdiv(rows, 1024),)](weights_TK.contiguous(), place_R, weight_R, rows, BLOCK=1024)
+        _launch(sort_weights_kernel, triton.cdiv(rows, 1024), weights_TK.contiguous(), place_R, weight_R, rows, BLOCK=1024)
         boxes, tensors = (_box(dy_RD), _box(w2, 256)), (gate_RF, linear_RF, a, weight_R, partial)
         if overlapped:
             _launch_rows(dact_overlapped_kernel, (*boxes, *tensors), tiles_M4, used_1, hidden, width, lag, 256, 3, SLOTS=3)
@@ -165,7 +201,7 @@ def _dglu(
             _launch_rows(dact_kernel, (*boxes, *tensors), tiles_M4, used_1, hidden, width, lag, 256, 2, SLOTS=4)
         columns = partial.shape[1]
         sizes = dict(ROWS=64, COLUMNS=triton.next_power_of_2(columns))
-        sum_partials_kernel[(triton.cdiv(rows, 64),)](partial, place_R, dweights_TK, rows, columns, **sizes)
+        _launch(sum_partials_kernel, triton.cdiv(rows, 64), partial, place_R, dweights_TK, rows, columns, **sizes)
     return a, dweights_TK
 
 
@@ -226,7 +262,7 @@ def _launch_outer(a: list[Tensor], b_RD: Tensor, out: list[Tensor], offsets_E1: 
     kernel = outer_kernel if len(a) == 1 else outer_pair_kernel
     boxes = (*(_box(x) for x in a), _box(b_RD, 64, 256), *(_box(x, 64, 32 if accumulate else 64) for x in out))
     options = dict(SLABS=slabs, SLOTS=4, ACCUMULATE=accumulate, BLOCKS=blocks, num_warps=4, maxnreg=ENTRY_REGISTERS[slabs])
-    kernel[(blocks,)](*boxes, offsets_E1, order_E, hidden, width, len(order_E), group, **options)
+    _launch(kernel, blocks, *boxes, offsets_E1, order_E, hidden, width, len(order_E), group, **options)
 
 
 # ------------------------------------------------------------------------------------------------ the layer
@@ -245,6 +281,8 @@ class Experts(torch.autograd.Function):
     def forward(ctx, x_TD, indices_TK, weights_TK, w1, v1, w2, n_experts):
         ctx.mains = [getattr(w, "main_grad", None) for w in (w1, v1, w2)]
         w1, v1, w2 = (w.contiguous() for w in (w1, v1, w2))
+        if not torch.compiler.is_compiling():
+            compile_ahead(x_TD.device, x_TD.dtype, x_TD.shape[1], w1.shape[0] // n_experts, n_experts)
         topology = build(indices_TK, n_experts)
         tiles = row_tiles(topology, 64 * SLABS, plan(x_TD.shape[1]).group)
         gate_RF, linear_RF, a_RF = _up(spread(x_TD, topology.place_R, indices_TK.shape[1]), w1, v1, *tiles, n_experts)

@@ -17,12 +17,14 @@ from kernels import hopper, reference
 from kernels.topology import build, row_tiles
 
 SMS = 132
+compile_ahead = hopper.compile_ahead.__wrapped__  # what is not yet compiled is so in each test
 LOADER, CONSUMER = {2: 40, 3: 32}, {2: 232, 3: 160}  # registers a thread, by warpgroups
 
 
 @pytest.fixture(autouse=True)
 def as_on_an_h200(monkeypatch):
     monkeypatch.setattr(hopper, "_blocks", lambda device: SMS)
+    monkeypatch.setattr(hopper, "compile_ahead", lambda *shape: None)  # where definitions stand in for kernels
 
 
 # ------------------------------------------------------------------------------------------------ machine code
@@ -78,6 +80,14 @@ def test_kernels_compile_for_sm_90_without_spills(case, dtype):
     assert "cp.async.bulk.tensor.2d.shared" in kernel["ptx"]
     given = {int(n) for n in re.findall(r"setmaxnreg\.\w+\.sync\.aligned\.u32\s+(\d+)", kernel["ptx"])}
     assert {LOADER[warpgroups], CONSUMER[warpgroups]} <= given
+
+
+@pytest.mark.parametrize("width, hidden, others", [(6144, 10752, {"dact_overlapped_kernel"}), (1024, 1792, {"dact_kernel", "outer_pair_kernel"})])
+def test_all_kernels_of_a_layer_are_compiled_together_and_none_is_launched(width, hidden, others):
+    with offline.compiling(90) as found:
+        compile_ahead(torch.device("cpu"), torch.float16, width, hidden, 16)
+    gluon = {kernel["name"] for kernel in found} - {"sort_weights_kernel", "sum_partials_kernel"}
+    assert gluon == {"up_kernel", "down_kernel", "dx_kernel", "outer_kernel"} | others
 
 
 # ------------------------------------------------------------------------------------------------ the layer around the kernels
