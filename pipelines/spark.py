@@ -8,7 +8,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from pyspark.sql import SparkSession
+from pyspark.sql import SparkSession, Window
+from pyspark.sql import functions as F
 
 from pipelines import assets
 from schemas.recipe import Spark
@@ -43,6 +44,11 @@ LOCAL_SETTINGS = {
 # steps took 127 s with these options and 190 s without (one reading each, on a machine with other work).
 # The first compiler alone gets 48 MB for its code, which a run of 60 MB of text fills; Java then interprets what comes after.
 JAVA_OPTIONS = "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m -XX:+UseParallelGC"
+
+
+def java_options() -> str:
+    archive = f'"-XX:SharedArchiveFile={assets.CLASSES}" -Xlog:cds=off -Xlog:cds+dynamic=off' if assets.CLASSES.is_file() else ""
+    return f"{JAVA_OPTIONS} {archive}"
 
 
 @contextlib.contextmanager
@@ -81,7 +87,7 @@ def session(spark: Spark, home: str) -> SparkSession:
         "spark.sql.warehouse.dir": f"{home}/lake/warehouse",
         "spark.local.dir": f"{home}/tmp",
         # The JVM's own scratch files too: a full or read-only /tmp must not stop a run.
-        "spark.driver.extraJavaOptions": f"-Djava.io.tmpdir={home}/tmp {JAVA_OPTIONS if local else ''}",
+        "spark.driver.extraJavaOptions": f'"-Djava.io.tmpdir={home}/tmp" {java_options() if local else ""}',
     }
     for name, value in settings.items():
         builder = builder.config(name, value)
@@ -89,3 +95,25 @@ def session(spark: Spark, home: str) -> SparkSession:
         started = builder.getOrCreate()
     started.sparkContext.setLogLevel("OFF")  # what fails is raised, with its cause, to the step that asked for it
     return started
+
+
+def rehearse(home: Path) -> None:
+    """What a run does with Spark and Delta, once: Java then has loaded their classes (`assets.archive_classes`)."""
+    from pipelines.lake import Lake
+    from schemas.tables import DOCUMENTS
+
+    spark, lake = session(Spark(driver_memory="1g"), str(home)), Lake(home / "lake")
+    columns = ", ".join(f"{column.name} {column.type}" for column in DOCUMENTS.columns)
+    rows = spark.createDataFrame([(f"{i:032x}", "s", "1", "u", "docs", None, "text", 4) for i in range(9)], columns)
+    lake.write(rows, DOCUMENTS, {})
+    lake.write(rows.where("source = 's'"), DOCUMENTS, {}, where="source = 's'")
+    found = lake.read(spark, DOCUMENTS).join(rows.select("doc_id"), "doc_id", how="left_semi")
+    found = found.withColumn("n", F.row_number().over(Window.partitionBy("source").orderBy("doc_id"))).localCheckpoint()
+    hopped = found.select("doc_id").mapInArrow(lambda batches: batches, "doc_id string")
+    hopped.groupBy("doc_id").cogroup(found.groupBy("doc_id")).applyInArrow(lambda a, b: a, "doc_id string").count()
+    lake.read(spark, DOCUMENTS).groupBy("domain").agg(F.sum("n_bytes"), F.collect_list("uri")).orderBy("domain").collect()
+    spark.stop()
+
+
+if __name__ == "__main__":
+    rehearse(Path(sys.argv[1]).resolve())
