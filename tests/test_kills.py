@@ -15,7 +15,7 @@ import corpus
 import psutil
 import yaml
 
-KILLED = ("measure", "dedup", "judge", "tokenise", "mixture", "shard", "train", "train", "evaluate", "report")
+KILLED = ("measure", "dedup", "judge", "tokenise", "mixture", "shard", "train", "evaluate", "report")
 
 
 def run_until(step: str, file, delay: float, env: dict[str, str]) -> bool:

@@ -14,6 +14,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
+from pyspark.sql import SparkSession
 from tiktoken.load import load_tiktoken_bpe
 
 from pipelines import assets
@@ -108,6 +109,10 @@ class TestLock:
 class TestAssets:
     def test_all_are_here(self) -> None:
         assets.check()
+
+    def test_java_starts_from_its_archived_classes(self, spark: SparkSession) -> None:
+        java = spark._jvm.java.lang.management.ManagementFactory.getRuntimeMXBean()
+        assert f"-XX:SharedArchiveFile={assets.CLASSES}" in list(java.getInputArguments())
 
     def test_jars_are_those_of_the_locked_delta(self) -> None:
         (version,) = [text.split("==")[1] for text in PROJECT["dependencies"] if text.startswith("delta-spark==")]
