@@ -25,6 +25,8 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="
                   help="Raw text in, a trained mixture of experts out. Start with: `flows run curriculum`")  # fmt: skip
 recipe_app = typer.Typer(no_args_is_help=True, help="Check recipes, list their fields.")
 app.add_typer(recipe_app, name="recipe")
+rules_app = typer.Typer(no_args_is_help=True, help="Try other thresholds on the measured corpus; see why a document fails.")
+app.add_typer(rules_app, name="rules")
 console = Console(highlight=False)
 
 RecipePath = Annotated[Path, typer.Option("--recipe", "-r", help="Recipe (YAML); the default curates this machine's Python installation.")]
@@ -126,6 +128,43 @@ def recipe_fields() -> None:
     for row in recipes.fields():
         table.add_row(*(cell.replace("[", "\\[") for cell in row))
     Console(highlight=False, width=max(console.width, 160)).print(table)
+
+
+@rules_app.command("try")
+def rules_try(file: Path, recipe: RecipePath = DEFAULT) -> None:
+    """Judge the measured corpus by other rules, in seconds and without changing anything: what would be gained and lost.
+
+    FILE holds `rules:` as a recipe does. Example: `flows rules try stricter.yaml`, with
+    `rules: {docs: {too_few_words: 50, top_2gram: null}}`; thresholds not named stay those of the recipe.
+    """
+    with _said_plainly():
+        from flows.status import check
+        from flows.steps import domain_rules
+        from flows.summary import print_trial
+        from pipelines.trial import try_rules
+
+        checked = check(recipe)
+        rules = domain_rules(recipes.with_rules(checked, file))
+        print_trial(try_rules(Home(Path(checked.home)).lake, rules), console)
+
+
+@rules_app.command("explain")
+def rules_explain(
+    doc_id: Annotated[str, typer.Argument(help="32 hex digits, or enough of their beginning")], recipe: RecipePath = DEFAULT
+) -> None:
+    """Show every rule of a document's domain beside what was measured. Example: `flows rules explain 3f2a`"""
+    with _said_plainly():
+        from flows.status import check
+        from flows.steps import domain_rules
+        from pipelines.lineage import rules_of
+
+        checked = check(recipe)
+        table = Table("rule", "signal", "measured", "drops", "", "source", box=None)
+        for rule, value, fails in rules_of(Home(Path(checked.home)).lake, doc_id, domain_rules(checked)):
+            limit = f"below {rule.below:g}" if rule.above is None else f"above {rule.above:g}"
+            measured = "" if value is None else f"{value:.4g}" if isinstance(value, float) else f"{value:,}"
+            table.add_row(rule.name, rule.signal, measured, limit, "[red]fails[/]" if fails else "", rule.source)
+        Console(highlight=False, width=max(console.width, 160)).print(table)
 
 
 def _page(recipe: Recipe, home: Home) -> Path:

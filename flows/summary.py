@@ -13,6 +13,7 @@ from rich.text import Text
 
 from flows.home import Home
 from flows.report.plots import share, short, size
+from pipelines.trial import Trial
 from schemas.recipe import Recipe
 
 GENERATIONS = 2
@@ -37,6 +38,27 @@ def print_summary(recipe: Recipe, home: Home, console: Console) -> None:
     said = f"{facts['training']['steps']:,} steps, {facts['provenance']['seconds']:,.0f} s for all steps of {recipe.home}"
     console.print(said, markup=False, highlight=False)
     console.print(Text(f"Report: {page.resolve()}"), soft_wrap=True)
+
+
+def print_trial(trial: Trial, console: Console) -> None:
+    """What other rules would do: kept by source, then gained and lost by rule, then some of the documents."""
+    kept = _table("Kept, now and by these rules", "source", "documents", "then", "bytes", "then", "tokens then, about")
+    for row in trial.kept:
+        tokens = "" if row["tokens_per_byte"] is None else short(round(row["bytes_after"] * row["tokens_per_byte"]))
+        sizes = size(row["bytes_before"]), size(row["bytes_after"])
+        kept.add_row(row["source"], f"{row['before']:,}", f"{row['after']:,}", *sizes, tokens)
+    console.print(kept)
+    changes = _table("Gained and lost, by the first rule", "source", "rule", "gained", "bytes", "lost", "bytes", words=2)
+    for row in trial.changes:
+        gained, lost = (size(row[name]) if row[name] else "" for name in ("gained_bytes", "lost_bytes"))
+        changes.add_row(row["source"], row["rule"], _number(row["gained"]), gained, _number(row["lost"]), lost)
+    console.print(changes if trial.changes else "Nothing would change.")
+    for change, rule, doc_id, text in trial.samples:
+        console.print(Text.assemble((f"{change} ", "green" if change == "gained" else "red"), f"{rule} {doc_id[:12]}  ", (text, "dim")))
+
+
+def _number(n: int) -> str:
+    return f"{n:,}" if n else ""
 
 
 def report_page(home: Home) -> Path:

@@ -76,6 +76,12 @@ class Lake:
         dataset = RustTable(self.path(table), version=version).to_pyarrow_dataset(filesystem=files)
         return dataset.to_table(columns=columns, filter=where)
 
+    def files(self, table: Table) -> list[str]:
+        """Paths of the Parquet files that make up the table now, for readers of plain Parquet."""
+        from deltalake import DeltaTable as RustTable
+
+        return RustTable(self.path(table)).file_uris()
+
     def _create(self, spark: SparkSession, table: Table) -> None:
         """Create the table with its columns, comments and constraints, unless it is there with just these columns.
 

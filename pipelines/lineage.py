@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from pipelines.lake import Lake
+from pipelines.rules import Rule
 from pipelines.tokens import doc_key
 from schemas import tables
 from schemas.tables import Table
@@ -33,6 +34,17 @@ def life(lake: Lake, doc_id: str) -> Iterator[tuple[str, list[str]]]:
     yield "verdict", [_verdict(verdict)] if verdict else []
     yield "spans in shards", _spans(lake, doc_id)
     yield "training steps", _steps(lake, doc_id)
+
+
+def rules_of(lake: Lake, doc_id: str, rules: dict[str, tuple[Rule, ...]]) -> Iterator[tuple[Rule, Any, bool]]:
+    """Each rule of a document's domain with the value of its signal and whether the document fails it.
+
+    `doc_id` may be the beginning of one. Raises LookupError if no document, or more than one, begins so.
+    """
+    signals = _row(lake, tables.SIGNALS, _only(lake, doc_id)["doc_id"])
+    for rule in rules.get(signals.get("domain"), ()):
+        value = signals[rule.signal]
+        yield rule, value, value is not None and (value < rule.below if rule.above is None else value > rule.above)
 
 
 def _only(lake: Lake, beginning: str) -> dict[str, Any]:

@@ -200,6 +200,16 @@ def load(path: Path) -> Recipe:
     return _validated(_yaml(path), path)
 
 
+def with_rules(recipe: Recipe, path: Path) -> Recipe:
+    """The recipe with the `rules:` of another file over its own. Raises RecipeError as `load` does."""
+    value = _yaml(path)
+    changes = value.get("rules") if isinstance(value, dict) else None
+    if not isinstance(changes, dict):
+        raise RecipeError(f"{path}: expected `rules:` with domains and thresholds, as in a recipe; found none")
+    merged = {domain: recipe.rules.get(domain, {}) | new if isinstance(new, dict) else new for domain, new in changes.items()}
+    return _validated(recipe.model_dump() | {"rules": recipe.rules | merged}, path)
+
+
 def _yaml(path: Path) -> Any:
     if not path.is_file():
         raise RecipeError(f"{path}: no such recipe; `flows recipe fields` lists what one holds")

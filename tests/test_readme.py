@@ -23,20 +23,22 @@ def test_it_is_short_and_names_the_two_commands():
     assert {command.split()[1] for command in COMMANDS if command.startswith("make")} <= set(targets)
 
 
-def test_every_flows_command_runs(finished_home, prefect_server):
+def test_every_flows_command_runs(finished_home, prefect_server, tmp_path):
     """On the finished small run, where there is nothing left to do; ids and recipes are replaced by those of that run."""
     doc_id = next(iter(finished_home.home.lake.arrow(tables.DOCUMENTS, ["doc_id"]).column(0).to_pylist()))
+    (other := tmp_path / "other.yaml").write_text("rules: {docs: {too_few_words: 60}}")
     ran = 0
     for command in COMMANDS:
         if not command.startswith(".venv/bin/flows") or "--open" in command:
             continue
-        arguments = command.replace("my.yaml", str(finished_home.file)).replace("3f2a", doc_id).split()[1:]
-        takes_recipe = arguments[0] in ("status", "run", "trace") and "--recipe" not in arguments
+        command = command.replace("my.yaml", str(finished_home.file)).replace("other.yaml", str(other)).replace("3f2a", doc_id)
+        arguments = command.split()[1:]
+        takes_recipe = arguments[0] in ("status", "run", "trace", "rules") and "--recipe" not in arguments
         arguments += ["--recipe", str(finished_home.file)] if takes_recipe else []
         done = conftest.flows(*arguments)
         assert done.returncode == 0, (command, done.stdout, done.stderr)
         ran += 1
-    assert ran >= 6
+    assert ran >= 8
 
 
 def test_the_recipe_for_own_data_needs_nothing_but_data(tmp_path):
