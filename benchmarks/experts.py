@@ -2,9 +2,7 @@
 
     python -m benchmarks.experts [configurations] [--ops] [--out folder]
 
-A card at its power limit is up to 18 % faster in its first half second, so every reading follows 0.5 s of the same work, and clock,
-power and temperature during it stand beside it. 100 % is the rate of six dense products with as many FLOPs (rows = T * K), timed before
-and after each configuration in the same process. Writes experts.md and experts.png. Needs torch, triton and matplotlib only.
+Writes experts.md, whose introduction (`METHOD`) tells how readings are taken, and experts.png. Needs torch, triton and matplotlib only.
 """
 
 from __future__ import annotations
@@ -12,9 +10,11 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import platform
+import shlex
 import shutil
 import statistics
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -34,6 +34,7 @@ from kernels.topology import build, row_tiles
 
 RESULTS = Path(__file__).parent / "results"
 WARM, TIMED = 0.5, 0.8  # seconds
+FIRST = "first step"  # with what it compiles
 
 
 class Config(NamedTuple):
@@ -58,8 +59,18 @@ CONFIGS = {
     "T-1024": Config(1024, 3072, 5376, 16, 4, graph=True),
     "T-256": Config(256, 3072, 5376, 16, 4, graph=True),
 }
-ABSENT = {"sonicmoe": "SonicMoE", "scattermoe": "ScatterMoE", "megablocks": "MegaBlocks"}
-PUBLISHED = (  # % of dense, forward and backward, on another H200 of the same kind: kernels.md's first round, not this run
+TITLE = "The expert layer on a GPU: sustained rates against dense cuBLAS products and against other ways to run the layer."
+METHOD = (
+    "A card at its power limit is up to 18 % faster in its first half second, so every reading follows 0.5 s of the same work, and clock, "
+    "power and temperature during it stand beside it. 100 % is the rate of six dense products with as many FLOPs (rows = T * K), timed "
+    "before and after each configuration in the same process."
+)
+SHORT = (
+    "T-256 and T-1024: a dense product reads the weights of one expert, the layer those of all 16, and with so few rows that is most of "
+    "its time, so 100 % is out of reach there."
+)
+NOT_TIMED = {"sonicmoe": "SonicMoE", "scattermoe": "ScatterMoE", "megablocks": "MegaBlocks"}  # peers, by module
+PUBLISHED = (  # % of dense, forward and backward, on another H200 of the same kind
     "Read on an H200 earlier, not in this run (DBRX / MoE-B / small): SonicMoE 0.1.2 87.8 / 88.4 / 82.5 %, ScatterMoE 0.3.0 56 / 60.6 / "
     "50.2 %, MegaBlocks block-sparse 53.3 / 60.5 / 50.1 %."
 )
@@ -81,6 +92,12 @@ class Reading(NamedTuple):
 # ------------------------------------------------------------------------------------------------ measuring
 
 
+def smi(fields: str, units: str = "") -> list[str]:
+    """The command that asks for this process's GPU: by its uuid, as CUDA may count GPUs otherwise (CUDA_VISIBLE_DEVICES)."""
+    uuid = torch.cuda.get_device_properties(torch.cuda.current_device()).uuid
+    return ["nvidia-smi", f"--id=GPU-{uuid}", f"--query-gpu={fields}", f"--format=csv,noheader{units}"]
+
+
 class Sensors(threading.Thread):
     """SM clock (MHz), power (W) and temperature (C), ten times a second; nothing where there is no nvidia-smi."""
 
@@ -89,8 +106,8 @@ class Sensors(threading.Thread):
         self.samples: list[tuple[float, float, float, float]] = []
         self.process = None
         if shutil.which("nvidia-smi"):
-            query = ["nvidia-smi", f"--id={torch.cuda.current_device()}", "--query-gpu=clocks.sm,power.draw,temperature.gpu"]
-            self.process = subprocess.Popen([*query, "--format=csv,noheader,nounits", "-lms", "100"], stdout=subprocess.PIPE, text=True)
+            query = smi("clocks.sm,power.draw,temperature.gpu", ",nounits")
+            self.process = subprocess.Popen([*query, "-lms", "100"], stdout=subprocess.PIPE, text=True)
             self.start()
 
     def run(self) -> None:
@@ -324,8 +341,8 @@ def measure_way(name: str, config: Config, way: str, inputs: Inputs, sensors: Se
     start = time.perf_counter()
     step()
     torch.cuda.synchronize()
-    print(f"  {name}, {way}: first step {time.perf_counter() - start:.1f} s", flush=True)
-    peak, found = peak_gb(step, inputs), []
+    found = [Reading(name, way, FIRST, 1e3 * (time.perf_counter() - start), None, None, None)]
+    peak = peak_gb(step, inputs)
     for work, run, share, gb in (("forward", forward, 1, None), ("forward + backward", step, 3, peak)):
         ms, read = sustained(run, sensors)
         found.append(Reading(name, way, work, ms, None, share * flops(config) / ms / 1e9, read, gb))
@@ -419,26 +436,34 @@ def line(r: Reading) -> str:
 
 
 def machine() -> str:
-    properties = torch.cuda.get_device_properties(0)
+    properties = torch.cuda.get_device_properties(torch.cuda.current_device())
     told = f"{properties.name}, {properties.multi_processor_count} SMs, {properties.total_memory / 2**30:.0f} GiB"
     if shutil.which("nvidia-smi"):
-        query = ["nvidia-smi", "--id=0", "--query-gpu=driver_version,power.limit,clocks.max.sm", "--format=csv,noheader"]
+        query = smi("driver_version,power.limit,clocks.max.sm")
         told += ", driver, power limit, highest clock: " + subprocess.run(query, capture_output=True, text=True).stdout.strip()
     return f"{told}; Python {platform.python_version()}, torch {torch.__version__}, Triton {triton.__version__}"
 
 
 def peers() -> str:
-    missing = [name for module, name in ABSENT.items() if importlib.util.find_spec(module) is None]
-    installed = [name for name in ABSENT.values() if name not in missing]
+    missing = [name for module, name in NOT_TIMED.items() if importlib.util.find_spec(module) is None]
+    installed = [name for name in NOT_TIMED.values() if name not in missing]
     return f"Not installed here: {', '.join(missing) or 'none'}. Installed but not timed: {', '.join(installed) or 'none'}. {PUBLISHED}"
 
 
-def write(found: list[Reading], out: Path, configs: list[str]) -> None:
+def cache_is_empty() -> bool:
+    """Whether Triton has no kernel on disk from an earlier process."""
+    cache = Path(triton.knobs.cache.dir)
+    return not cache.exists() or not any(cache.iterdir())
+
+
+def write(found: list[Reading], out: Path, configs: list[str], fresh: bool) -> None:
     run = [(name, CONFIGS[name]) for name in configs]
     shapes = "; ".join(f"{name}: T {c.tokens}, D {c.width}, F {c.hidden}, E {c.n_experts}, K {c.top_k}" for name, c in run)
     routing = "bf16, random routing, the busiest expert about twice the mean; in `popular` half of all tokens choose one."
-    lines = ["# Expert layers", "", "`python -m benchmarks.experts`", "", machine(), "", __doc__.split("\n\n")[2].replace("\n", " "), ""]
-    lines += [f"{shapes}. {routing}", "", peers(), ""]
+    command = shlex.join(["python", "-m", "benchmarks.experts", *sys.argv[1:]])
+    cache = f"A first step includes compiling; Triton's cache was {'empty' if fresh else 'not empty'} when this run began."
+    lines = ["# Expert layers", "", f"`{command}`", "", machine(), "", f"{METHOD} {cache}", ""]
+    lines += [f"{shapes}. {routing}{' ' + SHORT if any(c.graph for _, c in run) else ''}", "", peers(), ""]
     lines += ["| " + " | ".join(row) + " |" for row in (HEAD, ["---"] * len(HEAD), *map(cells, found))]
     out.mkdir(parents=True, exist_ok=True)
     (out / "experts.md").write_text("\n".join(lines) + "\n")
@@ -467,7 +492,7 @@ def plot(found: list[Reading], file: Path, configs: list[str]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(description=TITLE)
     parser.add_argument("configs", nargs="*", help=f"some of {', '.join(CONFIGS)}; default: all")
     parser.add_argument("--ops", action="store_true", help="also each product of the Hopper path against its dense one")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for experts.md and experts.png")
@@ -475,11 +500,11 @@ def main() -> None:
     if unknown := set(options.configs) - set(CONFIGS):
         parser.error(f"expected some of {', '.join(CONFIGS)}; found {', '.join(sorted(unknown))}")
     configs = options.configs or list(CONFIGS)
-    sensors, start = Sensors(), time.perf_counter()
+    sensors, start, fresh = Sensors(), time.perf_counter(), cache_is_empty()
     found = ceilings(sensors)
     for name in configs:
         found += measure(name, CONFIGS[name], sensors, options.ops)
-        write(found, options.out, configs[: configs.index(name) + 1])  # a run that is cut short has shown what it did
+        write(found, options.out, configs[: configs.index(name) + 1], fresh)  # a run that is cut short has shown what it did
         print(f"{name} done after {time.perf_counter() - start:.0f} s", flush=True)
         torch.cuda.empty_cache()
     sensors.close()

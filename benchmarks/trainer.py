@@ -27,7 +27,15 @@ from schemas.manifest import load_manifest, load_plan
 from schemas.training import ModelConfig, TrainConfig
 
 STEPS, WARM_STEPS = 40, 10
-COLUMNS = ("model", "parameters", "expert layers", "tokens/s", "ms a step", "experts' share of GPU time", "loss after the steps")
+PROFILED = 3  # steps
+COLUMNS = (
+    "model", "parameters", "expert layers", "tokens/s", "ms a step", "GPU ms a step", "experts' share of GPU time", "loss after the steps",
+)  # fmt: skip
+NOTE = (
+    "Where a step takes far longer than its GPU time, the host sets the pace: it launches kernels, reads shards and keeps the ledger. The "
+    "share is that of `Experts` and its backward; for hopper and blocksparse the casts of fp32 weights to bf16 and of their gradients back "
+    "lie outside it, for the reference inside."
+)
 BATCH_TOKENS = 16384
 MODELS = {
     "default": ModelConfig(d_model=128, heads=2, kv_heads=1, init_std=0.08),
@@ -45,7 +53,8 @@ def main() -> None:
         for implementation in ("hopper", "blocksparse", "reference"):
             lines.append(row(name, arguments.shards, model, implementation))
             print(lines[-1], flush=True)
-    head = f"# The trainer on a GPU\n\n`python -m benchmarks.trainer`, {torch.cuda.get_device_name()}, torch {torch.__version__}\n"
+    machine = f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
+    head = f"# The trainer on a GPU\n\n`python -m benchmarks.trainer <shards>`, {machine}\n\n{NOTE}\n"
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "trainer.md").write_text("\n".join([head, *lines]) + "\n")
 
@@ -54,6 +63,8 @@ def row(name: str, shards: Path, model: ModelConfig, implementation: str) -> str
     manifest, plan = load_manifest(shards / "manifest.json"), load_plan(shards / "plan.json")
     config = TrainConfig(batch_tokens=BATCH_TOKENS)
     batches = Batches(shards, manifest, plan, BATCH_TOKENS)
+    if batches.steps <= WARM_STEPS:
+        raise SystemExit(f"expected shards for more than {WARM_STEPS} steps of {BATCH_TOKENS} tokens, found {batches.steps} in {shards}")
     with on(implementation):
         learner = Learner(model, config, manifest.tokenizer["vocab_size"])
         seconds, losses = [], []
@@ -62,10 +73,10 @@ def row(name: str, shards: Path, model: ModelConfig, implementation: str) -> str
             numbers, *_ = learner.step(number, batches.batch(number), 1e-3)  # ends with the loss on the host
             seconds.append(time.perf_counter() - began)
             losses.append(numbers["loss"])
-        share = experts_share(learner, batches)
+        gpu_ms, share = gpu_time(learner, batches)
     step = statistics.median(seconds[WARM_STEPS:])
     size = sum(parameter.numel() for parameter in learner.network.parameters())
-    rates = f"{BATCH_TOKENS / step:,.0f} | {1e3 * step:.2f} | {100 * share:.0f} %"
+    rates = f"{BATCH_TOKENS / step:,.0f} | {1e3 * step:.2f} | {gpu_ms:.2f} | {100 * share:.0f} %"
     return f"| {name} | {size / 1e6:,.1f} M | {implementation} | {rates} | {losses[-1]:.3f} |"
 
 
@@ -80,15 +91,15 @@ def on(implementation: str) -> Iterator[None]:
         layer.choose = choose
 
 
-def experts_share(learner: Learner, batches: Batches) -> float:
-    """GPU time inside the expert layers, forward and backward, over that of three whole steps."""
+def gpu_time(learner: Learner, batches: Batches) -> tuple[float, float]:
+    """(GPU milliseconds of a step, the share of it inside the expert layers, forward and backward)."""
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as found:
-        for number in range(3):
+        for number in range(PROFILED):
             learner.step(number, batches.batch(number), 1e-3)
     events = found.key_averages()  # operators on the host, with the time of the kernels below them, and the kernels themselves
-    total = sum(event.self_device_time_total for event in events if event.device_type == DeviceType.CUDA)
+    total = sum(event.self_device_time_total for event in events if event.device_type == DeviceType.CUDA)  # microseconds
     inside = sum(event.device_time_total for event in events if event.key in ("Experts", "ExpertsBackward"))
-    return inside / max(total, 1)
+    return total / 1e3 / PROFILED, inside / max(total, 1)
 
 
 if __name__ == "__main__":

@@ -43,6 +43,7 @@ class Tile(NamedTuple):
 LARGE, LARGE_SHORT, SMALL = Tile(128, 256, 64, 8, 4), Tile(128, 128, 64, 4, 3), Tile(128, 128, 32, 4, 4)
 FP32 = Tile(64, 64, 16, 4, 2)  # exact fp32 products do not run on tensor cores
 SHORT = 2048
+FAR = 2**31  # elements
 
 
 def choose_tile(x: Tensor, depth: int) -> Tile:
@@ -193,9 +194,11 @@ def add_product(acc, a_ptrs, b_ptrs, depth, stride_a, stride_b, BLOCK: tl.conste
 @triton.jit
 def rows_kernel(
     a0_ptr, a1_ptr, b0_ptr, b1_ptr, out_ptr, tiles_ptr, used_ptr, depth, width, stride_ar, stride_ak, stride_be, stride_bk, stride_bn,
-    PAIR: tl.constexpr, TAIL: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
+    PAIR: tl.constexpr, TAIL: tl.constexpr, FAR: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
     """out[r, n] = sum over k of a[r, k] b[e, k, n], e the expert of row r; the sum of two such products where PAIR. out: [R, width]."""
+    if FAR:
+        stride_ak, stride_bk = tl.cast(stride_ak, tl.int64), tl.cast(stride_bk, tl.int64)
     expert, row, left, column_tile, in_use = row_tile(tiles_ptr, used_ptr, tl.cdiv(width, COLUMNS))
     if not in_use:
         return
@@ -242,9 +245,15 @@ def _rows_launch(a, b, tiles_M4, used_1, n_experts, by_column):
     stride_be = width * stride_bn if by_column else depth * stride_bk
     rows_kernel[(len(tiles_M4) * triton.cdiv(width, tile.columns),)](
         a[0], a[-1], b[0], b[-1], out, tiles_M4, used_1, depth, width, *a[0].stride(), stride_be, stride_bk, stride_bn, PAIR=len(a) == 2,
-        TAIL=depth % tile.depth > 0, ROWS=tile.rows, COLUMNS=tile.columns, DEPTH=tile.depth, num_warps=tile.warps, num_stages=tile.stages,
+        TAIL=depth % tile.depth > 0, FAR=_far(tile, a[0].stride(1), stride_bk), ROWS=tile.rows, COLUMNS=tile.columns, DEPTH=tile.depth,
+        num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
     return out
+
+
+def _far(tile: Tile, *strides: int) -> bool:
+    """Whether one step along the summed dimension needs int64, which takes up to 10 % more instructions in the loop."""
+    return tile.depth * max(strides) >= FAR
 
 
 def _alike(pair: list[Tensor]) -> list[Tensor]:
@@ -258,12 +267,14 @@ def _alike(pair: list[Tensor]) -> list[Tensor]:
 @triton.jit
 def outer_kernel(
     a_ptr, b_ptr, out_ptr, offsets_ptr, order_ptr, height, width, stride_ar, stride_am, stride_br, stride_bn,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, GROUP: tl.constexpr,
+    FAR: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
     """out[e, m, n] = sum over the rows r of expert e of a[r, m] b[r, n], zero without rows. Experts with most rows come first.
 
     out: contiguous [E, height, width]. Tiles of one expert run in groups of GROUP rows of tiles, for the sake of L2.
     """
+    if FAR:
+        stride_ar, stride_br = tl.cast(stride_ar, tl.int64), tl.cast(stride_br, tl.int64)
     row_tiles, column_tiles = tl.cdiv(height, ROWS), tl.cdiv(width, COLUMNS)
     tiles = row_tiles * column_tiles
     expert = tl.load(order_ptr + tl.program_id(0) // tiles)
@@ -302,7 +313,8 @@ def _outer_launch(a_RM, b_RN, offsets_E1, order_E):
     tile = choose_tile(out, rows // experts)
     outer_kernel[(experts * triton.cdiv(height, tile.rows) * triton.cdiv(width, tile.columns),)](
         a_RM, b_RN, out, offsets_E1, order_E, height, width, *a_RM.stride(), *b_RN.stride(),
-        ROWS=tile.rows, COLUMNS=tile.columns, DEPTH=tile.depth, GROUP=GROUP, num_warps=tile.warps, num_stages=tile.stages,
+        FAR=_far(tile, a_RM.stride(0), b_RN.stride(0)), ROWS=tile.rows, COLUMNS=tile.columns, DEPTH=tile.depth, GROUP=GROUP,
+        num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
     return out
 
@@ -515,7 +527,8 @@ class Experts(torch.autograd.Function):
     """apply(x [T, D], indices [T, K], weights [T, K], w1, v1, w2 [E * F, D] in the dtype of x, E) -> [T, D]; see `layer.experts`.
 
     Saved are x, gate, linear and the routing. With y = a w2 before its weight and da' = dy w2^T, the gradient of a weight is
-    <da', a>, so neither y nor a need be kept. The backward overwrites gate and linear: a second one raises RuntimeError.
+    <da', a>, so neither y nor a need be kept. The backward overwrites gate and linear: a second one raises RuntimeError. Products that
+    only an input without requires_grad would need are left out.
     """
 
     @staticmethod
@@ -535,15 +548,16 @@ class Experts(torch.autograd.Function):
         if not torch.compiler.is_compiling():
             ctx.maybe_clear_saved_tensors()  # so that gate and linear are freed below, not at the end
         top_k, n_experts = weights_TK.shape[1], order_E.shape[0]
+        needs_x, _, _, needs_w1, needs_v1, needs_w2, _ = ctx.needs_input_grad
         dy_RD = spread(dout_TD, place_R, top_k)
         a_RF = _rows([dy_RD], [w2.t()], *tiles, n_experts, True)  # da' at first
         dweights_TK = _dglu(a_RF, gate_RF, linear_RF, place_R, weights_TK)
         dgate_RF, dlinear_RF = gate_RF, linear_RF
-        dw2 = _outer(a_RF, dy_RD, offsets_E1, order_E)
+        dw2 = _outer(a_RF, dy_RD, offsets_E1, order_E) if needs_w2 else None
         del a_RF, dy_RD, gate_RF, linear_RF
-        dx_TD = combine(_rows([dgate_RF, dlinear_RF], [w1, v1], *tiles, n_experts, False), place_R, top_k, None)
-        x_RD = spread(x_TD, place_R, top_k)
-        dw1 = _outer(dgate_RF, x_RD, offsets_E1, order_E)
+        dx_TD = combine(_rows([dgate_RF, dlinear_RF], [w1, v1], *tiles, n_experts, False), place_R, top_k, None) if needs_x else None
+        x_RD = spread(x_TD, place_R, top_k) if needs_w1 or needs_v1 else None
+        dw1 = _outer(dgate_RF, x_RD, offsets_E1, order_E) if needs_w1 else None
         del dgate_RF
-        dv1 = _outer(dlinear_RF, x_RD, offsets_E1, order_E)
+        dv1 = _outer(dlinear_RF, x_RD, offsets_E1, order_E) if needs_v1 else None
         return dx_TD, None, dweights_TK, dw1, dv1, dw2, None

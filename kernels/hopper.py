@@ -1,7 +1,7 @@
 """The expert layer on Hopper (sm_90): bf16 or fp16 with fp32 sums, D and F multiples of 64.
 
-Six products, each one launch of a persistent Gluon kernel (`hopper_rows`, `hopper_outer`, both on the ring of `hopper_ring`), with what
-surrounds them in their epilogues:
+Six launches, seven at DBRX's shape (`PAIR_BELOW`), of persistent Gluon kernels (`hopper_rows`, `hopper_outer`, both on the ring of
+`hopper_ring`), with what surrounds the products in their epilogues:
 
     gate, linear, a = x W1^T, x V1^T, silu(gate) * linear       `_up`
     y = a W2                                                    `_rows`, then weighted and summed by `combine`
@@ -10,8 +10,9 @@ surrounds them in their epilogues:
     dx = dgate W1 + dlinear V1                                  `_rows`
 
 Weights are used where they lie, [E * F, D] as DBRX publishes them. Rows are sorted by expert and never padded; how many an expert has
-is known on the device only, so nothing waits for it. Results repeat bit for bit. Measured on an H200 (132 SMs, 700 W), forward and
-backward as a share of the rate of six dense cuBLAS products of the same size: see benchmarks/results/experts.md.
+is known on the device only, so nothing waits for it. Results repeat bit for bit. Rates of the layer as it is: see
+benchmarks/results/experts.md. Numbers in comments of hopper*.py are of other, earlier runs on an H200 (132 SMs, 700 W), in % of the
+rate of six dense cuBLAS products of the same size: they told one choice from another.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from kernels.topology import Topology, build, row_tiles
 SLABS = 3  # of 64 rows in a tile of row products: 192 x 256. Two, 128 x 256, read the same in the whole step (93.6 and 93.7 % for DBRX)
 DACT_SLABS, DACT_GROUP = 2, 16  # its epilogue needs the registers, or the shared memory, of the third
 ENTRY_REGISTERS = {2: 168, 3: 128}  # a thread, by warpgroups beside the loader's: 65,536 / 128 / (3 or 4), a multiple of 8
-PAIR_TILES = 64 * 132  # of a weight gradient; with as many, dW1 and dV1 are two launches, and dgate is freed between (DBRX: 0.7 of 8.4 GB)
+PAIR_BELOW = 64 * 132  # tiles of a weight gradient; else dW1 and dV1 are two launches, and dgate is freed between (DBRX: 0.7 of 8.4 GB)
 
 
 class Plan(NamedTuple):
@@ -69,7 +70,8 @@ def outer_tile(hidden: int) -> tuple[int, int]:
 
 def supports(x_TD: Tensor, w1: Tensor, n_experts: int) -> str | None:
     """What this path supports, if these inputs are something else; None if it can run them."""
-    gpu = torch.cuda.get_device_properties(x_TD.device) if x_TD.is_cuda else None  # which torch.compile can fold, unlike its capability
+    nvidia = x_TD.is_cuda and not torch.version.hip
+    gpu = torch.cuda.get_device_properties(x_TD.device) if nvidia else None  # which torch.compile can fold, unlike its capability
     if gpu is None or (gpu.major, gpu.minor) != (9, 0):
         return f"GPUs of sm_90 (H100, H200), not {gpu.name if gpu else x_TD.device}"
     if x_TD.dtype not in (torch.bfloat16, torch.float16):
@@ -92,6 +94,11 @@ def _box(x: Tensor, rows: int = 64, columns: int = 64) -> TensorDescriptor:
     return TensorDescriptor(x, list(x.shape), list(x.stride()), [rows, columns], _layout(rows, columns, x.element_size() * 8))
 
 
+def _box_of_weights(w: Tensor, rows: int, columns: int = 64) -> TensorDescriptor:
+    """The same of weights [E * F, D], which a caller may have cut from something larger: TMA wants 16-byte aligned rows, else a copy."""
+    return _box(w if w.data_ptr() % 16 == 0 else w.clone(), rows, columns)
+
+
 @cache
 def _blocks(device: torch.device) -> int:
     """One for each SM."""
@@ -108,18 +115,26 @@ def _launch(kernel, grid: int, *arguments, **options) -> None:
         kernel[(grid,)](*arguments, **options)
 
 
+def _first_use(x_RD: Tensor, hidden: int, n_experts: int) -> None:
+    """Compile what a layer of this shape needs, unless this is itself a compiling thread or a CUDA graph is being captured."""
+    if not getattr(_ahead, "compiling", False) and not (x_RD.is_cuda and torch.cuda.is_current_stream_capturing()):
+        compile_ahead(x_RD.device, x_RD.dtype, x_RD.shape[1], hidden, n_experts)
+
+
 @cache
+@torch.inference_mode(False)  # threads do not inherit the mode, and may not overwrite what was made in it
 def compile_ahead(device: torch.device, dtype: torch.dtype, width: int, hidden: int, n_experts: int) -> None:
-    """Compile the kernels of a layer side by side, once a shape: one after the other, as they are called, they took 22 s."""
+    """Compile the kernels of a layer side by side, once a shape: one after the other, as they are called, they took 22 s. Not
+    `outer_kernel` for main gradients, which few have."""
     x, w, h, weight = (torch.empty(*shape, device=device, dtype=dtype) for shape in ((1, width), (hidden, width), (1, hidden), (1, 1)))
-    tiles, place, offsets = (torch.zeros(*shape, device=device, dtype=torch.int32) for shape in ((1, 4), (1,), (2,)))
-    works = [
-        lambda: _up(x, w, w, tiles, place, 1),
-        lambda: _rows([h], [w], tiles, place),
-        lambda: _rows([h, h], [w, w], tiles, place),
-        lambda: _dglu(x, w, h, h.clone(), weight.float(), place, tiles, place),
-        lambda: _outer([h], x, offsets, place),
-        lambda: _outer([h, h], x, offsets, place) if n_experts * _outer_tiles(w, 1) < PAIR_TILES else None,
+    tiles, one, offsets = (torch.zeros(*shape, device=device, dtype=torch.int32) for shape in ((1, 4), (1,), (2,)))
+    works = [  # of one expert with one row; `one` is the number of tiles in use, the row's place and the experts' order
+        lambda: _up(x, w, w, tiles, one, 1),
+        lambda: _rows([h], [w], tiles, one),
+        lambda: _rows([h, h], [w, w], tiles, one),
+        lambda: _dglu(x, w, h, h.clone(), weight.float(), one, tiles, one),
+        lambda: _outer([h], x, offsets, one),
+        lambda: _outer([h, h], x, offsets, one) if n_experts * _outer_tiles(w, 1) < PAIR_BELOW else None,
     ]
 
     def begin() -> None:
@@ -153,7 +168,8 @@ def _up(x_RD: Tensor, w1: Tensor, v1: Tensor, tiles_M4: Tensor, used_1: Tensor, 
     (rows, width), hidden = x_RD.shape, w1.shape[0] // n_experts
     gate, linear, a = (x_RD.new_empty(rows, hidden) for _ in range(3))
     if rows:
-        boxes = (_box(x_RD), _box(w1, 128), _box(v1, 128), _box(gate), _box(linear), _box(a))
+        _first_use(x_RD, hidden, n_experts)
+        boxes = (_box(x_RD), _box_of_weights(w1, 128), _box_of_weights(v1, 128), _box(gate), _box(linear), _box(a))
         arguments = (*boxes, gate, linear, a)
         _launch_rows(up_kernel, arguments, tiles_M4, used_1, hidden, width, plan(width).lag, 128, SLABS, SLABS=SLABS, SLOTS=4)
     return gate, linear, a
@@ -171,7 +187,7 @@ def _rows(a: list[Tensor], w: list[Tensor], tiles_M4: Tensor, used_1: Tensor) ->
     out = a[0].new_empty(rows, width)
     if rows:
         kernel = down_kernel if len(a) == 1 else dx_kernel
-        arguments = (*(_box(x) for x in a), *(_box(x, 64, 256) for x in w), _box(out), out)
+        arguments = (*(_box(x) for x in a), *(_box_of_weights(x, 64, 256) for x in w), _box(out), out)
         _launch_rows(kernel, arguments, tiles_M4, used_1, width, hidden, plan(width).lag, 256, SLABS, SLABS=SLABS, SLOTS=4)
     return out
 
@@ -193,15 +209,16 @@ def _dglu(
         weight_R = dy_RD.new_empty(rows, dtype=torch.float32)
         partial = dy_RD.new_empty(rows, triton.cdiv(hidden, 64 if overlapped else 256), dtype=torch.float32)
         _launch(sort_weights_kernel, triton.cdiv(rows, 1024), weights_TK.contiguous(), place_R, weight_R, rows, BLOCK=1024)
-        boxes, tensors = (_box(dy_RD), _box(w2, 256)), (gate_RF, linear_RF, a, weight_R, partial)
+        boxes, tensors = (_box(dy_RD), _box_of_weights(w2, 256)), (gate_RF, linear_RF, a, weight_R, partial)
         if overlapped:
             _launch_rows(dact_overlapped_kernel, (*boxes, *tensors), tiles_M4, used_1, hidden, width, lag, 256, 3, SLOTS=3)
         else:
             boxes += (_box(gate_RF), _box(linear_RF), _box(a))
             _launch_rows(dact_kernel, (*boxes, *tensors), tiles_M4, used_1, hidden, width, lag, 256, 2, SLOTS=4)
         columns = partial.shape[1]
-        sizes = dict(ROWS=64, COLUMNS=triton.next_power_of_2(columns))
-        _launch(sum_partials_kernel, triton.cdiv(rows, 64), partial, place_R, dweights_TK, rows, columns, **sizes)
+        block = triton.next_power_of_2(columns)
+        sizes = dict(ROWS=max(min(64, 8192 // block), 1), COLUMNS=block)
+        _launch(sum_partials_kernel, triton.cdiv(rows, sizes["ROWS"]), partial, place_R, dweights_TK, rows, columns, **sizes)
     return a, dweights_TK
 
 
@@ -210,7 +227,7 @@ def _(dy_RD, w2, gate_RF, linear_RF, weights_TK, place_R, tiles_M4, used_1):
     return torch.empty_like(gate_RF), torch.empty_like(weights_TK, memory_format=torch.contiguous_format)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def sort_weights_kernel(weight_ptr, place_ptr, out_ptr, rows, BLOCK: tl.constexpr):
     """Routing weights in the order of sorted rows, fp32."""
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -218,7 +235,7 @@ def sort_weights_kernel(weight_ptr, place_ptr, out_ptr, rows, BLOCK: tl.constexp
     tl.store(out_ptr + place, tl.load(weight_ptr + i, mask=i < rows, other=0.0).to(tl.float32), mask=i < rows)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def sum_partials_kernel(partial_ptr, place_ptr, out_ptr, rows, columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """Gradient of each routing weight: the sum over column tiles, in a fixed order."""
     i = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -245,7 +262,9 @@ def _(a, b_RD, offsets_E1, order_E):
 
 @torch.library.custom_op("millrace::hopper_outer_add", mutates_args=("sum_WD",))
 def _outer_add(a_RF: Tensor, b_RD: Tensor, sum_WD: Tensor, offsets_E1: Tensor, order_E: Tensor) -> None:
-    """Adds to fp32 what `_outer` returns, before it is rounded."""
+    """Adds to fp32 what `_outer` returns, before it is rounded. Raises ValueError if the sum is not 16-byte aligned."""
+    if sum_WD.data_ptr() % 16:  # which `layer` finds earlier, but not under torch.compile
+        raise ValueError("expected a main gradient that is 16-byte aligned")
     _launch_outer([a_RF], b_RD, [sum_WD], offsets_E1, order_E, accumulate=True)
 
 
@@ -272,17 +291,15 @@ class Experts(torch.autograd.Function):
     """apply(x [T, D], indices [T, K], weights [T, K], w1, v1, w2 [E * F, D] in the dtype of x, E) -> [T, D]; see `layer.experts`.
 
     Saved are x, gate, linear and the routing. With y = a w2 before its weight and da' = dy w2^T, the gradient of a weight is
-    <da', a>, so neither y nor a need be kept. The backward overwrites gate and linear: a second one raises RuntimeError.
-    A weight with an fp32 tensor `main_grad` of its shape has its gradient added there, and gets none itself (3.7 % of a step at
-    DBRX's shape; a gradient in bf16 that is added later costs four times as much).
+    <da', a>, so neither y nor a need be kept. The backward overwrites gate and linear: a second one raises RuntimeError. Products that
+    only an input without requires_grad would need are left out. Where a main gradient is given, fp32, the weight's is added there and
+    None returned (3.7 % of a step at DBRX's shape; a gradient in bf16 that is added later costs four times as much).
     """
 
     @staticmethod
-    def forward(ctx, x_TD, indices_TK, weights_TK, w1, v1, w2, n_experts):
-        ctx.mains = [getattr(w, "main_grad", None) for w in (w1, v1, w2)]
+    def forward(ctx, x_TD, indices_TK, weights_TK, w1, v1, w2, n_experts, main_w1=None, main_v1=None, main_w2=None):
+        ctx.mains = (main_w1, main_v1, main_w2)
         w1, v1, w2 = (w.contiguous() for w in (w1, v1, w2))
-        if not torch.compiler.is_compiling():
-            compile_ahead(x_TD.device, x_TD.dtype, x_TD.shape[1], w1.shape[0] // n_experts, n_experts)
         topology = build(indices_TK, n_experts)
         tiles = row_tiles(topology, 64 * SLABS, plan(x_TD.shape[1]).group)
         gate_RF, linear_RF, a_RF = _up(spread(x_TD, topology.place_R, indices_TK.shape[1]), w1, v1, *tiles, n_experts)
@@ -297,23 +314,25 @@ class Experts(torch.autograd.Function):
         x_TD, weights_TK, w1, v1, w2, gate_RF, linear_RF, place_R, offsets_E1, order_E, *tiles = ctx.saved_tensors
         if not torch.compiler.is_compiling():
             ctx.maybe_clear_saved_tensors()  # so that gate and linear are freed below, not at the end
-        (main_w1, main_v1, main_w2), top_k, experts = ctx.mains, weights_TK.shape[1], (offsets_E1, order_E)
-        dact_tiles = row_tiles(Topology(place_R, *experts), 64 * DACT_SLABS, DACT_GROUP)
+        (main_w1, main_v1, main_w2), top_k, spans = ctx.mains, weights_TK.shape[1], (offsets_E1, order_E)
+        needs_x, _, _, needs_w1, needs_v1, needs_w2, *_ = ctx.needs_input_grad
+        dact_tiles = row_tiles(Topology(place_R, *spans), 64 * DACT_SLABS, DACT_GROUP)
         dy_RD = spread(dout_TD, place_R, top_k)
         a_RF, dweights_TK = _dglu(dy_RD, w2, gate_RF, linear_RF, weights_TK, place_R, *dact_tiles)
-        dw2 = _gradient(a_RF, dy_RD, main_w2, *experts)
+        dw2 = _gradient(a_RF, dy_RD, main_w2, *spans) if needs_w2 else None
         del a_RF, dy_RD
         dgate_RF, dlinear_RF = gate_RF, linear_RF
         del gate_RF, linear_RF
-        dx_TD = combine(_rows([dgate_RF, dlinear_RF], [w1, v1], *tiles), place_R, top_k, None)
-        x_RD = spread(x_TD, place_R, top_k)
-        if main_w1 is None and main_v1 is None and _outer_tiles(w1, len(order_E)) < PAIR_TILES:
-            dw1, dv1 = _outer([dgate_RF, dlinear_RF], x_RD, *experts)
+        dx_TD = combine(_rows([dgate_RF, dlinear_RF], [w1, v1], *tiles), place_R, top_k, None) if needs_x else None
+        x_RD = spread(x_TD, place_R, top_k) if needs_w1 or needs_v1 else None
+        plain = needs_w1 and needs_v1 and main_w1 is None and main_v1 is None
+        if plain and _outer_tiles(w1, len(order_E)) < PAIR_BELOW:
+            dw1, dv1 = _outer([dgate_RF, dlinear_RF], x_RD, *spans)
         else:
-            dw1 = _gradient(dgate_RF, x_RD, main_w1, *experts)
+            dw1 = _gradient(dgate_RF, x_RD, main_w1, *spans) if needs_w1 else None
             del dgate_RF
-            dv1 = _gradient(dlinear_RF, x_RD, main_v1, *experts)
-        return dx_TD, None, dweights_TK, dw1, dv1, dw2, None
+            dv1 = _gradient(dlinear_RF, x_RD, main_v1, *spans) if needs_v1 else None
+        return dx_TD, None, dweights_TK, dw1, dv1, dw2, None, None, None, None
 
 
 def _gradient(a_RF: Tensor, b_RD: Tensor, main: Tensor | None, offsets_E1: Tensor, order_E: Tensor) -> Tensor | None:

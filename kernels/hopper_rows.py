@@ -292,38 +292,38 @@ def _plain(quarters, out, spot, ring, step, consumer: gl.constexpr):
 def _swiglu(quarters, out, spot, ring, step, consumer: gl.constexpr):
     """Gate, linear and silu(gate) * linear, 128 columns of each; 3 staging slots."""
     gate0, gate1, linear0, linear1 = quarters
-    gate, linear, y = out
+    gate, linear, a = out
     c = spot.column
     step, staged = _store_two(gate0, gate, c, linear0, linear, c, spot, ring, step, -1, consumer)
-    y0 = gate0 * _sigmoid(gate0) * linear0
-    step, staged = _store_two(y0, y, c, gate1, gate, c + 64, spot, ring, step, staged, consumer)
-    y1 = gate1 * _sigmoid(gate1) * linear1
-    return _store_two(linear1, linear, c + 64, y1, y, c + 64, spot, ring, step, staged, consumer)
+    a0 = gate0 * _sigmoid(gate0) * linear0
+    step, staged = _store_two(a0, a, c, gate1, gate, c + 64, spot, ring, step, staged, consumer)
+    a1 = gate1 * _sigmoid(gate1) * linear1
+    return _store_two(linear1, linear, c + 64, a1, a, c + 64, spot, ring, step, staged, consumer)
 
 
 @gluon.jit
 def _dswiglu_block(da, partial, weight, out, column, spot, ring, step, staged, consumer: gl.constexpr):
     """One [64, 64] block of `_dswiglu`; the slot holds gate and linear, and receives what replaces them."""
-    gate_out, linear_out, y_out = out
+    gate_out, linear_out, a_out = out
     slot = filled(ring, step)
     gate_block = ring.stage_a.index(slot * 2 + consumer)
     linear_block = ring.stage_b.index(slot * 4 + consumer)
-    y_block = ring.stage_b.index(slot * 4 + 2 + consumer)
+    a_block = ring.stage_b.index(slot * 4 + 2 + consumer)
     layout: gl.constexpr = da.type.layout
     gate = gate_block.load(layout).to(gl.float32)
     linear = linear_block.load(layout).to(gl.float32)
     sig = _sigmoid(gate)
     silu = gate * sig
-    y = silu * linear
-    partial += gl.sum(da * y, 1)
+    a = silu * linear
+    partial += gl.sum(da * a, 1)
     da = da * weight[:, None]
     gate_block.store((da * linear * (sig + silu - silu * sig)).to(ring.a.dtype))
     linear_block.store((da * silu).to(ring.a.dtype))
-    y_block.store((y * weight[:, None]).to(ring.a.dtype))
+    a_block.store((a * weight[:, None]).to(ring.a.dtype))
     turn_over(ring, staged)
     _store_block(gate_out, gate_block, spot, column)
     _store_block(linear_out, linear_block, spot, column)
-    _store_block(y_out, y_block, spot, column)
+    _store_block(a_out, a_block, spot, column)
     return partial, step + 1, slot
 
 
@@ -380,10 +380,10 @@ def _row_products(a, b, h, out, ring, work, N, K, lag, epilogue: gl.constexpr, s
 
 @gluon.jit(do_not_specialize=["lag"])
 def up_kernel(
-    x_desc, w1_desc, v1_desc, gate_desc, linear_desc, y_desc, gate_ptr, linear_ptr, y_ptr, tiles_ptr, used_ptr, pace_ptr, N, K, lag,
+    x_desc, w1_desc, v1_desc, gate_desc, linear_desc, a_desc, gate_ptr, linear_ptr, a_ptr, tiles_ptr, used_ptr, pace_ptr, N, K, lag,
     SLABS: gl.constexpr, SLOTS: gl.constexpr, BLOCKS: gl.constexpr,
 ):  # fmt: skip
-    out = (Out(gate_desc, gate_ptr), Out(linear_desc, linear_ptr), Out(y_desc, y_ptr))
+    out = (Out(gate_desc, gate_ptr), Out(linear_desc, linear_ptr), Out(a_desc, a_ptr))
     epilogue: gl.constexpr = _swiglu
     ring = make_ring(x_desc, w1_desc, SLABS, SLOTS, False)
     work = Work(tiles_ptr, used_ptr, pace_ptr, BLOCKS)
@@ -392,13 +392,13 @@ def up_kernel(
 
 @gluon.jit(do_not_specialize=["lag"])
 def down_kernel(
-    y_desc, w2_desc, out_desc, out_ptr, tiles_ptr, used_ptr, pace_ptr, N, K, lag,
+    a_desc, w2_desc, out_desc, out_ptr, tiles_ptr, used_ptr, pace_ptr, N, K, lag,
     SLABS: gl.constexpr, SLOTS: gl.constexpr, BLOCKS: gl.constexpr,
 ):  # fmt: skip
     epilogue: gl.constexpr = _plain
-    ring = make_ring(y_desc, w2_desc, SLABS, SLOTS, True)
+    ring = make_ring(a_desc, w2_desc, SLABS, SLOTS, True)
     work = Work(tiles_ptr, used_ptr, pace_ptr, BLOCKS)
-    _row_products((y_desc,), (w2_desc,), (), Out(out_desc, out_ptr), ring, work, N, K, lag, epilogue, 2)
+    _row_products((a_desc,), (w2_desc,), (), Out(out_desc, out_ptr), ring, work, N, K, lag, epilogue, 2)
 
 
 @gluon.jit(do_not_specialize=["lag"])
@@ -415,11 +415,11 @@ def dx_kernel(
 
 @gluon.jit(do_not_specialize=["lag"])
 def dact_kernel(
-    dy_desc, w2_desc, gate_desc, linear_desc, y_desc, gate_ptr, linear_ptr, y_ptr, weight_ptr, partial_ptr,
+    dy_desc, w2_desc, gate_desc, linear_desc, a_desc, gate_ptr, linear_ptr, a_ptr, weight_ptr, partial_ptr,
     tiles_ptr, used_ptr, pace_ptr, N, K, lag, SLOTS: gl.constexpr, BLOCKS: gl.constexpr,
 ):  # fmt: skip
     """partial [rows, N / 256 rounded up]. For short K, where the tensor cores would wait for `dact_overlapped_kernel`'s warpgroup."""
-    h = (Out(gate_desc, gate_ptr), Out(linear_desc, linear_ptr), Out(y_desc, y_ptr))
+    h = (Out(gate_desc, gate_ptr), Out(linear_desc, linear_ptr), Out(a_desc, a_ptr))
     epilogue: gl.constexpr = _dswiglu
     ring = make_ring(dy_desc, w2_desc, 2, SLOTS, False)
     work = Work(tiles_ptr, used_ptr, pace_ptr, BLOCKS)
@@ -490,7 +490,7 @@ def _fetch_piece(i, h_ptr, weight_ptr, spot):
 def _dswiglu_piece(i, da_block, gate, linear, weight, h_ptr, partial_ptr, spot):
     """The arithmetic of `_dswiglu_block` in fewer registers."""
     layout: gl.constexpr = COALESCED
-    gate_ptr, linear_ptr, y_ptr = h_ptr
+    gate_ptr, linear_ptr, a_ptr = h_ptr
     r, place, inside = _piece(i, spot)
     gate = gate.to(gl.float32)
     linear = linear.to(gl.float32)
@@ -503,7 +503,7 @@ def _dswiglu_piece(i, da_block, gate, linear, weight, h_ptr, partial_ptr, spot):
     gl.store(partial_ptr + partial_place, gl.sum(da_linear * silu, 1), mask=(r < spot.rows) & (column * 64 < spot.N))
     silu = silu * weight[:, None]
     dtype: gl.constexpr = da_block.dtype
-    gl.store(y_ptr + place, (silu * linear).to(dtype), mask=inside)
+    gl.store(a_ptr + place, (silu * linear).to(dtype), mask=inside)
     gl.store(linear_ptr + place, (da * silu).to(dtype), mask=inside)
     gl.store(gate_ptr + place, (da_linear * (weight[:, None] * sig + silu - silu * sig)).to(dtype), mask=inside)
 
@@ -543,7 +543,7 @@ def _finish_da(h_ptr, weight_ptr, partial_ptr, hand, work, N):
 
 @gluon.jit(do_not_specialize=["lag"])
 def dact_overlapped_kernel(
-    dy_desc, w2_desc, gate_ptr, linear_ptr, y_ptr, weight_ptr, partial_ptr, tiles_ptr, used_ptr, pace_ptr, N, K, lag,
+    dy_desc, w2_desc, gate_ptr, linear_ptr, a_ptr, weight_ptr, partial_ptr, tiles_ptr, used_ptr, pace_ptr, N, K, lag,
     SLOTS: gl.constexpr, BLOCKS: gl.constexpr,
 ):  # fmt: skip
     """partial [rows, N / 64]."""
@@ -556,7 +556,7 @@ def dact_overlapped_kernel(
         [
             (_consume_da, (0, hand, ring, work, N, steps)),
             (_consume_da, (1, hand, ring, work, N, steps)),
-            (_finish_da, ((gate_ptr, linear_ptr, y_ptr), weight_ptr, partial_ptr, hand, work, N)),
+            (_finish_da, ((gate_ptr, linear_ptr, a_ptr), weight_ptr, partial_ptr, hand, work, N)),
             (_load_rows, ((dy_desc,), (w2_desc,), (), ring, work, N, K, lag, 0)),
         ],
         [4, 4, 1],

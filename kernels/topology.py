@@ -32,7 +32,7 @@ class Topology(NamedTuple):
 
 
 def build(indices_TK: Tensor, n_experts: int) -> Topology:
-    """Sort the rows of a routing (int32 or int64, each in 0 .. n_experts - 1) by expert; stable."""
+    """Sort the rows of a routing (int32 or int64, each in 0 .. n_experts - 1: nothing checks that) by expert; stable."""
     return Topology(*_build(indices_TK, n_experts))
 
 
@@ -50,8 +50,8 @@ def row_tiles(topology: Topology, rows: int, group: int) -> tuple[Tensor, Tensor
 
 
 def on_triton(x: Tensor) -> bool:
-    """Whether kernels run for x: on a GPU, or anywhere under Triton's interpreter."""
-    return x.is_cuda or INTERPRETED
+    """Whether kernels run for x: on an NVIDIA GPU, or anywhere under Triton's interpreter."""
+    return INTERPRETED or (x.is_cuda and not torch.version.hip)
 
 
 # ------------------------------------------------------------------------------------------------ the rows' places

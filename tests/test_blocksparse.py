@@ -3,8 +3,11 @@
 Kernels run under Triton's interpreter in one process of their own (`offline`), in fp32 and fp16: its bf16 products are wrong.
 """
 
+import importlib
 import logging
+import sys
 from types import SimpleNamespace
+from unittest import mock
 
 import offline
 import pytest
@@ -12,7 +15,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 import kernels
-from kernels import blocksparse, layer, reference, router
+from kernels import blocksparse, layer, reference, router, topology
 from kernels.topology import Topology, build
 
 # ------------------------------------------------------------------------------------------------ products
@@ -91,6 +94,7 @@ def case(kind: str, dtype: torch.dtype, tokens: int, model: int, hidden: int, n_
 
 
 def gradients(function, inputs):
+    inputs = tuple(inputs)
     leaves = [x for x in inputs if torch.is_tensor(x) and x.requires_grad]
     out = function(*inputs)
     cotangent = torch.linspace(-1, 1, out.numel()).view_as(out).to(out.dtype)
@@ -128,6 +132,40 @@ def strided_inputs() -> None:
     x, indices, weights, *matrices, n = case("even", torch.float32, 40, 32, 48, 4, 2)
     apart = [t.detach().t().contiguous().t().requires_grad_(t.requires_grad) for t in (x, indices, weights, *matrices)]
     layer_agrees((*apart, n))
+
+
+def far_strides() -> None:
+    """Products whose steps are counted in int64, as where one step passes 2^31 elements."""
+    with mock.patch.object(blocksparse, "FAR", 0):
+        for name in ("sdd, a transposed", "dsd, both transposed"):
+            product(name)
+        layer_agrees(case("skewed", torch.float32, 70, 48, 80, 5, 2))
+
+
+def int32_indices() -> None:
+    x, indices, *others = case("even", torch.float32, 40, 32, 48, 4, 2)
+    wanted = gradients(portable, (x, indices, *others))
+    assert all(map(torch.equal, gradients(portable, (x, indices.int(), *others)), wanted))
+
+
+def frozen_inputs_cost_no_product() -> None:
+    names = "x", "indices", "weights", "w1", "v1", "w2", "E"
+    for kept, rows, outers in (("x", 2, 0), ("weights", 1, 0), ("w1", 1, 1), ("v1", 1, 1), ("w2", 1, 1)):
+        inputs = dict(zip(names, case("even", torch.float32, 40, 32, 48, 4, 2), strict=True))
+        _, *wanted = gradients(portable, inputs.values())
+        wanted = dict(zip(("x", "weights", "w1", "v1", "w2"), wanted, strict=True))
+        for name in ("x", "weights", "w1", "v1", "w2"):
+            inputs[name].requires_grad_(name == kept)
+        with mock.patch.object(blocksparse, "_rows_launch", wraps=blocksparse._rows_launch) as rows_launch, mock.patch.object(blocksparse, "_outer_launch", wraps=blocksparse._outer_launch) as outer_launch:
+            _, gradient = gradients(portable, inputs.values())
+        assert torch.equal(gradient, wanted[kept]) and (rows_launch.call_count - 1, outer_launch.call_count) == (rows, outers), kept
+
+
+def main_grads_are_refused() -> None:
+    inputs = case("even", torch.float32, 40, 32, 48, 4, 2)
+    inputs[3].main_grad = torch.zeros(inputs[3].shape)
+    with pytest.raises(ValueError, match="main_grad, to which only hopper adds, found some on blocksparse"):
+        portable(*inputs)
 
 
 def repeats() -> None:
@@ -230,7 +268,7 @@ CASES = {
     **{f"layer {shape}": lambda shape=shape: layer_agrees(case(shape[0], torch.float32, *shape[1:])) for shape in LAYERS},
     **{f"layer {shape} in fp16": lambda shape=shape: layer_agrees(case(shape[0], torch.float16, *shape[1:])) for shape in LAYERS[:4:3]},
     **{f"router {shape}": lambda shape=shape: router_agrees(*shape) for shape in ROUTERS},
-    **{f.__name__: f for f in (master_weights, strided_inputs, repeats, compiles, backward_runs_once, operators_are_registered_as_they_behave, router_ties, router_nans_stay_in_the_table)},
+    **{f.__name__: f for f in (master_weights, strided_inputs, far_strides, int32_indices, frozen_inputs_cost_no_product, main_grads_are_refused, repeats, compiles, backward_runs_once, operators_are_registered_as_they_behave, router_ties, router_nans_stay_in_the_table)},
 }
 
 
@@ -294,7 +332,50 @@ def test_kernels_compile_without_spills_and_keep_tensor_cores_fed(arch, shape):
             assert copies and all("0x10" in line for line in copies)  # every load to shared memory is 16 bytes wide
 
 
+def test_strides_that_pass_2_to_the_31_in_a_step_are_counted_in_int64():
+    a, b = (torch.empty(1, dtype=torch.float16, device="meta").as_strided(*view) for view in (((128, 64), (1, 2**26)), ((64, 64), (64, 1))))
+    tiles = torch.empty(2, 4, dtype=torch.int32, device="meta"), torch.empty(1, dtype=torch.int32, device="meta")
+    assert blocksparse._far(blocksparse.LARGE, 1, 2**25) and not blocksparse._far(blocksparse.LARGE, 1, 2**25 - 1)
+    with offline.compiling(90) as compiled:
+        blocksparse._rows_launch([a], [b], *tiles, 1, True)
+    assert [kernel["stack"] for kernel in compiled] == [0]
+
+
 # ------------------------------------------------------------------------------------------------ the choice
+
+
+def layer_without(monkeypatch, module: str):
+    """A second `kernels.layer`, where a module cannot be imported."""
+    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if sys.modules.get(name, 1) is None else name)
+    spec = importlib.machinery.SourceFileLoader("layer_without", layer.__file__)
+    found = importlib.util.module_from_spec(importlib.machinery.ModuleSpec("layer_without", spec))
+    spec.exec_module(found)
+    return found
+
+
+def test_without_triton_a_gpu_takes_the_reference_and_says_why(monkeypatch):
+    on_gpu(monkeypatch, 9, 0)
+    bare = layer_without(monkeypatch, "triton")
+    assert list(bare.PATHS) == ["reference"] and bare._automatic(OnGPU(8, 128), OnGPU(4 * 64, 128), 4) == ("reference", "Triton is not installed")
+    with pytest.raises(ValueError, match="expected implementation auto, reference; found 'hopper'"):
+        bare.choose(OnGPU(8, 128), OnGPU(4 * 64, 128), 4, "hopper")
+    assert bare.route(torch.randn(3, 8), torch.randn(4, 8), 2)[0].shape == (3, 2)
+
+
+def test_with_another_gluon_hopper_is_not_there_and_auto_says_why(monkeypatch):
+    on_gpu(monkeypatch, 9, 0)
+    monkeypatch.delattr(kernels, "hopper")
+    other = layer_without(monkeypatch, "kernels.hopper")
+    assert list(other.PATHS) == ["reference", "blocksparse"]
+    chosen, why = other._automatic(OnGPU(8, 128), OnGPU(4 * 64, 128), 4)
+    assert chosen == "blocksparse" and "this Triton lacks what hopper needs (" in why
+
+
+def test_rocm_takes_the_reference_for_experts_and_router(monkeypatch):
+    monkeypatch.setattr(torch.version, "hip", "7.0")
+    assert layer._automatic(OnGPU(8, 128), OnGPU(4 * 64, 128), 4) == ("reference", "ROCm is no NVIDIA GPU")
+    assert not topology.on_triton(OnGPU(8, 128))
 
 
 def test_a_cpu_takes_the_reference_and_says_so_once(caplog):
@@ -355,6 +436,27 @@ def test_shapes_that_do_not_fit_are_named(broken):
     inputs = dict(zip(names, case("even", torch.float32, 20, 16, 16, 4, 2), strict=True))
     inputs[broken] = 3 if broken == "experts" else inputs[broken][:-1]
     with pytest.raises(ValueError, match=r"expected .* found"):
+        kernels.experts(*inputs.values())
+
+
+WRONG = {
+    r"x \[T, D\] and at least one expert, found \(20, 1, 16\)": {"x": lambda x: x[:, None]},
+    r"at least one expert, found .* and 0": {"experts": lambda n: 0},
+    r"\[20, K\] with K >= 1, found \(20,\)": {"indices": lambda i: i[:, 0], "weights": lambda w: w[:, 0]},
+    r"K >= 1, found \(20, 0\)": {"indices": lambda i: i[:, :0], "weights": lambda w: w[:, :0]},
+    "int32 or int64, found torch.int16": {"indices": lambda i: i.short()},
+    "one device, found cpu, meta, cpu, cpu, cpu, cpu": {"indices": lambda i: i.to("meta")},
+    "one device, found cpu, cpu, cpu, cpu, cpu, meta": {"w2": lambda w: w.to("meta")},
+}
+
+
+@pytest.mark.parametrize("says", WRONG)
+def test_inputs_that_do_not_fit_are_named(says):
+    names = "x", "indices", "weights", "w1", "v1", "w2", "experts"
+    inputs = dict(zip(names, case("even", torch.float32, 20, 16, 16, 4, 2), strict=True))
+    for name, change in WRONG[says].items():
+        inputs[name] = change(inputs[name])
+    with pytest.raises(ValueError, match=f"expected .*{says}"):
         kernels.experts(*inputs.values())
 
 

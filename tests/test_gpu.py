@@ -82,16 +82,20 @@ def make(shape: Shape, dtype=torch.bfloat16) -> Inputs:
     return Inputs(x, indices, values.softmax(-1), *matrices, shape.n_experts, dout)
 
 
-def step(function: Callable, inputs: Inputs, main: list[Tensor] | None = None) -> tuple[Tensor, ...]:
-    """The output and the gradients of x, the routing weights, w1, v1 and w2 (or what was added to `main`)."""
+def step(function: Callable, inputs: Inputs, main: list[Tensor | None] | None = None, frozen: tuple[int, ...] = ()) -> tuple[Tensor, ...]:
+    """The output and the gradients of x, the routing weights, w1, v1 and w2; what was added to `main` in place of those of weights that
+    have one, None for arguments in `frozen`."""
     *arguments, n_experts, dout = inputs
-    leaves = [x.detach().clone().requires_grad_() if x.is_floating_point() else x for x in arguments]
-    for w, added in zip(leaves[3:], main or [], strict=False):
-        w.main_grad = added
+    leaves = [x.detach().clone().requires_grad_(i not in frozen) if x.is_floating_point() else x for i, x in enumerate(arguments)]
+    mains = main or [None] * 3
+    for w, added in zip(leaves[3:], mains, strict=True):
+        if added is not None:
+            w.main_grad = added
     out = function(*leaves, n_experts)
     out.backward(dout.to(out.dtype))
-    assert main is None or all(w.grad is None for w in leaves[3:])
-    return out.detach(), leaves[0].grad, leaves[2].grad, *(main or [w.grad for w in leaves[3:]])
+    assert all(w.grad is None for w, added in zip(leaves[3:], mains, strict=True) if added is not None)
+    found = [w.grad if added is None else added for w, added in zip(leaves[3:], mains, strict=True)]
+    return out.detach(), leaves[0].grad, leaves[2].grad, *found
 
 
 def loop(x_TD, indices_TK, weights_TK, w1, v1, w2, n_experts) -> Tensor:
@@ -170,6 +174,50 @@ def added_to_fp32(shape: Shape) -> str:
     found = errors((*others, *(w - 0.5 for w in (dw1, dv1, dw2))), exact(inputs))
     assert max(found.values()) <= LIMIT, told(found)
     return told(found)
+
+
+def added_to_one(which: int) -> str:
+    """One weight of the three with a main gradient, fp32 masters under bf16 tokens."""
+    inputs = make(SHAPES["odd"])
+    wide = inputs._replace(w1=inputs.w1.float(), v1=inputs.v1.float(), w2=inputs.w2.float())
+    main = [torch.full(w.shape, 0.5, device="cuda") if i == which else None for i, w in enumerate((inputs.w1, inputs.v1, inputs.w2))]
+    found = [*step(path("hopper"), wide, main)]
+    found[3 + which] = found[3 + which] - 0.5
+    apart = errors(found, exact(inputs))
+    assert max(apart.values()) <= LIMIT, told(apart)
+    return told(apart)
+
+
+def int32_indices(implementation: str) -> str:
+    inputs = make(SHAPES["odd"])
+    assert same(step(path(implementation), inputs._replace(indices_TK=inputs.indices_TK.int())), step(path(implementation), inputs))
+    return ""
+
+
+def other_layouts_of_weights(implementation: str) -> str:
+    """Transposed, and at an odd offset."""
+    inputs = make(SHAPES["odd"])
+    wanted = step(path(implementation), inputs)
+    odd = torch.empty(inputs.v1.numel() + 1, device="cuda", dtype=inputs.v1.dtype)[1:].view_as(inputs.v1).copy_(inputs.v1)
+    leaves = [x.detach().requires_grad_() for x in (inputs.x_TD, inputs.weights_TK, inputs.w1.t().contiguous().t(), odd, inputs.w2.t().contiguous().t())]
+    out = path(implementation)(leaves[0], inputs.indices_TK, *leaves[1:], inputs.n_experts)
+    found = errors((out.detach(), *torch.autograd.grad(out, leaves, inputs.dout_TD)), wanted)
+    assert max(found.values()) <= LIMIT, told(found)
+    return told(found)
+
+
+def frozen_inputs(implementation: str) -> str:
+    """What is left is what it was. No products for what is not: tests/test_hopper.py and test_blocksparse.py count them."""
+    inputs = make(SHAPES["odd"])
+    wanted = step(path(implementation), inputs)
+    for frozen in ((3, 4, 5), (0,), (0, 2, 3), (5,)):
+        found = step(path(implementation), inputs, frozen=frozen)
+        places = {0: 1, 2: 2, 3: 3, 4: 4, 5: 5}  # of an argument's gradient in what `step` returns
+        assert all(found[places[i]] is None for i in frozen)
+        kept = [place for i, place in places.items() if i not in frozen]
+        apart = {NAMES[p]: float((found[p].float() - wanted[p].float()).norm() / wanted[p].float().norm()) for p in kept}
+        assert max(apart.values()) <= LIMIT, f"frozen {frozen}: {told(apart)}"
+    return ""
 
 
 def in_a_graph(implementation: str) -> str:
@@ -326,10 +374,16 @@ def cases() -> dict[str, Callable[[], str]]:
         without_host_syncs,
         second_backward,
         master_weights,
+        int32_indices,
+        other_layouts_of_weights,
+        frozen_inputs,
     ):
         for implementation in ("hopper", "blocksparse"):
             found[f"{implementation} {each.__name__.replace('_', ' ')}"] = partial(each, implementation)
+    for which, name in enumerate(("w1", "v1", "w2")):
+        found[f"hopper bf16 added to fp32 of {name} alone"] = partial(added_to_one, which)
     found["hopper compiled by inductor"] = partial(compiled, "hopper", "inductor")
+    found["blocksparse compiled by inductor"] = partial(compiled, "blocksparse", "inductor")
     found["blocksparse compiled by aot_eager"] = partial(compiled, "blocksparse", "aot_eager")
     found["hopper trains as the reference"] = same_losses_as_the_reference
     return found

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from kernels import hopper, reference
+import kernels
+from kernels import hopper, layer, reference
 from kernels.topology import build, row_tiles
 
 SMS = 132
@@ -90,6 +91,55 @@ def test_all_kernels_of_a_layer_are_compiled_together_and_none_is_launched(width
     assert gluon == {"up_kernel", "down_kernel", "dx_kernel", "outer_kernel"} | others
 
 
+@pytest.mark.parametrize("width, hidden", [(1024, 192), (2048, 128)])
+def test_what_was_compiled_ahead_is_what_the_operations_run(width, hidden):
+    with offline.compiling(90) as found:
+        compile_ahead(torch.device("cpu"), torch.bfloat16, width, hidden, 4)
+        ahead = len(found)
+        for tokens in (1, 5, 8):  # 1 and multiples of 16 rows are types of their own where Triton may specialise
+            for name in OPERATIONS.keys() - {"outer add"}:
+                OPERATIONS[name](operands(width, hidden, tokens=tokens))
+    assert ahead == 8 and [kernel["name"] for kernel in found[ahead:]] == []
+
+
+def test_compiling_ahead_works_in_inference_mode():
+    with offline.compiling(90) as found, torch.inference_mode():
+        compile_ahead(torch.device("cpu"), torch.bfloat16, 128, 64, 4)
+    assert len(found) == 8
+
+
+def test_the_first_use_compiles_ahead_but_not_inside_a_compiling_thread_or_a_graph(monkeypatch):
+    shapes = []
+    monkeypatch.setattr(hopper, "compile_ahead", lambda *shape: shapes.append(shape))
+    x = SimpleNamespace(is_cuda=True, device="cuda:0", dtype=torch.bfloat16, shape=(8, 128))
+    for capturing, compiling in ((True, False), (False, True), (False, False)):
+        monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda capturing=capturing: capturing)
+        monkeypatch.setattr(hopper._ahead, "compiling", compiling, raising=False)
+        hopper._first_use(x, 64, 4)
+    assert shapes == [("cuda:0", torch.bfloat16, 128, 64, 4)]
+
+
+@pytest.mark.parametrize("hidden", [64, 10752, 64 * 300])
+def test_partial_sums_fit_the_registers_of_a_block(monkeypatch, hidden):
+    launches = []
+    monkeypatch.setattr(hopper, "_launch", lambda kernel, grid, *_, **options: launches.append((kernel, grid, options)))
+    o = operands(2048, 64)
+    hopper._dglu(o.x, o.w, *(torch.empty(200, hidden).bfloat16() for _ in range(2)), o.weights, o.place, *o.tiles)
+    ((grid, sizes),) = [(grid, options) for kernel, grid, options in launches if kernel is hopper.sum_partials_kernel]
+    assert sizes["COLUMNS"] >= hidden / 64 and sizes["ROWS"] * sizes["COLUMNS"] <= 8192 and grid * sizes["ROWS"] >= 200
+
+
+def test_weights_at_an_odd_offset_are_copied_for_tma():
+    o = operands(128, 64)
+    odd = torch.empty(o.w.numel() + 1, dtype=o.w.dtype)[1:].view_as(o.w).copy_(o.w)
+    assert torch.equal(hopper._box_of_weights(odd, 128).base, o.w) and hopper._box_of_weights(o.w, 128).base is o.w
+    with offline.compiling(90) as found:
+        hopper._up(o.x, odd, o.w, *o.tiles, o.n_experts)
+        hopper._rows(o.h, [odd, odd], *o.tiles)
+        hopper._dglu(o.x, odd, *o.h, o.weights, o.place, *o.tiles)
+    assert {"up_kernel", "dx_kernel", "dact_kernel"} <= {kernel["name"] for kernel in found}
+
+
 # ------------------------------------------------------------------------------------------------ the layer around the kernels
 
 
@@ -122,12 +172,12 @@ def definitions(spans: list[tuple[slice, slice]]) -> dict:
                 k.x_desc.base[rows] @ k.w1_desc.base[of].t(),
                 k.x_desc.base[rows] @ k.v1_desc.base[of].t(),
             )
-        k.y_ptr.copy_(F.silu(k.gate_ptr) * k.linear_ptr)
+        k.a_ptr.copy_(F.silu(k.gate_ptr) * k.linear_ptr)
 
     def down(k):
-        assert k.w2_desc.block_shape == [64, 256] and (k.N, k.K) == (k.w2_desc.shape[1], k.y_desc.shape[1])
+        assert k.w2_desc.block_shape == [64, 256] and (k.N, k.K) == (k.w2_desc.shape[1], k.a_desc.shape[1])
         for rows, of in spans:
-            k.out_ptr[rows] = k.y_desc.base[rows] @ k.w2_desc.base[of]
+            k.out_ptr[rows] = k.a_desc.base[rows] @ k.w2_desc.base[of]
 
     def dx(k):
         assert k.w1_desc.block_shape == [64, 256] and (k.N, k.K) == (k.w1_desc.shape[1], k.dgate_desc.shape[1])
@@ -141,7 +191,7 @@ def definitions(spans: list[tuple[slice, slice]]) -> dict:
         silu = k.gate_ptr * sig
         k.partial_ptr.zero_()[:, -1] = (da * silu * linear).sum(1)
         da *= k.weight_ptr[:, None]
-        k.y_ptr.copy_(silu * linear * k.weight_ptr[:, None])
+        k.a_ptr.copy_(silu * linear * k.weight_ptr[:, None])
         k.gate_ptr.copy_(da * linear * (sig + silu - silu * sig))
         k.linear_ptr.copy_(da * silu)
 
@@ -213,20 +263,81 @@ def assert_alike(found: tuple, wanted: tuple) -> None:
 @pytest.mark.parametrize("skewed", [False, True])
 def test_the_layer_around_the_kernels_is_the_reference(monkeypatch, width, pair_tiles, skewed):
     inputs = layer_case(width, skewed=skewed)
-    monkeypatch.setattr(hopper, "PAIR_TILES", pair_tiles)
+    monkeypatch.setattr(hopper, "PAIR_BELOW", pair_tiles)
     assert_alike(gradients(hopper.Experts.apply, on_definitions(monkeypatch, inputs)), gradients(reference.experts, leaves(inputs)))
 
 
-def test_gradients_are_added_to_main_grads_and_not_returned(monkeypatch):
-    inputs = layer_case()
-    ours = on_definitions(monkeypatch, inputs)
-    for w in ours[3:6]:
-        w.main_grad = torch.ones_like(w)
-    out = hopper.Experts.apply(*ours)
+def on_hopper(monkeypatch):
+    """`kernels.experts` as on a Hopper GPU."""
+    monkeypatch.setattr(layer, "choose", lambda *_: "hopper")
+    return kernels.experts
+
+
+def backward(function, inputs: tuple) -> Tensor:
+    out = function(*inputs)
     out.backward(torch.linspace(-1, 1, out.numel()).view_as(out))
-    assert [w.grad for w in ours[3:6]] == [None] * 3
-    found = (out, ours[0].grad, ours[2].grad, *(w.main_grad - 1 for w in ours[3:6]))
-    assert_alike(found, gradients(reference.experts, leaves(inputs)))
+    return out
+
+
+@pytest.mark.parametrize("wide", [False, True])  # weights in fp64 under x in fp32: as fp32 ones under bf16
+@pytest.mark.parametrize("which", [(0, 1, 2), (0,), (1,), (2,)])
+def test_gradients_are_added_to_main_grads_and_not_returned(monkeypatch, which, wide):
+    inputs = layer_case()
+    ours = list(on_definitions(monkeypatch, inputs))
+    if wide:
+        ours[3:6] = [w.detach().double().requires_grad_() for w in ours[3:6]]
+    for i in which:
+        ours[3 + i].main_grad = torch.ones(ours[3 + i].shape)
+    out = backward(on_hopper(monkeypatch), ours)
+    grads = [w.main_grad - 1 if i in which else w.grad.float() for i, w in enumerate(ours[3:6])]
+    assert [i for i, w in enumerate(ours[3:6]) if w.grad is None] == list(which)
+    assert_alike((out, ours[0].grad, ours[2].grad, *grads), gradients(reference.experts, leaves(inputs)))
+
+
+UNFIT = {
+    "float64": lambda w: torch.zeros(w.shape, dtype=torch.float64), "bfloat16": lambda w: torch.zeros(w.shape).bfloat16(),
+    r"\(3, 4\)": lambda w: torch.zeros(3, 4), r"strides \(1, 320\)": lambda w: torch.zeros(w.shape).t().contiguous().t(),
+    "16-byte aligned": lambda w: torch.zeros(w.numel() + 1)[1:].view_as(w), "meta": lambda w: torch.zeros(w.shape, device="meta"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("says", UNFIT)
+def test_a_main_grad_that_cannot_be_added_to_is_named(monkeypatch, says):
+    inputs = on_definitions(monkeypatch, layer_case())
+    inputs[4].main_grad = UNFIT[says](inputs[4])
+    with pytest.raises(ValueError, match=rf"expected main_grad in fp32 \(320, 128\) on cpu.*{says}"):
+        on_hopper(monkeypatch)(*inputs)
+
+
+def test_an_unaligned_main_grad_is_named_by_the_launch_too():
+    o = operands(128, 64)
+    odd = torch.zeros(o.main.numel() + 1)[1:].view_as(o.main)
+    with pytest.raises(ValueError, match="16-byte aligned"):
+        hopper._outer_add(o.h[0], o.x, odd, *o.experts)
+
+
+def test_other_paths_refuse_a_main_grad():
+    inputs = leaves(layer_case())
+    inputs[5].main_grad = torch.zeros(inputs[5].shape)
+    with pytest.raises(ValueError, match="main_grad, to which only hopper adds, found some on reference"):
+        kernels.experts(*inputs)
+
+
+@pytest.mark.parametrize("kept", [("dweights",), ("dx",), ("dx", "dw1"), ("dv1",), ("dw2",), ("dw1", "dv1", "dw2")])
+def test_frozen_inputs_cost_no_product(monkeypatch, kept):
+    inputs, names = layer_case(), ("dx", "dweights", "dw1", "dv1", "dw2")
+    ours, theirs = on_definitions(monkeypatch, inputs), leaves(inputs)
+    launched = []
+    for name in ("dx_kernel", "outer_kernel", "outer_pair_kernel"):
+        kernel = getattr(hopper, name)
+        monkeypatch.setattr(hopper, name, InPlaceOf(kernel.kernel, lambda k, name=name, kernel=kernel: (launched.append(name), kernel.work(k))))
+    for leaf, name in zip((ours[0], *ours[2:6], theirs[0], *theirs[2:6]), 2 * names, strict=True):
+        leaf.requires_grad_(name in kept)
+    for found, wanted in zip(gradients(hopper.Experts.apply, ours), gradients(reference.experts, theirs), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+    outers = [name for name in kept if name in ("dw1", "dv1", "dw2")]
+    pair = {"dw1", "dv1"} <= set(kept)
+    assert sorted(launched) == ["dx_kernel"] * ("dx" in kept) + ["outer_kernel"] * (len(outers) - 2 * pair) + ["outer_pair_kernel"] * pair
 
 
 def test_a_second_backward_raises(monkeypatch):
@@ -258,7 +369,7 @@ def test_half_of_the_hidden_gradient_is_freed_before_the_last_weight_gradient(mo
         freed.append(gate[0]() is None)
 
     ours = on_definitions(monkeypatch, inputs, dact_kernel=dact, outer_kernel=outer)
-    monkeypatch.setattr(hopper, "PAIR_TILES", 0)
+    monkeypatch.setattr(hopper, "PAIR_BELOW", 0)
     gradients(hopper.Experts.apply, ours)
     assert freed == [False, False, True]  # dW2, dW1, dV1
 
@@ -271,16 +382,29 @@ def test_recomputing_in_the_backward_changes_nothing(monkeypatch):
     assert all(torch.equal(a, b) for a, b in zip(kept, again, strict=True))
 
 
-def test_the_layer_is_one_graph_for_torch_compile_and_shape_functions_tell_the_truth(monkeypatch):
+@pytest.mark.parametrize("frozen", [False, True])
+def test_the_layer_is_one_graph_for_torch_compile_and_shape_functions_tell_the_truth(monkeypatch, frozen):
     inputs = layer_case()
     x, indices, weights, *matrices, n_experts = on_definitions(monkeypatch, inputs)
-    masters = [w.detach().double().requires_grad_() for w in matrices]  # cast inside, as `layer.experts` does
+    masters = [w.detach().double().requires_grad_() for w in matrices]  # cast inside
+    theirs = leaves(inputs)
+    for w in (masters[0], theirs[3]):
+        w.requires_grad_(not frozen)
+    compiled = torch.compile(on_hopper(monkeypatch), backend="aot_eager", fullgraph=True)
+    found = gradients(compiled, (x, indices, weights, *masters, n_experts))
+    for a, b in zip(found, gradients(reference.experts, theirs), strict=True):
+        torch.testing.assert_close(a.float(), b, rtol=1e-4, atol=1e-4)
 
-    def cast(x, indices, weights, w1, v1, w2, n_experts):
-        return hopper.Experts.apply(x, indices, weights, w1.to(x.dtype), v1.to(x.dtype), w2.to(x.dtype), n_experts)
 
-    found = gradients(torch.compile(cast, backend="aot_eager", fullgraph=True), (x, indices, weights, *masters, n_experts))
-    assert_alike((*found[:3], *(g.float() for g in found[3:])), gradients(reference.experts, leaves(inputs)))
+def test_main_grads_are_added_to_under_torch_compile(monkeypatch):
+    inputs = layer_case()
+    ours = on_definitions(monkeypatch, inputs)
+    compiled = torch.compile(on_hopper(monkeypatch), backend="aot_eager", fullgraph=True)
+    gradients(compiled, ours)
+    ours[3].main_grad = torch.ones(ours[3].shape)
+    out = backward(compiled, ours)
+    assert ours[3].grad is None  # though the function may have been compiled without one before
+    assert_alike((out, ours[0].grad, ours[2].grad, ours[3].main_grad - 1, ours[4].grad, ours[5].grad), gradients(reference.experts, leaves(inputs)))
 
 
 @pytest.mark.parametrize(
