@@ -6,6 +6,7 @@ import resource
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from dataclasses import dataclass
@@ -77,10 +78,53 @@ class Finished:
 
 
 @pytest.fixture(scope="session")
-def finished_home(tmp_path_factory) -> Finished:
+def finished_home(tmp_path_factory, request) -> Finished:
     folder = tmp_path_factory.mktemp("main-job")
     planted = corpus.write(folder / "text")
     file = corpus.save(corpus.recipe(folder / "text", folder / "home"), folder / "recipe.yaml")
     done = flows("run", "curriculum", "--recipe", str(file))
     assert done.returncode == 0, done.stdout + done.stderr
-    return Finished(file, recipes.load(file), Home(folder / "home"), planted, done.stdout)
+    finished = Finished(file, recipes.load(file), Home(folder / "home"), planted, done.stdout)
+    if any(item.path.name == "test_kills.py" for item in request.session.items):
+        request.getfixturevalue("prefect_server")
+        KILLS.append(Beside(finished, tmp_path_factory.mktemp("kills")))
+    return finished
+
+
+class Beside(threading.Thread):
+    """Four minutes of kills that mostly wait for processes to start: they go on while other tests run."""
+
+    def __init__(self, finished: Finished, folder: Path):
+        super().__init__(daemon=True)
+        self.finished, self.folder, self.found, self.error = finished, folder, None, None
+        self.start()
+
+    def run(self) -> None:
+        from test_kills import kill_in_every_step
+
+        try:
+            self.found = kill_in_every_step(self.finished, self.folder)
+        except BaseException as error:
+            self.error = error
+
+
+KILLS: list[Beside] = []
+
+
+@pytest.fixture
+def kills(finished_home):
+    """Waits for the kills that began when the small run was finished, and raises what they raised."""
+
+    def wait():
+        (thread,) = KILLS
+        thread.join()
+        if thread.error:
+            raise thread.error
+        return thread.found
+
+    return wait
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The small run first, so that the kills can begin; their test last."""
+    items.sort(key=lambda item: {"test_main_job.py": 0, "test_kills.py": 2}.get(item.path.name, 1))
