@@ -19,7 +19,7 @@ import datasketch
 import pyarrow as pa
 
 from pipelines import assets
-from pipelines.measure import Context, measure_batch
+from pipelines.measure import Context, batch_of, measure_batch
 from pipelines.signals import FAMILIES, fingerprints, quality
 
 DOC_CHARS = 3400  # the mean of the corpus that the peers were measured on
@@ -65,8 +65,7 @@ def documents(folder: Path) -> tuple[pa.RecordBatch, Context]:
     n = len(texts)
     trained = quality.train(texts[: n // 4], texts[-n // 4 :], seed=1)
     context = Context(assets.LANGUAGE_MODEL.read_bytes(), {"web": trained.model, "code": trained.model})
-    columns = {"doc_id": [f"{i:032x}" for i in range(n)], "source": ["files"] * n, "domain": ["web"] * (n // 2) + ["code"] * (n - n // 2)}
-    return pa.RecordBatch.from_pydict(columns | {"text": texts}), context
+    return batch_of(texts, ["web"] * (n // 2) + ["code"] * (n - n // 2)), context
 
 
 def pieces(folder: Path) -> list[str]:

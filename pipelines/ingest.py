@@ -28,7 +28,8 @@ UNPACKED = 50  # bytes that one byte of a compressed file may stand for; web pag
 PACKED_SUFFIXES = (".gz", ".zst", ".parquet")
 
 # Columns of `records`: a document's (all but source, snapshot, uri and n_bytes null for a reject) and a reject's.
-SCHEMA = pa.schema([pa.field(c.name, pa.int64() if c.type == "bigint" else pa.string()) for c in DOCUMENTS.columns]
+TYPES = {"bigint": pa.int64(), "string": pa.string(), "map<string,string>": pa.map_(pa.string(), pa.string())}
+SCHEMA = pa.schema([pa.field(c.name, TYPES[c.type]) for c in DOCUMENTS.columns]
                    + [pa.field("reason", pa.string()), pa.field("detail", pa.string())])
 RECORDS = ", ".join([*(f"{column.name} {column.type}" for column in DOCUMENTS.columns), "reason string", "detail string"])
 FILES = pa.schema([("path", pa.binary()), ("uri", pa.string()), ("bytes", pa.int64()), ("mtime_ns", pa.int64()), ("licence", pa.string())])
@@ -126,10 +127,10 @@ def read(file: File, source: Source) -> Iterator[Record | Reject]:
 def row(made: Record | Reject, source: Source) -> tuple:
     """One row of `records`."""
     if isinstance(made, Reject):
-        return None, source.name, source.snapshot, made.uri, None, None, None, made.n_bytes, made.reason, made.detail
+        return None, source.name, source.snapshot, made.uri, None, None, None, None, made.n_bytes, made.reason, made.detail
     text = made.text.encode()
     identity = doc_id(source.name, made.uri, text)
-    return identity, source.name, source.snapshot, made.uri, source.domain, made.licence, made.text, len(text), None, None
+    return identity, source.name, source.snapshot, made.uri, source.domain, made.licence, made.facts, made.text, len(text), None, None
 
 
 def doc_id(source: str, uri: str, text: bytes) -> str:

@@ -12,7 +12,8 @@ from pyspark.sql import DataFrame
 from pipelines.signals import FAMILIES
 from schemas.tables import SIGNALS, Column
 
-BASE = SIGNALS.columns  # doc_id, source, domain, n_bytes
+BASE = SIGNALS.columns
+READ = ("doc_id", "source", "snapshot", "domain", "facts", "text")  # of bronze.documents
 
 
 @dataclass(frozen=True)
@@ -38,25 +39,41 @@ def signal_columns() -> tuple[Column, ...]:
 
 
 def measure_batch(batch: pa.RecordBatch, context: Context) -> pa.RecordBatch:
-    """Documents (doc_id, source, domain, text) to their signals."""
+    """Documents (the columns READ) to their signals."""
     texts, domains = batch.column("text"), batch.column("domain")
     n_bytes = pc.binary_length(texts).cast(pa.int64())
-    base = [batch.column("doc_id"), batch.column("source"), domains, n_bytes]
+    given = [batch.column(name) for name in ("doc_id", "source", "snapshot")]
+    facts = batch.column("facts")
+    marked = [pc.equal(fact(facts, name), "1").fill_null(False).cast(pa.int32()) for name in ("vendored", "generated")]
     signals = [column for family in FAMILIES for column in family.measure(texts, domains, context)]
     names = [column.name for column in (*BASE, *signal_columns())]
-    return pa.RecordBatch.from_arrays(base + signals, names=names)
+    return pa.RecordBatch.from_arrays([*given, domains, fact(facts, "language"), *marked, n_bytes, *signals], names=names)
+
+
+def fact(facts: pa.MapArray, name: str) -> pa.Array:
+    """The value of one of a document's facts, null where the reader did not know it."""
+    return pc.map_lookup(facts, pa.scalar(name), "first")
 
 
 def measure(documents: DataFrame, context: Context) -> DataFrame:
-    """Measure documents (doc_id, source, domain, text): doc_id, source, domain, n_bytes and all signals.
+    """Measure documents (the columns READ): the columns BASE and all signals.
 
     One document is measured here first: a broken model fails at once, and the workers of this machine find the
     passes compiled on disk (about 15 s, once) instead of each compiling them.
     """
-    measure_batch(pa.RecordBatch.from_pydict({"doc_id": [""], "source": [""], "domain": [""], "text": ["one"]}), context)
+    measure_batch(batch_of(["one"]), context)
 
     def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         return (measure_batch(batch, context) for batch in batches)
 
     schema = ", ".join(f"{column.name} {column.type}" for column in (*BASE, *signal_columns()))
-    return documents.select("doc_id", "source", "domain", "text").mapInArrow(run, schema)
+    return documents.select(*READ).mapInArrow(run, schema)
+
+
+def batch_of(texts: list[str], domains: list[str] | None = None, kind: pa.DataType | None = None) -> pa.RecordBatch:
+    """Texts that stand in no table, in the columns READ: to try signals on them. Their ids are 0, 1, 2, ..."""
+    n = len(texts)
+    ids, names = [f"{i:032x}" for i in range(n)], [""] * n
+    facts = pa.array([[]] * n, pa.map_(pa.string(), pa.string()))
+    columns = [pa.array(ids), pa.array(names), pa.array(names), pa.array(domains or names), facts, pa.array(texts, kind or pa.string())]
+    return pa.RecordBatch.from_arrays(columns, names=list(READ))

@@ -14,7 +14,7 @@ from flows.home import DiskFull, Home
 from pipelines.lake import Lake
 from schemas import tables
 
-ROW = ("a" * 32, "s", "1", "u#1", "docs", None, "hello", 5)
+ROW = ("a" * 32, "s", "1", "u#1", "docs", None, {"title": "t"}, "hello", 5)
 SCHEMA = ", ".join(f"{column.name} {column.type}" for column in tables.DOCUMENTS.columns)
 
 
@@ -44,7 +44,7 @@ def test_a_table_has_comments_constraints_and_ancestry_and_others_can_read_it(sp
 def test_a_row_that_breaks_a_constraint_stops_the_write_and_the_old_version_stays(spark, lake):
     version = lake.write(frame(spark, ROW), tables.DOCUMENTS, {})
     with pytest.raises(Exception, match="has_text"):
-        lake.write(frame(spark, (*ROW[:7], 0)), tables.DOCUMENTS, {})
+        lake.write(frame(spark, (*ROW[:8], 0)), tables.DOCUMENTS, {})
     with pytest.raises(Exception, match="source"):
         lake.write(frame(spark, (ROW[0], None, *ROW[2:])), tables.DOCUMENTS, {})
     assert lake.version(tables.DOCUMENTS) == version and lake.arrow(tables.DOCUMENTS).num_rows == 1
@@ -84,11 +84,11 @@ def test_a_full_disk_is_named_and_the_old_version_stays(spark, tmp_path):
     try:
         with pytest.raises(DiskFull, match=rf"ingest could not write: the disk of {tmp_path} is full .* goes on from ingest"):
             with home.space_named("ingest"):
-                home.lake.write(frame(spark, (*ROW[:6], text, len(text))), tables.DOCUMENTS, {})
+                home.lake.write(frame(spark, (*ROW[:7], text, len(text))), tables.DOCUMENTS, {})
     finally:
         resource.prlimit(java, resource.RLIMIT_FSIZE, limits)
     assert home.lake.version(tables.DOCUMENTS) == version and home.lake.arrow(tables.DOCUMENTS).num_rows == 1
-    home.lake.write(frame(spark, (*ROW[:6], text, len(text))), tables.DOCUMENTS, {})
+    home.lake.write(frame(spark, (*ROW[:7], text, len(text))), tables.DOCUMENTS, {})
     assert home.lake.arrow(tables.DOCUMENTS, ["n_bytes"]).to_pylist() == [{"n_bytes": len(text)}]
 
 

@@ -69,7 +69,8 @@ def blank(type_name: str):
 def signals_row(number: int, source: str, text: str, reasons: list, special: dict) -> dict:
     values = {column.name: blank(column.type) for column in signal_columns()} | GOOD | special
     quality = 0.9 if not reasons else 0.2
-    return {"doc_id": doc_id(number), "source": source, "domain": source, "n_bytes": len(text.encode()), **values, "quality": quality}
+    base = {"doc_id": doc_id(number), "source": source, "snapshot": "1", "domain": source, "n_bytes": len(text.encode())}
+    return {**base, "declared": None, "vendored": 0, "generated": 0, **values, "quality": quality}
 
 
 def table_rows() -> list[tuple[tables.Table, list[dict]]]:
@@ -77,7 +78,7 @@ def table_rows() -> list[tuple[tables.Table, list[dict]]]:
     documents, signals, clusters, verdicts, tokens = [], [], [], [], []
     for number, source, text, reasons, tier, heldout, n_tokens, special in DOCUMENTS:
         base = {"doc_id": doc_id(number), "source": source, "domain": source, "n_bytes": len(text.encode())}
-        documents.append({**base, "snapshot": "1", "uri": f"{number}.txt", "licence": "MIT" if number % 2 else None, "text": text})
+        documents.append({**base, "snapshot": "1", "uri": f"{number}.txt", "licence": "MIT" if number % 2 else None, "facts": {}, "text": text})
         signals.append(signals_row(number, source, text, reasons, special))
         root, rank, exact = CLUSTERS.get(number, (number, 1, True))
         clusters.append({**base, "cluster_id": doc_id(root), "size": SIZES.get(root, 1), "rank": rank, "keeper": doc_id(root), "exact": exact})

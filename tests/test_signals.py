@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines import assets
-from pipelines.measure import Context, measure, measure_batch, signal_columns
+from pipelines.measure import Context, batch_of, measure, measure_batch, signal_columns
 from pipelines.signals import FAMILIES, code, language, quality, text
 from schemas.tables import SIGNALS
 
@@ -287,17 +287,12 @@ def test_memory_that_was_used_before_does_not_leak_into_a_quality_model():
 # ---- the fused pass ----
 
 
-def documents_batch(texts: list[str], kind: pa.DataType) -> pa.RecordBatch:
-    n = len(texts)
-    columns = [pa.array([f"{i:032x}" for i in range(n)]), pa.array(["s"] * n), pa.array(["web", "code"] * n)[:n], pa.array(texts, kind)]
-    return pa.RecordBatch.from_arrays(columns, names=["doc_id", "source", "domain", "text"])
-
-
 @pytest.mark.parametrize("kind", [pa.string(), pa.large_string()])
 def test_a_batch_has_the_columns_that_the_families_promise_also_when_it_is_sliced(language_model, kind):
     trained = quality.train(essays(30, 1), adverts(30, 2), seed=7)
     context = Context(language_model, {"web": trained.model})
-    batch = documents_batch([*HAND_MADE, *standard_library_texts()], kind)
+    texts = [*HAND_MADE, *standard_library_texts()]
+    batch = batch_of(texts, (["web", "code"] * len(texts))[: len(texts)], kind)
     whole = measure_batch(batch, context)
     assert whole.schema.names == [column.name for column in (*SIGNALS.columns, *signal_columns())]
     assert len(set(whole.schema.names)) == len(whole.schema.names)
@@ -317,6 +312,11 @@ def test_every_family_is_measured():
 
 def test_spark_measures_as_the_plain_function_does(spark, language_model):
     context = Context(language_model, {"web": quality.train(essays(30, 1), adverts(30, 2), seed=7).model})
-    batch = documents_batch([*HAND_MADE, *standard_library_texts()], pa.string())
-    found = measure(spark.createDataFrame(batch.to_pandas()), context).orderBy("doc_id").toArrow()
+    facts = [(("vendored", "1"), ("language", "Python")), (("generated", "1"),), ()]
+    texts = [*HAND_MADE, *standard_library_texts()]
+    batch = batch_of(texts, (["web", "code"] * len(texts))[: len(texts)])
+    batch = batch.set_column(batch.schema.get_field_index("facts"), "facts", pa.array((facts * len(texts))[: len(texts)], batch.schema.field("facts").type))
+    found = measure(spark.createDataFrame(pa.Table.from_batches([batch])), context).orderBy("doc_id").toArrow()
+    marks = [tuple(row.values()) for row in found.select(["declared", "vendored", "generated"]).slice(0, 3).to_pylist()]
+    assert marks == [("Python", 1, 0), (None, 0, 1), (None, 0, 0)]
     assert found.equals(pa.Table.from_batches([measure_batch(batch, context)]).cast(found.schema))

@@ -41,11 +41,17 @@ class File(NamedTuple):
 
 
 class Record(NamedTuple):
-    """One text. `text` has \\n line ends, no NUL, no lone surrogates."""
+    """One text. `text` has \\n line ends, no NUL, no lone surrogates.
+
+    `facts` are pairs of what the reader knows of it besides, by these names (all optional):
+    url, title; language: as the record declares it, or of a program's file name; charset: what the text was decoded from;
+    vendored, generated: "1" for a file that its tree marks so.
+    """
 
     uri: str
     text: str
     licence: str | None
+    facts: tuple[tuple[str, str], ...] = ()
 
 
 class Reject(NamedTuple):
