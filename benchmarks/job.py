@@ -65,7 +65,7 @@ def corpus(file: Path, size: int) -> Path:
     recipe = Recipe.model_validate({"home": "x", "sources": [source.model_dump()], "stages": [{"name": "x", "tokens": 1, "seq_len": 16}]})
     written = 0
     with open(file, "w") as out:
-        for one in ingest.listing(recipe)["code"]:
+        for one in ingest.listing(recipe)[ingest.Delivery("code", "1")]:
             for made in ingest.read(one, source):
                 if written < size and hasattr(made, "text"):
                     written += len(made.text.encode())

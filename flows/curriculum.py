@@ -40,6 +40,7 @@ def curriculum(recipe: str, only: str | None = None) -> None:
         run = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
         display = Display()
         decided = {state.step.name: plain(state.part) for state in found}  # listing the sources takes seconds: once is enough
+        job.deliveries = decided["ingest"]["deliveries"]
         for step in pending(found, only):
             as_task(step)(step, job, decided[step.name], run, display)
         publish(job)

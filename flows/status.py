@@ -48,7 +48,7 @@ def check(path: Path) -> Recipe:
 def parts(recipe: Recipe) -> dict[str, Any]:
     """The part of the recipe that decides each step's output; what the sources hold belongs to ingest's."""
     found = {step.name: step.part(recipe) for step in STEPS}
-    found["ingest"]["files"] = ingest.inputs_fingerprint(recipe)
+    found["ingest"]["deliveries"] = ingest.fingerprints(recipe)
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from pipelines import ingest as intake
 from pipelines import judge as judging
 from pipelines import rules
 from schemas import tables
-from schemas.manifest import write_json
+from schemas.manifest import fingerprint, write_json
 from schemas.recipe import Recipe
 from schemas.tables import Table
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:  # Spark is imported by the steps that use it: `flows status` 
     from pyspark.sql import DataFrame, SparkSession
 
 Counts = dict[str, float]
+MEASURING = 1  # raised by hand when the signals of the same text become others
 
 
 @dataclass(frozen=True)
@@ -62,26 +64,55 @@ class Job:
         """Folder of the training run: its name is what it is made of, so a resumed run finds its checkpoints."""
         return self.home.runs / self.fingerprints["train"][:12]
 
+    @cached_property
+    def deliveries(self) -> dict[str, str]:
+        """By delivery, the fingerprint of its files and of how they are read."""
+        return intake.fingerprints(self.recipe)
+
+    def known(self, table: Table) -> dict[str, str]:
+        """By delivery, the fingerprint of what the table holds of it; empty where it does not say."""
+        return self.home.lake.ancestry(table).get("deliveries", {})
+
     def read(self, table: Table) -> DataFrame:
         return self.home.lake.read(self.spark, table)
 
-    def write(self, rows: DataFrame, table: Table, step: str, where: str | None = None) -> int:
-        """Write a table with its ancestry; returns the rows written."""
-        self.home.lake.write(rows, table, {"step": step, "fingerprint": self.fingerprints[step]}, where)
+    def write(self, rows: DataFrame, table: Table, step: str, where: str | None = None, deliveries: dict[str, str] | None = None) -> int:
+        """Write a table with its ancestry; `deliveries` are those that it holds afterwards. Returns the rows written."""
+        ancestry = {"step": step, "fingerprint": self.fingerprints[step], "deliveries": deliveries or {}}
+        self.home.lake.write(rows, table, ancestry, where)
         return self.home.lake.rows_written(table)
 
 
 def ingest(job: Job) -> Counts:
+    """Reads only the deliveries that the tables do not hold yet, a round for each snapshot of a source."""
+    lake = job.home.lake
+    stored, rounds = intake.rounds(job.deliveries, job.known(tables.DOCUMENTS), job.known(tables.REJECTS))
+    again = 0
+    for chosen in rounds:
+        held = stored | {str(one): job.deliveries[str(one)] for one in chosen}
+        again += store_records(job, chosen, stored, held)
+        stored = held
+    held = {"documents": lake.rows(tables.DOCUMENTS), "rejects": lake.rows(tables.REJECTS)}
+    return {**held, "bytes": total(job.read(tables.DOCUMENTS), "n_bytes"), "delivered before": again}
+
+
+def store_records(job: Job, chosen: list[intake.Delivery], stored: dict[str, str], held: dict[str, str]) -> int:
+    """Add the deliveries' documents and rejects to the tables; returns how many of the documents had been delivered before."""
     from pyspark import StorageLevel
 
+    where = intake.condition(chosen) if stored else None  # with nothing stored, what the tables hold goes
     # Text and rejects come out of one reading of the sources: kept on disk between the two writes.
-    records = intake.records(job.spark, job.recipe).persist(StorageLevel.DISK_ONLY)
+    records = intake.records(job.spark, job.recipe, chosen).persist(StorageLevel.DISK_ONLY)
     try:
-        documents = job.write(records.where("reason is null"), tables.DOCUMENTS, "ingest")
-        rejects = job.write(records.where("reason is not null"), tables.REJECTS, "ingest")
+        documents = new = records.where("reason is null")
+        if stored:
+            others = job.read(tables.DOCUMENTS).where(f"not ({where})").select("doc_id")
+            new = documents.join(others, "doc_id", how="left_anti")
+        written = job.write(new, tables.DOCUMENTS, "ingest", where, held)
+        job.write(records.where("reason is not null"), tables.REJECTS, "ingest", where, held)
+        return documents.count() - written if stored else 0
     finally:
         records.unpersist()
-    return {"documents": documents, "rejects": rejects, "bytes": total(job.read(tables.DOCUMENTS), "n_bytes")}
 
 
 def total(rows: DataFrame, column: str) -> int:
@@ -99,8 +130,17 @@ def measure(job: Job) -> Counts:
     models = train_quality(job, documents)
     near = job.recipe.near_duplicates
     context = Context(assets.LANGUAGE_MODEL.read_bytes(), models, near.ngram, near.bands, near.rows, job.recipe.seed)
-    rows = job.write(measured(documents, context), tables.SIGNALS.extended(signal_columns()), "measure")
-    return {"documents": rows, "bytes": total(job.read(tables.SIGNALS), "n_bytes")}
+    table = tables.SIGNALS.extended(signal_columns())
+    hashes = {name: hashlib.sha256(model).hexdigest() for name, model in models.items()}
+    settings = [MEASURING, job.recipe.seed, near.model_dump(exclude={"threshold"}), hashes, table.column_names]
+    wanted = {name: fingerprint([settings, found]) for name, found in job.deliveries.items()}
+    fresh = intake.undone(wanted, job.known(table))
+    if fresh is None:
+        job.write(measured(documents, context), table, "measure", None, wanted)
+    elif fresh:
+        where = intake.condition(fresh)
+        job.write(measured(documents.where(where), context), table, "measure", where, wanted)
+    return {"documents": job.home.lake.rows(table), "bytes": total(job.read(tables.SIGNALS), "n_bytes")}
 
 
 def train_quality(job: Job, documents: DataFrame) -> dict[str, bytes]:
@@ -194,7 +234,7 @@ def mixture(job: Job) -> Counts:
     recipe = job.recipe
     sizes = stream_sizes(job.read(tables.TOKENS)).collect()
     streams = [(row.stream, *row.stream.split(".", 1), row.tokens) for row in sizes]
-    rows = mixing.mix(recipe.stages, streams, recipe.max_epochs, recipe.train.batch_tokens)
+    rows = mixing.mix(recipe.stages, streams, recipe.max_epochs, recipe.train.batch_tokens, recipe.tiers)
     frame = job.spark.createDataFrame([tuple(row[c] for c in tables.MIXTURE.column_names) for row in rows], ddl(tables.MIXTURE))
     job.write(frame, tables.MIXTURE, "mixture")
     return {"stages": len(recipe.stages), "tokens": sum(row["tokens"] for row in rows)}
@@ -275,17 +315,22 @@ def report_file(job: Job) -> Path:
     return job.home.report / f"{job.run_folder.name}.html"
 
 
+def ingest_part(recipe: Recipe) -> dict:
+    """`flows.status` adds the fingerprints of the deliveries."""
+    return {"seed": recipe.seed, "sources": [source.model_dump(mode="json", exclude={"priority"}) for source in recipe.sources]}
+
+
 def rules_part(recipe: Recipe) -> dict:
     """The rules as they apply, so that a change of the default ones counts too."""
     return {domain: {rule.name: asdict(rule) for rule in members} for domain, members in domain_rules(recipe).items()}
 
 
 STEPS = (
-    Step("ingest", ingest, (), lambda r: r.part("sources", "seed"), (tables.DOCUMENTS, tables.REJECTS)),
+    Step("ingest", ingest, (), ingest_part, (tables.DOCUMENTS, tables.REJECTS), revision=intake.REVISION),
     Step(
         "measure", measure, ("ingest",),
         lambda r: {**r.part("seed", "quality"), "near_duplicates": r.near_duplicates.model_dump(exclude={"threshold"})},
-        (tables.SIGNALS,), lambda job: [job.home.models / f"quality-{domain}.bin" for domain in job.recipe.quality],
+        (tables.SIGNALS,), lambda job: [job.home.models / f"quality-{domain}.bin" for domain in job.recipe.quality], revision=MEASURING,
     ),
     Step(
         "dedup", dedup, ("ingest", "measure"),
@@ -301,7 +346,7 @@ STEPS = (
         lambda job: tokenizer_files(job.home),
     ),
     Step(
-        "mixture", mixture, ("tokenise",), lambda r: {**r.part("stages", "max_epochs"), "batch_tokens": r.train.batch_tokens},
+        "mixture", mixture, ("tokenise",), lambda r: {**r.part("stages", "max_epochs", "tiers"), "batch_tokens": r.train.batch_tokens},
         (tables.MIXTURE,),
     ),
     Step(

@@ -10,15 +10,18 @@ import os
 import stat
 from collections.abc import Iterable, Iterator
 from hashlib import blake2b
-from itertools import accumulate
+from itertools import accumulate, zip_longest
+from typing import NamedTuple
 
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 
 from pipelines.readers import READERS, File, Record, Reject
+from schemas.manifest import fingerprint
 from schemas.recipe import Recipe, RecipeError, Source
 from schemas.tables import DOCUMENTS
 
+REVISION = 2  # raised by hand when the readers make other documents of the same files
 CHUNK_BYTES = 8 << 20  # of files on disk that one task reads; a larger file is a task of its own
 CHUNK_FILES = 10_000  # and at most so many files: empty ones cost time too
 MAX_CHUNKS = 20_000  # more tasks than that tire Spark's driver: above 160 GB tasks grow
@@ -35,17 +38,38 @@ RECORDS = ", ".join([*(f"{column.name} {column.type}" for column in DOCUMENTS.co
 FILES = pa.schema([("path", pa.binary()), ("uri", pa.string()), ("bytes", pa.int64()), ("mtime_ns", pa.int64()), ("licence", pa.string())])
 
 
-def listing(recipe: Recipe) -> dict[str, list[File]]:
-    """Files of each source, in their order. Raises RecipeError for an unknown reader or a path that cannot be read."""
+class Delivery(NamedTuple):
+    """One snapshot of a source."""
+
+    source: str
+    snapshot: str
+
+    @classmethod
+    def named(cls, name: str) -> Delivery:
+        return cls(*name.split("/"))
+
+    def __str__(self) -> str:
+        return f"{self.source}/{self.snapshot}"
+
+
+def deliveries(recipe: Recipe) -> dict[Delivery, Source]:
+    """The recipe's deliveries, the snapshots of a source oldest first."""
+    return {Delivery(source.name, one.snapshot): one for source in recipe.sources for one in source.deliveries}
+
+
+def listing(recipe: Recipe) -> dict[Delivery, list[File]]:
+    """Files of each delivery, in their order. Raises RecipeError for an unknown reader or a path that cannot be read."""
     for source in recipe.sources:
         if source.reader not in READERS:
             raise RecipeError(f"sources.{source.name}.reader: expected one of {', '.join(sorted(READERS))}, found {source.reader!r}")
-    return {source.name: READERS[source.reader].list_files(source, recipe.seed) for source in recipe.sources}
+    return {delivery: READERS[one.reader].list_files(one, recipe.seed) for delivery, one in deliveries(recipe).items()}
 
 
 def check(recipe: Recipe) -> None:
     """Raise RecipeError, before Spark starts, when a source cannot be read or is certainly too small for the stages."""
-    most = {name: sum(map(_most_tokens, files)) * recipe.max_epochs for name, files in listing(recipe).items()}
+    most = dict.fromkeys((source.name for source in recipe.sources), 0.0)
+    for delivery, files in listing(recipe).items():
+        most[delivery.source] += sum(map(_most_tokens, files)) * recipe.max_epochs
     wanted_in_all = sum(stage.tokens for stage in recipe.stages)
     if wanted_in_all > sum(most.values()):
         raise RecipeError(_too_small("stages", "all sources", sum(most.values()), recipe.max_epochs, wanted_in_all))
@@ -66,21 +90,52 @@ def _too_small(place: str, what: str, most: float, epochs: float, wanted: float)
     return f"{place}: expected at most {most:,.0f} tokens, {what} read {epochs:g} times; found {wanted:,.0f}, all stages so far together"
 
 
-def inputs_fingerprint(recipe: Recipe) -> str:
-    """Hash of what the sources' files are called, how large they are and when they were written; no file is opened."""
-    digest = blake2b(digest_size=16)
-    for name, files in listing(recipe).items():
-        digest.update("\n".join([name, *(f"{file.uri}\0{file.bytes}\0{file.mtime_ns}" for file in files), ""]).encode())
-    return digest.hexdigest()
+def fingerprints(recipe: Recipe) -> dict[str, str]:
+    """By delivery: hash of how its source is read, what its files are called, how large they are and when they were written.
+
+    No file is opened. The snapshots before it count too: a record that they hold is not stored again.
+    """
+    sources, prints = {source.name: source for source in recipe.sources}, {}
+    for delivery, files in listing(recipe).items():
+        source = sources[delivery.source]
+        settings = source.model_dump(mode="json", exclude={"path", "snapshots", "priority"})
+        earlier = source.snapshots[: source.snapshots.index(delivery.snapshot)]
+        digest = blake2b(fingerprint([REVISION, SCHEMA.names, recipe.seed, settings, earlier]).encode(), digest_size=16)
+        digest.update("\n".join([f"{file.uri}\0{file.bytes}\0{file.mtime_ns}" for file in files]).encode())
+        prints[str(delivery)] = digest.hexdigest()
+    return prints
 
 
-def records(spark: SparkSession, recipe: Recipe) -> DataFrame:
+def rounds(wanted: dict[str, str], documents: dict[str, str], rejects: dict[str, str]) -> tuple[dict[str, str], list[list[Delivery]]]:
+    """(deliveries that are stored, deliveries to read): in each round one of every source, the oldest first.
+
+    wanted: `fingerprints`; documents, rejects: those that the two tables hold now. What is stored stays if all of it is wanted.
+    """
+    stored = rejects if rejects.items() <= documents.items() <= wanted.items() else {}  # documents are written first
+    queues: dict[str, list[Delivery]] = {}
+    for delivery in (Delivery.named(name) for name in wanted if name not in stored):
+        queues.setdefault(delivery.source, []).append(delivery)
+    return stored, [[one for one in together if one] for together in zip_longest(*queues.values())]
+
+
+def undone(wanted: dict[str, str], known: dict[str, str]) -> list[Delivery] | None:
+    """The deliveries that a table which holds `known` lacks; None where it must be made anew, as it holds nothing or something else."""
+    return [Delivery.named(name) for name in wanted if name not in known] if known and known.items() <= wanted.items() else None
+
+
+def condition(chosen: Iterable[Delivery]) -> str:
+    """SQL: the rows of these deliveries. Their names hold no quotes (schemas.recipe)."""
+    return " or ".join(f"(source = '{one.source}' and snapshot = '{one.snapshot}')" for one in chosen)
+
+
+def records(spark: SparkSession, recipe: Recipe, chosen: Iterable[Delivery] | None = None) -> DataFrame:
     """A row for every input record: the columns of `bronze.documents`, and `reason` and `detail`, null for documents.
 
-    Files are listed now, read each time the frame is evaluated. Raises RecipeError like `check`.
+    Of all deliveries, or those `chosen`. Files are listed now, read each time the frame is evaluated. Raises RecipeError like `check`.
     """
-    sources = {source.name: source for source in recipe.sources}
-    chunks = [(name, chunk) for name, files in listing(recipe).items() for chunk in chunked(files)]
+    sources = deliveries(recipe)
+    wanted = set(sources if chosen is None else chosen)
+    chunks = [(delivery, chunk) for delivery, files in listing(recipe).items() if delivery in wanted for chunk in chunked(files)]
     dealt = spark.createDataFrame(_chunk_table(chunks)).repartitionById(len(chunks), "chunk")
     return dealt.mapInArrow(lambda batches: _read_chunks(batches, sources), RECORDS)
 
@@ -98,17 +153,17 @@ def chunked(files: list[File]) -> Iterator[list[File]]:
     yield chunk
 
 
-def _chunk_table(chunks: list[tuple[str, list[File]]]) -> pa.Table:
+def _chunk_table(chunks: list[tuple[Delivery, list[File]]]) -> pa.Table:
     files = [[file._replace(path=os.fsencode(file.path))._asdict() for file in chunk] for _, chunk in chunks]
-    names = pa.array([name for name, _ in chunks])
-    columns = {"chunk": pa.array(range(len(chunks)), pa.int32()), "source": names, "files": pa.array(files, pa.list_(pa.struct(FILES)))}
+    names = {name: pa.array([getattr(delivery, name) for delivery, _ in chunks]) for name in Delivery._fields}
+    columns = {"chunk": pa.array(range(len(chunks)), pa.int32()), **names, "files": pa.array(files, pa.list_(pa.struct(FILES)))}
     return pa.table(columns)
 
 
-def _read_chunks(batches: Iterable[pa.RecordBatch], sources: dict[str, Source]) -> Iterator[pa.RecordBatch]:
+def _read_chunks(batches: Iterable[pa.RecordBatch], sources: dict[Delivery, Source]) -> Iterator[pa.RecordBatch]:
     for batch in batches:
         for chunk in batch.to_pylist():
-            source = sources[chunk["source"]]
+            source = sources[Delivery(chunk["source"], chunk["snapshot"])]
             files = (File(**file | {"path": os.fsdecode(file["path"])}) for file in chunk["files"])
             yield from batched(row(made, source) for file in files for made in read(file, source))
 

@@ -40,6 +40,22 @@ class Lake:
         metrics = next(action["commitInfo"] for action in actions if "commitInfo" in action).get("operationMetrics", {})
         return int(metrics.get("numOutputRows", 0))
 
+    def rows(self, table: Table) -> int:
+        """Rows of the table, from the statistics in its log."""
+        from deltalake import DeltaTable as RustTable
+
+        files = RustTable(self.path(table)).get_add_actions(flatten=True)
+        return sum(pa.table(files).column("num_records").to_pylist())
+
+    def ancestry(self, table: Table) -> dict[str, Any]:
+        """What the newest commit that carries an ancestry says of the table; empty where there is none."""
+        for commit in sorted(self._commits(table.name), reverse=True):
+            for line in commit.read_text().splitlines():
+                told = json.loads(line).get("commitInfo", {}).get("userMetadata")
+                if told:
+                    return json.loads(told)
+        return {}
+
     def _commits(self, name: str) -> list[Path]:
         log = self.root.joinpath(*name.split("."), "_delta_log")
         return [entry for entry in log.glob("*.json") if entry.stem.isdigit()]
@@ -49,14 +65,14 @@ class Lake:
         reader = spark.read.format("delta")
         return (reader if version is None else reader.option("versionAsOf", version)).load(self.path(table))
 
-    def write(self, rows: DataFrame, table: Table, ancestry: dict[str, Any], where: str | None = None) -> int:
-        """Replace the table's content, or the rows `where` a condition holds, in one commit that carries its ancestry.
+    def write(self, rows: DataFrame, table: Table, ancestry: dict[str, Any], where: str | None = None, append: bool = False) -> int:
+        """Replace the table's content, or the rows `where` a condition holds, or add to it, in one commit that carries its ancestry.
 
         Returns the new version. The rows are brought to the table's columns, in order. A stopped write leaves the old
         version in place.
         """
         self._create(rows.sparkSession, table)
-        writer = rows.select(*table.column_names).write.format("delta").mode("overwrite")
+        writer = rows.select(*table.column_names).write.format("delta").mode("append" if append else "overwrite")
         if where:
             writer = writer.option("replaceWhere", where)
         writer.option("userMetadata", json.dumps(ancestry, sort_keys=True)).save(self.path(table))

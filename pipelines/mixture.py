@@ -9,10 +9,14 @@ import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from schemas.recipe import Mixture, Stage
+import numpy as np
+
+from schemas.recipe import Mixture, Stage, Upsampling
 
 # Repeated data loses half its worth after about 15 epochs: R*_D of Muennighoff et al. 2305.16264.
 REPETITION_DECAY = 15.39
+CURVE_POINTS = 20_000
+STEEPEST = 1e4  # of the exponential: e-fold in a ten-thousandth of the documents
 ROUNDING = 1e-9  # shares are floats: a cap is not exceeded by less than this share
 
 
@@ -29,10 +33,13 @@ class StreamSize(NamedTuple):
     tokens: int
 
 
-def mix(stages: Iterable[Stage], streams: Iterable[tuple[str, str, str, int]], max_epochs: float, batch_tokens: int) -> list[dict]:
+def mix(
+    stages: Iterable[Stage], streams: Iterable[tuple[str, str, str, int]], max_epochs: float, batch_tokens: int, tiers: dict[str, float]
+) -> list[dict]:
     """Rows of gold.mixture, one for every stage and stream, in that order.
 
-    streams: (name, source, tier, tokens). A stage is rounded up to whole batches and split into samples exactly.
+    streams: (name, source, tier, tokens); tiers: the percentile that each begins at. A stage is rounded up to whole batches and
+    split into samples exactly.
     Raises MixtureError if a stage cannot be drawn within `max_epochs` of each stream, all stages together.
     """
     sizes = sorted(StreamSize(*stream) for stream in streams if stream[3] > 0)
@@ -41,7 +48,8 @@ def mix(stages: Iterable[Stage], streams: Iterable[tuple[str, str, str, int]], m
     for position, stage in enumerate(stages):
         samples = math.ceil(stage.tokens / batch_tokens) * (batch_tokens // stage.seq_len)
         try:
-            counts = _stage_samples(stage, sizes, samples, {s.name: max_epochs * s.tokens - drawn[s.name] for s in sizes})
+            left = {s.name: max_epochs * s.tokens - drawn[s.name] for s in sizes}
+            counts = _stage_samples(stage, sizes, samples, left, tier_factors(stage.mixture, tiers))
         except MixtureError as error:
             raise MixtureError(f"stage {stage.name}: {error} (max_epochs is {max_epochs:g})") from None
         for stream in sizes:
@@ -74,10 +82,54 @@ def effective_tokens(drawn: float, unique: float) -> float:
     return unique + unique * REPETITION_DECAY * (1 - math.exp(-repeats / REPETITION_DECAY))
 
 
-def _stage_samples(stage: Stage, sizes: list[StreamSize], samples: int, left: dict[str, float]) -> dict[str, int]:
-    """Samples of every stream; `left` is the tokens that may still be drawn of each."""
+def tier_factors(mixture: Mixture, tiers: dict[str, float]) -> dict[str, float]:
+    """What multiplies each tier's share inside its source; tiers: the percentile that each begins at."""
+    if mixture.upsampling is None:
+        return {tier: mixture.tiers.get(tier, 1.0) for tier in tiers}
+    begins = sorted(tiers.values())
+    ends = dict(zip(begins, [*begins[1:], 1.0], strict=True))
+    return {tier: mean_copies(mixture.upsampling, begin, ends[begin]) for tier, begin in tiers.items()}
+
+
+def mean_copies(curve: Upsampling, begin: float, end: float) -> float:
+    """Copies of a document on average over the percentiles from `begin` to `end`."""
+    x, copies = upsampling_curve(curve)
+    inside = (x >= begin) & (x < end)
+    return float(copies[inside].mean()) if inside.any() else 0.0
+
+
+def upsampling_curve(curve: Upsampling) -> tuple[np.ndarray, np.ndarray]:
+    """(percentiles, copies), at CURVE_POINTS even steps: C (x - drop)^p exp(l (x - drop)), 0 below `drop` (OLMo 3, 2512.13961).
+
+    Its mean is `wanted`, its mean over the best is `most`. That leaves one of p and l free: p is 1, a ramp, and l > 0 makes it as
+    steep as `most` asks for; where a ramp is too steep already, l is 0 and p < 1 flattens it.
+    """
+    x = (np.arange(CURVE_POINTS) + 0.5) / CURVE_POINTS
+    above = np.maximum(x - curve.drop, 0)
+    best = x >= 1 - curve.best
+
+    def shape(p: float, rate: float) -> np.ndarray:
+        return np.where(above > 0, above**p * np.exp(rate * (above - above[-1])), 0)  # at most 1, however large the rate
+
+    def steepness(copies: np.ndarray) -> float:
+        return copies[best].mean() / copies.mean()
+
+    wanted = curve.most / curve.wanted
+    ramp = steepness(shape(1, 0)) >= wanted
+    low, high = (0.0, 1.0) if ramp else (0.0, STEEPEST)
+    for _ in range(60):  # steepness grows with p and with the rate
+        middle = (low + high) / 2
+        found = shape(middle, 0) if ramp else shape(1, middle)
+        low, high = (middle, high) if steepness(found) < wanted else (low, middle)
+    return x, found * curve.wanted / found.mean()
+
+
+def _stage_samples(
+    stage: Stage, sizes: list[StreamSize], samples: int, left: dict[str, float], tiers: dict[str, float]
+) -> dict[str, int]:
+    """Samples of every stream; `left` is the tokens that may still be drawn of each, `tiers` multiply a tier's share."""
     budget = samples * stage.seq_len
-    factors = {s.name: stage.mixture.tiers.get(s.tier, 1.0) for s in sizes}
+    factors = {s.name: tiers.get(s.tier, 1.0) for s in sizes}
     used = [s for s in sizes if factors[s.name] > 0]
     sources = sorted({s.source for s in used})
     unique = {source: sum(s.tokens for s in used if s.source == source) for source in sources}

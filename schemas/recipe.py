@@ -15,6 +15,7 @@ from schemas.manifest import LearningRate, fingerprint
 from schemas.training import ModelConfig, TrainConfig
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")]
+Snapshot = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,39}$")]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 RECIPE_BYTES = 1 << 20  # a recipe is written by hand; anything larger is another kind of file
 
@@ -33,8 +34,11 @@ class Source(Part):
     name: Name = Field(description="name of the source; streams and tables use it")
     reader: str = Field(description="how records are read: python-code, python-docs, jsonl, parquet or text")
     domain: str = Field(description="what its documents are treated as; picks the rules: code or docs")
-    path: str | None = Field(None, description="file, folder or glob, relative to where flows is called (not for the python readers)")
-    snapshot: str = Field("1", description="name of this delivery of the source")
+    path: str | None = Field(
+        None, description="file, folder or glob, relative to where flows is called (not for the python readers); may hold {snapshot}")
+    snapshots: tuple[Snapshot, ...] = Field(
+        ("1",), min_length=1,
+        description="its deliveries, oldest first; the names stand for {snapshot} in path, and a new one costs only itself")
     text_field: str = Field("text", description="field or column that holds the text (jsonl, parquet)")
     licence_field: str | None = Field(None, description="field or column that holds the licence (jsonl, parquet)")
     licence: str | None = Field(None, description="licence of records that name none themselves")
@@ -42,6 +46,26 @@ class Source(Part):
     package_bytes: int = Field(2_000_000, gt=0, description="the python readers take so many bytes of a package, in seeded order")
     max_document_bytes: int = Field(16 << 20, gt=0, description="a larger record is rejected")
     priority: int = Field(0, description="among near duplicates the document of the source with the highest priority is kept")
+
+    @model_validator(mode="after")
+    def _snapshots_differ(self) -> Source:
+        if len(set(self.snapshots)) < len(self.snapshots):
+            raise ValueError(f"snapshots must differ, found {', '.join(self.snapshots)}")
+        if len(self.snapshots) > 1 and "{snapshot}" not in (self.path or ""):
+            raise ValueError(f"path must hold {{snapshot}} where there are several snapshots, found {self.path!r}")
+        return self
+
+    @property
+    def deliveries(self) -> tuple[Source, ...]:
+        """The source once for each of its snapshots, with that snapshot's path."""
+        paths = {one: self.path and self.path.replace("{snapshot}", one) for one in self.snapshots}
+        return tuple(self.model_copy(update={"snapshots": (one,), "path": path}) for one, path in paths.items())
+
+    @property
+    def snapshot(self) -> str:
+        """The snapshot of a delivery."""
+        (only,) = self.snapshots
+        return only
 
 
 class NearDuplicates(Part):
@@ -82,6 +106,23 @@ class Heldout(Part):
     max_bytes: int = Field(8_000, gt=0, description="documents above this size are never held out")
 
 
+class Upsampling(Part):
+    """How often text of a quality percentile is read: OLMo 3's truncated power-exponential curve (2512.13961)."""
+
+    drop: Fraction = Field(0.4, lt=1, description="below this percentile nothing is read")
+    most: float = Field(7.0, gt=1, description="copies of the best, on average over `best`")
+    best: Fraction = Field(0.05, gt=0, description="share of the documents that are called the best")
+    wanted: float = Field(1.0, gt=0, description="tokens wanted / tokens there are: what the curve's copies add up to")
+
+    @model_validator(mode="after")
+    def _reachable(self) -> Upsampling:
+        least, most = self.most * self.best, self.most * (1 - self.drop)
+        if self.best >= 1 - self.drop or not least < self.wanted <= most:
+            found = f"{self.best:g} and {self.wanted:g}"
+            raise ValueError(f"best must be less than 1 - drop, and wanted from {least:g} to {most:g}; found {found}")
+        return self
+
+
 class Mixture(Part):
     """In what shares a stage draws from the sources."""
 
@@ -90,6 +131,7 @@ class Mixture(Part):
     weights: dict[str, Fraction] = Field({}, description="share of each source (manual); must sum to 1")
     temperature: float = Field(2.0, gt=0, description="T of the temperature method")
     tiers: dict[str, float] = Field({}, description="multiplies a tier's share inside its source; tiers not named have 1, 0 leaves one out")
+    upsampling: Upsampling | None = Field(None, description="multiplies the tiers by a curve over their percentiles, in place of `tiers`")
 
     @model_validator(mode="after")
     def _weights_sum(self) -> Mixture:
@@ -97,6 +139,8 @@ class Mixture(Part):
             raise ValueError(f"weights must sum to 1, found {sum(self.weights.values()):g}")
         if self.method != "manual" and self.weights:
             raise ValueError(f"weights belong to method manual, found method {self.method}")
+        if self.tiers and self.upsampling:
+            raise ValueError("expected tiers or upsampling, found both")
         if any(factor < 0 for factor in self.tiers.values()):
             raise ValueError(f"factors of tiers must be 0 or more, found {self.tiers}")
         return self

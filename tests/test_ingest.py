@@ -414,7 +414,7 @@ def test_fingerprint_of_inputs_sees_names_sizes_and_times(tmp_path):
     (tmp_path / "a.jsonl").write_text("{}")
     (tmp_path / "b.jsonl").write_text("{}")
     origin = recipe(source(tmp_path))
-    prints = [ingest.inputs_fingerprint(origin), ingest.inputs_fingerprint(origin)]
+    prints = [ingest.fingerprints(origin)["web/1"], ingest.fingerprints(origin)["web/1"]]
     assert prints[0] == prints[1]
     for change in (
         lambda: os.utime(tmp_path / "a.jsonl", ns=(5, 5)),
@@ -423,7 +423,7 @@ def test_fingerprint_of_inputs_sees_names_sizes_and_times(tmp_path):
         lambda: (tmp_path / "aa.jsonl").unlink(),
     ):
         change()
-        prints.append(ingest.inputs_fingerprint(origin))
+        prints.append(ingest.fingerprints(origin)["web/1"])
     assert len(set(prints)) == 5
 
 
@@ -472,7 +472,7 @@ def test_every_record_is_one_row_on_any_number_of_partitions(spark, tmp_path, mo
         odd.write(lines[0])
     expected |= {"gone.jsonl": ["unreadable"], "\\xfe.jsonl": ["one"]}
     (tmp_path / "t.txt").write_bytes(b"prose\r\n")
-    made_of = recipe(source(tmp_path, snapshot="7", licence="CC0"), source(tmp_path, "text", name="prose", domain="web"))
+    made_of = recipe(source(tmp_path, snapshots=["7"], licence="CC0"), source(tmp_path, "text", name="prose", domain="web"))
 
     frame = ingest.records(spark, made_of)
     assert frame.columns == [*DOCUMENTS.column_names, "reason", "detail"]

@@ -2,12 +2,13 @@
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.mixture import MixtureError, apportion, effective_tokens, mix, source_weights, water_fill
-from schemas.recipe import Mixture, Stage
+from pipelines.mixture import MixtureError, apportion, effective_tokens, mix, source_weights, tier_factors, upsampling_curve, water_fill
+from schemas.recipe import Mixture, Stage, Upsampling
 from schemas.tables import MIXTURE
 
 
@@ -105,6 +106,7 @@ STREAMS = [
     ("code.all", "code", "all", 20_000),
     ("empty.all", "empty", "all", 0),
 ]
+TIERS = {"low": 0.0, "high": 0.7, "all": 0.9}  # where each begins; no source has all three
 NAMES = ["code.all", "web.high", "web.low"]
 
 
@@ -113,7 +115,7 @@ def stage(name: str, tokens: int, seq_len: int = 64, **mixture) -> Stage:
 
 
 def test_stages_become_rows_of_the_table():
-    rows = mix([stage("main", 20_001), stage("cool", 8_000, 128, tiers={"low": 0, "high": 2})], STREAMS, 4, 512)
+    rows = mix([stage("main", 20_001), stage("cool", 8_000, 128, tiers={"low": 0, "high": 2})], STREAMS, 4, 512, TIERS)
     assert all(tuple(row) == MIXTURE.column_names for row in rows)
     assert [(row["stage"], row["stream"]) for row in rows] == [(s, n) for s in ("main", "cool") for n in NAMES]
     for position, (samples, seq_len) in enumerate([(40 * 8, 64), (16 * 4, 128)]):
@@ -129,23 +131,58 @@ def test_stages_become_rows_of_the_table():
 
 
 def test_tiers_multiply_a_natural_share_inside_the_source():
-    rows = mix([stage("main", 6_400, method="manual", weights={"web": 1.0}, tiers={"high": 3.0})], STREAMS, 4, 64)
+    rows = mix([stage("main", 6_400, method="manual", weights={"web": 1.0}, tiers={"high": 3.0})], STREAMS, 4, 64, TIERS)
     assert [row["samples"] for row in rows] == [0, 50, 50], NAMES
-    rows = mix([stage("main", 64_000, method="manual", weights={"web": 1.0}, tiers={"high": 9.0})], STREAMS, 4, 64)
+    rows = mix([stage("main", 64_000, method="manual", weights={"web": 1.0}, tiers={"high": 9.0})], STREAMS, 4, 64, TIERS)
     assert [row["samples"] for row in rows] == [0, 625, 375], "what a full tier cannot take goes to the other"
 
 
 def test_caps_hold_over_all_stages_together():
     stages = [stage(f"s{i}", 60_000, method="unimax") for i in range(4)]
-    rows = mix(stages, STREAMS, 4.02, 64)
+    rows = mix(stages, STREAMS, 4.02, 64, TIERS)
     assert max(row["epochs"] for row in rows) <= 4.02
     assert [row["epochs"] for row in rows if row["stream"] == "code.all"] == pytest.approx([1.5, 3, 4, 4], abs=0.05)
     with pytest.raises(MixtureError, match=r"stage s4: wants 60,032 tokens, .* more than may be drawn: code .*max_epochs is 4.02"):
-        mix([*stages, stage("s4", 60_000)], STREAMS, 4.02, 64)
+        mix([*stages, stage("s4", 60_000)], STREAMS, 4.02, 64, TIERS)
 
 
 def test_a_stage_that_names_an_empty_source_is_refused():
     with pytest.raises(MixtureError, match=r"stage main: source empty has weight 0.5 but no kept tokens"):
-        mix([stage("main", 640, method="manual", weights={"empty": 0.5, "web": 0.5})], STREAMS, 4, 64)
+        mix([stage("main", 640, method="manual", weights={"empty": 0.5, "web": 0.5})], STREAMS, 4, 64, TIERS)
     with pytest.raises(MixtureError, match=r"stage main: source code has weight 1 but no kept tokens in the tiers"):
-        mix([stage("main", 640, method="manual", weights={"code": 1.0}, tiers={"all": 0})], STREAMS, 4, 64)
+        mix([stage("main", 640, method="manual", weights={"code": 1.0}, tiers={"all": 0})], STREAMS, 4, 64, TIERS)
+
+
+def test_a_ramp_of_copies_is_what_one_integrates_by_hand():
+    """(x - .4) from .4 to 1 has the mean .18; over the best twentieth it is .575: 3.19 copies where one is wanted on average."""
+    x, copies = upsampling_curve(Upsampling(most=0.575 / 0.18))
+    assert copies == pytest.approx(np.maximum(x - 0.4, 0) / 0.18, abs=1e-3)
+
+
+@settings(max_examples=50, deadline=None)
+@given(drop=st.floats(0, 0.9), most=st.floats(1.5, 20), part=st.floats(0.02, 0.98), best=st.floats(0.01, 0.05))
+def test_the_curve_of_copies_keeps_its_promises(drop, most, part, best):
+    wanted = most * (best + part * (1 - drop - best))  # all between: everything in the best, everything the same
+    x, copies = upsampling_curve(Upsampling(drop=drop, most=most, best=best, wanted=wanted))
+    assert copies.mean() == pytest.approx(wanted, rel=1e-3)
+    assert copies[x >= 1 - best].mean() == pytest.approx(most, rel=1e-2)
+    assert not copies[x < drop].any() and (np.diff(copies) >= 0).all()
+
+
+def test_tiers_get_the_mean_of_the_curve_over_their_percentiles():
+    mixture = Mixture(upsampling=Upsampling())
+    tiers = {"best": 0.95, "good": 0.7, "fair": 0.4, "rest": 0.0}
+    found = tier_factors(mixture, tiers)
+    assert found["rest"] == 0 and found["best"] == pytest.approx(7, rel=0.01)
+    assert 0.05 * found["best"] + 0.25 * found["good"] + 0.3 * found["fair"] == pytest.approx(1, rel=1e-3)
+    rows = mix([Stage(name="a", tokens=6_400, seq_len=64, mixture=mixture)], [(f"web.{t}", "web", t, 100_000) for t in tiers], 4, 64, tiers)
+    tokens = {row["stream"]: row["tokens"] for row in rows}
+    assert tokens["web.rest"] == 0 and tokens["web.best"] / tokens["web.good"] == pytest.approx(found["best"] / found["good"], rel=0.05)
+
+
+@pytest.mark.parametrize("wrong", [{"wanted": 0.3}, {"wanted": 4.3}, {"drop": 0.96}])
+def test_a_curve_that_cannot_be_drawn_is_refused(wrong):
+    with pytest.raises(ValueError, match="best must be less than 1 - drop, and wanted from"):
+        Upsampling(**wrong)
+    with pytest.raises(ValueError, match="expected tiers or upsampling, found both"):
+        Mixture(tiers={"a": 1}, upsampling=Upsampling())

@@ -59,7 +59,7 @@ def made(spark, tmp_path_factory):
     """(root, Shards, rows of gold.spans, file contents) of one run over one partition."""
     root, tokens = tmp_path_factory.mktemp("home") / "shards", tokens_table(spark, 1)
     streams = [(row.stream, *row.stream.split("."), row.tokens) for row in stream_sizes(tokens).collect()]
-    rows = mix(RECIPE.stages, streams, RECIPE.max_epochs, RECIPE.train.batch_tokens)
+    rows = mix(RECIPE.stages, streams, RECIPE.max_epochs, RECIPE.train.batch_tokens, RECIPE.tiers)
     result = shard(tokens, rows, RECIPE, root, TOKENIZER, {"silver.tokens": "f00d"})
     return root, result, result.spans.collect(), rows
 

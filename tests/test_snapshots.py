@@ -1,0 +1,132 @@
+"""New deliveries cost only themselves, and leave what a run over all of them from nothing leaves."""
+
+import json
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flows import steps
+from flows.home import Home
+from flows.steps import STEPS, Job
+from pipelines import ingest
+from pipelines.ingest import Delivery, rounds, undone
+from pipelines.measure import signal_columns
+from schemas import tables
+from schemas.recipe import Recipe
+
+SIGNALS = tables.SIGNALS.extended(signal_columns())
+WORDS = "river stone bread window letter garden engine paper north silver ladder copper market bridge winter".split()
+
+
+def prose(seed: int) -> str:
+    chance = random.Random(seed)
+    return " ".join(chance.choice(WORDS) for _ in range(120)) + "."
+
+
+def deliver(folder, snapshot: str, texts: list[str], bad: int = 0) -> None:
+    folder = folder / "in" / snapshot
+    folder.mkdir(parents=True)
+    lines = [json.dumps({"text": text}) for text in texts] + ["{"] * bad
+    (folder / "a.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def job(spark, folder, snapshots: list[str], home: str = "home") -> Job:
+    source = {"name": "web", "reader": "jsonl", "domain": "docs", "path": f"{folder}/in/{{snapshot}}", "snapshots": snapshots}
+    value = {"home": str(folder / home), "sources": [source], "stages": [{"name": "a", "tokens": 1, "seq_len": 256}]}
+    made = Job(Recipe.model_validate(value), Home(folder / home), {step.name: step.name * 6 for step in STEPS})
+    made.spark = spark
+    return made
+
+
+def content(lake, table) -> list:
+    return sorted(map(str, lake.arrow(table).to_pylist()))
+
+
+@pytest.fixture
+def delivered(tmp_path):
+    deliver(tmp_path, "old", [prose(i) for i in range(6)], bad=1)
+    deliver(tmp_path, "new", [prose(i) for i in (0, 1, 2)] + [prose(i) for i in range(20, 23)], bad=2)
+    return tmp_path
+
+
+def test_a_second_snapshot_is_added_and_equals_a_run_from_nothing_over_both(spark, delivered):
+    first, both, fresh = (job(spark, delivered, *made) for made in ((["old"],), (["old", "new"],), (["old", "new"], "other")))
+    for one in (first, both, fresh):
+        one.home.root.mkdir(exist_ok=True)
+        told = steps.ingest(one), steps.measure(one)
+    lake, other = both.home.lake, fresh.home.lake
+    for table in (tables.DOCUMENTS, tables.REJECTS, SIGNALS):
+        assert content(lake, table) == content(other, table)
+    assert told[0] == {"documents": 9, "rejects": 3, "bytes": sum(len(prose(i)) for i in (*range(6), 20, 21, 22)), "delivered before": 3}
+    assert {(row["snapshot"], row["uri"]) for row in lake.arrow(tables.DOCUMENTS).to_pylist()} == {
+        *(("old", f"a.jsonl#{i}") for i in range(1, 7)), *(("new", f"a.jsonl#{i}") for i in range(4, 7)),
+    }  # fmt: skip
+    assert lake.rows_written(SIGNALS) == 3  # the old ones' text was not measured again
+    before = lake.version(tables.DOCUMENTS), lake.version(SIGNALS)
+    assert steps.ingest(both) == told[0] | {"delivered before": 0} and steps.measure(both) == told[1]
+    assert (lake.version(tables.DOCUMENTS), lake.version(SIGNALS)) == before  # the same deliveries change nothing
+
+
+def test_a_run_that_was_stopped_between_two_tables_goes_on(spark, delivered):
+    first, both, fresh = (job(spark, delivered, *made) for made in ((["old"],), (["old", "new"],), (["old", "new"], "other")))
+    for one in (first, fresh):
+        one.home.root.mkdir(exist_ok=True)
+        steps.ingest(one)
+    (new,) = [one for one in ingest.deliveries(both.recipe) if one.snapshot == "new"]
+    half = ingest.records(spark, both.recipe, [new]).where("reason is null")  # all of them, as if some were not dropped yet
+    both.write(half, tables.DOCUMENTS, "ingest", ingest.condition([new]), both.deliveries)
+    steps.ingest(both)
+    for table in (tables.DOCUMENTS, tables.REJECTS):
+        assert content(both.home.lake, table) == content(fresh.home.lake, table)
+
+
+def test_files_that_changed_are_read_again_and_what_is_no_longer_in_the_recipe_goes(spark, delivered):
+    both, last = job(spark, delivered, ["old", "new"]), job(spark, delivered, ["new"])
+    both.home.root.mkdir()
+    assert steps.ingest(both)["documents"] == 9
+    (delivered / "in" / "new" / "b.jsonl").write_text(json.dumps({"text": prose(99)}))
+    assert steps.ingest(job(spark, delivered, ["old", "new"]))["documents"] == 10
+    assert steps.ingest(last) == {"documents": 7, "rejects": 2, "bytes": sum(len(prose(i)) for i in (0, 1, 2, 20, 21, 22, 99)), "delivered before": 0}
+    assert {row["snapshot"] for row in last.home.lake.arrow(tables.DOCUMENTS).to_pylist()} == {"new"}
+
+
+SNAPSHOTS = st.dictionaries(st.sampled_from("ab"), st.lists(st.sampled_from("1234"), unique=True, min_size=1), min_size=1)
+
+
+def prints(snapshots: dict[str, list[str]]) -> dict[str, str]:
+    """As `ingest.fingerprints`: they tell apart what came before."""
+    return {f"{source}/{one}": "".join(names[: i + 1]) for source, names in snapshots.items() for i, one in enumerate(names)}
+
+
+@given(SNAPSHOTS, SNAPSHOTS, st.integers(0, 9), st.booleans())
+def test_rounds_end_with_all_that_is_wanted_in_order_wherever_they_were_stopped(recipe, before, stop, between):
+    """`order` is in which order a source's snapshots came into the table: a record is known by the first that has it."""
+    documents, rejects, order = prints(before), prints(before), dict(before)
+    for last in (stop, 99):
+        stored, todo = rounds(prints(recipe), documents, rejects)
+        if todo and not stored:
+            documents, rejects, order = {}, {}, {}
+        for number, chosen in enumerate(todo):
+            assert len({one.source for one in chosen}) == len(chosen)
+            held = {str(one): prints(recipe)[str(one)] for one in chosen}
+            order |= {one.source: [s for s in order.get(one.source, []) if s != one.snapshot] + [one.snapshot] for one in chosen}
+            documents |= held
+            if number == last and between:
+                break
+            rejects |= held
+            if number == last:
+                break
+    assert documents == rejects == prints(recipe)
+    assert order == recipe
+
+
+def test_undone_deliveries():
+    a, b = Delivery("s", "1"), Delivery("s", "2")
+    assert undone({"s/1": "x", "s/2": "y"}, {"s/1": "x"}) == [b]
+    assert undone({"s/1": "x"}, {"s/1": "x"}) == []
+    assert undone({"s/1": "x", "s/2": "y"}, {"s/1": "other"}) is None
+    assert undone({"s/1": "x"}, {"s/1": "x", "s/2": "y"}) is None
+    assert undone({"s/1": "x"}, {}) is None
+    assert ingest.condition([a, b]) == "(source = 's' and snapshot = '1') or (source = 's' and snapshot = '2')"
