@@ -50,6 +50,10 @@ def changed(value, path: str, new):
         ("model.heads", 5, r"model: d_model \(32\) must divide by heads \(5\)"),
         ("train.precision", "fp8", "precision must be bf16 or fp32, found 'fp8'"),
         ("home", 7, r"home: .*string.*found 7"),
+        ("sources.0.snapshots", ["a", "b"], r"sources\[0\]: path must hold \{snapshot\} where there are several snapshots"),
+        ("sources.0.snapshots", ["a", "a"], r"sources\[0\]: snapshots must differ, found a, a"),
+        ("sources.0.snapshots", ["../x"], r"sources\[0\]\.snapshots\[0\]: .*match pattern"),
+        ("sources.0.snapshots", [], r"sources\[0\]\.snapshots: .*at least 1"),
     ],
 )
 def test_a_wrong_recipe_is_refused_with_place_expected_and_found(good, tmp_path, path, new, said):
@@ -83,6 +87,12 @@ def test_a_file_that_is_no_recipe_is_refused(tmp_path, content, said):
         recipes.load(file)
     with pytest.raises(recipes.RecipeError, match="no such recipe"):
         recipes.load(tmp_path / "other.yaml")
+
+
+def test_a_source_is_delivered_in_snapshots():
+    source = recipes.Source(name="web", reader="jsonl", domain="docs", path="in/{snapshot}/*.jsonl", snapshots=("a", "b"))
+    assert [(one.snapshot, one.path) for one in source.deliveries] == [("a", "in/a/*.jsonl"), ("b", "in/b/*.jsonl")]
+    assert [one.path for one in recipes.Source(name="code", reader="python-code", domain="code").deliveries] == [None]
 
 
 @pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.name)
