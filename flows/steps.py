@@ -163,11 +163,13 @@ def train_quality(job: Job, documents: DataFrame) -> dict[str, bytes]:
 
 def dedup(job: Job) -> Counts:
     priority = {source.name: source.priority for source in job.recipe.sources}
-    found = duplicates.clusters(job.read(tables.SIGNALS), job.read(tables.DOCUMENTS), job.recipe.near_duplicates, priority)
-    rows = job.write(found, tables.CLUSTERS, "dedup")
+    signals = job.read(tables.SIGNALS)
+    pairs = job.write(duplicates.pairs(signals, job.read(tables.DOCUMENTS), job.recipe.near_duplicates), tables.PAIRS, "dedup")
+    rows = job.write(duplicates.clusters(signals, job.read(tables.PAIRS), priority), tables.CLUSTERS, "dedup")
     clusters = job.read(tables.CLUSTERS)
     return {
         "documents": rows,
+        "pairs": pairs,
         "exact": clusters.where("rank > 1 and exact").count(),
         "near": clusters.where("rank > 1 and not exact").count(),
     }
@@ -335,7 +337,7 @@ STEPS = (
     Step(
         "dedup", dedup, ("ingest", "measure"),
         lambda r: {**r.part("near_duplicates"), "priority": {source.name: source.priority for source in r.sources}},
-        (tables.CLUSTERS,),
+        (tables.PAIRS, tables.CLUSTERS),
     ),
     Step(
         "judge", judge, ("measure", "dedup"),

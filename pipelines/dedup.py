@@ -1,6 +1,8 @@
 """Exact and near duplicates: candidates by LSH, decided by true Jaccard, grouped by connected components.
 
-Everything runs in Spark; nothing proportional to the corpus reaches the driver.
+Everything runs in Spark; nothing proportional to the corpus reaches the driver. What fits into one Python worker is
+done there in one task (pipelines.matching), which saves a dozen shuffles; what does not, by joins and windows. Both give
+the same rows. `pipelines.matching` defines nodes, buckets and support, and says why an increment is exact.
 """
 
 from __future__ import annotations
@@ -8,131 +10,228 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
+from pipelines import matching
+from pipelines.matching import BLOCK, CHANGES, NEIGHBOURS, SLACK
 from pipelines.signals import fingerprints
 from schemas import tables
 from schemas.recipe import NearDuplicates
 
-# Each member of a bucket meets the next so many, in order of shingle count: linear cost for 10^5 copies of one licence,
-# every pair in buckets up to this size. Similar texts have similar counts, so true pairs stand close together.
-NEIGHBOURS = 16
-# A pair is verified only if its estimated similarity is not this far below the threshold: 4 standard deviations of a
-# 112-row estimate at 0.8 (0.038 each), measured to lose nothing.
-SLACK = 0.15
-# Shingles of the documents of one block, 16 MB. A Python worker holds two blocks at once.
-BLOCK = 1 << 21
+# Up to so many documents (0.7 KB each: signature, keys, hashes) or pairs (64 bytes each) one task does the work: some 500 MB.
+IN_ONE_TASK = 400_000
+PAIRS_IN_ONE_TASK = 4_000_000
+
+FINGERPRINT = "n_shingles", "signature", "band_keys"
+Known = tuple[DataFrame, DataFrame]
 
 
-def clusters(signals: DataFrame, documents: DataFrame, near: NearDuplicates, priority: dict[str, int]) -> DataFrame:
-    """Columns of silver.clusters for every document of `signals`.
+def pairs(signals: DataFrame, documents: DataFrame, near: NearDuplicates, known: Known | None = None) -> DataFrame:
+    """Columns of silver.pairs: the near copies among all documents of `signals`, verified by true Jaccard.
 
-    signals: doc_id, source, n_bytes, text_hash, n_shingles, signature, band_keys. documents: doc_id, text.
-    Among members the source with the higher priority is preferred, then the longer text, then the smaller doc_id.
+    signals: doc_id, text_hash, n_shingles, signature, band_keys. documents: doc_id, text.
+    known: what was found before among part of these documents, with the same settings of `near` and of measuring: its
+    pairs (a, b, support), and its text_hash, each once or more. Then only new texts, the fingerprints in their buckets
+    and the texts of new candidates are read, and the result is that of a run over everything. Documents may be added, not
+    taken away.
     """
-    ranks = F.create_map(*[F.lit(x) for item in priority.items() for x in item])
-    fingerprint = "text_hash", "n_shingles", "signature", "band_keys"
-    members = signals.select("doc_id", ranks[F.col("source")].alias("priority"), "n_bytes", *fingerprint)
-    copies = Window.partitionBy("text_hash").orderBy(*preference())
-    members = members.withColumn("twin", F.first("doc_id").over(copies))
-    unique = members.where(F.col("doc_id") == F.col("twin"))
-    pairs = in_tiles(likely_pairs(candidate_pairs(unique), unique, near.threshold), unique)
-    return ranked(members, connected_components(verified_pairs(pairs, documents, near)))
+    rows = signals.where("n_shingles > 0").select("doc_id", "text_hash", *FINGERPRINT)
+    rows = rows.withColumn("new", F.lit(True)) if known is None else touched(rows, known[1])
+    small = rows.count() <= IN_ONE_TASK
+    found = (in_one_task(rows, near.threshold) if small else in_shuffles(rows, near.threshold)).localCheckpoint()
+    fresh = verified_pairs(found.where("change > 0"), documents, near, small)
+    if known is None:
+        return fresh
+    lost = found.where("change < 0").select("a", "b", "change")
+    left = known[0].join(lost, ["a", "b"], how="left").withColumn("support", F.col("support") + F.coalesce("change", F.lit(0)))
+    return left.where("support > 0").select("a", "b", "support").union(fresh)
 
 
-def preference() -> tuple[Column, ...]:
-    return F.desc("priority"), F.desc("n_bytes"), F.asc("doc_id")
+def touched(rows: DataFrame, known_hashes: DataFrame) -> DataFrame:
+    """`rows` that an increment concerns, marked `new` or not: texts not seen before, and the old ones in their buckets."""
+    fresh = rows.join(known_hashes.select("text_hash"), "text_hash", how="left_anti").localCheckpoint()
+    keys = fresh.select(F.explode("band_keys").alias("key")).distinct()
+    old = rows.join(known_hashes.select("text_hash"), "text_hash", how="left_semi")
+    met = old.select("doc_id", F.explode("band_keys").alias("key")).join(keys, "key", how="left_semi").select("doc_id").distinct()
+    columns = "doc_id", "text_hash", *FINGERPRINT
+    old = old.join(met, "doc_id", how="left_semi").select(*columns).withColumn("new", F.lit(False))
+    return fresh.select(*columns).withColumn("new", F.lit(True)).union(old)
 
 
-def candidate_pairs(unique: DataFrame) -> DataFrame:
-    """Pairs (a < b) of documents that share a band's key; unique: doc_id, n_shingles, band_keys."""
-    rows = unique.select("doc_id", "n_shingles", F.posexplode("band_keys").alias("band", "key"))
-    rows = rows.withColumn("size", F.count("*").over(Window.partitionBy("band", "key"))).where("size > 1")  # most keys are of one document
-    bucket = Window.partitionBy("band", "key").orderBy("n_shingles", "doc_id")
-    next_ones = F.array(*[F.lead("doc_id", k).over(bucket) for k in range(1, NEIGHBOURS + 1)])
-    pairs = rows.select("doc_id", next_ones.alias("others")).select("doc_id", F.explode(F.array_compact("others")).alias("other"))
-    return pairs.select(F.least("doc_id", "other").alias("a"), F.greatest("doc_id", "other").alias("b")).distinct()
+def in_one_task(rows: DataFrame, threshold: float) -> DataFrame:
+    """The columns CHANGES of rows that fit into one Python worker."""
+
+    def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        read = list(batches)
+        if read:
+            yield from matching.changes(pa.Table.from_batches(read), threshold).to_batches(max_chunksize=100_000)
+
+    return rows.coalesce(1).mapInArrow(run, CHANGES)
 
 
-def likely_pairs(pairs: DataFrame, unique: DataFrame, threshold: float) -> DataFrame:
+def in_shuffles(rows: DataFrame, threshold: float) -> DataFrame:
+    """The columns CHANGES of any number of rows."""
+    copies = Window.partitionBy("text_hash").orderBy("doc_id")
+    nodes = rows.withColumn("copy", F.row_number().over(copies)).where("copy = 1").drop("copy").localCheckpoint()
+    found = window_changes(nodes).localCheckpoint()
+    gained = in_tiles(likely_pairs(found.where("change > 0"), nodes, threshold), nodes)
+    lost = found.where("change < 0").select("a", "b", "change", *[F.lit(None).cast("string") for _ in range(3)])
+    return gained.union(lost)
+
+
+def window_changes(nodes: DataFrame) -> DataFrame:
+    """(a, b, change): pairs (a < b, text_hash) whose support changes by the nodes that are new, and by how much.
+
+    nodes: text_hash, n_shingles, band_keys, new. The definition is that of `matching.window_changes`.
+    """
+    rows = nodes.select("text_hash", "n_shingles", "new", F.posexplode("band_keys").alias("band", "key"))
+    bucket, order = Window.partitionBy("band", "key"), ("n_shingles", "text_hash")
+    rows = rows.withColumn("size", F.count("*").over(bucket)).withColumn("touched", F.max("new").over(bucket))
+    rows = rows.where("size > 1 and touched")  # most keys are of one document
+    rows = rows.withColumn("place", F.row_number().over(bucket.orderBy(*order)))
+    gained = neighbours(rows, bucket.orderBy(*order)).where("new or other.new")
+    lost = neighbours(rows.where("not new"), bucket.orderBy(*order)).where(f"other.place - place > {NEIGHBOURS}")
+    moved = gained.withColumn("change", F.lit(1)).union(lost.withColumn("change", F.lit(-1)))
+    ends = F.col("text_hash"), F.col("other.text_hash")
+    moved = moved.select(F.least(*ends).alias("a"), F.greatest(*ends).alias("b"), "change")
+    return moved.groupBy("a", "b").agg(F.sum("change").cast("int").alias("change"))
+
+
+def neighbours(rows: DataFrame, bucket: Window) -> DataFrame:
+    """Each row with each `other` of the next NEIGHBOURS of its bucket."""
+    member = F.struct("text_hash", "place", "new")
+    others = F.array_compact(F.array(*[F.lead(member, k).over(bucket) for k in range(1, NEIGHBOURS + 1)]))
+    return rows.withColumn("others", others).select("text_hash", "place", "new", F.explode("others").alias("other"))
+
+
+def likely_pairs(found: DataFrame, nodes: DataFrame, threshold: float) -> DataFrame:
     """Pairs whose signatures do not rule the threshold out: two kilobytes of text need not be read for most others."""
-    signed = pairs
+    signed = found
     for side in ("a", "b"):
-        signature = unique.select(F.col("doc_id").alias(side), F.col("signature").alias(f"signature_{side}"))
+        signature = nodes.select(F.col("text_hash").alias(side), F.col("signature").alias(f"signature_{side}"))
         signed = signed.join(signature, side, how="inner")
 
     def close(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             estimate = fingerprints.estimate(batch.column("signature_a"), batch.column("signature_b"))
-            yield batch.select(["a", "b"]).filter(pa.array(estimate >= threshold - SLACK))
+            yield batch.select(["a", "b", "change"]).filter(pa.array(estimate >= threshold - SLACK))
 
-    return signed.mapInArrow(close, "a string, b string")
+    return signed.mapInArrow(close, "a string, b string, change int")
 
 
-def in_tiles(pairs: DataFrame, unique: DataFrame) -> DataFrame:
-    """Pairs (a, b) with the `tile` in which they are verified: the two blocks of about `BLOCK` shingles that a and b lie in.
-
-    Blocks are cut from the documents in order of component, then shingle count: components lie together, and so do, in one
-    of 10^5 copies, the neighbours that `candidate_pairs` makes. A document's text is then in few tiles, however many its pairs.
-    """
-    pairs = pairs.localCheckpoint()  # read three times below
-    ends = pairs.select(F.col("a").alias("doc_id")).union(pairs.select("b")).distinct()
-    known = ends.join(unique.select("doc_id", "n_shingles"), "doc_id", how="inner").join(connected_components(pairs), "doc_id", how="left")
-    known = known.withColumn("component", F.coalesce("cluster_id", "doc_id")).localCheckpoint()
+def in_tiles(found: DataFrame, nodes: DataFrame) -> DataFrame:
+    """Pairs (a, b, change) with the columns CHANGES: tiles are cut as `matching.in_tiles` says, within buckets of components."""
+    found = found.localCheckpoint()  # read three times below
+    ends = found.select(F.col("a").alias("text_hash")).union(found.select("b")).distinct()
+    known = ends.join(nodes.select("text_hash", "doc_id", "n_shingles"), "text_hash", how="inner")
+    known = known.join(connected_components(found), "text_hash", how="left").localCheckpoint()
     buckets = (known.agg(F.sum("n_shingles")).first()[0] or 0) // BLOCK + 1  # sorted side by side
-    order = Window.partitionBy("bucket").orderBy("component", "n_shingles", "doc_id")
+    order = Window.partitionBy("bucket").orderBy("component", "n_shingles", "text_hash")
     block = F.concat_ws(".", "bucket", F.floor(F.sum("n_shingles").over(order) / BLOCK))
     placed = known.withColumn("bucket", F.pmod(F.xxhash64("component"), F.lit(buckets)))
-    placed = placed.select("doc_id", block.alias("block")).localCheckpoint()
+    placed = placed.select("text_hash", "doc_id", block.alias("block")).localCheckpoint()
     for side in ("a", "b"):
-        pairs = pairs.join(placed.select(F.col("doc_id").alias(side), F.col("block").alias(f"block_{side}")), side, how="inner")
+        end = F.col("text_hash").alias(side), F.col("doc_id").alias(f"doc_{side}"), F.col("block").alias(f"block_{side}")
+        found = found.join(placed.select(*end), side, how="inner")
     tile = F.concat_ws("-", F.least("block_a", "block_b"), F.greatest("block_a", "block_b"))
-    return pairs.select("a", "b", tile.alias("tile"))
+    return found.select("a", "b", "change", "doc_a", "doc_b", tile.alias("tile"))
 
 
-def verified_pairs(pairs: DataFrame, documents: DataFrame, near: NearDuplicates) -> DataFrame:
-    """Pairs (a, b) whose true Jaccard similarity of word n-grams reaches the threshold; pairs: a, b, tile.
+def verified_pairs(found: DataFrame, documents: DataFrame, near: NearDuplicates, small: bool) -> DataFrame:
+    """(a, b, support) of the pairs whose true Jaccard similarity of word n-grams reaches the threshold; found: CHANGES.
 
-    Reads the text of candidates only, and moves each one's set of shingles once for every tile that it is in.
+    Reads the text of candidates only, and moves each one's set of shingles once for every tile that it is in. `small`:
+    the ends fit into every task's memory, so that no text is shuffled.
     """
-    pairs = pairs.localCheckpoint()  # read twice below
-    needed = pairs.select("tile", F.col("a").alias("doc_id")).union(pairs.select("tile", "b")).distinct().localCheckpoint()
-    texts = documents.select("doc_id", "text").join(needed.select("doc_id").distinct(), "doc_id", how="left_semi")
-    sets = texts.mapInArrow(shingler(near.ngram), "doc_id string, shingles array<bigint>").join(needed, "doc_id", how="inner")
+    sides = [found.select("tile", F.col(side).alias("text_hash"), F.col(f"doc_{side}").alias("doc_id")) for side in ("a", "b")]
+    ends = sides[0].union(sides[1]).groupBy("doc_id", "text_hash").agg(F.collect_set("tile").alias("tiles"))
+    texts = documents.select("doc_id", "text").join(F.broadcast(ends) if small else ends, "doc_id", how="inner")
+    sets = texts.mapInArrow(shingler(near.ngram), "text_hash string, tiles array<string>, shingles binary")
+    sets = sets.select("text_hash", "shingles", F.explode("tiles").alias("tile"))
 
-    def alike(pairs: pa.Table, sets: pa.Table) -> pa.Table:
-        shingles, ids = sets.column("shingles").combine_chunks(), sets.column("doc_id")
-        places = [pc.index_in(pairs.column(side), ids).combine_chunks() for side in ("a", "b")]
-        return pairs.select(["a", "b"]).filter(pa.array(fingerprints.jaccard(shingles, *places) >= near.threshold))
+    def alike(found: pa.Table, sets: pa.Table) -> pa.Table:
+        return matching.verified(found.select(["a", "b", "change"]), sets, near.threshold).rename_columns(["a", "b", "support"])
 
-    return pairs.groupBy("tile").cogroup(sets.groupBy("tile")).applyInArrow(alike, "a string, b string")
+    tiles = found.select("tile", "a", "b", "change").groupBy("tile")
+    return tiles.cogroup(sets.groupBy("tile")).applyInArrow(alike, "a string, b string, support int")
 
 
 def shingler(ngram: int) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
-    """An Arrow function: doc_id, text -> doc_id, sorted distinct shingle hashes."""
+    """An Arrow function: text_hash, tiles, text -> text_hash, tiles, sorted distinct shingle hashes."""
 
     def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             sets = fingerprints.shingle_sets(batch.column("text"), ngram)
-            yield pa.RecordBatch.from_arrays([batch.column("doc_id"), sets], ["doc_id", "shingles"])
+            yield pa.RecordBatch.from_arrays([batch.column("text_hash"), batch.column("tiles"), sets], ["text_hash", "tiles", "shingles"])
 
     return run
 
 
+def clusters(
+    signals: DataFrame, pairs: DataFrame, priority: dict[str, int], recency: dict[tuple[str, str], int] | None = None
+) -> DataFrame:
+    """Columns of silver.clusters for every document of `signals`: doc_id, source, snapshot, text_hash, quality.
+
+    pairs: a, b (text_hash). Preferred in a cluster is the source of higher priority, then the better quality (none is
+    worst), then the snapshot that came later (recency by source and snapshot, the greater the later), then the smaller doc_id.
+    """
+    members = signals.select("doc_id", "text_hash", *preference(priority, recency or {}))
+    found = members.join(connected_components(pairs), "text_hash", how="left")
+    cluster = Window.partitionBy(F.coalesce("component", "text_hash"))
+    order = cluster.orderBy(F.desc("priority"), F.desc_nulls_last("quality"), F.desc("recency"), F.asc("doc_id"))
+    return found.select(
+        "doc_id",
+        F.min("doc_id").over(cluster).alias("cluster_id"),
+        F.count("*").over(cluster).alias("size"),
+        F.row_number().over(order).alias("rank"),
+        F.first("doc_id").over(order).alias("keeper"),
+        (F.col("text_hash") == F.first("text_hash").over(order)).alias("exact"),
+    ).select(*tables.CLUSTERS.column_names)
+
+
+def preference(priority: dict[str, int], recency: dict[tuple[str, str], int]) -> tuple[Column, ...]:
+    """The columns priority, quality, recency; a source or snapshot that is not named comes last."""
+    ranks = [F.when(F.col("source") == source, F.lit(rank)) for source, rank in priority.items()]
+    times = [F.when((F.col("source") == of) & (F.col("snapshot") == name), F.lit(time)) for (of, name), time in recency.items()]
+    last = F.lit(-(1 << 31))
+    return F.coalesce(*ranks, last).alias("priority"), F.col("quality"), F.coalesce(*times, last).alias("recency")
+
+
+def removed_shares(clusters: DataFrame, signals: DataFrame) -> DataFrame:
+    """(source, documents, removed, share): how much of each source goes as a copy. Above half, look at the pairs."""
+    found = clusters.select("doc_id", "rank").join(signals.select("doc_id", "source"), "doc_id", how="inner")
+    counted = found.groupBy("source").agg(F.count("*").alias("documents"), F.count_if(F.col("rank") > 1).alias("removed"))
+    return counted.withColumn("share", F.col("removed") / F.col("documents"))
+
+
 def connected_components(edges: DataFrame) -> DataFrame:
-    """(doc_id, cluster_id) for every end of an edge (a, b); cluster_id is the smallest doc_id that it is connected with.
+    """(text_hash, component) for every end of an edge (a, b): the smallest text_hash that it is connected with."""
+    edges = edges.select("a", "b")
+    if edges.count() > PAIRS_IN_ONE_TASK:
+        return alternating_stars(edges)
+
+    def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        read = list(batches)
+        if read:
+            yield from matching.named_components(pa.Table.from_batches(read)).to_batches(max_chunksize=100_000)
+
+    return edges.coalesce(1).mapInArrow(run, "text_hash string, component string")
+
+
+def alternating_stars(edges: DataFrame) -> DataFrame:
+    """`connected_components` of any number of edges.
 
     Alternating large-star and small-star (Kiveris et al., Connected Components in MapReduce and Beyond, 2014):
     O(log^2 n) rounds, each of a size linear in the edges.
     """
-    edges = edges.select("a", "b").localCheckpoint()
+    edges = edges.localCheckpoint()
     before = None
     while (now := _checksum(edges)) != before:
         before = now
         edges = small_star(large_star(edges)).localCheckpoint()
-    return edges.select(F.col("a").alias("doc_id"), F.col("b").alias("cluster_id"))
+    smallest = edges.select(F.col("a").alias("text_hash"), F.col("b").alias("component"))
+    return smallest.union(edges.select("b", "b").distinct())
 
 
 def large_star(edges: DataFrame) -> DataFrame:
@@ -151,20 +250,3 @@ def small_star(edges: DataFrame) -> DataFrame:
 
 def _checksum(edges: DataFrame) -> tuple:
     return tuple(edges.agg(F.count("*"), F.sum(F.xxhash64("a", "b").cast("decimal(38,0)"))).first())
-
-
-def ranked(members: DataFrame, components: DataFrame) -> DataFrame:
-    """Columns of silver.clusters: members with their twin, and the components of the twins."""
-    found = members.join(components.withColumnRenamed("doc_id", "twin"), "twin", how="left")
-    found = found.withColumn("root", F.coalesce("cluster_id", "twin")).drop("cluster_id")
-    cluster = Window.partitionBy("root")
-    order = cluster.orderBy(*preference())
-    keeper_hash = F.first("text_hash").over(order)
-    return found.select(
-        "doc_id",
-        F.min("doc_id").over(cluster).alias("cluster_id"),
-        F.count("*").over(cluster).alias("size"),
-        F.row_number().over(order).alias("rank"),
-        F.first("doc_id").over(order).alias("keeper"),
-        (F.col("text_hash") == keeper_hash).alias("exact"),
-    ).select(*tables.CLUSTERS.column_names)

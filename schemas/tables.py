@@ -85,6 +85,18 @@ SIGNALS = Table(
     ("doc_id",),
 )
 
+PAIRS = Table(
+    "silver.pairs",
+    "near copies: two texts whose word n-grams overlap as the recipe asks; the index that new snapshots are compared with",
+    (
+        Column("a", "string", "text_hash of the one, smaller than b"),
+        Column("b", "string", "text_hash of the other"),
+        Column("support", "int", "bands in which the two stand close together in their bucket"),
+    ),
+    ("a", "b"),
+    {"a_before_b": "a < b", "has_support": "support > 0"},
+)
+
 CLUSTERS = Table(
     "silver.clusters",
     "which documents are copies or near copies of one another",
@@ -201,4 +213,4 @@ LEDGER = Table(
     ("run", "step", "doc_key"),
 )
 
-ALL = (DOCUMENTS, REJECTS, SIGNALS, CLUSTERS, VERDICTS, TOKENS, MIXTURE, SPANS, RUNS, LEDGER)
+ALL = (DOCUMENTS, REJECTS, SIGNALS, PAIRS, CLUSTERS, VERDICTS, TOKENS, MIXTURE, SPANS, RUNS, LEDGER)

@@ -1,18 +1,24 @@
-"""Clusters against brute force: true Jaccard over all pairs, union-find, and a keeper chosen by hand."""
+"""Pairs and clusters against brute force; increments against runs over everything; one worker against many shuffles."""
 
 from __future__ import annotations
 
 import random
 import re
+from collections import Counter, defaultdict
 from itertools import combinations
 
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pyspark.sql import functions as F
 
-from pipelines import dedup
+from pipelines import assets, dedup, matching
 from pipelines.measure import Context, measure
 from schemas.recipe import NearDuplicates
 
 WORDS = [f"word{i}" for i in range(400)]
+NEAR = NearDuplicates(bands=28, rows=4)  # so many candidates that none is missed: verification decides
 
 
 def shingles(text: str, n: int = 5) -> set[tuple[str, ...]]:
@@ -56,34 +62,170 @@ def planted() -> dict[str, str]:
     return {f"{i:032x}": text for i, text in enumerate(chance.sample(texts, len(texts)))}
 
 
-def test_clusters_are_those_of_brute_force_and_the_preferred_member_is_kept(spark):
-    texts = planted()
-    source = {doc_id: ("b" if int(doc_id, 16) % 3 == 0 else "a") for doc_id in texts}
-    documents = spark.createDataFrame([(i, source[i], "docs", t) for i, t in texts.items()], "doc_id string, source string, domain string, text string")
-    near = NearDuplicates(bands=28, rows=4)  # so many candidates that none is missed: verification decides
-    signals = measured(documents, near)
-    rows = {row.doc_id: row for row in dedup.clusters(signals, documents, near, {"a": 0, "b": 1}).collect()}
+# ---- windows: supports, and what new nodes change ----
 
-    pairs = [(a, b) for a, b in combinations(sorted(texts), 2) if jaccard(texts[a], texts[b]) >= near.threshold]
-    expected = components(sorted(texts), pairs)
-    assert {doc_id: row.cluster_id for doc_id, row in rows.items()} == expected
-    assert len(set(expected.values())) < len(texts) - 20  # something was there to be found
-    for doc_id, row in rows.items():
-        members = [m for m in texts if expected[m] == expected[doc_id]]
-        keeper = min(members, key=lambda m: (source[m] != "b", -len(texts[m].encode()), m))
-        assert (row.size, row.keeper, row.rank == 1) == (len(members), keeper, doc_id == keeper)
-        folded = [" ".join(texts[m].lower().split()) for m in (doc_id, keeper)]
-        assert row.exact == (folded[0] == folded[1])
+
+def naive_supports(keys: np.ndarray, neighbours: int) -> dict[tuple[int, int], int]:
+    found = Counter()
+    for band in keys.T:
+        buckets = defaultdict(list)
+        for node, key in enumerate(band):
+            buckets[key].append(node)
+        found.update(pair for members in buckets.values() for pair in combinations(members, 2) if close(members, pair, neighbours))
+    return dict(found)
+
+
+def close(members: list[int], pair: tuple[int, int], neighbours: int) -> bool:
+    return members.index(pair[1]) - members.index(pair[0]) <= neighbours
+
+
+def changes(keys: np.ndarray, new: np.ndarray) -> dict[tuple[int, int], int]:
+    same = np.zeros((len(keys), 1), np.uint32)  # every pair may be alike
+    return {(int(a), int(b)): int(c) for a, b, c in zip(*matching.window_changes(keys, new, same, 0.0), strict=True)}
+
+
+BUCKETS = st.tuples(st.integers(1, 60), st.integers(1, 4), st.integers(1, 6), st.integers(0, 2**32), st.integers(1, 5))
+
+
+@settings(max_examples=200, deadline=None)
+@given(BUCKETS)
+def test_supports_are_those_of_a_naive_loop(drawn):
+    n, bands, n_keys, seed, _ = drawn
+    keys = np.random.default_rng(seed).integers(0, n_keys, (n, bands))
+    assert changes(keys, np.ones(n, bool)) == naive_supports(keys, matching.NEIGHBOURS)
+
+
+@settings(max_examples=200, deadline=None)
+@given(BUCKETS)
+def test_increments_in_any_split_and_order_are_the_run_over_everything(drawn):
+    n, bands, n_keys, seed, deliveries = drawn
+    chance = np.random.default_rng(seed)
+    keys, delivery = chance.integers(0, n_keys, (n, bands)), chance.integers(0, deliveries, n)
+    supports = Counter()
+    for now in range(deliveries):
+        there = np.flatnonzero(delivery <= now)
+        for (a, b), change in changes(keys[there], delivery[there] == now).items():
+            supports[int(there[a]), int(there[b])] += change
+    assert all(support >= 0 for support in supports.values())
+    assert +supports == Counter(naive_supports(keys, matching.NEIGHBOURS))
+
+
+def test_pairs_of_unlike_signatures_are_left_out_but_never_what_old_pairs_lose():
+    keys, new = np.zeros((40, 1), np.int64), np.arange(40) % 2 == 0
+    unlike = np.arange(40, dtype=np.uint32)[:, None]
+    changed = {(int(a), int(b)): int(c) for a, b, c in zip(*matching.window_changes(keys, new, unlike, 0.5), strict=True)}
+    assert changed and set(changed.values()) == {-1}
+    assert changed == {pair: change for pair, change in changes(keys, new).items() if change < 0}
+
+
+def test_no_rows_change_nothing():
+    assert changes(np.zeros((0, 3), np.int64), np.zeros(0, bool)) == {}
+
+
+@pytest.mark.parametrize("split", [0.0, 0.3, 1.0])
+def test_spark_finds_the_changes_that_one_worker_finds(spark, split):
+    chance = np.random.default_rng(7)
+    keys, new = chance.integers(0, 5, (90, 2)), chance.random(90) >= split
+    rows = [(f"{i:032d}", i // 3, keys[i].tolist(), bool(new[i])) for i in range(90)]
+    nodes = spark.createDataFrame(rows, "text_hash string, n_shingles int, band_keys array<bigint>, new boolean")
+    found = {(int(row.a), int(row.b)): row.change for row in dedup.window_changes(nodes).collect()}
+    assert found == changes(keys, new)
+
+
+# ---- pairs and clusters ----
 
 
 def measured(documents, near: NearDuplicates):
-    from pipelines import assets
-
     context = Context(assets.LANGUAGE_MODEL.read_bytes(), {}, near.ngram, near.bands, near.rows, 1)
     return measure(documents, context)
 
 
-def test_components_of_chains_stars_and_random_graphs_are_those_of_union_find(spark):
+@pytest.fixture(scope="module")
+def texts() -> dict[str, str]:
+    return planted()
+
+
+@pytest.fixture(scope="module")
+def documents(spark, texts):
+    rows = [(i, "b" if int(i, 16) % 3 == 0 else "a", str(int(i, 16) % 2), "docs", {}, text) for i, text in texts.items()]
+    columns = "doc_id string, source string, snapshot string, domain string, facts map<string,string>, text string"
+    return spark.createDataFrame(rows, columns).localCheckpoint()
+
+
+@pytest.fixture(scope="module")
+def signals(documents):
+    score = F.when(F.conv(F.substring("doc_id", -1, 1), 16, 10).cast("int") % 4 > 0, F.col("n_chars") % 3 / 4)
+    return measured(documents, NEAR).withColumn("quality", score).localCheckpoint()
+
+
+@pytest.fixture(scope="module")
+def found(signals, documents):
+    return dedup.pairs(signals, documents, NEAR).localCheckpoint()
+
+
+def in_order(rows):
+    return sorted(map(tuple, rows.collect()))
+
+
+def test_pairs_and_clusters_are_those_of_brute_force_and_the_preferred_member_is_kept(texts, signals, found):
+    hashes = {row.doc_id: row.text_hash for row in signals.collect()}
+    alike = [(a, b) for a, b in combinations(sorted(texts), 2) if jaccard(texts[a], texts[b]) >= NEAR.threshold]
+    assert {(row.a, row.b) for row in found.collect()} == {tuple(sorted((hashes[a], hashes[b]))) for a, b in alike if hashes[a] != hashes[b]}
+
+    facts = {row.doc_id: row for row in signals.collect()}
+    recency = {("a", "0"): 1, ("a", "1"): 2, ("b", "0"): 4, ("b", "1"): 3}
+    rows = {row.doc_id: row for row in dedup.clusters(signals, found, {"a": 0, "b": 1}, recency).collect()}
+    expected = components(sorted(texts), alike)
+    assert {doc_id: row.cluster_id for doc_id, row in rows.items()} == expected
+    assert len(set(expected.values())) < len(texts) - 20  # something was there to be found
+    for doc_id, row in rows.items():
+        members = [m for m in texts if expected[m] == expected[doc_id]]
+        best = min(members, key=lambda m: preference(facts[m], recency))
+        assert (row.size, row.keeper, row.rank == 1) == (len(members), best, doc_id == best)
+        folded = [" ".join(texts[m].lower().split()) for m in (doc_id, best)]
+        assert row.exact == (folded[0] == folded[1])
+    assert Counter(row.cluster_id for row in rows.values() if row.rank == 1) == Counter(set(expected.values()))  # one of each is kept
+
+
+def preference(fact, recency) -> tuple:
+    quality = -1.0 if fact.quality is None else fact.quality
+    return fact.source != "b", -quality, -recency[fact.source, fact.snapshot], fact.doc_id
+
+
+def test_increments_give_the_pairs_of_a_run_over_everything(signals, documents, found):
+    third = F.pmod(F.xxhash64("doc_id"), F.lit(3))
+    known = None
+    for upto in range(3):
+        there = signals.where(third <= upto)
+        pairs = dedup.pairs(there, documents, NEAR, known).localCheckpoint()
+        known = pairs, there.select("text_hash")
+    assert in_order(pairs) == in_order(found)
+    assert in_order(dedup.pairs(signals, documents, NEAR, known)) == in_order(found)  # nothing new changes nothing
+
+
+def test_what_does_not_fit_into_one_worker_gives_the_same_rows(signals, documents, found, monkeypatch):
+    monkeypatch.setattr(dedup, "IN_ONE_TASK", 0)
+    monkeypatch.setattr(dedup, "PAIRS_IN_ONE_TASK", 0)
+    assert in_order(dedup.pairs(signals, documents, NEAR)) == in_order(found)
+    some = signals.where("pmod(xxhash64(doc_id), 2) = 0")
+    known = dedup.pairs(some, documents, NEAR).localCheckpoint(), some.select("text_hash")
+    assert in_order(dedup.pairs(signals, documents, NEAR, known)) == in_order(found)
+    apart = in_order(dedup.clusters(signals, found, {}))
+    monkeypatch.undo()
+    assert apart == in_order(dedup.clusters(signals, found, {}))
+
+
+def test_shares_removed_of_each_source(spark):
+    clusters = spark.createDataFrame([("1", 1), ("2", 2), ("3", 3), ("4", 1)], "doc_id string, rank int")
+    sources = spark.createDataFrame([("1", "a"), ("2", "a"), ("3", "a"), ("4", "b")], "doc_id string, source string")
+    assert in_order(dedup.removed_shares(clusters, sources)) == [("a", 3, 2, 2 / 3), ("b", 1, 0, 0.0)]
+
+
+# ---- components ----
+
+
+@pytest.mark.parametrize("way", ["in one task", "by alternating stars"])
+def test_components_of_chains_stars_and_random_graphs_are_those_of_union_find(spark, way):
     chance = random.Random(3)
     chain = [(f"c{i:03}", f"c{i + 1:03}") for i in range(60)]
     star = [("s000", f"s{i:03}") for i in range(1, 40)]
@@ -91,19 +233,26 @@ def test_components_of_chains_stars_and_random_graphs_are_those_of_union_find(sp
     wedge = [("w1", "w9"), ("w2", "w9")]
     loose = [tuple(sorted(chance.sample([f"r{i:03}" for i in range(80)], 2))) for _ in range(60)]
     edges = sorted(set(chain + star + wedge + loose))
-    found = dedup.connected_components(spark.createDataFrame(edges, "a string, b string")).collect()
-    ends = sorted({end for edge in edges for end in edge})
-    expected = components(ends, edges)
-    smallest = {node: root for node, root in expected.items() if node != root}
-    assert {row.doc_id: row.cluster_id for row in found} == smallest
+    method = dedup.connected_components if way == "in one task" else dedup.alternating_stars
+    found = method(spark.createDataFrame(edges, "a string, b string")).collect()
+    assert len(found) == len({end for edge in edges for end in edge})
+    assert {row.text_hash: row.component for row in found} == components(sorted({end for edge in edges for end in edge}), edges)
 
 
 def test_no_edges_give_no_components(spark):
-    assert dedup.connected_components(spark.createDataFrame([], "a string, b string")).count() == 0
+    none = spark.createDataFrame([], "a string, b string")
+    assert dedup.connected_components(none).count() == dedup.alternating_stars(none).count() == 0
 
 
-def test_a_bucket_of_many_copies_gives_a_linear_number_of_pairs(spark):
-    n = 2000
-    rows = spark.range(n).select(F.format_string("%032d", "id").alias("doc_id"), F.lit(9).alias("n_shingles"), F.array(F.lit(1), F.lit(2)).alias("band_keys"))
-    pairs = dedup.candidate_pairs(rows).count()
-    assert n - 1 <= pairs <= n * dedup.NEIGHBOURS
+# ---- size ----
+
+
+def test_a_bucket_of_many_near_copies_gives_a_linear_number_of_pairs_in_few_tiles():
+    n = 20_000
+    keys, new = np.ones((n, 16), np.int64), np.ones(n, bool)
+    a, b, change = matching.window_changes(keys, new, np.zeros((n, 4), np.uint32), 0.5)
+    assert n - 1 <= len(a) <= n * matching.NEIGHBOURS
+    assert set(change.tolist()) == {16}
+    tiles = matching.in_tiles(a, b, change > 0, np.full(n, 1000))
+    blocks = n * 1000 // matching.BLOCK + 1
+    assert len(tiles.unique()) <= 2 * blocks

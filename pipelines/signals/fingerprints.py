@@ -60,8 +60,8 @@ def measure(texts: Strings, domains: pa.Array, context: Context) -> list[pa.Arra
     return [_text_hashes(folded, ends), pa.array(n_shingles), _binaries(signatures), _lists(keys, n_shingles > 0)]
 
 
-def shingle_sets(texts: Strings, ngram: int) -> pa.ListArray:
-    """The set of shingles of each text: distinct int64 in ascending order."""
+def shingle_sets(texts: Strings, ngram: int) -> pa.BinaryArray:
+    """The set of shingles of each text: distinct int64 in ascending order, as bytes."""
     data, offsets = utf8(texts)
     shingles = np.empty((offsets[-1] - offsets[0]) // 2 + len(texts), np.uint64)  # one word needs two bytes, but for the last
     bounds = np.zeros(len(texts) + 1, np.int64)
@@ -71,21 +71,28 @@ def shingle_sets(texts: Strings, ngram: int) -> pa.ListArray:
     for begin, end in zip(bounds[:-1], bounds[1:], strict=True):
         sets[begin:end].sort()  # NumPy's vector sort is several times numba's
     n = _distinct(sets, bounds)
-    return pa.ListArray.from_arrays(pa.array(bounds.astype(np.int32)), pa.array(sets[:n]))
+    offsets = pa.py_buffer((8 * bounds).astype(np.int32))
+    return pa.BinaryArray.from_buffers(pa.binary(), len(texts), [None, offsets, pa.py_buffer(sets[:n])])
 
 
-def jaccard(sets: pa.ListArray, a: pa.Array, b: pa.Array) -> np.ndarray:
-    """Exact Jaccard index of each pair of sets, float64; 0 for two empty ones.
+def alike(sets: pa.BinaryArray, a: pa.Array, b: pa.Array, threshold: float) -> np.ndarray:
+    """Whether the exact Jaccard index of each pair of sets reaches the threshold: bool; that of two empty ones is 0.
 
     sets: as `shingle_sets` gives them, sliced or not. a, b: int32, which of them are compared.
     """
-    values, bounds = constant(sets.values.to_numpy()), constant(sets.offsets.to_numpy())
-    return _merge(values, bounds, constant(a.to_numpy()), constant(b.to_numpy()))
+    values, bounds = _values(sets, np.int64)
+    return _reaches(constant(values), constant(bounds), constant(a.to_numpy()), constant(b.to_numpy()), threshold)
 
 
 def estimate(signatures_a: pa.BinaryArray, signatures_b: pa.BinaryArray) -> np.ndarray:
     """Estimated Jaccard index of each pair of signatures: the share of entries that agree, float64."""
-    return (_matrix(signatures_a) == _matrix(signatures_b)).mean(axis=1)
+    return (matrix(signatures_a) == matrix(signatures_b)).mean(axis=1)
+
+
+def matrix(signatures: pa.BinaryArray) -> np.ndarray:
+    """Signatures as uint32[documents, entries]; sliced or not."""
+    values, bounds = _values(signatures, np.dtype("<u4"))
+    return values[bounds[0] : bounds[-1]].reshape(len(signatures), -1)
 
 
 def collision_probability(j: float | np.ndarray, bands: int, rows: int) -> float | np.ndarray:
@@ -114,11 +121,12 @@ def _lists(keys: np.ndarray, has_words: np.ndarray) -> pa.ListArray:
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(keys[has_words].ravel()))
 
 
-def _matrix(signatures: pa.BinaryArray) -> np.ndarray:
-    """Signatures as uint32[documents, entries]; sliced arrays keep their place."""
-    _, offsets, data = signatures.buffers()
-    bounds = np.frombuffer(offsets, np.int32 if signatures.type == pa.binary() else np.int64)[signatures.offset :][: len(signatures) + 1]
-    return np.frombuffer(data, "<u4")[bounds[0] // 4 : bounds[-1] // 4].reshape(len(signatures), -1)
+def _values(items: pa.BinaryArray, kind: type) -> tuple[np.ndarray, np.ndarray]:
+    """All numbers of the kind in an array's buffer, and int64 bounds of each item's; sliced arrays keep their place."""
+    _, offsets, data = items.buffers()
+    bounds = np.frombuffer(offsets, np.int32 if items.type == pa.binary() else np.int64)[items.offset :][: len(items) + 1]
+    size = np.dtype(kind).itemsize
+    return np.frombuffer((data or b"")[: bounds[-1]], kind), bounds.astype(np.int64) // size
 
 
 @njit
@@ -240,17 +248,28 @@ def _distinct(sets, bounds):
 
 
 @njit(cache=True, nogil=True)
-def _merge(values, bounds, first, second):
-    out = np.zeros(len(first))
+def _reaches(values, bounds, first, second, threshold):
+    out = np.zeros(len(first), np.bool_)
     for pair in range(len(out)):
         a, b = first[pair], second[pair]
-        i, j, common = bounds[a], bounds[b], 0
-        while i < bounds[a + 1] and j < bounds[b + 1]:
-            x, y = values[i], values[j]
-            common += x == y
-            i += x <= y
-            j += y <= x
-        union = bounds[a + 1] - bounds[a] + bounds[b + 1] - bounds[b] - common
-        if union > 0:
-            out[pair] = common / union
+        out[pair] = _merge(values[bounds[a] : bounds[a + 1]], values[bounds[b] : bounds[b + 1]], threshold)
     return out
+
+
+@njit
+def _merge(a, b, threshold):
+    """Whether |a and b| / |a or b| >= threshold of ascending values. A merge stops when what is left cannot reach it."""
+    total = len(a) + len(b)
+    needed = int(threshold / (1 + threshold) * total)
+    while needed < total and needed / (total - needed) < threshold:  # exact, the line above but for rounding
+        needed += 1
+    while needed > 0 and (needed - 1) / (total - needed + 1) >= threshold:
+        needed -= 1
+    spare_a, spare_b = len(a) - needed, len(b) - needed  # how many values of each may go without a twin
+    i = j = common = 0
+    while i < len(a) and j < len(b) and i - common <= spare_a and j - common <= spare_b:
+        x, y = a[i], b[j]
+        common += x == y
+        i += x <= y
+        j += y <= x
+    return total > 0 and common >= needed
