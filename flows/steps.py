@@ -162,17 +162,31 @@ def train_quality(job: Job, documents: DataFrame) -> dict[str, bytes]:
 
 
 def dedup(job: Job) -> Counts:
-    priority = {source.name: source.priority for source in job.recipe.sources}
-    signals = job.read(tables.SIGNALS)
-    pairs = job.write(duplicates.pairs(signals, job.read(tables.DOCUMENTS), job.recipe.near_duplicates), tables.PAIRS, "dedup")
-    rows = job.write(duplicates.clusters(signals, job.read(tables.PAIRS), priority), tables.CLUSTERS, "dedup")
+    store_pairs(job)
+    sources = job.recipe.sources
+    priority = {source.name: source.priority for source in sources}
+    recency = {(source.name, snapshot): time for source in sources for time, snapshot in enumerate(source.snapshots)}
+    found = duplicates.clusters(job.read(tables.SIGNALS), job.read(tables.PAIRS), priority, recency)
+    rows = job.write(found, tables.CLUSTERS, "dedup")
     clusters = job.read(tables.CLUSTERS)
     return {
         "documents": rows,
-        "pairs": pairs,
+        "pairs": job.home.lake.rows(tables.PAIRS),
         "exact": clusters.where("rank > 1 and exact").count(),
         "near": clusters.where("rank > 1 and not exact").count(),
     }
+
+
+def store_pairs(job: Job) -> None:
+    """Bring silver.pairs to what the signals hold: by the deliveries that it lacks, or anew."""
+    near, signals = job.recipe.near_duplicates, job.read(tables.SIGNALS)
+    wanted = {name: fingerprint([near.model_dump(), measured]) for name, measured in job.known(tables.SIGNALS).items()}
+    stored = job.known(tables.PAIRS)
+    fresh = intake.undone(wanted, stored)
+    if fresh != []:
+        hashes = signals.where(intake.condition(map(intake.Delivery.named, stored))).select("text_hash") if fresh else None
+        known = (job.read(tables.PAIRS), hashes) if fresh else None
+        job.write(duplicates.pairs(signals, job.read(tables.DOCUMENTS), near, known), tables.PAIRS, "dedup", None, wanted)
 
 
 def domain_rules(recipe: Recipe) -> dict[str, tuple[rules.Rule, ...]]:
@@ -336,7 +350,7 @@ STEPS = (
     ),
     Step(
         "dedup", dedup, ("ingest", "measure"),
-        lambda r: {**r.part("near_duplicates"), "priority": {source.name: source.priority for source in r.sources}},
+        lambda r: {**r.part("near_duplicates"), "preference": {source.name: [source.priority, *source.snapshots] for source in r.sources}},
         (tables.PAIRS, tables.CLUSTERS),
     ),
     Step(

@@ -47,7 +47,8 @@ def content(lake, table) -> list:
 @pytest.fixture
 def delivered(tmp_path):
     deliver(tmp_path, "old", [prose(i) for i in range(6)], bad=1)
-    deliver(tmp_path, "new", [prose(i) for i in (0, 1, 2)] + [prose(i) for i in range(20, 23)], bad=2)
+    near_copies = [prose(3) + " And one more.", prose(20) + " The end."]
+    deliver(tmp_path, "new", [prose(i) for i in (0, 1, 2, 20)] + near_copies, bad=2)
     return tmp_path
 
 
@@ -55,18 +56,19 @@ def test_a_second_snapshot_is_added_and_equals_a_run_from_nothing_over_both(spar
     first, both, fresh = (job(spark, delivered, *made) for made in ((["old"],), (["old", "new"],), (["old", "new"], "other")))
     for one in (first, both, fresh):
         one.home.root.mkdir(exist_ok=True)
-        told = steps.ingest(one), steps.measure(one)
+        told = steps.ingest(one), steps.measure(one), steps.dedup(one)
     lake, other = both.home.lake, fresh.home.lake
-    for table in (tables.DOCUMENTS, tables.REJECTS, SIGNALS):
+    for table in (tables.DOCUMENTS, tables.REJECTS, SIGNALS, tables.PAIRS, tables.CLUSTERS):
         assert content(lake, table) == content(other, table)
-    assert told[0] == {"documents": 9, "rejects": 3, "bytes": sum(len(prose(i)) for i in (*range(6), 20, 21, 22)), "delivered before": 3}
+    assert told[0] == {"documents": 9, "rejects": 3, "bytes": sum(len(prose(i)) for i in (*range(6), 3, 20, 20)) + 23, "delivered before": 3}
     assert {(row["snapshot"], row["uri"]) for row in lake.arrow(tables.DOCUMENTS).to_pylist()} == {
         *(("old", f"a.jsonl#{i}") for i in range(1, 7)), *(("new", f"a.jsonl#{i}") for i in range(4, 7)),
     }  # fmt: skip
     assert lake.rows_written(SIGNALS) == 3  # the old ones' text was not measured again
-    before = lake.version(tables.DOCUMENTS), lake.version(SIGNALS)
-    assert steps.ingest(both) == told[0] | {"delivered before": 0} and steps.measure(both) == told[1]
-    assert (lake.version(tables.DOCUMENTS), lake.version(SIGNALS)) == before  # the same deliveries change nothing
+    assert told[2] == {"documents": 9, "pairs": 2, "exact": 0, "near": 2}
+    before = [lake.version(table) for table in (tables.DOCUMENTS, SIGNALS, tables.PAIRS)]
+    assert (steps.ingest(both), steps.measure(both), steps.dedup(both)) == (told[0] | {"delivered before": 0}, *told[1:])
+    assert [lake.version(table) for table in (tables.DOCUMENTS, SIGNALS, tables.PAIRS)] == before  # the same deliveries change nothing
 
 
 def test_a_run_that_was_stopped_between_two_tables_goes_on(spark, delivered):
@@ -88,7 +90,7 @@ def test_files_that_changed_are_read_again_and_what_is_no_longer_in_the_recipe_g
     assert steps.ingest(both)["documents"] == 9
     (delivered / "in" / "new" / "b.jsonl").write_text(json.dumps({"text": prose(99)}))
     assert steps.ingest(job(spark, delivered, ["old", "new"]))["documents"] == 10
-    assert steps.ingest(last) == {"documents": 7, "rejects": 2, "bytes": sum(len(prose(i)) for i in (0, 1, 2, 20, 21, 22, 99)), "delivered before": 0}
+    assert steps.ingest(last) == {"documents": 7, "rejects": 2, "bytes": sum(len(prose(i)) for i in (0, 1, 2, 20, 3, 20, 99)) + 23, "delivered before": 0}
     assert {row["snapshot"] for row in last.home.lake.arrow(tables.DOCUMENTS).to_pylist()} == {"new"}
 
 
