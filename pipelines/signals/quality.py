@@ -27,8 +27,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numba import njit
 
-from pipelines.signals.characters import FOLD, Strings, decode, encode, utf8
-from pipelines.signals.language import PREFIX, load
+from pipelines.signals import linear
+from pipelines.signals.characters import FOLD, Strings, constant, decode, encode, utf8
+from pipelines.signals.linear import PREFIX
 from schemas.tables import Column
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def measure(texts: Strings, domains: pa.Array, context: Context) -> list[pa.Arra
 def score(texts: Strings, model: bytes) -> np.ndarray:
     """Probability of being like the positives, float64, of each text."""
     logits = np.empty(len(texts))
-    _score_batch(*utf8(texts), FOLD, np.empty(EXCERPT_BYTES, np.uint8), linear(model), logits)
+    _score_batch(*utf8(texts), FOLD, np.empty(EXCERPT_BYTES, np.uint8), weights_of(model), logits)
     return 1 / (1 + np.exp(-logits))
 
 
@@ -145,55 +146,19 @@ def _auc(wanted: np.ndarray, other: np.ndarray) -> float:
     return float((below + up_to).mean() / (2 * len(other)))
 
 
-class Linear(NamedTuple):
+class Weights(NamedTuple):
     """A two-label fastText model with word pairs as one weight a feature."""
 
-    hashes: np.ndarray  # uint32[slots], of the words: a hash table, at most half full
-    rows: np.ndarray  # int32[slots], their weights' places; -1 in free slots
+    words: linear.Words
     weights: np.ndarray  # float32[words + buckets]: half a megabyte, which a core's own cache holds
-    n_words: int
-    end: np.ndarray  # uint8, the word that ends each text: </s>
 
 
-@functools.lru_cache(maxsize=16)
-def linear(model: bytes) -> Linear:
+@functools.lru_cache(maxsize=64)
+def weights_of(model: bytes) -> Weights:
     """The weights of a model, from the bytes of its file."""
-    trained = load(model)
-    inputs, outputs = np.array(trained.f.getInputMatrix()), np.array(trained.f.getOutputMatrix())
-    sign = 1 if trained.labels[0] == WANTED else -1
-    weights = inputs @ (sign * (outputs[0] - outputs[1]))
-    n_slots = 2 << len(trained.words).bit_length()
-    hashes, rows = np.zeros(n_slots, np.uint32), np.full(n_slots, -1, np.int32)
-    _index_words(*utf8(pa.array(trained.words)), hashes, rows)
-    return Linear(hashes, rows, weights, len(trained.words), np.frombuffer(b"</s>", np.uint8))
-
-
-@njit
-def _hash(text):
-    """fastText's hash of a word: FNV-1a of bytes as signed numbers."""
-    hash = np.uint32(2166136261)
-    for byte in text:
-        hash = np.uint32((hash ^ np.uint32(np.int8(byte))) * np.uint32(16777619))  # numba widens the product
-    return hash
-
-
-@njit
-def _slot(hashes, rows, hash):
-    """Where a hash stands in the table, or the free slot where it would."""
-    slot = np.int64(hash) & (len(hashes) - 1)
-    while rows[slot] >= 0 and hashes[slot] != hash:
-        slot = (slot + 1) & (len(hashes) - 1)
-    return slot
-
-
-@njit(cache=True)
-def _index_words(data, offsets, hashes, rows):
-    """Enter the words; of two with one hash (1 in 80,000 in a vocabulary of 100,000) the commoner stays."""
-    for row in range(len(offsets) - 1):
-        hash = _hash(data[offsets[row] : offsets[row + 1]])
-        slot = _slot(hashes, rows, hash)
-        if rows[slot] < 0:
-            hashes[slot], rows[slot] = hash, row
+    file = linear.read(model)
+    wanted = file.labels.index(WANTED.removeprefix(PREFIX))
+    return Weights(linear.words_of(file.words), constant(file.inputs @ (file.outputs[wanted] - file.outputs[1 - wanted])))
 
 
 @njit(cache=True, nogil=True)
@@ -232,22 +197,23 @@ def _score_batch(data, offsets, fold, out, model, logits):
 @njit
 def _logit(text, model):
     """Mean weight of the words, of </s> behind them, and of each two neighbours."""
+    n_words = len(model.words.offsets) - 1
     total, n = 0.0, 0
     begin, previous, has_previous = 0, np.uint64(0), False
     for i in range(len(text) + 1):
         at_end = i == len(text)
         if at_end or text[i] == 32 or text[i] == 0:
             if i > begin or at_end:
-                hash = _hash(model.end) if at_end else _hash(text[begin:i])
-                row = model.rows[_slot(model.hashes, model.rows, hash)]
+                hash = linear.fnv(linear.END) if at_end else linear.fnv(text[begin:i])
+                row = linear.row_of(model.words, hash, linear.END) if at_end else linear.row_of(model.words, hash, text[begin:i])
                 if row >= 0:
                     total += model.weights[row]
                     n += 1
-                word = np.uint64(np.int64(np.int32(hash)))  # fastText widens the hash as a signed number
+                signed = np.uint64(np.int64(np.int32(hash)))  # fastText widens the hash as a signed number
                 if has_previous:
-                    pair = (previous * np.uint64(116049371) + word) % np.uint64(len(model.weights) - model.n_words)
-                    total += model.weights[model.n_words + np.int64(pair)]
+                    pair = (previous * np.uint64(116049371) + signed) % np.uint64(len(model.weights) - n_words)
+                    total += model.weights[n_words + np.int64(pair)]
                     n += 1
-                previous, has_previous = word, True
+                previous, has_previous = signed, True
             begin = i + 1
     return total / max(n, 1)
