@@ -45,7 +45,7 @@ def read(model: bytes) -> File:
     if (magic, version) != (MAGIC, VERSION):
         raise ValueError(f"expected a fastText model of version {VERSION}, found {len(model):,} bytes that begin with {model[:8]!r}")
     reader = _Reader(model, 64)  # behind the twelve arguments stands t, a double
-    n_entries, n_words, n_labels, _, n_pruned = reader.take("<3i2q")
+    n_entries, n_words, _, _, n_pruned = reader.take("<3i2q")
     entries = [reader.entry() for _ in range(n_entries)]
     buckets = reader.array("<i4", 2 * n_pruned).reshape(-1, 2) if n_pruned >= 0 else None
     inputs = reader.matrix(*reader.take("<?"))
@@ -158,7 +158,7 @@ def row_of(words, hash, text):
 def _equal(a, b):
     if len(a) != len(b):
         return False
-    for i in range(len(a)):  # noqa: SIM110
+    for i in range(len(a)):
         if a[i] != b[i]:
             return False
     return True
