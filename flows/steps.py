@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -100,25 +100,63 @@ def measure(job: Job) -> Counts:
     near = job.recipe.near_duplicates
     context = Context(assets.LANGUAGE_MODEL.read_bytes(), models, near.ngram, near.bands, near.rows, job.recipe.seed)
     rows = job.write(measured(documents, context), tables.SIGNALS.extended(signal_columns()), "measure")
+    if models:
+        complete_cards(job, models)
     return {"documents": rows, "bytes": total(job.read(tables.SIGNALS), "n_bytes")}
 
 
 def train_quality(job: Job, documents: DataFrame) -> dict[str, bytes]:
-    """Train and store each domain's quality model with its card; returns the models by domain."""
-    from pipelines.examples import examples
-    from pipelines.signals import quality
+    """Train and store the quality models with their cards; returns the models by name: domain, or domain.language."""
+    from pipelines import assets
+    from pipelines.examples import by_language, examples
 
-    models = {}
+    models: dict[str, bytes] = {}
+    for old in job.home.models.glob("quality-*"):
+        old.unlink()
     for domain, spec in job.recipe.quality.items():
         good, pool = examples(documents, domain, spec, job.recipe.seed)
-        trained = quality.train(good, pool, job.recipe.seed)
-        job.home.models.mkdir(exist_ok=True)
-        (job.home.models / f"quality-{domain}.bin").write_bytes(trained.model)
-        sizes = {"positives": trained.n_positives, "pool": trained.n_pool, "heldout": trained.n_heldout}
-        card = {"domain": domain, "auc": trained.auc, **sizes, "recipe": spec.model_dump(mode="json")}
-        write_json(job.home.models / f"quality-{domain}.json", card)
-        models[domain] = trained.model
+        for name, kinds in by_language(domain, good, pool, assets.LANGUAGE_MODEL.read_bytes()).items():
+            models |= store_quality(job, domain, name, *kinds)
     return models
+
+
+def store_quality(job: Job, domain: str, name: str, good: list[str], pool: list[str]) -> dict[str, bytes]:
+    """Train one model and write it with its card. None for a language whose examples do not do: the domain's model serves it."""
+    from pipelines.signals import quality
+
+    try:
+        trained = quality.train(good, pool, job.recipe.seed, name)
+    except ValueError:
+        if name == domain:
+            raise
+        return {}
+    file = quality_file(job, name)
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(trained.model)
+    sizes = {"positives": trained.n_positives, "pool": trained.n_pool, "heldout": trained.n_heldout}
+    left_out = {"empty": trained.n_empty, "copies": trained.n_copies}
+    recipe = job.recipe.quality[domain].model_dump(mode="json")
+    card = {"domain": domain, "model": name, "auc": trained.auc, "auc_interval": trained.interval, **sizes, "left_out": left_out}
+    write_json(quality_card(job, name), {**card, "calibration": trained.calibration, "recipe": recipe})
+    return {name: trained.model}
+
+
+def quality_file(job: Job, name: str) -> Path:
+    return job.home.models / f"quality-{name}.bin"
+
+
+def quality_card(job: Job, name: str) -> Path:
+    return job.home.models / f"quality-{name}.json"
+
+
+def complete_cards(job: Job, names: Iterable[str]) -> None:
+    """Add to each quality model's card what its scores go by in the corpus; null where it scored no document."""
+    from pipelines.audit import audit
+
+    found = audit(job.read(tables.SIGNALS), job.read(tables.DOCUMENTS))
+    for name in names:
+        card = quality_card(job, name)
+        write_json(card, {**json.loads(card.read_text()), "corpus": found.get(name)})
 
 
 def dedup(job: Job) -> Counts:
@@ -285,7 +323,7 @@ STEPS = (
     Step(
         "measure", measure, ("ingest",),
         lambda r: {**r.part("seed", "quality"), "near_duplicates": r.near_duplicates.model_dump(exclude={"threshold"})},
-        (tables.SIGNALS,), lambda job: [job.home.models / f"quality-{domain}.bin" for domain in job.recipe.quality],
+        (tables.SIGNALS,), lambda job: [quality_file(job, domain) for domain in job.recipe.quality], revision=2,
     ),
     Step(
         "dedup", dedup, ("ingest", "measure"),

@@ -50,7 +50,7 @@ def _classes() -> np.ndarray:
 CLASSES = _classes()
 
 
-def measure(texts: Strings, domains: pa.Array, context: Context) -> list[pa.Array]:
+def measure(texts: Strings, known: dict[str, pa.Array], context: Context) -> list[pa.Array]:
     """The columns of COLUMNS, one value a document."""
     labels, scores, mixed = np.empty(len(texts), np.int32), np.empty(len(texts)), np.empty(len(texts), np.int32)
     model = linear.classifier(context.language_model)
