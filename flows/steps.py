@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # Spark is imported by the steps that use it: `flows status` 
     from pyspark.sql import DataFrame, SparkSession
 
 Counts = dict[str, float]
-MEASURING = 1  # raised by hand when the signals of the same text become others
+MEASURING = 2  # raised by hand when the signals of the same text become others
 
 
 @dataclass(frozen=True)
@@ -127,12 +127,11 @@ def measure(job: Job) -> Counts:
     from pipelines.measure import measure as measured
 
     documents = job.read(tables.DOCUMENTS)
-    models = train_quality(job, documents)
+    models = quality_models(job, documents) if job.recipe.quality else {}
     near = job.recipe.near_duplicates
     context = Context(assets.LANGUAGE_MODEL.read_bytes(), models, near.ngram, near.bands, near.rows, job.recipe.seed)
     table = tables.SIGNALS.extended(signal_columns())
-    hashes = {name: hashlib.sha256(model).hexdigest() for name, model in models.items()}
-    settings = [MEASURING, job.recipe.seed, near.model_dump(exclude={"threshold"}), hashes, table.column_names]
+    settings = [MEASURING, job.recipe.seed, near.model_dump(exclude={"threshold"}), sha256s(models), table.column_names]
     wanted = {name: fingerprint([settings, found]) for name, found in job.deliveries.items()}
     fresh = intake.undone(wanted, job.known(table))
     if fresh is None:
@@ -140,25 +139,83 @@ def measure(job: Job) -> Counts:
     elif fresh:
         where = intake.condition(fresh)
         job.write(measured(documents.where(where), context), table, "measure", where, wanted)
+    if models and fresh != []:
+        complete_cards(job, models)
     return {"documents": job.home.lake.rows(table), "bytes": total(job.read(tables.SIGNALS), "n_bytes")}
 
 
-def train_quality(job: Job, documents: DataFrame) -> dict[str, bytes]:
-    """Train and store each domain's quality model with its card; returns the models by domain."""
-    from pipelines.examples import examples
-    from pipelines.signals import quality
+def quality_models(job: Job, documents: DataFrame) -> dict[str, bytes]:
+    """The quality models by name. They learn from the first snapshot of each source and are kept while it stays the same: a later
+    snapshot is scored by them, so that what was measured before still holds."""
+    first = [intake.Delivery(source.name, source.snapshots[0]) for source in job.recipe.sources]
+    made_of = fingerprint([MEASURING, job.recipe.part("quality", "seed"), {str(one): job.deliveries[str(one)] for one in first}])
+    listed = job.home.models / "quality.json"
+    if listed.is_file() and (told := json.loads(listed.read_text()))["made_of"] == made_of:
+        files = {name: quality_file(job, name) for name in told["sha256"]}
+        models = {name: file.read_bytes() for name, file in files.items() if file.is_file()}
+        if told["sha256"] == sha256s(models):
+            return models
+    models = train_quality(job, documents.where(intake.condition(first)))
+    write_json(listed, {"made_of": made_of, "sha256": sha256s(models)})
+    return models
 
-    models = {}
+
+def sha256s(models: dict[str, bytes]) -> dict[str, str]:
+    return {name: hashlib.sha256(model).hexdigest() for name, model in models.items()}
+
+
+def train_quality(job: Job, documents: DataFrame) -> dict[str, bytes]:
+    """Train and store the quality models with their cards; returns the models by name: domain, or domain.language."""
+    from pipelines import assets
+    from pipelines.examples import by_language, examples
+
+    models: dict[str, bytes] = {}
+    for old in job.home.models.glob("quality-*"):
+        old.unlink()
     for domain, spec in job.recipe.quality.items():
         good, pool = examples(documents, domain, spec, job.recipe.seed)
-        trained = quality.train(good, pool, job.recipe.seed)
-        job.home.models.mkdir(exist_ok=True)
-        (job.home.models / f"quality-{domain}.bin").write_bytes(trained.model)
-        sizes = {"positives": trained.n_positives, "pool": trained.n_pool, "heldout": trained.n_heldout}
-        card = {"domain": domain, "auc": trained.auc, **sizes, "recipe": spec.model_dump(mode="json")}
-        write_json(job.home.models / f"quality-{domain}.json", card)
-        models[domain] = trained.model
+        for name, kinds in by_language(domain, good, pool, assets.LANGUAGE_MODEL.read_bytes()).items():
+            models |= store_quality(job, domain, name, *kinds)
     return models
+
+
+def store_quality(job: Job, domain: str, name: str, good: list[str], pool: list[str]) -> dict[str, bytes]:
+    """Train one model and write it with its card. None for a language whose examples do not do: the domain's model serves it."""
+    from pipelines.signals import quality
+
+    try:
+        trained = quality.train(good, pool, job.recipe.seed, name)
+    except ValueError:
+        if name == domain:
+            raise
+        return {}
+    file = quality_file(job, name)
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(trained.model)
+    sizes = {"positives": trained.n_positives, "pool": trained.n_pool, "heldout": trained.n_heldout}
+    left_out = {"empty": trained.n_empty, "copies": trained.n_copies}
+    recipe = job.recipe.quality[domain].model_dump(mode="json")
+    card = {"domain": domain, "model": name, "auc": trained.auc, "auc_interval": trained.interval, **sizes, "left_out": left_out}
+    write_json(quality_card(job, name), {**card, "calibration": trained.calibration, "recipe": recipe})
+    return {name: trained.model}
+
+
+def quality_file(job: Job, name: str) -> Path:
+    return job.home.models / f"quality-{name}.bin"
+
+
+def quality_card(job: Job, name: str) -> Path:
+    return job.home.models / f"quality-{name}.json"
+
+
+def complete_cards(job: Job, names: Iterable[str]) -> None:
+    """Add to each quality model's card what its scores go by in the corpus; null where it scored no document."""
+    from pipelines.audit import audit
+
+    found = audit(job.read(tables.SIGNALS), job.read(tables.DOCUMENTS))
+    for name in names:
+        card = quality_card(job, name)
+        write_json(card, {**json.loads(card.read_text()), "corpus": found.get(name)})
 
 
 def dedup(job: Job) -> Counts:
@@ -346,7 +403,7 @@ STEPS = (
     Step(
         "measure", measure, ("ingest",),
         lambda r: {**r.part("seed", "quality"), "near_duplicates": r.near_duplicates.model_dump(exclude={"threshold"})},
-        (tables.SIGNALS,), lambda job: [job.home.models / f"quality-{domain}.bin" for domain in job.recipe.quality], revision=MEASURING,
+        (tables.SIGNALS,), lambda job: [quality_file(job, domain) for domain in job.recipe.quality], revision=MEASURING,
     ),
     Step(
         "dedup", dedup, ("ingest", "measure"),

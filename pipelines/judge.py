@@ -24,7 +24,7 @@ def judge(
     duplicate = F.when(F.col("rank") > 1, F.when(F.col("exact"), F.lit("exact_duplicate")).otherwise(F.lit("near_duplicate")))
     reasons = F.array_compact(F.concat(failed(rules), F.array(duplicate)))
     judged = found.select(
-        "doc_id", "source", "domain", "n_bytes", "quality", "cluster_id",
+        "doc_id", "source", "domain", "n_bytes", "quality", "quality_model", "cluster_id",
         reasons.alias("reasons"), (F.size(reasons) == 0).alias("keep"),
     )  # fmt: skip
     graded = judged.join(F.broadcast(percentiles(judged.where("keep"))), _bin_of(judged), how="left")
@@ -50,11 +50,11 @@ def _drops(rule: Rule) -> Column:
 
 
 def percentiles(kept: DataFrame) -> DataFrame:
-    """(domain, bin, percentile): the share of a domain's kept documents whose score lies in this bin or a lower one."""
-    counts = kept.where("quality is not null").groupBy("domain", quality_bin().alias("bin")).agg(F.count("*").alias("n"))
-    upto = Window.partitionBy("domain").orderBy("bin")
-    total = F.sum("n").over(Window.partitionBy("domain"))
-    return counts.select(F.col("domain").alias("of"), "bin", (F.sum("n").over(upto) / total).alias("percentile"))
+    """(of, bin, percentile): the share of a model's kept documents whose score lies in this bin or a lower one."""
+    counts = kept.where("quality is not null").groupBy("quality_model", quality_bin().alias("bin")).agg(F.count("*").alias("n"))
+    upto = Window.partitionBy("quality_model").orderBy("bin")
+    total = F.sum("n").over(Window.partitionBy("quality_model"))
+    return counts.select(F.col("quality_model").alias("of"), "bin", (F.sum("n").over(upto) / total).alias("percentile"))
 
 
 def quality_bin() -> Column:
@@ -62,7 +62,7 @@ def quality_bin() -> Column:
 
 
 def _bin_of(judged: DataFrame) -> Column:
-    return (judged.domain == F.col("of")) & (quality_bin() == F.col("bin"))
+    return (judged.quality_model == F.col("of")) & (quality_bin() == F.col("bin"))
 
 
 def tier_of(tiers: dict[str, float]) -> Column:

@@ -20,7 +20,7 @@ READ = ("doc_id", "source", "snapshot", "domain", "facts", "text")  # of bronze.
 class Context:
     """What the signals need besides the text. It travels inside the Arrow function, so a cluster needs no shared files.
 
-    `quality_models` holds one model a domain (bytes of a fastText file); a domain without one has no quality.
+    `quality_models` holds models (bytes of fastText files) by domain or domain.language; a domain without one has no quality.
     16 bands of 7 rows let pairs of Jaccard .8 meet with a chance of .98, of .5 with .12 (datatrove's 14 of 8: .92, .05);
     the exact check of every pair that meets makes the extra candidates harmless.
     """
@@ -45,7 +45,10 @@ def measure_batch(batch: pa.RecordBatch, context: Context) -> pa.RecordBatch:
     given = [batch.column(name) for name in ("doc_id", "source", "snapshot")]
     facts = batch.column("facts")
     marked = [pc.equal(fact(facts, name), "1").fill_null(False).cast(pa.int32()) for name in ("vendored", "generated")]
-    signals = [column for family in FAMILIES for column in family.measure(texts, domains, context)]
+    known = {"domain": domains}  # a family may go by what was measured before it: quality by the language
+    for family in FAMILIES:
+        known |= zip((column.name for column in family.COLUMNS), family.measure(texts, known, context), strict=True)
+    signals = [known[column.name] for column in signal_columns()]
     names = [column.name for column in (*BASE, *signal_columns())]
     return pa.RecordBatch.from_arrays([*given, domains, fact(facts, "language"), *marked, n_bytes, *signals], names=names)
 

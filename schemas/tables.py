@@ -123,7 +123,7 @@ VERDICTS = Table(
         Column("keep", "boolean", "no rule failed, and the keeper of its cluster"),
         Column("reason", "string", "the first reason against it", nullable=True),
         Column("reasons", "array<string>", "all reasons against it, in the order of the rules"),
-        Column("percentile", "double", "share of the domain's kept documents with a lower or equal quality score", nullable=True),
+        Column("percentile", "double", "share of the kept documents that the same quality model scored no higher", nullable=True),
         Column("tier", "string", "quality band of a kept document", nullable=True),
         Column("heldout", "boolean", "kept for evaluation, never trained on"),
     ),

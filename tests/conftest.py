@@ -35,6 +35,15 @@ def spark(tmp_path_factory):
     started.stop()
 
 
+@pytest.fixture(scope="session")
+def language_model() -> bytes:
+    from pipelines import assets
+
+    if not assets.LANGUAGE_MODEL.exists():
+        pytest.skip(f"{assets.LANGUAGE_MODEL} is missing: run `make setup`")
+    return assets.LANGUAGE_MODEL.read_bytes()
+
+
 def flows(
     *arguments: str, env: dict[str, str] | None = None, timeout: float = 400, file_size: int = resource.RLIM_INFINITY
 ) -> subprocess.CompletedProcess:

@@ -30,8 +30,8 @@ ROWS = [
 
 @pytest.fixture(scope="module")
 def verdicts(spark):
-    schema = "doc_id string, source string, domain string, n_bytes long, n_words long, mean_word_len double, max_line_len long, quality double"
-    signals = spark.createDataFrame([(r[0], "s", r[1], 100 * i, *r[2:6]) for i, r in enumerate(ROWS)], schema)
+    schema = "doc_id string, source string, domain string, n_bytes long, n_words long, mean_word_len double, max_line_len long, quality double, quality_model string"
+    signals = spark.createDataFrame([(r[0], "s", r[1], 100 * i, *r[2:6], r[1]) for i, r in enumerate(ROWS)], schema)
     clusters = spark.createDataFrame([(r[0], f"cluster{r[0]}", r[6], r[7]) for r in ROWS], "doc_id string, cluster_id string, rank int, exact boolean")
     found = judge(signals, clusters, RULES, TIERS, Heldout(fraction=1.0, max_bytes=500), seed=1).collect()
     return {row.doc_id: row for row in found}
@@ -51,7 +51,7 @@ def test_only_kept_documents_below_the_size_are_held_out(verdicts):
 
 def test_the_held_out_share_is_drawn_by_cluster(spark):
     n = 4000
-    signals = spark.range(n).selectExpr("cast(id as string) doc_id", "'s' source", "'x' domain", "1L n_bytes", "0.5D quality")
+    signals = spark.range(n).selectExpr("cast(id as string) doc_id", "'s' source", "'x' domain", "1L n_bytes", "0.5D quality", "'x' quality_model")
     clusters = spark.range(n).selectExpr("cast(id as string) doc_id", "cast(id div 2 as string) cluster_id", "1 rank", "true exact")
     found = judge(signals, clusters, {}, {"all": 0.0}, Heldout(fraction=0.1), seed=4).where("heldout").collect()
     ids = {int(row.doc_id) for row in found}

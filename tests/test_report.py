@@ -70,7 +70,7 @@ def signals_row(number: int, source: str, text: str, reasons: list, special: dic
     values = {column.name: blank(column.type) for column in signal_columns()} | GOOD | special
     quality = 0.9 if not reasons else 0.2
     base = {"doc_id": doc_id(number), "source": source, "snapshot": "1", "domain": source, "n_bytes": len(text.encode())}
-    return {**base, "declared": None, "vendored": 0, "generated": 0, **values, "quality": quality}
+    return {**base, "declared": None, "vendored": 0, "generated": 0, **values, "quality": quality, "quality_model": source}
 
 
 def table_rows() -> list[tuple[tables.Table, list[dict]]]:

@@ -5,15 +5,14 @@ import sysconfig
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_quality import adverts, essays
 
-from pipelines import assets
 from pipelines.measure import Context, batch_of, measure, measure_batch, signal_columns
-from pipelines.signals import FAMILIES, code, language, quality, text
+from pipelines.signals import FAMILIES, code, quality, text
 from schemas.tables import SIGNALS
 
 STANDARD_LIBRARY = Path(sysconfig.get_path("stdlib"))
@@ -181,107 +180,6 @@ def test_a_single_line_of_ten_megabytes():
     assert values["n_lines"][0].as_py() == 1
     assert values["dup_10gram_char_frac"][0].as_py() > 0.99
     assert code.measure(pa.array([document]), None, None)[0][0].as_py() == len(document)
-
-
-# ---- language and quality ----
-
-
-@pytest.fixture(scope="session")
-def language_model() -> bytes:
-    if not assets.LANGUAGE_MODEL.exists():
-        pytest.skip(f"{assets.LANGUAGE_MODEL} is missing: run `make setup`")
-    return assets.LANGUAGE_MODEL.read_bytes()
-
-
-SENTENCES = {
-    "en": "The quick brown fox jumps over the lazy dog, and nobody in the village was surprised.",
-    "de": "Der schnelle braune Fuchs springt über den faulen Hund, und niemand im Dorf war überrascht.",
-    "fr": "Le renard brun saute par-dessus le chien paresseux, et personne au village n'en fut surpris.",
-    "ru": "Быстрая коричневая лиса прыгает через ленивую собаку, и никто в деревне не удивился.",
-    "zh": "敏捷的棕色狐狸跳过了那只懒惰的狗，村子里的人谁也没有感到惊讶，因为这件事每天都会发生。",
-    "und": "12 + 30 = 42 <b> -- 3.14",
-}
-
-
-def test_language_of_a_few_sentences(language_model):
-    languages, scores = language.measure(pa.array(SENTENCES.values()), None, Context(language_model))
-    assert languages.to_pylist() == list(SENTENCES)
-    assert all(score > 0.8 for score in scores.to_pylist()[:-1])
-    assert scores[-1].as_py() == 0
-
-
-def test_newlines_do_not_end_the_text_that_language_sees(language_model):
-    broken = "\n\n".join(SENTENCES["de"].split())
-    found, _ = language.measure(pa.array(["The\n" + broken]), None, Context(language_model))
-    assert found.to_pylist() == ["de"]
-
-
-def essays(n: int, seed: int) -> list[str]:
-    return phrases("theorem proof lemma integral suppose therefore converges bounded operator continuous".split(), n, seed)
-
-
-def adverts(n: int, seed: int) -> list[str]:
-    return phrases("buy cheap click offer discount free shipping now subscribe deal".split(), n, seed)
-
-
-def phrases(words: list[str], n: int, seed: int) -> list[str]:
-    """Two thirds of the words are common to all kinds of phrases."""
-    random = np.random.default_rng(seed)
-    vocabulary = words + "the of a and in to is that for it with on as by this at from or an be".split()
-    return [" ".join(random.choice(vocabulary, random.integers(30, 60))) for _ in range(n)]
-
-
-def test_quality_models_are_the_same_bytes_twice_and_separate_kinds(language_model):
-    trained = quality.train(essays(100, 1), adverts(150, 2), seed=7)
-    assert trained == quality.train(essays(100, 1), adverts(150, 2), seed=7)
-    assert trained.model != quality.train(essays(100, 1), adverts(150, 2), seed=8).model
-    assert trained.auc > 0.99
-    assert (trained.n_positives, trained.n_pool, trained.n_heldout) == (100, 150, 25)
-    assert quality.train(essays(150, 1), adverts(100, 2), seed=7).auc > 0.99  # fastText puts the commoner label first
-    context = Context(language_model, {"web": trained.model})
-    texts, domains = pa.array(essays(20, 3) + adverts(20, 4)), pa.array(["web"] * 40)
-    scores = np.array(quality.measure(texts, domains, context)[0].to_pylist())
-    assert scores[:20].min() > scores[20:].max()
-    assert scores.min() >= 0 and scores.max() <= 1
-
-
-def test_quality_of_texts_that_cannot_be_told_apart_is_a_guess():
-    assert abs(quality.train(essays(300, 1), essays(300, 2), seed=7).auc - 0.5) < 0.2
-
-
-def test_quality_needs_examples_and_a_model_for_the_domain():
-    with pytest.raises(ValueError, match="at least 20 positives, found 19"):
-        quality.train(essays(19, 1), adverts(20, 2), seed=1)
-    with pytest.raises(ValueError, match="at least 20 pool texts, found 3"):
-        quality.train(essays(20, 1), adverts(3, 2), seed=1)
-    assert quality.measure(pa.array(["some text"]), pa.array(["code"]), Context(b""))[0].to_pylist() == [None]
-
-
-def test_quality_reads_head_middle_and_tail_and_no_labels():
-    long = "A" * 5000 + "B" * 5000 + "C" * 5000
-    assert Counter(quality.excerpt(long)) == {"a": 2000, "b": 2000, "c": 2000, " ": 3}
-    assert quality.excerpt("Short\ntext __label__wanted </s>\u2003É") == "short text wanted  é "
-    assert quality.excerpt("a" + "é" * 5000).split() == ["a" + "é" * 1000, "é" * 1000, "é" * 1000]  # never half a character
-
-
-def test_quality_is_what_fasttext_predicts():
-    trained = quality.train(essays(100, 1), [*adverts(100, 2), *standard_library_texts()], seed=7)
-    documents = [*essays(10, 3), *adverts(10, 4), *standard_library_texts(), *HAND_MADE, "Ünï cödé 你好 " * 2000, "unseen words only"]
-    expected = [fasttext_score(trained.model, document) for document in documents]
-    assert quality.score(pa.array(documents), trained.model) == pytest.approx(expected, abs=2e-5)  # its sums are float32
-    assert np.std(expected) > 0.1
-
-
-def fasttext_score(model: bytes, document: str) -> float:
-    probability, label = language.load(model).f.predict(quality.excerpt(document) + "\n", 1, 0.0, "strict")[0]
-    return probability if label == quality.WANTED else 1 - probability
-
-
-def test_memory_that_was_used_before_does_not_leak_into_a_quality_model():
-    expected = quality.train(essays(50, 1), adverts(50, 2), seed=7).model
-    garbage = [np.random.default_rng(i).random(200_000 + i) for i in range(20)]  # 32 MB, some of it kept by malloc
-    del garbage
-    assert quality.train(essays(50, 1), adverts(50, 2), seed=7).model == expected
 
 
 # ---- the fused pass ----

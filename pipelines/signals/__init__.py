@@ -1,4 +1,4 @@
-"""Signals: one file per family, each with COLUMNS and measure(texts, domains, context); adding one is a file and a line here."""
+"""Signals: one file per family, each with COLUMNS and measure(texts, known, context); adding one is a file and a line here."""
 
 from pipelines.signals import code, fingerprints, language, quality, text
 

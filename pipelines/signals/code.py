@@ -63,7 +63,7 @@ def _byte_classes() -> np.ndarray:
 BYTES = _byte_classes()
 
 
-def measure(texts: Strings, domains: pa.Array, context: Context) -> list[pa.Array]:
+def measure(texts: Strings, known: dict[str, pa.Array], context: Context) -> list[pa.Array]:
     """The columns of COLUMNS, one value a document."""
     data, offsets = utf8(texts)
     counts = np.zeros(len(texts), COUNTS)

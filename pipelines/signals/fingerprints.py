@@ -47,7 +47,7 @@ def _word_fold() -> np.ndarray:
 WORD_FOLD = _word_fold()
 
 
-def measure(texts: Strings, domains: pa.Array, context: Context) -> list[pa.Array]:
+def measure(texts: Strings, known: dict[str, pa.Array], context: Context) -> list[pa.Array]:
     """The columns of COLUMNS, one value a document."""
     data, offsets = utf8(texts)
     folded = np.empty(3 * (offsets[-1] - offsets[0]) // 2 + 1, np.uint8)  # lower case may take three bytes for two: Ⱥ

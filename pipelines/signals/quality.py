@@ -1,9 +1,10 @@
 """Quality of a document: a fastText classifier per domain, trained here on examples of what is wanted (DCLM, 2406.11794).
 
-The positives are the user's, the negatives a sample of the domain's pool; what counts is the rank of a score inside its
-domain, never its value (a classifier across domains mostly sorts by domain). The model reads the head, middle and tail
-of a text, 2,000 bytes each, so that neither length nor boilerplate at the top decides (a scorer of the first 4 KB only
-was a real bug in the wild); it averages over their words, so one prediction is the mean over the three.
+The positives are the user's, the negatives a sample of the domain's pool; what counts is the rank of a score among those
+of the same model, never its value (a classifier across domains mostly sorts by domain). A language with examples enough
+has a model of its own, named domain.language. The model reads the head, middle and tail of a text, 2,000 bytes each, so
+that neither length nor boilerplate at the top decides (a scorer of the first 4 KB only was a real bug in the wild); it
+averages over their words, so one prediction is the mean over the three.
 
 fastText trains; a compiled pass predicts, several times as fast and without Python strings. With two labels the model
 is linear in its features, the words and the hashed pairs of words: one weight each, and the probability is the logistic
@@ -19,7 +20,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import fasttext
 import numpy as np
@@ -27,8 +28,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numba import njit
 
-from pipelines.signals.characters import FOLD, Strings, decode, encode, utf8
-from pipelines.signals.language import PREFIX, load
+from pipelines import audit
+from pipelines.signals import linear
+from pipelines.signals.characters import FOLD, Strings, constant, decode, encode, utf8
+from pipelines.signals.linear import PREFIX
 from schemas.tables import Column
 
 if TYPE_CHECKING:
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
 
 COLUMNS = (
     Column("quality", "double", "probability of being like the positives of its domain; null where the domain has no model", nullable=True),
+    Column("quality_model", "string", "the model that the score is of: a domain, or domain.language; null without one", nullable=True),
 )
 
 WINDOW_BYTES = 2000
@@ -54,46 +58,121 @@ M_PERTURB = -6  # malloc.h of glibc
 class Trained:
     """A quality model: the bytes of its file, and what its card says.
 
-    `auc` is the chance that a held-out positive scores above a held-out text of the pool; .5 is guessing.
+    `auc` is the chance that a held-out positive scores above a held-out text of the pool, .5 is guessing; `interval` has the
+    true one with 95 % confidence. `n_empty` examples had no words, `n_copies` of the pool were near copies of positives: neither
+    are used.
     """
 
     model: bytes
     auc: float
+    interval: tuple[float, float]
+    calibration: dict[str, Any]
     n_positives: int
     n_pool: int
     n_heldout: int
+    n_empty: int
+    n_copies: int
 
 
-def train(positives: list[str], pool: list[str], seed: int) -> Trained:
+def train(positives: list[str], pool: list[str], seed: int, name: str = "model") -> Trained:
     """Train on nine tenths, test on the rest. Equal texts and seed give equal bytes (one thread, seeded order).
 
-    Raises ValueError for fewer than 20 positives or pool texts.
+    Near copies of one another stand on one side, so the test is of texts that were not seen. Raises ValueError for fewer
+    than 20 usable positives or pool texts, or too few that differ; `name` stands in its message.
     """
-    for name, texts in (("positives", positives), ("pool texts", pool)):
-        if len(texts) < MIN_EXAMPLES:
-            raise ValueError(f"a quality model needs at least {MIN_EXAMPLES} {name}, found {len(texts)}")
-    wanted, heldout_wanted = _split(positives, seed)
-    other, heldout_other = _split(pool, seed + 1)
-    lines = [f"{WANTED} {excerpt(text)}" for text in wanted] + [f"{OTHER} {excerpt(text)}" for text in other]
+    read = [excerpt(text) for text in (*positives, *pool)]
+    wanted, worded = np.arange(len(read)) < len(positives), np.array([bool(line.strip(" \0")) for line in read], bool)
+    groups = near_copies(read)
+    copied = worded & ~wanted & np.isin(groups, groups[wanted & worded])
+    for kind, which, left_out in (("positives", wanted, ~worded), ("pool texts", ~wanted, ~worded | copied)):
+        _require(name, kind, int(which.sum()), int((which & left_out).sum()))
+    kinds = [np.flatnonzero(which & worded & ~copied) for which in (wanted, ~wanted)]
+    heldout = [_heldout(name, members, groups[members], seed + i) for i, members in enumerate(kinds)]
+    lines = [f"{label} {read[i]}" for label, members, out in zip((WANTED, OTHER), kinds, heldout, strict=True) for i in members[~out]]
     np.random.default_rng(seed).shuffle(lines)  # fastText reads in the order of the file
     model = _fit(lines, seed)
-    auc = _auc(score(pa.array(heldout_wanted), model), score(pa.array(heldout_other), model))
-    return Trained(model, auc, len(positives), len(pool), len(heldout_wanted) + len(heldout_other))
+    scores = [score(pa.array([read[i] for i in members[out]]), model) for members, out in zip(kinds, heldout, strict=True)]
+    sizes, auc = [len(one) for one in scores], audit.auc(*scores)
+    calibration = audit.calibration(np.concatenate(scores), np.repeat([1.0, 0.0], sizes))
+    counts = (*map(len, kinds), sum(sizes), int((~worded).sum()), int(copied.sum()))
+    return Trained(model, auc, audit.auc_interval(auc, *sizes), calibration, *counts)
 
 
-def measure(texts: Strings, domains: pa.Array, context: Context) -> list[pa.Array]:
-    """The column of COLUMNS, one value a document."""
-    quality = np.full(len(texts), np.nan)
-    for domain, model in context.quality_models.items():
-        chosen = np.flatnonzero(pc.equal(domains, domain))
-        quality[chosen] = score(texts.take(pa.array(chosen)), model)
-    return [pa.array(quality, from_pandas=True)]  # NaN is null
+def near_copies(texts: list[str]) -> np.ndarray:
+    """int64[texts]: equal numbers for texts that share a MinHash band, or are connected by others that do."""
+    from pipelines.measure import Context
+    from pipelines.signals import fingerprints
+
+    keys = fingerprints.measure(pa.array(texts, pa.string()), None, Context(b""))[3]
+    owner, first = np.repeat(np.arange(len(texts)), pc.list_value_length(keys)), {}
+    groups = list(range(len(texts)))
+
+    def root(i: int) -> int:
+        while groups[i] != i:
+            groups[i] = i = groups[groups[i]]
+        return i
+
+    for i, key in zip(owner.tolist(), keys.flatten().to_pylist(), strict=True):
+        a, b = root(i), root(first.setdefault(key, i))
+        groups[max(a, b)] = min(a, b)
+    return np.array([root(i) for i in range(len(texts))], np.int64)
+
+
+def _require(name: str, kind: str, given: int, left_out: int) -> None:
+    if given - left_out >= MIN_EXAMPLES:
+        return
+    why = "without words" if kind == "positives" else "without words or near copies of positives"
+    without = f" of {given} ({left_out} are {why})" if left_out else ""
+    raise ValueError(
+        f"quality.{name}: expected at least {MIN_EXAMPLES} {kind}, found {given - left_out}{without}; "
+        f"{'let `positives` match more documents' if kind == 'positives' else 'let `positives` match fewer documents of the domain'}"
+    )
+
+
+def _heldout(name: str, members: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:
+    """bool[members]: whole groups of near copies in seeded order, as long as they are no more than a tenth together."""
+    numbers, sizes = np.unique(groups, return_counts=True)
+    order, most = np.random.default_rng(seed).permutation(len(numbers)), len(members) // 10
+    order = order[sizes[order] <= most]
+    drawn = np.isin(groups, numbers[order[np.cumsum(sizes[order]) <= most]])
+    if not drawn.any():
+        raise ValueError(
+            f"quality.{name}: expected examples that differ, found {len(members)} in {len(numbers)} groups of near copies, none "
+            "small enough to test on; let `positives` match other documents"
+        )
+    return drawn
+
+
+def measure(texts: Strings, known: dict[str, pa.Array], context: Context) -> list[pa.Array]:
+    """The columns of COLUMNS, one value a document. known: `domain` and `lang` of every document."""
+    names = models_of(known, context)
+    logits = np.full(len(texts), np.nan)
+    data, offsets = utf8(texts)
+    for name, model in context.quality_models.items():
+        chosen = np.flatnonzero(pc.equal(names, name).fill_null(False))
+        _score_batch(data, offsets, chosen, FOLD, np.empty(EXCERPT_BYTES, np.uint8), weights_of(model), logits)
+    return [pa.array(_logistic(logits), from_pandas=True), names]  # NaN is null
+
+
+def models_of(known: dict[str, pa.Array], context: Context) -> pa.Array:
+    """The name of the model that scores each document: its language's if there is one, else its domain's, else null."""
+    names = pa.nulls(len(known["domain"]), pa.string())
+    if not context.quality_models:
+        return names
+    domains = known["domain"].cast(pa.string())
+    for exact in (domains, pc.binary_join_element_wise(domains, known["lang"].cast(pa.string()), ".")):
+        names = pc.if_else(pc.is_in(exact, pa.array(list(context.quality_models))), exact, names)
+    return names
 
 
 def score(texts: Strings, model: bytes) -> np.ndarray:
     """Probability of being like the positives, float64, of each text."""
     logits = np.empty(len(texts))
-    _score_batch(*utf8(texts), FOLD, np.empty(EXCERPT_BYTES, np.uint8), linear(model), logits)
+    _score_batch(*utf8(texts), np.arange(len(texts)), FOLD, np.empty(EXCERPT_BYTES, np.uint8), weights_of(model), logits)
+    return _logistic(logits)
+
+
+def _logistic(logits: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-logits))
 
 
@@ -102,13 +181,6 @@ def excerpt(text: str) -> str:
     room = np.empty(EXCERPT_BYTES, np.uint8)
     size = _excerpt(utf8(pa.array([text]))[0], FOLD, room)
     return room[:size].tobytes().decode().replace(PREFIX, "").replace("</s>", "")
-
-
-def _split(texts: list[str], seed: int) -> tuple[list[str], list[str]]:
-    """Nine tenths and one tenth, in seeded order."""
-    order = np.random.default_rng(seed).permutation(len(texts))
-    n_heldout = len(texts) // 10
-    return [texts[i] for i in order[n_heldout:]], [texts[i] for i in order[:n_heldout]]
 
 
 def _fit(lines: list[str], seed: int) -> bytes:
@@ -138,62 +210,19 @@ def _zeroed_memory() -> Iterator[None]:
         mallopt(M_PERTURB, 0)
 
 
-def _auc(wanted: np.ndarray, other: np.ndarray) -> float:
-    """Share of pairs in the right order, ties half (Mann-Whitney)."""
-    ordered = np.sort(other)
-    below, up_to = np.searchsorted(ordered, wanted, "left"), np.searchsorted(ordered, wanted, "right")
-    return float((below + up_to).mean() / (2 * len(other)))
-
-
-class Linear(NamedTuple):
+class Weights(NamedTuple):
     """A two-label fastText model with word pairs as one weight a feature."""
 
-    hashes: np.ndarray  # uint32[slots], of the words: a hash table, at most half full
-    rows: np.ndarray  # int32[slots], their weights' places; -1 in free slots
+    words: linear.Words
     weights: np.ndarray  # float32[words + buckets]: half a megabyte, which a core's own cache holds
-    n_words: int
-    end: np.ndarray  # uint8, the word that ends each text: </s>
 
 
-@functools.lru_cache(maxsize=16)
-def linear(model: bytes) -> Linear:
+@functools.lru_cache(maxsize=64)
+def weights_of(model: bytes) -> Weights:
     """The weights of a model, from the bytes of its file."""
-    trained = load(model)
-    inputs, outputs = np.array(trained.f.getInputMatrix()), np.array(trained.f.getOutputMatrix())
-    sign = 1 if trained.labels[0] == WANTED else -1
-    weights = inputs @ (sign * (outputs[0] - outputs[1]))
-    n_slots = 2 << len(trained.words).bit_length()
-    hashes, rows = np.zeros(n_slots, np.uint32), np.full(n_slots, -1, np.int32)
-    _index_words(*utf8(pa.array(trained.words)), hashes, rows)
-    return Linear(hashes, rows, weights, len(trained.words), np.frombuffer(b"</s>", np.uint8))
-
-
-@njit
-def _hash(text):
-    """fastText's hash of a word: FNV-1a of bytes as signed numbers."""
-    hash = np.uint32(2166136261)
-    for byte in text:
-        hash = np.uint32((hash ^ np.uint32(np.int8(byte))) * np.uint32(16777619))  # numba widens the product
-    return hash
-
-
-@njit
-def _slot(hashes, rows, hash):
-    """Where a hash stands in the table, or the free slot where it would."""
-    slot = np.int64(hash) & (len(hashes) - 1)
-    while rows[slot] >= 0 and hashes[slot] != hash:
-        slot = (slot + 1) & (len(hashes) - 1)
-    return slot
-
-
-@njit(cache=True)
-def _index_words(data, offsets, hashes, rows):
-    """Enter the words; of two with one hash (1 in 80,000 in a vocabulary of 100,000) the commoner stays."""
-    for row in range(len(offsets) - 1):
-        hash = _hash(data[offsets[row] : offsets[row + 1]])
-        slot = _slot(hashes, rows, hash)
-        if rows[slot] < 0:
-            hashes[slot], rows[slot] = hash, row
+    file = linear.read(model)
+    wanted = file.labels.index(WANTED.removeprefix(PREFIX))
+    return Weights(linear.words_of(file.words), constant(file.inputs @ (file.outputs[wanted] - file.outputs[1 - wanted])))
 
 
 @njit(cache=True, nogil=True)
@@ -223,8 +252,8 @@ def _window(text, i, end, fold, out, at):
 
 
 @njit(cache=True, nogil=True)
-def _score_batch(data, offsets, fold, out, model, logits):
-    for d in range(len(logits)):
+def _score_batch(data, offsets, chosen, fold, out, model, logits):
+    for d in chosen:
         size = _excerpt(data[offsets[d] : offsets[d + 1]], fold, out)
         logits[d] = _logit(out[:size], model)
 
@@ -232,22 +261,23 @@ def _score_batch(data, offsets, fold, out, model, logits):
 @njit
 def _logit(text, model):
     """Mean weight of the words, of </s> behind them, and of each two neighbours."""
+    n_words = len(model.words.offsets) - 1
     total, n = 0.0, 0
     begin, previous, has_previous = 0, np.uint64(0), False
     for i in range(len(text) + 1):
         at_end = i == len(text)
         if at_end or text[i] == 32 or text[i] == 0:
             if i > begin or at_end:
-                hash = _hash(model.end) if at_end else _hash(text[begin:i])
-                row = model.rows[_slot(model.hashes, model.rows, hash)]
+                hash = linear.fnv(linear.END) if at_end else linear.fnv(text[begin:i])
+                row = linear.row_of(model.words, hash, linear.END) if at_end else linear.row_of(model.words, hash, text[begin:i])
                 if row >= 0:
                     total += model.weights[row]
                     n += 1
-                word = np.uint64(np.int64(np.int32(hash)))  # fastText widens the hash as a signed number
+                signed = np.uint64(np.int64(np.int32(hash)))  # fastText widens the hash as a signed number
                 if has_previous:
-                    pair = (previous * np.uint64(116049371) + word) % np.uint64(len(model.weights) - model.n_words)
-                    total += model.weights[model.n_words + np.int64(pair)]
+                    pair = (previous * np.uint64(116049371) + signed) % np.uint64(len(model.weights) - n_words)
+                    total += model.weights[n_words + np.int64(pair)]
                     n += 1
-                previous, has_previous = word, True
+                previous, has_previous = signed, True
             begin = i + 1
     return total / max(n, 1)

@@ -119,7 +119,7 @@ def _scratch(longest_bytes: int) -> Scratch:
     return Scratch(**arrays, slots=np.empty(2 << n.bit_length(), np.int32))
 
 
-def measure(texts: Strings, domains: pa.Array, context: Context) -> list[pa.Array]:
+def measure(texts: Strings, known: dict[str, pa.Array], context: Context) -> list[pa.Array]:
     """The columns of COLUMNS, one value a document."""
     data, offsets = utf8(texts)
     counts = np.zeros(len(texts), COUNTS)

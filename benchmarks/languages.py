@@ -1,0 +1,167 @@
+"""Language identification: ours beside plain lid.176, on texts whose place names their language; and its speed.
+
+    python -m benchmarks.languages FOLDER ...
+
+Folders with JSON lines (.jsonl.zst: text, source, path) of translated documentation, and with gettext catalogues (.mo, as
+/usr/share/locale has them). Ours reads cleaned windows; plain is fastText's own binding on the first 480 characters and
+on the whole text. Labels are those of the files' places: some pages were never translated, so no method reaches 100 %.
+Prints Markdown tables. CPU seconds, the least of five.
+"""
+
+from __future__ import annotations
+
+import gettext
+import hashlib
+import io
+import json
+import re
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import fasttext
+import numpy as np
+import pyarrow as pa
+import zstandard
+
+from pipelines import assets
+from pipelines.measure import Context
+from pipelines.signals import language, linear
+from pipelines.signals.characters import utf8
+
+HEAD_CHARS = 480
+PER_LANGUAGE = 150  # documents of a set and a language at most, in the order of a hash
+CATALOGUE_CHARS = 800  # messages are joined to documents of so many characters
+# Where the language stands in a path, by set.
+PLACES = {
+    "tldr pages": re.compile(r"^pages\.([a-z]{2,3})(?:_\w+)?/"),
+    "articles": re.compile(r"^_articles/([a-z]{2,3})(?:-\w+)?/"),
+    "MDN pages (HTML)": re.compile(r"^files/([a-z]{2,3})(?:-\w+)?/"),
+}
+WHOLE = {"bundestag/gesetze": ("laws", "de"), "COST-ELTeC/ELTeC-fra": ("novels", "fr"), "reactjs/fr.react.dev": ("articles", "fr")}
+SAME = {"nb": "no", "fil": "tl", "iw": "he", "in": "id"}  # codes by other names in lid.176
+
+Labelled = tuple[str, str, str]  # set, language, text
+
+
+def labelled(folder: Path) -> Iterator[Labelled]:
+    """Texts with the language that their place names."""
+    for path in sorted(folder.rglob("*.jsonl.zst")):
+        with path.open("rb") as file:
+            for line in io.TextIOWrapper(zstandard.ZstdDecompressor().stream_reader(file), "utf-8"):
+                record = json.loads(line)
+                if place := _place(record.get("source", ""), record.get("path", "")):
+                    yield *place, record["text"]
+    for path in sorted(folder.rglob("LC_MESSAGES/*.mo")):
+        yield from _catalogue(path, path.parts[-3])
+
+
+def _place(source: str, path: str) -> tuple[str, str] | None:
+    found = [(name, match[1]) for name, place in PLACES.items() if (match := place.match(path))]
+    return WHOLE.get(source) or (found[0] if found else None)
+
+
+def _catalogue(path: Path, locale: str) -> Iterator[Labelled]:
+    code = re.match(r"[a-z]*", locale)[0]
+    if "@" in locale or not code or code == "en":  # sr@latin and its like: in another script than the model knows
+        return
+    try:
+        messages = gettext.GNUTranslations(path.open("rb"))._catalog
+    except (OSError, UnicodeDecodeError, ValueError, LookupError):
+        return
+    said = [text for key, text in messages.items() if key and isinstance(text, str) and text != key]
+    document = ""
+    for text in said:
+        document += text + "\n"
+        if len(document) >= CATALOGUE_CHARS:
+            yield "catalogues", code, document
+            document = ""
+
+
+def chosen(folders: list[Path], known: set[str]) -> list[Labelled]:
+    """At most PER_LANGUAGE texts of each set and language that the model knows."""
+    groups: dict[tuple[str, str], dict[bytes, str]] = defaultdict(dict)
+    for name, code, text in (one for folder in folders for one in labelled(folder)):
+        code = SAME.get(code, code)
+        if code in known:
+            group = groups[name, code]
+            group[hashlib.blake2b(text.encode(), digest_size=8).digest()] = text
+            if len(group) > PER_LANGUAGE:
+                del group[max(group)]
+    return [(name, code, text) for (name, code), group in sorted(groups.items()) for _, text in sorted(group.items())]
+
+
+def answers(texts: list[str]) -> dict[str, list[str]]:
+    """The label of every text by each method."""
+    binding = fasttext.load_model(str(assets.LANGUAGE_MODEL)).f
+    plain = lambda text: binding.predict(text.replace("\n", " ") + "\n", 1, 0.0, "strict")[0][1].removeprefix(linear.PREFIX)  # noqa: E731
+    return {
+        "ours": language.measure(pa.array(texts), None, Context(assets.LANGUAGE_MODEL.read_bytes()))[0].to_pylist(),
+        f"first {HEAD_CHARS}": [plain(text[:HEAD_CHARS]) for text in texts],
+        "whole": [plain(text) for text in texts],
+    }
+
+
+def table(documents: list[Labelled], found: dict[str, list[str]], key: Callable[[Labelled], str], title: str) -> str:
+    """Markdown: documents, share of right labels by each method, what ours most often says instead."""
+    groups = defaultdict(list)
+    for i, document in enumerate(documents):
+        groups[key(document)].append(i)
+    lines = [f"| {title} | documents | " + " | ".join(found) + " | ours says instead |", "|---|---:|" + "---:|" * len(found) + "---|"]
+    for name, members in [*sorted(groups.items()), ("all", range(len(documents)))]:
+        shares = [np.mean([labels[i] == documents[i][1] for i in members]) for labels in found.values()]
+        wrong = Counter(found["ours"][i] for i in members if found["ours"][i] != documents[i][1])
+        said = ", ".join(f"{label} {n}" for label, n in wrong.most_common(3)) if name != "all" else ""
+        lines.append(f"| {name} | {len(members):,} | " + " | ".join(f"{100 * share:.1f}" for share in shares) + f" | {said} |")
+    return "\n".join(lines)
+
+
+def speeds(texts: list[str]) -> str:
+    """Markdown: documents a second and core, distinct texts of 480 characters and the whole ones."""
+    pieces = list(dict.fromkeys(text[:HEAD_CHARS].replace("\n", " ") for text in texts if len(text) >= HEAD_CHARS))
+    context, model = Context(assets.LANGUAGE_MODEL.read_bytes()), linear.classifier(assets.LANGUAGE_MODEL.read_bytes())
+    with tempfile.NamedTemporaryFile(suffix=".ftz") as file:
+        file.write(context.language_model)
+        file.flush()
+        binding = fasttext.load_model(file.name).f
+    data, offsets = utf8(pa.array(pieces))
+    labels, scores = np.empty(len(pieces), np.int32), np.empty(len(pieces))
+    same = lambda: linear.predict(data, offsets, model, labels, scores)  # noqa: E731
+    rows = [
+        ("fastText's binding", len(pieces), lambda: [binding.predict(text + "\n", 1, 0.0, "strict") for text in pieces]),
+        ("`linear.predict`, the same text", len(pieces), same),
+        ("`language.measure`, the same text", len(pieces), lambda: language.measure(pa.array(pieces), None, context)),
+        ("`language.measure`, whole texts", len(texts), lambda: language.measure(pa.array(texts), None, context)),
+    ]
+    lines = ["| distinct texts of 480 characters | documents/s and core |", "|---|---:|"]
+    return "\n".join([*lines, *(f"| {name} | {n / seconds(work):,.0f} |" for name, n, work in rows)])
+
+
+def seconds(work: Callable[[], object], repeats: int = 5) -> float:
+    """CPU seconds, the least."""
+    spent = []
+    for _ in range(repeats):
+        start = time.process_time()
+        work()
+        spent.append(time.process_time() - start)
+    return min(spent)
+
+
+def main() -> None:
+    if not sys.argv[1:]:
+        sys.exit("expected folders with .jsonl.zst files or gettext catalogues; found none")
+    documents = chosen([Path(name) for name in sys.argv[1:]], set(linear.read(assets.LANGUAGE_MODEL.read_bytes()).labels))
+    texts = [text for _, _, text in documents]
+    found = answers(texts)
+    prose = [i for i, document in enumerate(documents) if "HTML" not in document[0]]
+    print(speeds(texts) + "\n")
+    print(table(documents, found, lambda document: document[0], "set") + "\n")
+    few = {name: [labels[i] for i in prose] for name, labels in found.items()}
+    print(table([documents[i] for i in prose], few, lambda document: document[1], "language (HTML apart)"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,358 @@
+"""fastText's files, read and predicted without it (Joulin et al., 1607.01759, 1612.03651): what language and quality share.
+
+A model is linear: a text is the mean of the rows of its features (its words, their character n-grams or its pairs of words,
+and `</s>` at the end), and labels are told from that mean. The compiled passes take bytes of Arrow buffers and make no
+Python strings; fastText's own prediction is their oracle in the tests.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import struct
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from pipelines.signals.characters import constant
+
+PREFIX = "__label__"
+MAGIC, VERSION = 793_712_314, 12
+ARGUMENTS = ("dim", "ws", "epoch", "minCount", "neg", "wordNgrams", "loss", "model", "bucket", "minn", "maxn", "lrUpdateRate")
+SOFTMAX, HIERARCHICAL = 3, 1  # values of `loss`
+
+
+class File(NamedTuple):
+    """What a fastText model holds."""
+
+    arguments: dict[str, int]
+    words: list[bytes]
+    labels: list[str]  # in the order of their counts, the most frequent first
+    counts: np.ndarray  # int64, of the labels
+    buckets: np.ndarray | None  # int32, of the hashed features that were kept, in the order of their rows; None: all of them
+    inputs: np.ndarray  # float32[words + kept buckets, dim]
+    outputs: np.ndarray  # float32[labels, dim]
+
+
+@functools.lru_cache(maxsize=16)
+def read(model: bytes) -> File:
+    """The content of a model's file, .bin or .ftz (product quantisation is undone: row = norm * centroids).
+
+    Raises ValueError for other content. Remembered: a Python worker that Spark uses again, batch after batch, reads once.
+    """
+    magic, version, *numbers = struct.unpack_from("<14i", model.ljust(64, b"\0"))
+    if (magic, version) != (MAGIC, VERSION):
+        raise ValueError(f"expected a fastText model of version {VERSION}, found {len(model):,} bytes that begin with {model[:8]!r}")
+    reader = _Reader(model, 64)  # behind the twelve arguments stands t, a double
+    n_entries, n_words, _, _, n_pruned = reader.take("<3i2q")
+    entries = [reader.entry() for _ in range(n_entries)]
+    buckets = reader.array("<i4", 2 * n_pruned).reshape(-1, 2) if n_pruned >= 0 else None
+    inputs = reader.matrix(*reader.take("<?"))
+    outputs = reader.matrix(*reader.take("<?"))
+    return File(
+        dict(zip(ARGUMENTS, numbers, strict=True)),
+        [word for word, _ in entries[:n_words]],
+        [label.decode().removeprefix(PREFIX) for label, _ in entries[n_words:]],
+        np.array([count for _, count in entries[n_words:]], np.int64),
+        None if buckets is None else buckets[np.argsort(buckets[:, 1]), 0],
+        inputs,
+        outputs,
+    )
+
+
+class _Reader:
+    """A place in the bytes of a file."""
+
+    def __init__(self, data: bytes, at: int):
+        self.data, self.at = data, at
+
+    def take(self, layout: str) -> tuple:
+        values = struct.unpack_from(layout, self.data, self.at)
+        self.at += struct.calcsize(layout)
+        return values
+
+    def array(self, kind: str, n: int) -> np.ndarray:
+        values = np.frombuffer(self.data, kind, n, self.at)
+        self.at += values.nbytes
+        return values
+
+    def entry(self) -> tuple[bytes, int]:
+        """A word or label and its count."""
+        end = self.data.index(b"\0", self.at)
+        word, self.at = self.data[self.at : end], end + 1
+        return word, self.take("<qb")[0]
+
+    def matrix(self, quantised: bool) -> np.ndarray:
+        if not quantised:
+            rows, columns = self.take("<2q")
+            return self.array("<f4", rows * columns).reshape(rows, columns)
+        has_norms, rows, _, n_codes = self.take("<?2qi")
+        codes = self.array("u1", n_codes)
+        matrix = self.centroids(codes.reshape(rows, -1))
+        return matrix * self.centroids(self.array("u1", rows).reshape(rows, 1)) if has_norms else matrix
+
+    def centroids(self, codes: np.ndarray) -> np.ndarray:
+        """float32[rows, dim] that uint8[rows, parts] stand for."""
+        dim, parts, width, last = self.take("<4i")
+        table = self.array("<f4", 256 * dim)
+        whole = 256 * width * (parts - 1)  # the last part of a row may be narrower
+        first = table[:whole].reshape(parts - 1, 256, width)[np.arange(parts - 1), codes[:, :-1]].reshape(len(codes), -1)
+        return np.concatenate([first, table[whole:].reshape(256, last)[codes[:, -1]]], axis=1)
+
+
+# ---- words ----
+
+
+class Words(NamedTuple):
+    """A vocabulary as a hash table, at most half full."""
+
+    hashes: np.ndarray  # uint32[slots]
+    rows: np.ndarray  # int32[slots], the words' rows; -1 in free slots
+    data: np.ndarray  # uint8, the words one behind the other: two words can have one hash
+    offsets: np.ndarray  # int64[words + 1]
+
+
+def words_of(words: list[bytes]) -> Words:
+    """The table of a vocabulary; a word's row is its place."""
+    n_slots = 2 << len(words).bit_length()
+    hashes, rows = np.zeros(n_slots, np.uint32), np.full(n_slots, -1, np.int32)
+    data, offsets = np.frombuffer(b"".join(words), np.uint8), np.cumsum([0, *map(len, words)], dtype=np.int64)
+    table = Words(hashes, rows, constant(data), constant(offsets))
+    _enter(table)
+    return Words(constant(hashes), constant(rows), table.data, table.offsets)
+
+
+@njit
+def fnv(text):
+    """fastText's hash of a word: FNV-1a of bytes as signed numbers."""
+    hash = np.uint32(2166136261)
+    for byte in text:
+        hash = np.uint32((hash ^ np.uint32(np.int8(byte))) * np.uint32(16777619))  # numba widens the product
+    return hash
+
+
+@njit(cache=True)
+def _enter(words):
+    for row in range(len(words.offsets) - 1):
+        hash = fnv(words.data[words.offsets[row] : words.offsets[row + 1]])
+        slot = np.int64(hash) & (len(words.rows) - 1)
+        while words.rows[slot] >= 0:
+            slot = (slot + 1) & (len(words.rows) - 1)
+        words.hashes[slot], words.rows[slot] = hash, row
+
+
+@njit
+def row_of(words, hash, text):
+    """The row of a word, given with its hash; -1 where the vocabulary lacks it."""
+    slot = np.int64(hash) & (len(words.rows) - 1)
+    while words.rows[slot] >= 0:
+        row = words.rows[slot]
+        if words.hashes[slot] == hash and _equal(words.data[words.offsets[row] : words.offsets[row + 1]], text):
+            return row
+        slot = (slot + 1) & (len(words.rows) - 1)
+    return -1
+
+
+@njit
+def _equal(a, b):
+    if len(a) != len(b):
+        return False
+    for i in range(len(a)):
+        if a[i] != b[i]:
+            return False
+    return True
+
+
+# ---- character n-grams and labels in a tree ----
+
+MIN_N, MAX_N, N_BUCKETS = 2, 4, 2_000_000  # lid.176's; known to the compiler, which unrolls the loops and divides by multiplying
+LABEL = np.frombuffer(PREFIX.encode(), np.uint8)  # fastText takes such a word for a label, not for text
+END = np.frombuffer(b"</s>", np.uint8)  # the word that ends each text
+
+
+class Classifier(NamedTuple):
+    """A model of words and character n-grams whose labels are leaves of a Huffman tree (hierarchical softmax)."""
+
+    words: Words
+    row_of_bucket: np.ndarray  # int32[N_BUCKETS], -1 where the n-grams of a bucket were pruned
+    inputs: np.ndarray  # float32[rows, dim]
+    outputs: np.ndarray  # float32[labels - 1, dim], of the inner nodes
+    children: np.ndarray  # int32[labels - 1, 2], of the inner nodes: labels, or from `labels` on inner nodes, the root the last
+    parents: np.ndarray  # int32[2 * labels - 1], inner node above a label or (behind the labels) an inner node
+
+
+@functools.lru_cache(maxsize=16)
+def classifier(model: bytes) -> Classifier:
+    """The model as the passes below take it. Raises ValueError for one of another kind than lid.176."""
+    file = read(model)
+    found = tuple(file.arguments[name] for name in ("loss", "minn", "maxn", "bucket", "wordNgrams"))
+    if found != (HIERARCHICAL, MIN_N, MAX_N, N_BUCKETS, 1):
+        wanted = f"hierarchical softmax and character {MIN_N} to {MAX_N}-grams in {N_BUCKETS:,} buckets, as lid.176 has"
+        raise ValueError(f"expected a fastText model with {wanted}; found loss, minn, maxn, bucket and wordNgrams {found}")
+    n_words = len(file.words)
+    row_of_bucket = np.full(N_BUCKETS, -1, np.int32)
+    kept = np.arange(N_BUCKETS) if file.buckets is None else file.buckets
+    row_of_bucket[kept] = np.arange(n_words, n_words + len(kept))
+    children, parents = huffman(file.counts)
+    arrays = (row_of_bucket, file.inputs, file.outputs[: len(children)], children, parents)
+    return Classifier(words_of(file.words), *map(constant, arrays))
+
+
+def huffman(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(children int32[n - 1, 2], parents int32[2n - 1]) of the tree that fastText builds of n labels' counts, descending.
+
+    Nodes are numbered as there: 0 to n - 1 the labels, then the inner nodes, the root last.
+    """
+    n = len(counts)
+    total = np.concatenate([counts, np.full(n - 1, 10**15)])
+    children, parents = np.zeros((n - 1, 2), np.int32), np.full(2 * n - 1, -1, np.int32)
+    leaf, node = n - 1, n
+    for made in range(n, 2 * n - 1):
+        for side in (0, 1):
+            if leaf >= 0 and total[leaf] < total[node]:
+                least, leaf = leaf, leaf - 1
+            else:
+                least, node = node, node + 1
+            children[made - n, side], parents[least] = least, made
+        total[made] = total[children[made - n]].sum()
+    return children, parents
+
+
+@njit
+def features(room, size, model, rows):
+    """Write the rows of a text's features to `rows`, int32[at least 4 * size + 8]; how many.
+
+    room: uint8[size + 2], the text from place 1 on, with a space before and behind it. Spaces become the < and > that
+    fastText puts around a word.
+    """
+    n, begin = 0, 1
+    for i in range(1, size + 2):
+        if not _ends_word(room[i]):
+            continue
+        if i > begin:
+            word = room[begin:i]
+            row = row_of(model.words, fnv(word), word)
+            if row >= 0:
+                rows[n] = row
+                n += 1
+            if _equal(word, END):
+                return n
+            if not _is_label(word):
+                room[begin - 1], room[i] = 60, 62
+                n = _ngrams(room, begin - 1, i + 1, model.row_of_bucket, rows, n)
+        begin = i + 1
+    rows[n] = row_of(model.words, fnv(END), END)
+    return n + 1
+
+
+@njit(inline="always")
+def _ends_word(byte):
+    return byte == 32 or byte == 0 or 9 <= byte <= 13
+
+
+@njit
+def _is_label(word):
+    return len(word) >= len(LABEL) and _equal(word[: len(LABEL)], LABEL)
+
+
+@njit
+def _ngrams(room, begin, end, row_of_bucket, rows, n):
+    """Append the rows of the n-grams of the code points in room[begin:end]."""
+    for i in range(begin, end):
+        if room[i] & 0xC0 == 0x80:
+            continue
+        hash, j = np.uint32(2166136261), i
+        for length in range(1, MAX_N + 1):
+            if j >= end:
+                break
+            hash = np.uint32((hash ^ np.uint32(np.int8(room[j]))) * np.uint32(16777619))
+            j += 1
+            while j < end and room[j] & 0xC0 == 0x80:
+                hash = np.uint32((hash ^ np.uint32(np.int8(room[j]))) * np.uint32(16777619))
+                j += 1
+            if length >= MIN_N:
+                row = row_of_bucket[hash % np.uint32(N_BUCKETS)]
+                if row >= 0:
+                    rows[n] = row
+                    n += 1
+    return n
+
+
+@njit
+def mean(inputs, rows, n, out):
+    """The mean of some rows, float32[dim], summed in their order as fastText does."""
+    out[:] = 0
+    for i in range(n):
+        row = inputs[rows[i]]
+        for k in range(len(out)):
+            out[k] += row[k]
+    out *= np.float32(1 / max(n, 1))
+
+
+@njit
+def best(model, hidden, stack, chances):
+    """(label, its probability): the most probable leaf, searched depth first, the likelier child before the other.
+
+    fastText adds 1e-5 to each probability on the way, so that its logarithm is finite: done here too. stack: int64[labels],
+    chances: float64[labels].
+    """
+    n_labels = len(model.parents) + 1 >> 1
+    label, most, top = -1, -1.0, 0
+    stack[0], chances[0] = len(model.parents) - 1, 1.0
+    while top >= 0:
+        node, chance = stack[top], chances[top]
+        top -= 1
+        if chance <= most:
+            continue
+        if node < n_labels:
+            label, most = node, chance
+            continue
+        right = _sigmoid(model.outputs[node - n_labels], hidden)
+        first = 1 if right > 0.5 else 0
+        for side in (1 - first, first):
+            top += 1
+            stack[top] = model.children[node - n_labels, side]
+            chances[top] = chance * ((right if side else 1 - right) + 1e-5)
+    return label, most
+
+
+@njit
+def probability(model, hidden, label):
+    """The probability of one label, as `best` has it."""
+    n_labels = len(model.parents) + 1 >> 1
+    chance, node = 1.0, label
+    while model.parents[node] >= 0:
+        parent = model.parents[node]
+        right = _sigmoid(model.outputs[parent - n_labels], hidden)
+        chance *= (right if model.children[parent - n_labels, 1] == node else 1 - right) + 1e-5
+        node = parent
+    return chance
+
+
+@njit
+def _sigmoid(row, hidden):
+    total = np.float32(0)
+    for k in range(len(hidden)):
+        total += row[k] * hidden[k]
+    return 1 / (1 + math.exp(-total))
+
+
+@njit(cache=True, nogil=True)
+def predict(data, offsets, model, labels, scores):
+    """Write the label's number and its probability for every text, as fastText's predict tells them.
+
+    labels: int32[texts], scores: float64[texts]. Line ends count as spaces, where fastText would stop.
+    """
+    longest = 0
+    for d in range(len(labels)):
+        longest = max(longest, offsets[d + 1] - offsets[d])
+    room, rows = np.empty(longest + 2, np.uint8), np.empty(4 * longest + 8, np.int32)
+    hidden = np.empty(model.inputs.shape[1], np.float32)
+    stack, chances = np.empty(len(model.parents), np.int64), np.empty(len(model.parents))
+    for d in range(len(labels)):
+        size = offsets[d + 1] - offsets[d]
+        room[0] = room[size + 1] = 32
+        room[1 : size + 1] = data[offsets[d] : offsets[d + 1]]
+        mean(model.inputs, rows, features(room, size, model, rows), hidden)
+        labels[d], scores[d] = best(model, hidden, stack, chances)

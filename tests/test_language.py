@@ -1,0 +1,176 @@
+"""Languages: fastText's own prediction is the oracle of the compiled one; windows and what is left out, by hand."""
+
+from __future__ import annotations
+
+import random
+import re
+import tempfile
+
+import fasttext
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipelines.measure import Context
+from pipelines.signals import language, linear
+from pipelines.signals.characters import utf8
+
+SENTENCES = {
+    "en": "The quick brown fox jumps over the lazy dog, and nobody in the village was surprised.",
+    "de": "Der schnelle braune Fuchs springt über den faulen Hund, und niemand im Dorf war überrascht.",
+    "fr": "Le renard brun saute par-dessus le chien paresseux, et personne au village n'en fut surpris.",
+    "ru": "Быстрая коричневая лиса прыгает через ленивую собаку, и никто в деревне не удивился.",
+    "zh": "敏捷的棕色狐狸跳过了那只懒惰的狗，村子里的人谁也没有感到惊讶，因为这件事每天都会发生。",
+    "ar": "يقفز الثعلب البني السريع فوق الكلب الكسول ولم يتفاجأ أحد في القرية بما حدث اليوم.",
+    "hi": "तेज़ भूरी लोमड़ी आलसी कुत्ते के ऊपर से कूदती है और गाँव में किसी को आश्चर्य नहीं हुआ।",
+    "ja": "すばしっこい茶色の狐はのろまな犬を飛び越えたが、村では誰も驚かなかった。",
+    "tr": "Hızlı kahverengi tilki tembel köpeğin üzerinden atlar ve köyde kimse buna şaşırmadı.",
+}
+HOSTILE = (
+    "", " ", "   \t\n\v\f\r", "\0", "a\0b c\0\0d", "</s>", "one </s> two", "<", ">", "__label__en", "__label__en bonjour tout le monde", "__label__",
+    "🎉", "🎉🎉 🎉 👨‍👩‍👧‍👦", "é" * 5000, "x" * 1_000_000, "\u0085\u2028\ufeff", "\U0010ffff" * 9, "a", "ab", "é", "de la in", "ﷺ" * 50, "a " * 5000,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def binding(language_model):
+    with tempfile.NamedTemporaryFile(suffix=".ftz") as file:
+        file.write(language_model)
+        file.flush()
+        yield fasttext.load_model(file.name).f
+
+
+def identified(texts, language_model) -> list[tuple]:
+    return list(zip(*(column.to_pylist() for column in language.measure(pa.array(texts, pa.string()), None, Context(language_model))), strict=True))
+
+
+def assert_predicts(texts: list[str], language_model, binding) -> None:
+    """Same labels as fastText, scores to 1e-5."""
+    model, (data, offsets) = linear.classifier(language_model), utf8(pa.array(texts))
+    labels, scores = np.empty(len(texts), np.int32), np.empty(len(texts))
+    linear.predict(data, offsets, model, labels, scores)
+    for text, label, score in zip(texts, labels, scores, strict=True):
+        ((expected, name),) = binding.predict(text.replace("\n", " ") + "\n", 1, 0.0, "strict")
+        assert (linear.PREFIX + linear.read(language_model).labels[label], score) == (name, pytest.approx(expected, abs=1e-5)), text[:100]
+
+
+def mixtures(n: int) -> list[str]:
+    """Distinct texts: words of one, two or all languages in disorder, some cut to pieces."""
+    draw, words = random.Random(5), {name: sentence.split() for name, sentence in SENTENCES.items()}
+    found = []
+    for _ in range(n):
+        known = [word for name in draw.sample(sorted(words), draw.choice([1, 1, 2, len(words)])) for word in words[name]]
+        pieces = [word[: draw.randrange(1, 9)] if draw.random() < 0.3 else word for word in draw.choices(known, k=draw.randrange(1, 80))]
+        found.append(" ".join(pieces))
+    return found
+
+
+def test_labels_and_scores_are_those_of_fasttext(language_model, binding):
+    assert_predicts([*SENTENCES.values(), *HOSTILE, *mixtures(3000)], language_model, binding)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=80), min_size=1, max_size=20))
+def test_labels_of_any_unicode_are_those_of_fasttext(language_model, binding, texts):
+    assert_predicts(texts, language_model, binding)
+
+
+def test_a_label_s_own_probability_is_the_one_it_wins_with(language_model):
+    model = linear.classifier(language_model)
+    hidden = np.random.default_rng(3).normal(size=(50, model.inputs.shape[1])).astype(np.float32)
+    n_labels = len(model.outputs) + 1
+    for row in hidden:
+        every = [linear.probability(model, row, label) for label in range(n_labels)]
+        label, chance = linear.best(model, row, np.empty(len(model.parents), np.int64), np.empty(len(model.parents)))
+        assert (label, chance) == (np.argmax(every), pytest.approx(max(every)))
+        assert sum(every) == pytest.approx(1, abs=1e-3)
+
+
+def test_a_file_that_is_no_language_model_is_refused():
+    with pytest.raises(ValueError, match="expected a fastText model of version 12, found 5 bytes"):
+        linear.read(b"hello")
+
+
+def test_sentences_are_told_with_certainty(language_model):
+    for expected, (found, score, mixed) in zip(SENTENCES, identified(list(SENTENCES.values()), language_model), strict=True):
+        assert (found, mixed) == (expected, 0) and 0.8 < score <= 1
+
+
+@pytest.mark.parametrize("text", ["", "12 + 30 = 42 <b> -- 3.14", "too few words here", "x_1 = f(y_2)\n" * 50, "<a href='where all is in a tag'>", "🎉" * 99, "你好世界"])
+def test_too_little_prose_is_undetermined(language_model, text):
+    assert identified([text], language_model) == [("und", 0.0, 0)]
+
+
+def test_line_ends_do_not_end_what_is_read(language_model):
+    assert identified(["The\n" + "\n\n".join(SENTENCES["de"].split())], language_model)[0][0] == "de"
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("See  https://a.org/b?c=d or www.a.org/x/y\tnow", "See or now"),
+        ("call foo.bar() and json.dumps or std::vector with a_b, aB, x1", "call and or with"),
+        ("it costs 3,50 in 2019, or 7%", "it costs in or"),
+        ("he/she said (no), e-mail me@here.org: well...", "he/she said (no), e-mail well..."),
+        ("<p class='big'>Fish &amp; chips</p><br/> 1 < 2 < three", "Fish chips three"),
+        ("# Title\n\n* **bold** and [this](http://a.b/c_d) `some code` | `open", "Title bold and this open"),
+        ("使用[这个](http://a.b/c)方法2019年　中文foo_bar中文", "使用 这个 方法年 中文中文"),
+        ("l&#39;homme à la café&nbsp;noir", "l homme à la café noir"),
+        ("a & b &unended thing", "a b thing"),
+        ("so f[i].value and p->next; he said ...and left", "so i and next; he said ...and left"),
+    ],
+)  # fmt: skip
+def test_links_code_numbers_and_markup_are_left_out(text, left):
+    assert language.prose(text).strip() == left
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(st.sampled_from("aB1 .<>/&;`é你\u00a0_\n\0🎉"), max_size=60))
+def test_what_is_left_is_whole_characters_of_the_text_in_their_order(text):
+    left = language.prose(text)
+    characters = iter(re.sub(r"[\s\0]", " ", text))
+    assert all(character == " " or character in characters for character in left)
+    assert "  " not in left
+
+
+def test_a_licence_at_the_top_does_not_decide(language_model):
+    english, german = " ".join([SENTENCES["en"]] * 6), " ".join([SENTENCES["de"]] * 60)
+    label, score, mixed = identified([english + "\n" + german], language_model)[0]
+    assert (label, mixed) == ("de", 1)
+    assert 0.5 < score < 0.8  # two windows of three
+
+
+def test_windows_of_one_language_are_not_mixed_and_their_score_is_the_mean(language_model):
+    pieces = [" ".join([SENTENCES["ru"]] * 4), " ".join([SENTENCES["ru"]] * 40)]
+    assert [(label, mixed) for label, _, mixed in identified(pieces, language_model)] == [("ru", 0), ("ru", 0)]
+
+
+def test_code_between_windows_or_in_them_costs_no_language(language_model):
+    code = "self.items[i].value = foo(bar_1, 2) + baz->qux;\n" * 40
+    text = " ".join([SENTENCES["fr"]] * 12) + code + " ".join([SENTENCES["fr"]] * 12)
+    assert identified([text], language_model)[0][::2] == ("fr", 0)
+
+
+def test_windows_begin_at_whole_characters(language_model):
+    for shift in range(4):
+        text = "a" * shift + "你好，世界上的人们都在说中文。" * 200
+        assert identified([text], language_model)[0][0] == "zh"
+
+
+def test_batches_sliced_large_or_empty_are_measured_alike(language_model):
+    texts = pa.array([*SENTENCES.values(), *HOSTILE])
+    whole = language.measure(texts, None, Context(language_model))
+    for kind in (pa.string(), pa.large_string()):
+        assert all(a.equals(b.slice(3, 9)) for a, b in zip(language.measure(texts.cast(kind).slice(3, 9), None, Context(language_model)), whole, strict=True))
+    assert [len(column) for column in language.measure(texts.slice(2, 0), None, Context(language_model))] == [0, 0, 0]
+
+
+def test_hostile_texts_are_read_in_bounded_windows():
+    """What the passes write stays within their rooms: numba does not check."""
+    for text in ("<" * 9000, "`" * 9000, "&" * 9000, "a." * 9000, "\U0010ffff" * 9000, "é<" * 9000):
+        room, data = np.full(3 * language.WINDOW_BYTES + 64, 7, np.uint8), utf8(pa.array([text]))[0]
+        size, _ = language._prose(data, 0, len(data), 3 * language.WINDOW_BYTES, language.CLASSES, room)
+        assert size <= 3 * language.WINDOW_BYTES + 3
+        assert (room[3 * language.WINDOW_BYTES + 8 :] == 7).all()
