@@ -23,6 +23,8 @@ from schemas.tables import Table
 if TYPE_CHECKING:  # Spark is imported by the steps that use it: `flows status` starts without
     from pyspark.sql import DataFrame, SparkSession
 
+    from pipelines.measure import Context
+
 Counts = dict[str, float]
 
 
@@ -98,7 +100,9 @@ def measure(job: Job) -> Counts:
     documents = job.read(tables.DOCUMENTS)
     models = train_quality(job, documents)
     near = job.recipe.near_duplicates
-    context = Context(assets.LANGUAGE_MODEL.read_bytes(), models, near.ngram, near.bands, near.rows, job.recipe.seed)
+    lid = assets.LANGUAGE_MODEL.read_bytes()
+    stop_words = fit_languages(job, documents, Context(lid)) if job.recipe.languages.trusted else {}
+    context = Context(lid, models, near.ngram, near.bands, near.rows, job.recipe.seed, job.recipe.routes, stop_words)
     rows = job.write(measured(documents, context), tables.SIGNALS.extended(signal_columns()), "measure")
     return {"documents": rows, "bytes": total(job.read(tables.SIGNALS), "n_bytes")}
 
@@ -121,6 +125,23 @@ def train_quality(job: Job, documents: DataFrame) -> dict[str, bytes]:
     return models
 
 
+def fit_languages(job: Job, documents: DataFrame, context: Context) -> dict[str, list[str]]:
+    """Measure the documents that the recipe trusts, store what is usual in their languages; returns stop words by language."""
+    from pipelines import languages
+    from pipelines.examples import trusted
+    from pipelines.measure import batch_of, measure_batch
+
+    texts = trusted(documents, job.recipe.languages, job.recipe.seed)
+    card = languages.fit(measure_batch(batch_of(texts), context), texts, rules.load("multilingual"))
+    job.home.models.mkdir(exist_ok=True)
+    write_json(languages_file(job.home), card | {"recipe": job.recipe.languages.model_dump(mode="json")})
+    return card["stop_words"]
+
+
+def languages_file(home: Home) -> Path:
+    return home.models / "languages.json"
+
+
 def dedup(job: Job) -> Counts:
     priority = {source.name: source.priority for source in job.recipe.sources}
     found = duplicates.clusters(job.read(tables.SIGNALS), job.read(tables.DOCUMENTS), job.recipe.near_duplicates, priority)
@@ -133,14 +154,16 @@ def dedup(job: Job) -> Counts:
     }
 
 
-def domain_rules(recipe: Recipe) -> dict[str, tuple[rules.Rule, ...]]:
-    return {domain: rules.load(domain, recipe.rules.get(domain)) for domain in sorted({source.domain for source in recipe.sources})}
+def domain_rules(recipe: Recipe, home: Home | None = None) -> dict[str, tuple[rules.Rule, ...]]:
+    """The rules of the recipe's domains; with those thresholds that were fitted to languages in this home, if any."""
+    fitted = json.loads(languages_file(home).read_text())["thresholds"] if home and recipe.languages.trusted else {}
+    return {domain: rules.load(domain, recipe.rules.get(domain), fitted) for domain in sorted(recipe.domains)}
 
 
 def judge(job: Job) -> Counts:
     recipe = job.recipe
     verdicts = judging.judge(
-        job.read(tables.SIGNALS), job.read(tables.CLUSTERS), domain_rules(recipe), recipe.tiers, recipe.heldout, recipe.seed
+        job.read(tables.SIGNALS), job.read(tables.CLUSTERS), domain_rules(recipe, job.home), recipe.tiers, recipe.heldout, recipe.seed
     )
     rows = job.write(verdicts, tables.VERDICTS, "judge")
     verdicts = job.read(tables.VERDICTS)
@@ -284,8 +307,12 @@ STEPS = (
     Step("ingest", ingest, (), lambda r: r.part("sources", "seed"), (tables.DOCUMENTS, tables.REJECTS)),
     Step(
         "measure", measure, ("ingest",),
-        lambda r: {**r.part("seed", "quality"), "near_duplicates": r.near_duplicates.model_dump(exclude={"threshold"})},
-        (tables.SIGNALS,), lambda job: [job.home.models / f"quality-{domain}.bin" for domain in job.recipe.quality],
+        lambda r: {
+            **r.part("seed", "quality", "routes", "languages"), "near_duplicates": r.near_duplicates.model_dump(exclude={"threshold"}),
+            "fit": [asdict(rule) for rule in rules.load("multilingual") if rule.fit] if r.languages.trusted else [],
+        },
+        (tables.SIGNALS,), lambda job: [job.home.models / f"quality-{domain}.bin" for domain in job.recipe.quality]
+        + [languages_file(job.home)] * bool(job.recipe.languages.trusted),
     ),
     Step(
         "dedup", dedup, ("ingest", "measure"),

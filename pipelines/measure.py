@@ -9,7 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark.sql import DataFrame
 
-from pipelines.signals import FAMILIES
+from pipelines.routes import routed
+from pipelines.signals import FAMILIES, quality, stopwords
+from schemas.recipe import Route
 from schemas.tables import SIGNALS, Column
 
 BASE = SIGNALS.columns
@@ -31,6 +33,8 @@ class Context:
     bands: int = 16
     rows: int = 7
     seed: int = 1
+    routes: tuple[Route, ...] = ()
+    stop_words: dict[str, list[str]] = field(default_factory=dict, repr=False)
 
 
 def signal_columns() -> tuple[Column, ...]:
@@ -45,9 +49,14 @@ def measure_batch(batch: pa.RecordBatch, context: Context) -> pa.RecordBatch:
     given = [batch.column(name) for name in ("doc_id", "source", "snapshot")]
     facts = batch.column("facts")
     marked = [pc.equal(fact(facts, name), "1").fill_null(False).cast(pa.int32()) for name in ("vendored", "generated")]
-    signals = [column for family in FAMILIES for column in family.measure(texts, domains, context)]
+    signals: dict[str, pa.Array] = {}
+    for family in FAMILIES:
+        if family is quality:  # the first that goes by the domain
+            domains = routed(domains, signals, context.routes)
+        found = family.measure(texts, signals["lang"] if family is stopwords else domains, context)
+        signals |= {column.name: values for column, values in zip(family.COLUMNS, found, strict=True)}
     names = [column.name for column in (*BASE, *signal_columns())]
-    return pa.RecordBatch.from_arrays([*given, domains, fact(facts, "language"), *marked, n_bytes, *signals], names=names)
+    return pa.RecordBatch.from_arrays([*given, domains, fact(facts, "language"), *marked, n_bytes, *signals.values()], names=names)
 
 
 def fact(facts: pa.MapArray, name: str) -> pa.Array:
