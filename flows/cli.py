@@ -144,8 +144,9 @@ def rules_try(file: Path, recipe: RecipePath = DEFAULT) -> None:
         from pipelines.trial import try_rules
 
         checked = check(recipe)
-        rules = domain_rules(recipes.with_rules(checked, file))
-        print_trial(try_rules(Home(Path(checked.home)).lake, rules), console)
+        home = Home(Path(checked.home))
+        rules = domain_rules(recipes.with_rules(checked, file), home)
+        print_trial(try_rules(home.lake, rules), console)
 
 
 @rules_app.command("explain")
@@ -160,7 +161,8 @@ def rules_explain(
 
         checked = check(recipe)
         table = Table("rule", "signal", "measured", "drops", "", "source", box=None)
-        for rule, value, fails in rules_of(Home(Path(checked.home)).lake, doc_id, domain_rules(checked)):
+        home = Home(Path(checked.home))
+        for rule, value, fails in rules_of(home.lake, doc_id, domain_rules(checked, home)):
             limit = f"below {rule.below:g}" if rule.above is None else f"above {rule.above:g}"
             measured = "" if value is None else f"{value:.4g}" if isinstance(value, float) else f"{value:,}"
             table.add_row(rule.name, rule.signal, measured, limit, "[red]fails[/]" if fails else "", rule.source)

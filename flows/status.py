@@ -37,7 +37,7 @@ def check(path: Path) -> Recipe:
     """Load a recipe and check all that can be known before anything starts. Raises RecipeError."""
     recipe = load(path)
     try:
-        for domain in sorted({source.domain for source in recipe.sources}):
+        for domain in sorted(recipe.domains):
             rules.load(domain, recipe.rules.get(domain))
         ingest.check(recipe)
     except ValueError as error:

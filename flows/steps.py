@@ -24,6 +24,8 @@ from schemas.tables import Table
 if TYPE_CHECKING:  # Spark is imported by the steps that use it: `flows status` starts without
     from pyspark.sql import DataFrame, SparkSession
 
+    from pipelines.measure import Context
+
 Counts = dict[str, float]
 MEASURING = 2  # raised by hand when the signals of the same text become others
 
@@ -129,9 +131,12 @@ def measure(job: Job) -> Counts:
     documents = job.read(tables.DOCUMENTS)
     models = quality_models(job, documents) if job.recipe.quality else {}
     near = job.recipe.near_duplicates
-    context = Context(assets.LANGUAGE_MODEL.read_bytes(), models, near.ngram, near.bands, near.rows, job.recipe.seed)
+    lid, first = assets.LANGUAGE_MODEL.read_bytes(), documents.where(intake.condition(first_deliveries(job)))
+    stop_words = fit_languages(job, first, Context(lid)) if job.recipe.languages.trusted else {}
+    context = Context(lid, models, near.ngram, near.bands, near.rows, job.recipe.seed, job.recipe.routes, stop_words)
     table = tables.SIGNALS.extended(signal_columns())
-    settings = [MEASURING, job.recipe.seed, near.model_dump(exclude={"threshold"}), sha256s(models), table.column_names]
+    decided = job.recipe.part("seed", "routes") | near.model_dump(exclude={"threshold"})
+    settings = [MEASURING, decided, sha256s(models), stop_words, table.column_names]
     wanted = {name: fingerprint([settings, found]) for name, found in job.deliveries.items()}
     fresh = intake.undone(wanted, job.known(table))
     if fresh is None:
@@ -144,10 +149,14 @@ def measure(job: Job) -> Counts:
     return {"documents": job.home.lake.rows(table), "bytes": total(job.read(tables.SIGNALS), "n_bytes")}
 
 
+def first_deliveries(job: Job) -> list[intake.Delivery]:
+    return [intake.Delivery(source.name, source.snapshots[0]) for source in job.recipe.sources]
+
+
 def quality_models(job: Job, documents: DataFrame) -> dict[str, bytes]:
     """The quality models by name. They learn from the first snapshot of each source and are kept while it stays the same: a later
     snapshot is scored by them, so that what was measured before still holds."""
-    first = [intake.Delivery(source.name, source.snapshots[0]) for source in job.recipe.sources]
+    first = first_deliveries(job)
     made_of = fingerprint([MEASURING, job.recipe.part("quality", "seed"), {str(one): job.deliveries[str(one)] for one in first}])
     listed = job.home.models / "quality.json"
     if listed.is_file() and (told := json.loads(listed.read_text()))["made_of"] == made_of:
@@ -218,6 +227,23 @@ def complete_cards(job: Job, names: Iterable[str]) -> None:
         write_json(card, {**json.loads(card.read_text()), "corpus": found.get(name)})
 
 
+def fit_languages(job: Job, documents: DataFrame, context: Context) -> dict[str, list[str]]:
+    """Measure the documents that the recipe trusts, store what is usual in their languages; returns stop words by language."""
+    from pipelines import languages
+    from pipelines.examples import trusted
+    from pipelines.measure import batch_of, measure_batch
+
+    texts = trusted(documents, job.recipe.languages, job.recipe.seed)
+    card = languages.fit(measure_batch(batch_of(texts), context), texts, rules.load("multilingual"))
+    job.home.models.mkdir(exist_ok=True)
+    write_json(languages_file(job.home), card | {"recipe": job.recipe.languages.model_dump(mode="json")})
+    return card["stop_words"]
+
+
+def languages_file(home: Home) -> Path:
+    return home.models / "languages.json"
+
+
 def dedup(job: Job) -> Counts:
     store_pairs(job)
     sources = job.recipe.sources
@@ -246,14 +272,16 @@ def store_pairs(job: Job) -> None:
         job.write(duplicates.pairs(signals, job.read(tables.DOCUMENTS), near, known), tables.PAIRS, "dedup", None, wanted)
 
 
-def domain_rules(recipe: Recipe) -> dict[str, tuple[rules.Rule, ...]]:
-    return {domain: rules.load(domain, recipe.rules.get(domain)) for domain in sorted({source.domain for source in recipe.sources})}
+def domain_rules(recipe: Recipe, home: Home | None = None) -> dict[str, tuple[rules.Rule, ...]]:
+    """The rules of the recipe's domains; with those thresholds that were fitted to languages in this home, if any."""
+    fitted = json.loads(languages_file(home).read_text())["thresholds"] if home and recipe.languages.trusted else {}
+    return {domain: rules.load(domain, recipe.rules.get(domain), fitted) for domain in sorted(recipe.domains)}
 
 
 def judge(job: Job) -> Counts:
     recipe = job.recipe
     verdicts = judging.judge(
-        job.read(tables.SIGNALS), job.read(tables.CLUSTERS), domain_rules(recipe), recipe.tiers, recipe.heldout, recipe.seed
+        job.read(tables.SIGNALS), job.read(tables.CLUSTERS), domain_rules(recipe, job.home), recipe.tiers, recipe.heldout, recipe.seed
     )
     rows = job.write(verdicts, tables.VERDICTS, "judge")
     verdicts = job.read(tables.VERDICTS)
@@ -402,8 +430,12 @@ STEPS = (
     Step("ingest", ingest, (), ingest_part, (tables.DOCUMENTS, tables.REJECTS), revision=intake.REVISION),
     Step(
         "measure", measure, ("ingest",),
-        lambda r: {**r.part("seed", "quality"), "near_duplicates": r.near_duplicates.model_dump(exclude={"threshold"})},
-        (tables.SIGNALS,), lambda job: [quality_file(job, domain) for domain in job.recipe.quality], revision=MEASURING,
+        lambda r: {
+            **r.part("seed", "quality", "routes", "languages"), "near_duplicates": r.near_duplicates.model_dump(exclude={"threshold"}),
+            "fit": [asdict(rule) for rule in rules.load("multilingual") if rule.fit] if r.languages.trusted else [],
+        },
+        (tables.SIGNALS,), lambda job: [quality_file(job, domain) for domain in job.recipe.quality]
+        + [languages_file(job.home)] * bool(job.recipe.languages.trusted), revision=MEASURING,
     ),
     Step(
         "dedup", dedup, ("ingest", "measure"),

@@ -13,7 +13,7 @@ from pyspark.sql import functions as F
 
 from pipelines.measure import Context
 from pipelines.signals import language
-from schemas.recipe import Quality
+from schemas.recipe import Languages, Quality
 
 # A model reads 6,000 characters of a text: longer ones would only fill the driver's memory.
 MAX_BYTES = 200_000
@@ -35,6 +35,15 @@ def examples(documents: DataFrame, domain: str, spec: Quality, seed: int) -> Tex
     ids = chosen[0].select("doc_id", F.lit(True).alias("good")).union(chosen[1].select("doc_id", F.lit(False)))
     rows = documents.select("doc_id", "text").join(F.broadcast(ids), "doc_id", how="inner").orderBy("doc_id").collect()
     return [row.text for row in rows if row.good], [row.text for row in rows if not row.good]
+
+
+def trusted(documents: DataFrame, spec: Languages, seed: int) -> list[str]:
+    """Texts that show what is usual in their languages, at most `spec.documents`, the first in seeded order."""
+    wanted = is_positive(Quality(positives=spec.trusted)) & (F.col("n_bytes") <= MAX_BYTES)
+    order = F.xxhash64(F.lit(seed), F.lit("trusted"), "doc_id")
+    ids = documents.where(wanted).select("doc_id").orderBy(order, "doc_id").limit(spec.documents)
+    rows = documents.select("doc_id", "text").join(F.broadcast(ids), "doc_id", how="inner").orderBy("doc_id").collect()
+    return [row.text for row in rows]
 
 
 def is_positive(spec: Quality) -> Column:

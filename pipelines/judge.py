@@ -40,13 +40,8 @@ def judge(
 def failed(rules: dict[str, tuple[Rule, ...]]) -> Column:
     """Array with the names of the rules that a document fails, null where it passes. A signal that is null fails no rule."""
     return F.array(*[
-        F.when((F.col("domain") == domain) & _drops(rule), F.lit(rule.name)) for domain, members in rules.items() for rule in members
+        F.when((F.col("domain") == domain) & F.expr(rule.sql), F.lit(rule.name)) for domain, members in rules.items() for rule in members
     ])
-
-
-def _drops(rule: Rule) -> Column:
-    signal = F.col(rule.signal)
-    return signal < rule.below if rule.above is None else signal > rule.above
 
 
 def percentiles(kept: DataFrame) -> DataFrame:

@@ -43,8 +43,7 @@ def rules_of(lake: Lake, doc_id: str, rules: dict[str, tuple[Rule, ...]]) -> Ite
     """
     signals = _row(lake, tables.SIGNALS, _only(lake, doc_id)["doc_id"])
     for rule in rules.get(signals.get("domain"), ()):
-        value = signals[rule.signal]
-        yield rule, value, value is not None and (value < rule.below if rule.above is None else value > rule.above)
+        yield rule, signals[rule.signal], rule.fails(signals)
 
 
 def _only(lake: Lake, beginning: str) -> dict[str, Any]:

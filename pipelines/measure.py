@@ -9,7 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark.sql import DataFrame
 
-from pipelines.signals import FAMILIES
+from pipelines.routes import routed
+from pipelines.signals import FAMILIES, quality
+from schemas.recipe import Route
 from schemas.tables import SIGNALS, Column
 
 BASE = SIGNALS.columns
@@ -31,6 +33,8 @@ class Context:
     bands: int = 16
     rows: int = 7
     seed: int = 1
+    routes: tuple[Route, ...] = ()
+    stop_words: dict[str, list[str]] = field(default_factory=dict, repr=False)
 
 
 def signal_columns() -> tuple[Column, ...]:
@@ -45,12 +49,14 @@ def measure_batch(batch: pa.RecordBatch, context: Context) -> pa.RecordBatch:
     given = [batch.column(name) for name in ("doc_id", "source", "snapshot")]
     facts = batch.column("facts")
     marked = [pc.equal(fact(facts, name), "1").fill_null(False).cast(pa.int32()) for name in ("vendored", "generated")]
-    known = {"domain": domains}  # a family may go by what was measured before it: quality by the language
+    known = {"domain": domains}  # a family may go by what was measured before it: quality by language and domain
     for family in FAMILIES:
+        if family is quality:  # the first that goes by the domain
+            known["domain"] = routed(domains, known, context.routes)
         known |= zip((column.name for column in family.COLUMNS), family.measure(texts, known, context), strict=True)
     signals = [known[column.name] for column in signal_columns()]
     names = [column.name for column in (*BASE, *signal_columns())]
-    return pa.RecordBatch.from_arrays([*given, domains, fact(facts, "language"), *marked, n_bytes, *signals], names=names)
+    return pa.RecordBatch.from_arrays([*given, known["domain"], fact(facts, "language"), *marked, n_bytes, *signals], names=names)
 
 
 def fact(facts: pa.MapArray, name: str) -> pa.Array:

@@ -52,10 +52,11 @@ def try_rules(lake: Lake, rules: dict[str, tuple[Rule, ...]]) -> Trial:
 JUDGED = """
     select doc_id, source, n_bytes, keep as before, len(fails) = 0 and len(copies) = 0 as after, fails, failed from (
         select s.doc_id, s.source, s.n_bytes, v.keep,
-            list_filter([{cases}], lambda rule: rule is not null) as fails,
+            list_filter(s.named, lambda rule: rule is not null) as fails,
             list_filter(v.reasons, lambda rule: not ends_with(rule, '_duplicate')) as failed,
             list_filter(v.reasons, lambda rule: ends_with(rule, '_duplicate')) as copies
-        from read_parquet({signals}) s join read_parquet({verdicts}) v using (doc_id)
+        from (select doc_id, source, n_bytes, [{cases}] as named from read_parquet({signals})) s
+            join read_parquet({verdicts}) v using (doc_id)
     )
 """
 CHANGES = """
@@ -81,9 +82,8 @@ def _judged(lake: Lake, rules: dict[str, tuple[Rule, ...]]) -> str:
 
 
 def _case(domain: str, rule: Rule) -> str:
-    """The rule's name where a document fails it. A signal that is null fails no rule, as for the judge."""
-    holds = f's."{rule.signal}" {"<" if rule.above is None else ">"} {rule.threshold!r}'
-    return f"case when s.domain = {_quoted(domain)} and {holds} then {_quoted(rule.name)} end"
+    """The rule's name where a document fails it."""
+    return f"case when domain = {_quoted(domain)} and {rule.sql} then {_quoted(rule.name)} end"
 
 
 def _list(paths: list[str]) -> str:

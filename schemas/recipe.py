@@ -91,6 +91,32 @@ class Quality(Part):
     documents: int = Field(2000, ge=20, description="at most so many positives, and as many others of the domain, are trained on")
 
 
+class Languages(Part):
+    """Documents that show what is usual in their languages: thresholds and stop words are taken from them (2506.20920, FineWeb-2)."""
+
+    trusted: tuple[Positives, ...] = Field((), description="which documents to trust; without any the default thresholds hold")
+    documents: int = Field(5000, ge=30, description="at most so many are read")
+
+
+class Route(Part):
+    """Documents of one domain that are treated as another by what was measured of them. The first route that holds is taken."""
+
+    domain: Name = Field(description="domain of the source")
+    to: Name = Field(description="domain that they are treated as; it picks rules and quality model")
+    signal: str = Field(description="what decides: a signal of the text, code or language family")
+    above: float | None = Field(None, description="if it is above this")
+    below: float | None = Field(None, description="or if it is below this")
+    one_of: tuple[str, ...] = Field((), description="or if it is one of these texts")
+    none_of: tuple[str, ...] = Field((), description="or if it is none of these texts")
+
+    @model_validator(mode="after")
+    def _one_condition(self) -> Route:
+        given = [name for name in ("above", "below", "one_of", "none_of") if getattr(self, name) not in (None, ())]
+        if len(given) != 1:
+            raise ValueError(f"expected one of above, below, one_of and none_of, found {', '.join(given) or 'none'}")
+        return self
+
+
 class Tokenizer(Part):
     """Text to token ids."""
 
@@ -169,9 +195,11 @@ class Recipe(Part):
     home: str = Field(description="folder of everything the run writes, relative to where flows is called")
     seed: int = Field(17, ge=0, le=2**31 - 1, description="seed of every order and sample")
     sources: tuple[Source, ...] = Field(min_length=1, description="where text comes from")
+    routes: tuple[Route, ...] = Field((), description="which documents are treated as another domain than their source's")
+    languages: Languages = Field(Languages(), description="what is usual in a language")
     near_duplicates: NearDuplicates = Field(NearDuplicates(), description="how near duplicates are found")
-    rules: dict[str, dict[str, float | None]] = Field(
-        {}, description="thresholds by domain and rule that replace the default ones; null turns a rule off")
+    rules: dict[str, dict[str, float | dict[str, float | None] | None]] = Field(
+        {}, description="thresholds by domain and rule that replace the default ones, one number or one a language; null turns a rule off")
     quality: dict[str, Quality] = Field({}, description="quality model by domain; a domain without one has no percentiles, one tier")
     tiers: dict[Name, Fraction] = Field({"all": 0.0}, description="quality tiers and the percentile each begins at; one must begin at 0")
     tokenizer: Tokenizer = Field(Tokenizer(), description="text to token ids")
@@ -203,7 +231,7 @@ class Recipe(Part):
     @model_validator(mode="after")
     def _parts_fit(self) -> Recipe:
         sources = {source.name for source in self.sources}
-        domains = {source.domain for source in self.sources}
+        domains = self.domains
         for place, names, known in self._references(sources, domains):
             unknown = sorted(set(names) - known)
             if unknown:
@@ -221,8 +249,14 @@ class Recipe(Part):
             yield f"stages[{i}].mixture.tiers", stage.mixture.tiers, set(self.tiers)
         for domain, quality in self.quality.items():
             yield f"quality.{domain}.positives", [p.source for p in quality.positives], sources
-        yield "quality", self.quality, domains
+        yield "quality", self.quality, {source.domain for source in self.sources}
         yield "rules", self.rules, domains
+        yield "languages.trusted", [one.source for one in self.languages.trusted], sources
+
+    @property
+    def domains(self) -> set[str]:
+        """Domains of documents: those of the sources, and those that routes lead to."""
+        return {source.domain for source in self.sources} | {route.to for route in self.routes}
 
     def part(self, *names: str) -> dict[str, Any]:
         """The named fields as JSON values: what a step's fingerprint is made of."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import duckdb
+import pyarrow as pa
 import pytest
 
 from pipelines import rules
@@ -63,10 +65,10 @@ def test_every_default_rule_names_a_signal_that_is_measured_and_a_source():
     from pipelines.measure import BASE, signal_columns
 
     measured = {column.name for column in (*BASE, *signal_columns())}
-    assert rules.domains() == ("code", "docs")
+    assert rules.domains() == ("code", "docs", "instruct", "math", "multilingual", "web")
     for domain in rules.domains():
         for rule in rules.load(domain):
-            assert rule.signal in measured and len(rule.source) > 3, rule
+            assert set(rule.columns) <= measured and len(rule.source) > 3, rule
 
 
 def test_a_recipe_changes_a_threshold_and_turns_a_rule_off():
@@ -74,5 +76,52 @@ def test_a_recipe_changes_a_threshold_and_turns_a_rule_off():
     assert changed["too_few_words"].below == 99 and "no_stop_words" not in changed
     with pytest.raises(ValueError, match=r"rules\.docs: expected names among too_few_words.*found misspelt"):
         rules.load("docs", {"misspelt": 1})
-    with pytest.raises(ValueError, match="expected a domain among code, docs, found poems"):
+    with pytest.raises(ValueError, match="expected a domain among code, docs, instruct, math, multilingual, web, found poems"):
         rules.load("poems")
+
+
+MANY = (
+    Rule("few_words", "n_words", "hand", below=50, languages={"zh": None, "de": 60.5}),
+    Rule("long_line", "max_line_len", "hand", above=1000, unless={"declared": ["HTML", "C++"]}),
+    Rule("markup", "max_line_len", "hand", above=2000, only={"declared": ["HTML"], "lang": ["de", "en"]}),
+    Rule("share", "frac", "hand", above=0.1, languages={"en": 0.30000000000000004, "de": 1e-7}),
+)
+# n_words, max_line_len, frac, declared, lang -> the rules of MANY that fail
+MADE = [
+    (49, 1000, 0.1, None, "fr", ["few_words"]),
+    (49, 1001, 0.1, None, "zh", ["long_line"]),
+    (60, 1001, 1e-7, "HTML", "de", ["few_words"]),
+    (61, 2001, 1.1e-7, "HTML", "de", ["markup", "share"]),
+    (50, 2001, 0.30000000000000004, "C++", "en", []),
+    (50, 2001, 0.30000000000000010, "C", "en", ["long_line", "share"]),
+    (None, 5000, None, "HTML", None, []),
+    (10, None, 0.2, "HTML", None, ["few_words", "share"]),
+]
+
+
+def test_a_rule_holds_for_some_values_and_languages_and_means_the_same_in_python_spark_and_duckdb(spark):
+    names = ("n_words", "max_line_len", "frac", "declared", "lang")
+    rows = [{"id": i, **dict(zip(names, row[:-1], strict=True))} for i, row in enumerate(MADE)]
+    assert [[rule.name for rule in MANY if rule.fails(row)] for row in rows] == [row[-1] for row in MADE]
+    types = [pa.int32(), pa.int32(), pa.int32(), pa.float64(), pa.string(), pa.string()]
+    table = pa.Table.from_pylist(rows, pa.schema(list(zip(("id", *names), types, strict=True))))
+    conditions = ", ".join(f"coalesce({rule.sql}, false) as {rule.name}" for rule in MANY)
+    expected = [(i, *(rule.name in row[-1] for rule in MANY)) for i, row in enumerate(MADE)]
+    with duckdb.connect() as db:
+        assert db.register("made", table).execute(f"select id, {conditions} from made order by id").fetchall() == expected
+    spark.createDataFrame(table).createOrReplaceTempView("made")
+    assert [tuple(row) for row in spark.sql(f"select id, {conditions} from made order by id").collect()] == expected
+
+
+def test_thresholds_of_languages_are_the_recipes_before_the_fitted_before_the_default():
+    fitted = {"long_words": {"fr": 11.5, "zh": 62.0}, "too_few_words": {"fr": 1.0}}  # too_few_words is not fitted
+    changes = {"long_words": {"de": 17, "default": 12}, "lists": 0.5, "no_stop_words": None}
+    found = {rule.name: rule for rule in rules.load("multilingual", changes, fitted)}
+    long_words = {lang: found["long_words"].languages.get(lang, found["long_words"].threshold) for lang in ("fr", "de", "hi", "zh", "ja", "fi")}
+    assert long_words == {"fr": 11.5, "de": 17, "hi": 21, "zh": 62.0, "ja": None, "fi": 12}
+    assert "fr" not in found["too_few_words"].languages and found["too_few_words"].languages["zh"] is None
+    assert (found["lists"].threshold, found["lists"].languages) == (0.5, {}) and "no_stop_words" not in found
+    with pytest.raises(ValueError, match="long_words: expected a number for default"):
+        rules.load("multilingual", {"long_words": {"default": None}})
+    with pytest.raises(ValueError, match="expected texts without quotes and backslashes"):
+        Rule("bad", "n_words", "hand", below=1, only={"lang": [False]})

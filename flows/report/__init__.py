@@ -38,7 +38,7 @@ def write(job: Job) -> Path:
 
 def facts(job: Job) -> dict[str, Any]:
     """Everything that the report says, as JSON values. What is ordered is a list: JSON's objects are not."""
-    rules = domain_rules(job.recipe)
+    rules = domain_rules(job.recipe, job.home)
     verdicts, signals = job.read(tables.VERDICTS), job.read(tables.SIGNALS)
     counted = census.census(verdicts, signals, job.read(tables.TOKENS), rules)
     records = census.records(job.read(tables.DOCUMENTS), job.read(tables.REJECTS))

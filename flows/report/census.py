@@ -48,7 +48,7 @@ def census(verdicts: DataFrame, signals: DataFrame, tokens: DataFrame, rules: di
     quality   domain  tier, or dropped                             bin
     signal    domain  signal    failed: beyond a rule's threshold  `coded` value
     """
-    names = sorted({rule.signal for members in rules.values() for rule in members} - {"n_bytes", "quality"})
+    names = sorted({name for members in rules.values() for rule in members for name in rule.columns} - {"n_bytes", "quality", "lang"})
     measured = signals.select("doc_id", "lang", "quality", *names)
     found = verdicts.join(measured, "doc_id", how="left").join(tokens.select("doc_id", "n_tokens"), "doc_id", how="left")
     entries = F.concat(F.array(*_once()), F.transform("reasons", _reason), F.array_compact(F.array(*_measured(rules))))
@@ -92,16 +92,12 @@ def _measured(rules: dict[str, tuple[Rule, ...]]) -> list[Column]:
     for domain, members in rules.items():
         for signal in dict.fromkeys(rule.signal for rule in members):
             value = F.col(signal).cast("double")
-            beyond = [_fails(rule, value) for rule in members if rule.signal == signal]
+            beyond = [F.expr(rule.sql) for rule in members if rule.signal == signal]
             failed = F.when(reduce(or_, beyond), F.lit("failed"))
             finite = value.between(-1e300, 1e300)  # null and NaN are not
             entry = _entry("signal", "domain", F.lit(signal), failed, value)
             found.append(F.when((F.col("domain") == domain) & finite, entry))
     return found
-
-
-def _fails(rule: Rule, value: Column) -> Column:
-    return value < rule.threshold if side(rule) == "below" else value > rule.threshold
 
 
 def coded(value: Column) -> Column:

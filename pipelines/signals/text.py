@@ -1,30 +1,61 @@
-"""Text statistics: the signals of Gopher (2112.11446), C4 (1910.10683) and FineWeb (2406.17557), in one compiled pass.
+"""Text statistics: the signals of Gopher (2112.11446), C4 (1910.10683), RefinedWeb (2306.01116), DCLM (2406.11794), MADLAD-400
+(2309.04662), FineWeb (2406.17557) and OLMo 3 (2512.13961), in few compiled passes over each document.
 
 Published code disagrees on almost every one of them (datatrove's words are spaCy's and keep 26 % of technical text
-where the paper's keep 75 %), so these are the definitions here:
+where the paper's keep 75 %), so these are the definitions here; benchmarks/agreement.py counts what each difference makes:
 
 character  a Unicode code point; ink is every character that is not white space (str.isspace)
 piece      what str.split() gives: a run of ink
 word       a piece with a letter or digit (str.isalnum), so that "--" and "=>" are pieces but not words
 line       what remains of a piece between \\n after stripping white space, if anything
 paragraph  lines with no blank line between them
-sentence   an end: . ! ? … ؟ । and closing quotes or brackets before white space or the end; or a run of 。！？ anywhere
+sentence   what ends in . ! ? … ؟ । and closing quotes or brackets before white space or the end, or in a run of 。！？
+           anywhere; and what stands behind the last such end
 
 Repetition counts repeats only, never the first copy, and in ink: a fraction is repeated ink / ink, so it does not
 depend on indentation and reaches 1. (datatrove's divides words joined without spaces by the length with spaces.)
 Two lines, paragraphs or n-grams are equal when their pieces are, case included, by 64-bit hashes: a false
 repeat among a million of them has a chance of 3e-8. Every fraction of nothing is 0.
+
+A line that C4 drops has under 3 pieces, a piece of over 1,000 characters, or one of C4's phrases. One that RefinedWeb and
+DCLM drop is of over half upper-case characters, a counter ("3 likes") or a single piece (a number, too); of a short line they
+take out "items in cart", "read more..." at its end, "sign-in" at its beginning. A sentence is questionable to OLMo 3 if at
+least half of its words, 12 or more, begin with a capital, or if it holds one of MADLAD's phrases, nine single characters in a
+row or a bar at its end; to MADLAD also if it has under 20 or over 500 characters, or more than 20 % of them are digits or
+one of {}+/()>. (MADLAD's first rule, sentences in another language than the document, takes a model and is left out.)
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 from numba import njit
 
-from pipelines.signals.characters import IS_ALNUM, IS_LETTER, IS_SPACE, Strings, decode, longest, mix64, table, utf8
+from pipelines.signals.characters import Strings, decode, longest, mix64, utf8
+from pipelines.signals.phrases import mark_phrases
+from pipelines.signals.pieces import (
+    ALNUM,
+    CLASSES,
+    CODE_END,
+    COUNTS,
+    DOT,
+    END,
+    ITEMS_IN_CART,
+    LETTER,
+    LINE_END,
+    LINE_PHRASE,
+    QUESTIONED,
+    READ_MORE,
+    SIGN_IN,
+    TECHNICAL,
+    UPPER,
+    describe,
+    scratch,
+    split,
+)
+from pipelines.signals.repeats import COMBINE, count_ngrams, longest_char_run, longest_span_run, repeats
 from schemas.tables import Column
 
 if TYPE_CHECKING:
@@ -34,7 +65,7 @@ COLUMNS = (
     Column("n_chars", "int", "Unicode code points"),
     Column("n_lines", "int", "lines that are not blank"),
     Column("n_words", "int", "white-space words with a letter or digit"),
-    Column("n_sentences", "int", "sentence ends"),
+    Column("n_sentences", "int", "sentences"),
     Column("mean_word_len", "double", "characters of a word, on average"),
     Column("hash_ratio", "double", "# characters / words"),
     Column("ellipsis_ratio", "double", "ellipses (... or …) / words"),
@@ -53,77 +84,43 @@ COLUMNS = (
     Column("newline_ratio", "double", "newlines / words"),
     Column("curly_braces", "int", "{ characters"),
     Column("lorem_ipsum", "int", "occurrences of lorem ipsum, in any case"),
+    Column("c4_line_frac", "double", "words in lines that C4 drops / words"),
+    Column("ui_line_frac", "double", "words that RefinedWeb and DCLM drop with lines or out of them / words"),
+    Column("questionable_frac", "double", "sentences that OLMo 3 questions / sentences"),
+    Column("questionable_all_frac", "double", "sentences that MADLAD-400 questions / sentences"),
+    Column("span_run", "int", "how often the same 1 to 13 pieces stand in a row at most; 0 for fewer than 32"),
+    Column("char_run", "int", "characters of the longest run of one ASCII character; 0 for fewer than 32"),
+    Column("code_line_frac", "double", "lines that end in ; { or } / lines"),
+    Column("latex_density", "double", "dollars and commands of LaTeX / 1,000 characters"),
 )
 
 SHORT_LINE_CHARS = 30  # FineWeb
-SPACE, LETTER, ALNUM, LINE_END, SENTENCE_END, WIDE_END, CLOSING, COUNTED = (1 << bit for bit in range(8))
-DOT, HASH, BRACE, NEWLINE, ELLIPSIS = (ord(character) for character in ".#{\n…")
-MULTIPLIER = np.uint64(0x100000001B3)  # FNV-1a's, per code point of a piece
-COMBINE = np.uint64(0x9E3779B97F4A7C15)  # of polynomials over pieces
+C4_PIECES, C4_PIECE_CHARS = 3, 1000  # the fewest of a line, the most of a piece
+UI_PIECES, COUNTER_PIECES = 10, 6  # of the longest line that phrases are taken out of; that is looked at as a counter
+COUNTERS = "likes shares comments retweets reposts quotes bookmarks upvotes downvotes downloads views followers"
+CASED_WORDS, SHORT_SENTENCE, LONG_SENTENCE, TECHNICAL_FRAC, SINGLES = 12, 20, 500, 0.2, 9  # MADLAD-400
 
 
-def _classes() -> np.ndarray:
-    """The bits above, uint8[code point]."""
-    classes = table(IS_SPACE, SPACE) | table(IS_LETTER, LETTER) | table(IS_ALNUM, ALNUM)
-    marks = {LINE_END: ".!?…\"'”’。！？؟।", SENTENCE_END: ".!?…؟।", WIDE_END: "。！？", CLOSING: "\"')]}”’»", COUNTED: "#{.…"}
-    for bit, characters in marks.items():
-        for character in characters:
-            classes[ord(character)] |= bit
-    return classes
+def _word_table(words: str) -> np.ndarray:
+    """Words packed by `_short_word`, each at its remainder: uint64[smallest length without collisions]."""
+    packed = [int.from_bytes(word.encode()[:8], "little") for word in words.split()]
+    length = next(n for n in range(len(packed), 1000) if len({word % n for word in packed}) == len(packed))
+    found = np.zeros(length, np.uint64)
+    found[np.array([word % length for word in packed])] = packed
+    return found
 
 
-def _stop_table() -> np.ndarray:
-    """The eight words of Gopher, packed by `_short_word`, each at its remainder: uint32[smallest length without collisions]."""
-    words = [int.from_bytes(word.encode(), "little") for word in ("the", "be", "to", "of", "and", "that", "have", "with")]
-    length = next(n for n in range(len(words), 1000) if len({word % n for word in words}) == len(words))
-    stop = np.zeros(length, np.uint32)
-    stop[np.array(words) % length] = words
-    return stop
-
-
-CLASSES = _classes()
-STOP_WORDS = _stop_table()
+STOP_WORDS = _word_table("the be to of and that have with")  # Gopher
 LOREM, IPSUM = (np.frombuffer(word, np.uint8) for word in (b"lorem", b"ipsum"))
-
-COUNTS = np.dtype([(name, np.int64) for name in (
-    "chars", "ink", "pieces", "words", "word_ink", "letter_pieces", "newlines", "sentences", "stop_words", "lorem_ipsum",
-    "hashes", "braces", "ellipses", "lines", "bullet_lines", "ellipsis_lines", "ended_lines", "short_lines",
-    "dup_lines", "dup_line_ink", "paragraphs", "dup_paragraphs", "dup_paragraph_ink",
-)] + [("top", np.int64, 3), ("dup", np.int64, 6)])  # fmt: skip
-
-
-class Scratch(NamedTuple):
-    """Arrays for the pieces of the longest document of a batch; pages that are not reached are never touched."""
-
-    hash: np.ndarray  # uint64, of the piece
-    begin: np.ndarray  # int64, its first byte
-    end: np.ndarray  # int64, the byte after it
-    char: np.ndarray  # int64, characters before it
-    ink: np.ndarray  # int64, ink before it; one more than pieces
-    row: np.ndarray  # int64, newlines before it
-    kind: np.ndarray  # uint8, classes of all its characters
-    last: np.ndarray  # uint8, classes of its last character
-    key: np.ndarray  # uint64, of lines, paragraphs, n-grams in turn
-    size: np.ndarray  # int64, ink of lines and paragraphs; of n-grams: whether met
-    place: np.ndarray  # int64, row of a line; piece where an n-gram begins
-    first: np.ndarray  # int32, index of the first equal key
-    copies: np.ndarray  # int32, at that index: how many keys are equal
-    slots: np.ndarray  # int32, hash table of indices
-
-
-def _scratch(longest_bytes: int) -> Scratch:
-    """Room for the most pieces that so many bytes can hold: every other byte one."""
-    n = longest_bytes // 2 + 2
-    types = {"hash": np.uint64, "key": np.uint64, "kind": np.uint8, "last": np.uint8, "first": np.int32, "copies": np.int32}
-    arrays = {name: np.empty(n, types.get(name, np.int64)) for name in Scratch._fields if name != "slots"}
-    return Scratch(**arrays, slots=np.empty(2 << n.bit_length(), np.int32))
+COUNTER_WORDS = tuple(np.frombuffer(word.encode(), np.uint8) for word in COUNTERS.split())
+BAR = ord("|")
 
 
 def measure(texts: Strings, known: dict[str, pa.Array], context: Context) -> list[pa.Array]:
     """The columns of COLUMNS, one value a document."""
     data, offsets = utf8(texts)
     counts = np.zeros(len(texts), COUNTS)
-    _count_batch(data, offsets, CLASSES, _scratch(longest(offsets)), counts)
+    _count_batch(data, offsets, CLASSES, scratch(longest(offsets)), counts)
     values = _signals(counts)
     types = {"int": pa.int32(), "double": pa.float64()}
     return [pa.array(values[column.name]).cast(types[column.type]) for column in COLUMNS]
@@ -131,7 +128,8 @@ def measure(texts: Strings, known: dict[str, pa.Array], context: Context) -> lis
 
 def _signals(counts: np.ndarray) -> dict[str, np.ndarray]:
     """Counts to signals: here stands what is divided by what."""
-    ink, pieces, words, lines, paragraphs = (np.maximum(counts[name], 1) for name in ("ink", "pieces", "words", "lines", "paragraphs"))
+    names = ("ink", "pieces", "words", "lines", "paragraphs", "sentences")
+    ink, pieces, words, lines, paragraphs, sentences = (np.maximum(counts[name], 1) for name in names)
     top = {f"top_{n}gram_char_frac": np.minimum(counts["top"][:, n - 2] / ink, 1.0) for n in (2, 3, 4)}
     dup = {f"dup_{n}gram_char_frac": counts["dup"][:, n - 5] / ink for n in range(5, 11)}
     return top | dup | {
@@ -155,71 +153,30 @@ def _signals(counts: np.ndarray) -> dict[str, np.ndarray]:
         "newline_ratio": counts["newlines"] / words,
         "curly_braces": counts["braces"],
         "lorem_ipsum": counts["lorem_ipsum"],
+        "c4_line_frac": counts["c4_words"] / words,
+        "ui_line_frac": counts["ui_words"] / words,
+        "questionable_frac": counts["questionable"] / sentences,
+        "questionable_all_frac": counts["questionable_all"] / sentences,
+        "span_run": counts["span_run"],
+        "char_run": counts["char_run"],
+        "code_line_frac": counts["code_lines"] / lines,
+        "latex_density": 1000 * counts["latex"] / np.maximum(counts["chars"], 1),
     }  # fmt: skip
 
 
 @njit(cache=True, nogil=True)
-def _count_batch(data, offsets, classes, scratch, counts):
+def _count_batch(data, offsets, classes, s, counts):
     for d in range(len(offsets) - 1):
         text, row = data[offsets[d] : offsets[d + 1]], counts[d]
-        _split(text, classes, scratch, row)
-        _count_words(text, scratch, row)
-        _count_lines(text, scratch, row)
-        _count_ngrams(scratch, row)
-
-
-@njit
-def _split(text, classes, s, row):
-    """One pass over the bytes: pieces to scratch, counts of characters to row."""
-    i = n = chars = ink = newlines = 0
-    hash, kind, last = np.uint64(0), np.uint8(0), np.uint8(0)
-    dots_end = dots = ended = -1  # where a run of dots, the end of a sentence, a run of wide ends stops
-    wide_end = -1
-    inside = False
-    while i < len(text):
-        code, width = np.uint32(text[i]), 1
-        if code >= 128:
-            code, width = decode(text, i)
-        here = classes[code]
-        if here & SPACE:
-            if inside:
-                s.hash[n], s.kind[n], s.last[n], s.end[n] = mix64(hash), kind, last, i
-                row.sentences += ended == i
-                inside = False
-                n += 1
-            newlines += code == NEWLINE
-        else:
-            if not inside:
-                s.begin[n], s.char[n], s.ink[n], s.row[n] = i, chars, ink, newlines
-                hash, kind, inside = np.uint64(0xCBF29CE484222325), np.uint8(0), True
-            hash = (hash ^ np.uint64(code)) * MULTIPLIER
-            kind |= here
-            last = here
-            ink += 1
-            if here >= SENTENCE_END:
-                if here & SENTENCE_END or here & CLOSING and ended == i:
-                    ended = i + width
-                if here & WIDE_END:
-                    row.sentences += wide_end != i
-                    wide_end = i + width
-                if code == HASH:
-                    row.hashes += 1
-                elif code == BRACE:
-                    row.braces += 1
-                elif code == ELLIPSIS:
-                    row.ellipses += 1
-                elif code == DOT:
-                    dots = dots + 1 if dots_end == i else 1
-                    dots_end = i + 1
-                    row.ellipses += dots % 3 == 0
-        chars += 1
-        i += width
-    if inside:
-        s.hash[n], s.kind[n], s.last[n], s.end[n] = mix64(hash), kind, last, i
-        row.sentences += ended == i
-        n += 1
-    s.ink[n] = ink
-    row.chars, row.ink, row.pieces, row.newlines = chars, ink, n, newlines
+        wide_end = split(text, classes, s, row)
+        describe(text, classes, s, row, wide_end)
+        mark_phrases(text, s, row.pieces)
+        _count_words(text, s, row)
+        _count_sentences(text, classes, s, row)
+        row.span_run = longest_span_run(s, row.pieces)
+        row.char_run = longest_char_run(text, s, row.pieces)
+        _count_lines(text, classes, s, row)
+        count_ngrams(s, row)
 
 
 @njit(inline="always")
@@ -238,11 +195,11 @@ def _short_word(text, begin, end):
     """A piece of two to four bytes as one integer, ASCII letters in lower case; 0 for any other. No branch depends on the bytes."""
     size = end - begin
     if size < 2 or size > 4:
-        return np.uint32(0)
-    third = np.uint32(text[begin + 2] | 32) if size > 2 else np.uint32(0)
-    fourth = np.uint32(text[begin + 3] | 32) if size > 3 else np.uint32(0)
-    first, second = np.uint32(text[begin] | 32), np.uint32(text[begin + 1] | 32)
-    return first | second << np.uint32(8) | third << np.uint32(16) | fourth << np.uint32(24)
+        return np.uint64(0)
+    third = np.uint64(text[begin + 2] | 32) if size > 2 else np.uint64(0)
+    fourth = np.uint64(text[begin + 3] | 32) if size > 3 else np.uint64(0)
+    first, second = np.uint64(text[begin] | 32), np.uint64(text[begin + 1] | 32)
+    return first | second << np.uint64(8) | third << np.uint64(16) | fourth << np.uint64(24)
 
 
 @njit
@@ -250,15 +207,15 @@ def _count_words(text, s, row):
     """Words, their ink, letters, stop words, lorem ipsum."""
     found = words = word_ink = letter_pieces = 0
     for i in range(row.pieces):
-        ink = s.ink[i + 1] - s.ink[i]
+        begin, end, ink = s.edge[2 * i], s.edge[2 * i + 1], s.ink[i + 1] - s.ink[i]
         is_word = s.kind[i] & ALNUM != 0
         words += is_word
         word_ink += ink * is_word
         letter_pieces += s.kind[i] & LETTER != 0
-        packed = _short_word(text, s.begin[i], s.end[i])
-        place = packed % len(STOP_WORDS)
-        found |= np.int64(packed != 0 and STOP_WORDS[place] == packed) << place
-        if i > 0 and text[s.end[i - 1] - 1] | 32 == LOREM[-1] and _has(text, s.begin[i], IPSUM) and _has(text, s.end[i - 1] - 5, LOREM):
+        packed = _short_word(text, begin, end)
+        place = packed % np.uint64(len(STOP_WORDS))
+        found |= np.int64(packed != 0 and STOP_WORDS[place] == packed) << np.int64(place)
+        if text[begin] | 32 == IPSUM[0] and i > 0 and _has(text, begin, IPSUM) and _has(text, s.edge[2 * i - 1] - 5, LOREM):
             row.lorem_ipsum += 1
     row.words, row.word_ink, row.letter_pieces = words, word_ink, letter_pieces
     while found:
@@ -278,26 +235,139 @@ def _is_dots(text, begin, end):
 
 
 @njit
-def _count_lines(text, s, row):
-    """Lines: their first and last characters, their repeats; then the same of paragraphs."""
+def _count_sentences(text, classes, s, row):
+    """Sentences, of whole pieces here, that OLMo 3 and MADLAD-400 question."""
+    begin = words = capitals = technical = singles = flags = 0
+    most_singles = 0
+    for i in range(row.pieces):
+        kind, flag, ink = s.kind[i], s.flag[i], s.ink[i + 1] - s.ink[i]
+        is_word = kind & ALNUM != 0
+        words += is_word
+        capitals += kind & UPPER != 0 and is_word and _begins_with_capital(text, classes, s.edge[2 * i])
+        technical += ink if kind & TECHNICAL else 0
+        singles = singles + 1 if ink == 1 else 0
+        most_singles = max(most_singles, singles)
+        flags |= flag
+        if flag & END or i == row.pieces - 1:
+            cased = words >= CASED_WORDS and 2 * capitals >= words
+            barred = text[s.edge[2 * i + 1] - 1] == BAR
+            first = cased or barred or most_singles >= SINGLES or flags & QUESTIONED != 0
+            size = s.char[2 * i + 1] - s.char[2 * begin]
+            other = size < SHORT_SENTENCE or size > LONG_SENTENCE
+            if not other and technical > TECHNICAL_FRAC * size:
+                other = _count(text, classes, s.edge[2 * begin], s.edge[2 * i + 1], TECHNICAL) > TECHNICAL_FRAC * size
+            row.questionable += first
+            row.questionable_all += first or other
+            begin = i + 1
+            words = capitals = technical = singles = most_singles = flags = 0
+
+
+@njit
+def _begins_with_capital(text, classes, at):
+    """Whether the first letter or digit at text[at:] is a capital; there is one."""
+    while True:
+        code, width = np.uint32(text[at]), 1
+        if code >= 128:
+            code, width = decode(text, at)
+        if classes[code] & ALNUM:
+            return classes[code] & UPPER != 0
+        at += width
+
+
+@njit
+def _count(text, classes, begin, end, bit):
+    """Characters of a class in text[begin:end]."""
+    n = 0
+    while begin < end:
+        code, width = np.uint32(text[begin]), 1
+        if code >= 128:
+            code, width = decode(text, begin)
+        n += classes[code] & bit != 0
+        begin += width
+    return n
+
+
+@njit
+def _count_lines(text, classes, s, row):
+    """Lines: their first and last characters, what C4 and DCLM drop, their repeats; then the same of paragraphs."""
     lines = 0
     i = 0
     while i < row.pieces:
         begin, key = i, np.uint64(0)
+        words = flags = longest_piece = upper = 0
         while i < row.pieces and s.row[i] == s.row[begin]:
             key = key * COMBINE + s.hash[i]
+            ink = s.ink[i + 1] - s.ink[i]
+            words += s.kind[i] & ALNUM != 0
+            upper += ink if s.kind[i] & UPPER else 0
+            longest_piece = max(longest_piece, ink)
+            flags |= s.flag[i]
             i += 1
-        at, end = s.begin[begin], s.end[i - 1]
+        at, end = s.edge[2 * begin], s.edge[2 * i - 1]
+        size = s.char[2 * i - 1] - s.char[2 * begin]
         row.bullet_lines += text[at] == 45 or text[at] == 42 or _is_mark(text, at, 0xA2)
-        row.ellipsis_lines += _is_mark(text, end - 3, 0xA6) or _is_dots(text, s.begin[i - 1], end)
+        row.ellipsis_lines += _is_mark(text, end - 3, 0xA6) or _is_dots(text, s.edge[2 * i - 2], end)
         row.ended_lines += s.last[i - 1] & LINE_END != 0
-        row.short_lines += s.char[i - 1] + s.ink[i] - s.ink[i - 1] - s.char[begin] < SHORT_LINE_CHARS
+        row.code_lines += s.last[i - 1] & CODE_END != 0
+        row.short_lines += size < SHORT_LINE_CHARS
+        if i - begin < C4_PIECES or longest_piece > C4_PIECE_CHARS or flags & LINE_PHRASE:
+            row.c4_words += words
+        if i - begin == 1 or (2 * upper > size and 2 * _count(text, classes, at, end, UPPER) > size):
+            row.ui_words += words
+        elif i - begin <= UI_PIECES:
+            counter = words == 2 and i - begin <= COUNTER_PIECES and _is_counter(text, s, begin, i)
+            row.ui_words += words if counter else _ui_words(s, begin, i, flags)
         s.key[lines], s.size[lines], s.place[lines] = mix64(key), s.ink[i] - s.ink[begin], s.row[begin]
         lines += 1
     row.lines = lines
-    row.dup_lines, row.dup_line_ink = _repeats(s, lines)
+    row.dup_lines, row.dup_line_ink = repeats(s, lines)
     row.paragraphs = _paragraphs(s, lines)
-    row.dup_paragraphs, row.dup_paragraph_ink = _repeats(s, row.paragraphs)
+    row.dup_paragraphs, row.dup_paragraph_ink = repeats(s, row.paragraphs)
+
+
+@njit
+def _ui_words(s, begin, end, flags):
+    """Words that DCLM takes out of a short line."""
+    words = 3 * (flags & ITEMS_IN_CART != 0)
+    words += 2 * (end - begin >= 2 and s.flag[end - 2] & READ_MORE != 0)
+    return words + (s.flag[begin] & SIGN_IN != 0)
+
+
+@njit
+def _is_counter(text, s, begin, end):
+    """Whether the two words of a line are a number and what it counts, as in "1,204 views"."""
+    while s.kind[begin] & ALNUM == 0:
+        begin += 1
+    last = begin + 1
+    while s.kind[last] & ALNUM == 0:
+        last += 1
+    if last != begin + 1:
+        return False
+    at, stop = s.edge[2 * begin], s.edge[2 * begin + 1]
+    while at < stop and not 48 <= text[at] <= 57:
+        if text[at] >= 128 or text[at] == 95 or 97 <= text[at] | 32 <= 122:
+            return False
+        at += 1
+    while at < stop and (48 <= text[at] <= 57 or text[at] == 44 or text[at] == DOT):
+        at += 1
+    if at < stop and (text[at] | 32 == 107 or text[at] | 32 == 109 or text[at] | 32 == 98):
+        at += 1
+    return at == stop and _counts(text, s.edge[2 * last], s.edge[2 * last + 1])
+
+
+@njit
+def _counts(text, begin, end):
+    """Whether text[begin:end] is one of COUNTERS, in any case, and perhaps marks behind it."""
+    stop = begin
+    while stop < end and 97 <= text[stop] | 32 <= 122:
+        stop += 1
+    for at in range(stop, end):
+        if text[at] >= 128 or text[at] == 95 or 48 <= text[at] <= 57 or 97 <= text[at] | 32 <= 122:
+            return False
+    for word in COUNTER_WORDS:
+        if stop - begin == len(word) and _has(text, begin, word):
+            return True
+    return False
 
 
 @njit
@@ -312,104 +382,3 @@ def _paragraphs(s, lines):
             s.key[n], s.size[n] = s.key[i], s.size[i]
             n += 1
     return n
-
-
-@njit
-def _group(s, n):
-    """Fill first[:n] and copies[:n] from key[:n]: open addressing, at most half full."""
-    size = 2
-    while size < 2 * n:
-        size *= 2
-    s.slots[:size] = -1
-    s.copies[:n] = 0
-    for i in range(n):
-        slot = np.int64(s.key[i] & np.uint64(size - 1))
-        while s.slots[slot] >= 0 and s.key[s.slots[slot]] != s.key[i]:
-            slot = (slot + 1) & (size - 1)
-        if s.slots[slot] < 0:
-            s.slots[slot] = i
-        s.first[i] = s.slots[slot]
-        s.copies[s.first[i]] += 1
-
-
-@njit
-def _repeats(s, n):
-    """How many of key[:n] repeat an earlier one, and the sum of their sizes."""
-    _group(s, n)
-    repeats = size = 0
-    for i in range(n):
-        if s.first[i] != i:
-            repeats += 1
-            size += s.size[i]
-    return repeats, size
-
-
-@njit
-def _count_ngrams(s, row):
-    """Ink of the commonest 2-, 3- and 4-gram and of repeated 5- to 10-grams.
-
-    An n-gram repeats only if both (n-1)-grams in it do, so after the first round few places are left, often none.
-    """
-    n_keys = row.pieces
-    for i in range(n_keys):
-        s.place[i], s.key[i] = i, s.hash[i]
-    for n in range(2, 11):
-        n_keys = _extend(s, n_keys, n)
-        _group(s, n_keys)
-        if n <= 4:
-            row.top[n - 2] = _top(s, n_keys, n)
-        else:
-            row.dup[n - 5] = _dup(s, n_keys, n)
-        n_keys = _keep_repeated(s, n_keys)
-        if n_keys == 0:
-            break
-
-
-@njit
-def _extend(s, n_keys, n):
-    """Repeated (n-1)-grams to the n-grams that may repeat: those whose second (n-1)-gram is in the list too."""
-    kept = 0
-    for i in range(n_keys - 1):
-        at = s.place[i]
-        if s.place[i + 1] == at + 1:
-            s.place[kept], s.key[kept] = at, s.key[i] * COMBINE + s.hash[at + n - 1]
-            kept += 1
-    return kept
-
-
-@njit
-def _keep_repeated(s, n_keys):
-    kept = 0
-    for i in range(n_keys):
-        if s.copies[s.first[i]] > 1:
-            s.place[kept], s.key[kept] = s.place[i], s.key[i]
-            kept += 1
-    return kept
-
-
-@njit
-def _top(s, n_keys, n):
-    """Copies times ink of the n-gram that occurs most often, overlaps counted, the longest of equals; 0 if none repeats."""
-    copies = 1
-    ink = 0
-    for i in range(n_keys):
-        if s.copies[i] > 1 and s.copies[i] >= copies:  # copies stand at the first of equal keys, 0 at the others
-            here = s.ink[s.place[i] + n] - s.ink[s.place[i]]
-            ink = here if s.copies[i] > copies else max(ink, here)
-            copies = s.copies[i]
-    return copies * ink
-
-
-@njit
-def _dup(s, n_keys, n):
-    """Ink of n-grams that were met before, from left to right; after one, on behind it (datatrove's rule)."""
-    s.size[:n_keys] = 0
-    ink = free = 0
-    for i in range(n_keys):
-        at, first = s.place[i], s.first[i]
-        if at >= free and s.size[first] == 1:
-            ink += s.ink[at + n] - s.ink[at]
-            free = at + n
-        elif at >= free:
-            s.size[first] = 1
-    return ink

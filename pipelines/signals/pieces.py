@@ -1,0 +1,214 @@
+"""Texts cut into pieces, runs of ink, in one pass over the bytes: where each lies, what it is made of, its hash.
+
+The pass has no branch that depends on where a piece begins or ends: every character writes its place where the next edge would
+stand. What a piece is hashed by are its bytes, eight at a time.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+
+from pipelines.signals.characters import IS_ALNUM, IS_LETTER, IS_SPACE, UNICODE, decode, mix64, table
+
+SPACE, LETTER, ALNUM, LINE_END, SENTENCE_END, CLOSING, COUNTED, UPPER, TECHNICAL, CODE_END = (1 << bit for bit in range(10))
+DOT, HASH, BRACE, NEWLINE, DOLLAR, BACKSLASH, ELLIPSIS = (ord(character) for character in ".#{\n$\\…")
+WIDE_ENDS = "。！？"
+MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio
+END, LINE_PHRASE, QUESTIONED, ITEMS_IN_CART, READ_MORE, SIGN_IN = (1 << bit for bit in range(6))  # flags of a piece
+
+
+def _classes() -> np.ndarray:
+    """The bits SPACE to CODE_END, uint16[code point]."""
+    members = {SPACE: IS_SPACE, LETTER: IS_LETTER, ALNUM: IS_ALNUM, UPPER: np.strings.isupper(UNICODE)}
+    classes = np.zeros(len(table(IS_SPACE, 1)), np.uint16)
+    for bit, members_of in members.items():
+        classes |= table(members_of, 1).astype(np.uint16) * np.uint16(bit)
+    marks = {LINE_END: ".!?…\"'”’。！？؟।", SENTENCE_END: ".!?…؟।", CLOSING: "\"')]}”’»", COUNTED: "#{.…$\\" + WIDE_ENDS}
+    marks |= {TECHNICAL: "0123456789{}+/()>", CODE_END: ";{}"}
+    for bit, characters in marks.items():
+        for character in characters:
+            classes[ord(character)] |= bit
+    return classes
+
+
+CLASSES = _classes()
+MASKS = np.array([(1 << 8 * n) - 1 for n in range(8)] + [2**64 - 1], np.uint64)  # the first n bytes of eight
+
+COUNTS = np.dtype([(name, np.int64) for name in (
+    "chars", "ink", "pieces", "words", "word_ink", "letter_pieces", "newlines", "sentences", "stop_words", "lorem_ipsum",
+    "hashes", "braces", "ellipses", "latex", "lines", "bullet_lines", "ellipsis_lines", "ended_lines", "short_lines", "code_lines",
+    "c4_words", "ui_words", "questionable", "questionable_all",
+    "dup_lines", "dup_line_ink", "paragraphs", "dup_paragraphs", "dup_paragraph_ink", "span_run", "char_run",
+)] + [("top", np.int64, 3), ("dup", np.int64, 6)])  # fmt: skip
+
+
+class Scratch(NamedTuple):
+    """Arrays for the pieces of the longest document of a batch; pages that are not reached are never touched."""
+
+    edge: np.ndarray  # int64, first byte of each piece and the byte after it, in turn
+    char: np.ndarray  # int64, characters before each edge
+    kind: np.ndarray  # uint16, classes of all characters of a piece
+    hash: np.ndarray  # uint64, of its bytes
+    ink: np.ndarray  # int64, ink before it; one more than pieces
+    row: np.ndarray  # int64, newlines before it
+    last: np.ndarray  # uint16, classes of its last character
+    flag: np.ndarray  # uint8, END, and the phrases that begin in it
+    key: np.ndarray  # uint64, of lines, paragraphs, n-grams in turn
+    size: np.ndarray  # int64, ink of lines and paragraphs; of n-grams: whether met
+    place: np.ndarray  # int64, row of a line; piece where an n-gram begins
+    first: np.ndarray  # int32, index of the first equal key
+    copies: np.ndarray  # int32, at that index: how many keys are equal
+    slots: np.ndarray  # int32, hash table of indices
+
+
+def scratch(longest_bytes: int) -> Scratch:
+    """Room for the most pieces that so many bytes can hold: every other byte one."""
+    n = longest_bytes // 2 + 2
+    sizes = {"edge": 2 * n, "char": 2 * n, "slots": 2 << n.bit_length()}
+    narrow = {"hash": np.uint64, "key": np.uint64, "kind": np.uint16, "last": np.uint16, "flag": np.uint8}
+    narrow |= {"first": np.int32, "copies": np.int32, "slots": np.int32}
+    return Scratch(**{name: np.empty(sizes.get(name, n), narrow.get(name, np.int64)) for name in Scratch._fields})
+
+
+@intrinsic
+def load8(context, array, i):
+    """Bytes i to i + 7 of a uint8 array as a uint64, aligned or not; the caller sees to it that they are there."""
+
+    def generate(target, builder, signature, arguments):
+        place = builder.gep(target.make_array(signature.args[0])(target, builder, arguments[0]).data, [arguments[1]])
+        value = builder.load(builder.bitcast(place, ir.IntType(64).as_pointer()))
+        value.align = 1
+        return value
+
+    return types.uint64(array, types.int64), generate
+
+
+@njit(inline="always")
+def first8(text, at, n):
+    """The n bytes, at most 8, at text[at:] as a uint64, the first one lowest."""
+    if at + 8 <= len(text):
+        return load8(text, at) & MASKS[n]
+    value = np.uint64(0)
+    for i in range(n):
+        value |= np.uint64(text[at + i]) << np.uint64(8 * i)
+    return value
+
+
+@njit
+def split(text, classes, s, row):
+    """Edges and kinds of the pieces to scratch, counts of characters to row."""
+    i = k = chars = newlines = 0
+    inside = np.int64(0)
+    kind = np.int64(0)
+    dots_end = dots = wide_end = -1  # where a run of dots, of wide ends stops
+    while i < len(text):
+        code, width = np.uint32(text[i]), 1
+        if code >= 128:
+            code, width = decode(text, i)
+        here = np.int64(classes[code])
+        ink = here & SPACE ^ 1
+        s.edge[k], s.char[k] = i, chars
+        k += ink ^ inside
+        kind = kind & -inside | here
+        s.kind[k >> 1] = kind
+        inside = ink
+        newlines += code == NEWLINE
+        if here & COUNTED:
+            if code == DOT:
+                dots = dots + 1 if dots_end == i else 1
+                dots_end = i + 1
+                row.ellipses += dots % 3 == 0
+            elif code == HASH:
+                row.hashes += 1
+            elif code == BRACE:
+                row.braces += 1
+            elif code == DOLLAR:
+                row.latex += 1
+            elif code == BACKSLASH:
+                row.latex += is_command(text, i + 1)
+            elif code == ELLIPSIS:
+                row.ellipses += 1
+            else:
+                row.sentences += wide_end != i
+                wide_end = i + width
+        chars += 1
+        i += width
+    s.edge[k], s.char[k] = i, chars
+    row.pieces, row.chars, row.newlines = (k + 1) >> 1, chars, newlines
+    return wide_end
+
+
+@njit(inline="always")
+def is_command(text, at):
+    """Whether a backslash before text[at:] begins a command of LaTeX: two letters at least, ( or [. \\n is none."""
+    if at >= len(text):
+        return False
+    if text[at] == 40 or text[at] == 91:
+        return True
+    return at + 1 < len(text) and _is_ascii_letter(text[at]) and _is_ascii_letter(text[at + 1])
+
+
+@njit(inline="always")
+def _is_ascii_letter(byte):
+    return np.uint8((byte | np.uint8(32)) - np.uint8(97)) < 26
+
+
+@njit
+def describe(text, classes, s, row, wide_end):
+    """Hash, place, last character and END of each piece; sentences."""
+    ink = newlines = at = 0
+    ended = True
+    for n in range(row.pieces):
+        begin, end = s.edge[2 * n], s.edge[2 * n + 1]
+        while at < begin:
+            newlines += text[at] == NEWLINE
+            at += 1
+        at = end
+        s.row[n], s.ink[n] = newlines, ink
+        ink += s.char[2 * n + 1] - s.char[2 * n]
+        s.hash[n] = hash_bytes(text, begin, end)
+        last = classes[text[end - 1]] if text[end - 1] < 128 else classes[code_before(text, end)]
+        s.last[n] = last
+        ended = last & (SENTENCE_END | CLOSING) != 0 and is_end(text, classes, begin, end)
+        s.flag[n] = END * ended
+        row.sentences += ended
+    s.ink[row.pieces] = ink
+    row.ink = ink
+    row.sentences += row.pieces > 0 and not ended and wide_end != at
+
+
+@njit(inline="always")
+def hash_bytes(text, begin, end):
+    size = end - begin
+    value = (first8(text, begin, min(size, 8)) ^ np.uint64(size)) * MULTIPLIER
+    while size > 8:
+        begin, size = begin + 8, size - 8
+        value = (value ^ value >> np.uint64(32) ^ first8(text, begin, min(size, 8))) * MULTIPLIER
+    return mix64(value)
+
+
+@njit(inline="always")
+def code_before(text, end):
+    """The code point that ends at text[:end]."""
+    at = end - 1
+    while text[at] & 0xC0 == 0x80 and at > 0:
+        at -= 1
+    return np.uint32(text[at]) if text[at] < 128 else decode(text, at)[0]
+
+
+@njit
+def is_end(text, classes, begin, end):
+    """Whether text[begin:end] ends in the end of a sentence and what closes it."""
+    while end > begin:
+        code = code_before(text, end)
+        if classes[code] & SENTENCE_END:
+            return True
+        if classes[code] & CLOSING == 0:
+            return False
+        end -= 1 if code < 0x80 else 2 if code < 0x800 else 3
+    return False
