@@ -23,6 +23,8 @@ from schemas.tables import Table
 if TYPE_CHECKING:  # Spark is imported by the steps that use it: `flows status` starts without
     from pyspark.sql import DataFrame, SparkSession
 
+    from pipelines.measure import Context
+
 Counts = dict[str, float]
 
 
@@ -91,16 +93,22 @@ def total(rows: DataFrame, column: str) -> int:
 
 
 def measure(job: Job) -> Counts:
-    from pipelines import assets
-    from pipelines.measure import Context, signal_columns
     from pipelines.measure import measure as measured
+    from pipelines.measure import signal_columns
 
     documents = job.read(tables.DOCUMENTS)
     models = train_quality(job, documents)
-    near = job.recipe.near_duplicates
-    context = Context(assets.LANGUAGE_MODEL.read_bytes(), models, near.ngram, near.bands, near.rows, job.recipe.seed)
-    rows = job.write(measured(documents, context), tables.SIGNALS.extended(signal_columns()), "measure")
+    rows = job.write(measured(documents, context(job, models)), tables.SIGNALS.extended(signal_columns()), "measure")
     return {"documents": rows, "bytes": total(job.read(tables.SIGNALS), "n_bytes")}
+
+
+def context(job: Job, models: dict[str, bytes]) -> Context:
+    """What the signals need besides the text; models: of quality, by domain."""
+    from pipelines import assets
+    from pipelines.measure import Context
+
+    near = job.recipe.near_duplicates
+    return Context(assets.LANGUAGE_MODEL.read_bytes(), models, near.ngram, near.bands, near.rows, job.recipe.seed)
 
 
 def train_quality(job: Job, documents: DataFrame) -> dict[str, bytes]:
@@ -137,11 +145,73 @@ def domain_rules(recipe: Recipe) -> dict[str, tuple[rules.Rule, ...]]:
     return {domain: rules.load(domain, recipe.rules.get(domain)) for domain in sorted({source.domain for source in recipe.sources})}
 
 
+def edits(job: Job) -> Counts:
+    from pyspark.sql import functions as F
+
+    from pipelines import edits as editing
+    from pipelines.measure import signal_columns
+
+    found = unmerged(job)
+    rows = job.write(editing.merge(found) if found else nothing(job, tables.EDITS), tables.EDITS, "edits")
+    written, left = job.read(tables.EDITS), tables.RESTS.extended(signal_columns())
+    shorten = job.recipe.edits.shorten
+    shortened = job.write(rests(job, written) if shorten else nothing(job, left), left, "edits")
+    size = F.col("end") - F.col("start")
+    return {"edits": rows, "documents shortened": shortened, "bytes": total(written.select(size.alias("size")), "size") if rows else 0}
+
+
+def rests(job: Job, written: DataFrame) -> DataFrame:
+    """What lines and passages leave of documents, measured as the documents were."""
+    from pipelines import edits as editing
+
+    models = {domain: (job.home.models / f"quality-{domain}.bin").read_bytes() for domain in job.recipe.quality}
+    return editing.rests(job.read(tables.DOCUMENTS), written, context(job, models))
+
+
+def unmerged(job: Job) -> list[DataFrame]:
+    """What the recipe leaves out or masks, found separately."""
+    from pipelines import edits as editing
+
+    spec, signals, clusters = job.recipe.edits, job.read(tables.SIGNALS), job.read(tables.CLUSTERS)
+    found = []
+    if spec.shorten:
+        priority = {source.name: source.priority for source in job.recipe.sources}
+        kept = editing.candidates(signals, clusters, domain_rules(job.recipe), priority)
+        found += editing.removals(job.read(tables.DOCUMENTS), kept, spec)
+    if spec.personal:
+        from pipelines.signals.personal import PLACEHOLDERS
+
+        found.append(editing.masks(signals, clusters, spec.personal, PLACEHOLDERS))
+    return found
+
+
+def nothing(job: Job, table: Table) -> DataFrame:
+    return job.spark.createDataFrame([], ddl(table))
+
+
+def with_edits(job: Job, documents: DataFrame) -> DataFrame:
+    """documents with the column `edits`, if the recipe edits any."""
+    from pipelines import edits as editing
+
+    spec = job.recipe.edits
+    return editing.joined(documents, job.read(tables.EDITS)) if spec.shorten or spec.personal else documents
+
+
+def learnt(job: Job, documents: DataFrame) -> DataFrame:
+    """documents (doc_id, text, ...) with their text as it is learnt."""
+    from pipelines import edits as editing
+
+    found = with_edits(job, documents)
+    return editing.applied(found) if "edits" in found.columns else found
+
+
 def judge(job: Job) -> Counts:
     recipe = job.recipe
+    rests = job.read(tables.RESTS) if recipe.edits.shorten else None
     verdicts = judging.judge(
-        job.read(tables.SIGNALS), job.read(tables.CLUSTERS), domain_rules(recipe), recipe.tiers, recipe.heldout, recipe.seed
-    )
+        job.read(tables.SIGNALS), job.read(tables.CLUSTERS), domain_rules(recipe), recipe.tiers, recipe.heldout, recipe.seed,
+        rests, recipe.edits.torso,
+    )  # fmt: skip
     rows = job.write(verdicts, tables.VERDICTS, "judge")
     verdicts = job.read(tables.VERDICTS)
     return {"documents": rows, "kept": verdicts.where("keep").count(), "heldout": verdicts.where("heldout").count()}
@@ -158,7 +228,7 @@ def tokenise(job: Job) -> Counts:
     texts = job.read(tables.DOCUMENTS).select("doc_id", "text").join(kept, "doc_id", how="inner")
     ranks = tokenizer_ranks(job, texts.where("not heldout"))
     store_tokenizer(job, ranks)
-    rows = job.write(tokens.tokenise(texts, ranks, job.recipe.tokenizer.name), tables.TOKENS, "tokenise")
+    rows = job.write(tokens.tokenise(with_edits(job, texts), ranks, job.recipe.tokenizer.name), tables.TOKENS, "tokenise")
     return {"documents": rows, "tokens": total(job.read(tables.TOKENS), "n_tokens")}
 
 
@@ -170,7 +240,7 @@ def tokenizer_ranks(job: Job, texts: DataFrame) -> bytes:
     if spec.name == "cl100k_base":
         return tokens.cl100k_ranks()
     sample = tokens.training_sample(texts, job.recipe.seed, spec.sample_bytes)
-    return tokens.train_bpe((row.text for row in sample.toLocalIterator()), spec.vocab_size)
+    return tokens.train_bpe((row.text for row in learnt(job, sample).toLocalIterator()), spec.vocab_size)
 
 
 def tokenizer_files(home: Home) -> list[Path]:
@@ -255,7 +325,9 @@ def evaluate(job: Job) -> Counts:
 
     ranks, card = tokenizer_files(job.home)
     tokenizer = json.loads(card.read_text())
-    found = evaluated(job.read(tables.TOKENS), job.read(tables.DOCUMENTS), job.recipe, job.run_folder, tokenizer, ranks.read_bytes())
+    rows = job.read(tables.TOKENS)
+    heldout = job.read(tables.DOCUMENTS).join(rows.where("stream = 'heldout'").select("doc_id"), "doc_id", how="left_semi")
+    found = evaluated(rows, learnt(job, heldout.select("doc_id", "text")), job.recipe, job.run_folder, tokenizer, ranks.read_bytes())
     write_json(evaluation_file(job), found)
     return {f"bits/byte {domain}": figures["final"] for domain, figures in found["domains"].items()}
 
@@ -280,6 +352,14 @@ def rules_part(recipe: Recipe) -> dict:
     return {domain: {rule.name: asdict(rule) for rule in members} for domain, members in domain_rules(recipe).items()}
 
 
+def edits_part(recipe: Recipe) -> dict:
+    """Lines and passages are compared among documents that fail no rule, so that rules count where these are looked for."""
+    if not recipe.edits.shorten:
+        return {"edits": recipe.edits.model_dump(include={"personal"}, mode="json")}
+    priority = {source.name: source.priority for source in recipe.sources}
+    return {**recipe.part("edits"), "rules": rules_part(recipe), "priority": priority}
+
+
 STEPS = (
     Step("ingest", ingest, (), lambda r: r.part("sources", "seed"), (tables.DOCUMENTS, tables.REJECTS)),
     Step(
@@ -292,12 +372,13 @@ STEPS = (
         lambda r: {**r.part("near_duplicates"), "priority": {source.name: source.priority for source in r.sources}},
         (tables.CLUSTERS,),
     ),
+    Step("edits", edits, ("ingest", "measure", "dedup"), edits_part, (tables.EDITS, tables.RESTS)),
     Step(
-        "judge", judge, ("measure", "dedup"),
+        "judge", judge, ("measure", "dedup", "edits"),
         lambda r: {**r.part("tiers", "heldout", "seed"), "rules": rules_part(r)}, (tables.VERDICTS,),
     ),
     Step(
-        "tokenise", tokenise, ("ingest", "judge"), lambda r: r.part("tokenizer", "seed"), (tables.TOKENS,),
+        "tokenise", tokenise, ("ingest", "edits", "judge"), lambda r: r.part("tokenizer", "seed"), (tables.TOKENS,),
         lambda job: tokenizer_files(job.home),
     ),
     Step(
@@ -313,7 +394,7 @@ STEPS = (
         lambda job: [job.run_folder / "result.json"],
     ),
     Step(
-        "evaluate", evaluate, ("ingest", "tokenise", "train"), lambda r: r.part("prompts", "seed"), (),
+        "evaluate", evaluate, ("ingest", "edits", "tokenise", "train"), lambda r: r.part("prompts", "seed"), (),
         lambda job: [evaluation_file(job)],
     ),
     Step(
