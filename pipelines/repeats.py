@@ -20,7 +20,7 @@ from numba import njit
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-from pipelines.signals.characters import IS_SPACE, decode, mix64, table, utf8
+from pipelines.signals.characters import IS_SPACE, constant, decode, mix64, table, utf8
 
 Batches = Iterator[pa.RecordBatch]
 
@@ -29,6 +29,7 @@ SPACE, ALONE, NEWLINE = 1, 2, ord("\n")
 # Thai and Lao, Tibetan, Burmese, Khmer, CJK with kana, its compatibility forms, full width, and the planes of further ideographs.
 WITHOUT_SPACES = ((0x0E00, 0x1100), (0x1780, 0x1800), (0x2E80, 0xA000), (0xF900, 0xFB00), (0xFF00, 0xFFF0), (0x20000, 0x40000))
 GIVEN = ("doc_id", "priority", "n_bytes")  # that a passage brings along
+NOTHING = constant(np.zeros(0, np.uint8))
 CHUNK_ROWS = 1 << 16  # of passages that leave a worker at once
 
 
@@ -50,6 +51,7 @@ def repeated_lines(texts: DataFrame, documents: int, min_chars: int) -> DataFram
     texts: doc_id, source, text. All copies are found, the first too: what so many pages share belongs to none of them.
     A span ends behind the line's \\n.
     """
+    line_hashes(NOTHING, 1)  # compiled here once: the workers of this machine find it on disk
     hashed = texts.select("doc_id", "source", "text").mapInArrow(_line_keys(min_chars), "doc_id string, source string, keys array<bigint>")
     rows = hashed.localCheckpoint().select("doc_id", "source", F.explode("keys").alias("key"))  # read twice below
     often = rows.groupBy("source", "key").agg(F.count("*").alias("n")).where(F.col("n") > documents)
@@ -66,14 +68,15 @@ def repeated_passages(texts: DataFrame, words: int, torso: float) -> DataFrame:
     outside of all spans, in an earlier copy. A document that loses more than the share `torso` will be dropped, so
     the others are compared again without such ones: what they hold is not lost with them, if one document that stays has it.
     """
+    passages(NOTHING, words, seeds(NOTHING, words).view(np.uint64))  # compiled here once, as above
     repeated = _repeated_seeds(texts.select("doc_id", "text").mapInArrow(_seeds(words), "doc_id string, seeds array<bigint>"))
     found = texts.select("doc_id", "priority", "n_bytes", "text").join(repeated, "doc_id", how="inner")
     schema = "doc_id string, priority int, n_bytes bigint, seed bigint, hash bigint, start bigint, end bigint"
-    passages = found.mapInArrow(_passages(words), schema).localCheckpoint()  # read twice below
-    spans = later_copies(passages).localCheckpoint()
+    compared = found.mapInArrow(_passages(words), schema).localCheckpoint()  # read twice below
+    spans = later_copies(compared).localCheckpoint()
     lost = spans.groupBy("doc_id", "n_bytes").agg(F.sum(F.col("end") - F.col("start")).alias("lost"))
     torsos = lost.where(F.col("lost") > torso * F.col("n_bytes")).select("doc_id")
-    others = later_copies(passages.join(torsos, "doc_id", how="left_anti"))
+    others = later_copies(compared.join(torsos, "doc_id", how="left_anti"))
     return others.union(spans.join(torsos, "doc_id", how="left_semi")).select("doc_id", "start", "end")
 
 
