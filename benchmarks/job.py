@@ -15,7 +15,8 @@ import psutil
 import yaml
 
 from flows.home import Home
-from flows.steps import STEPS, Job, Step, total
+from flows.job import Job, total
+from flows.steps import STEPS, Step
 from pipelines import assets, ingest
 from pipelines.measure import Context, measure, signal_columns
 from schemas import tables

@@ -21,7 +21,8 @@ from prefect.states import State
 from flows.home import Home, Receipt
 from flows.progress import Display, spark_tasks
 from flows.status import check, pending, plain, states
-from flows.steps import STEPS, Job, Step, ddl, report_file
+from flows.job import Job, ddl
+from flows.steps import STEPS, Step, report_file
 from schemas import tables
 
 

@@ -17,12 +17,18 @@ BINS = 10_000
 
 
 def judge(
-    signals: DataFrame, clusters: DataFrame, rules: dict[str, tuple[Rule, ...]], tiers: dict[str, float], heldout: Heldout, seed: int
+    signals: DataFrame, clusters: DataFrame, rules: dict[str, tuple[Rule, ...]], tiers: dict[str, float], heldout: Heldout, seed: int,
+    rests: DataFrame | None = None, torso: float = 1.0,
 ) -> DataFrame:
-    """Columns of silver.verdicts. rules: by domain, in the order in which reasons are given; duplicates come last."""
+    """Columns of silver.verdicts. rules: by domain, in the order in which reasons are given; duplicates come last.
+
+    rests: signals of what edits leave of some documents. It is judged by the same rules (reasons rest_<rule>), graded in the
+    document's place, and must be more than the share 1 - torso of it (reason torso).
+    """
     found = signals.join(clusters.select("doc_id", "cluster_id", "rank", "exact"), "doc_id", how="inner")
     duplicate = F.when(F.col("rank") > 1, F.when(F.col("exact"), F.lit("exact_duplicate")).otherwise(F.lit("near_duplicate")))
-    reasons = F.array_compact(F.concat(failed(rules), F.array(duplicate)))
+    found, of_rest = with_rests(found, rests, rules, torso)
+    reasons = F.array_compact(F.concat(failed(rules), of_rest, F.array(duplicate)))
     judged = found.select(
         "doc_id", "source", "domain", "n_bytes", "quality", "quality_model", "cluster_id",
         reasons.alias("reasons"), (F.size(reasons) == 0).alias("keep"),
@@ -35,6 +41,19 @@ def judge(
         F.when(F.col("keep"), tier_of(tiers)).alias("tier"),
         (F.col("keep") & is_heldout(heldout, seed)).alias("heldout"),
     ).select(*tables.VERDICTS.column_names)  # fmt: skip
+
+
+def with_rests(found: DataFrame, rests: DataFrame | None, rules: dict[str, tuple[Rule, ...]], torso: float) -> tuple[DataFrame, Column]:
+    """`found` with the quality of what is left where it was edited, and the reasons against that, null where there are none."""
+    if rests is None:
+        return found, F.array().cast("array<string>")
+    named = F.transform(F.array_compact(failed(rules)), lambda rule: F.concat(F.lit("rest_"), rule))
+    rest = rests.select("doc_id", F.struct(F.col("n_bytes"), F.col("quality"), named.alias("failed")).alias("rest"))
+    shorter = F.when(F.col("rest.n_bytes") < (1 - torso) * F.col("n_bytes"), F.lit("torso"))
+    reasons = F.concat(F.array(shorter), F.coalesce("rest.failed", F.array().cast("array<string>")))
+    graded = F.when(F.col("rest").isNotNull(), F.col("rest.quality")).otherwise(F.col("quality"))
+    joined = found.join(rest, "doc_id", how="left")
+    return joined.withColumn("quality", graded), reasons
 
 
 def failed(rules: dict[str, tuple[Rule, ...]]) -> Column:

@@ -30,6 +30,7 @@ def life(lake: Lake, doc_id: str) -> Iterator[tuple[str, list[str]]]:
     yield "signals", [f"{name}: {_shown(value)}" for name, value in _row(lake, tables.SIGNALS, doc_id).items() if _worth_showing(value)]
     cluster = _row(lake, tables.CLUSTERS, doc_id)
     yield "cluster", [_cluster(cluster)] if cluster else []
+    yield "edits", _edits(lake, doc_id)
     verdict = _row(lake, tables.VERDICTS, doc_id)
     yield "verdict", [_verdict(verdict)] if verdict else []
     yield "spans in shards", _spans(lake, doc_id)
@@ -74,6 +75,13 @@ def _cluster(row: dict[str, Any]) -> str:
         return "no duplicates"
     kind = "kept" if row["rank"] == 1 else f"{'exact' if row['exact'] else 'near'} duplicate of {row['keeper']}"
     return f"number {row['rank']} of {row['size']} in cluster {row['cluster_id']}: {kind}"
+
+
+def _edits(lake: Lake, doc_id: str) -> list[str]:
+    rows = sorted(_rows(lake, tables.EDITS, pc.field("doc_id") == doc_id), key=lambda r: r["start"])
+    return _first([
+        f"bytes {r['start']}-{r['end'] - 1} {'masked as ' + r['replacement'] if r['replacement'] else 'left out'}: {r['why']}" for r in rows
+    ])
 
 
 def _verdict(row: dict[str, Any]) -> str:

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from pipelines.edits import apply_batch
 from schemas.tables import TOKENS
 
 if TYPE_CHECKING:
@@ -127,20 +129,26 @@ def encode(texts: pa.Array, ranks: bytes, dtype: np.dtype) -> list[np.ndarray]:
 
 
 def tokenise(documents: DataFrame, ranks: bytes, kind: str) -> DataFrame:
-    """Columns of silver.tokens for documents (doc_id, stream, domain, n_bytes, text); `kind` names the tokenizer."""
+    """Columns of silver.tokens for documents (doc_id, stream, domain, text, edits); `kind` names the tokenizer.
+
+    edits: as pipelines.edits.joined gives them; without the column the texts are learnt as they are.
+    """
     dtype = id_type(about(ranks, kind, "")["vocab_size"])
+    edited = "edits" in documents.columns
 
     def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
-            ids = encode(batch.column("text"), ranks, dtype)
+            texts = apply_batch(batch.column("text"), batch.column("edits")) if edited else batch.column("text")
+            n_bytes = pc.binary_length(texts).cast(pa.int64())
+            ids = encode(texts, ranks, dtype)
             keys = pa.array([doc_key(doc_id) for doc_id in batch.column("doc_id").to_pylist()], pa.int64())
             lengths = pa.array([len(one) for one in ids], pa.int64())
             blobs = pa.array([one.tobytes() for one in ids], pa.binary())
-            doc_id, stream, domain, n_bytes = (batch.column(name) for name in ("doc_id", "stream", "domain", "n_bytes"))
+            doc_id, stream, domain = (batch.column(name) for name in ("doc_id", "stream", "domain"))
             yield pa.RecordBatch.from_arrays([doc_id, keys, stream, domain, n_bytes, lengths, blobs], list(TOKENS.column_names))
 
     schema = ", ".join(f"{column.name} {column.type}" for column in TOKENS.columns)
-    return documents.select("doc_id", "stream", "domain", "n_bytes", "text").mapInArrow(run, schema)
+    return documents.select("doc_id", "stream", "domain", "text", *(["edits"] if edited else [])).mapInArrow(run, schema)
 
 
 def training_sample(documents: DataFrame, seed: int, sample_bytes: int) -> DataFrame:

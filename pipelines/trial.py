@@ -1,7 +1,8 @@
 """Other thresholds against a measured corpus, in seconds: no Java starts, and no text is read but that of a few samples.
 
-Works on the signals and verdicts that a run left. Duplicates stay what they are; a document is gained if it fails no rule any
-more, lost if it fails one now. What the judge would say of all others does not change.
+Works on the signals and verdicts that a run left. Duplicates, and documents dropped for what edits leave of them, stay what
+they are; a document is gained if it fails no rule any more, lost if it fails one now. What the judge would say of all others
+does not change.
 """
 
 from __future__ import annotations
@@ -53,12 +54,14 @@ JUDGED = """
     select doc_id, source, n_bytes, keep as before, len(fails) = 0 and len(copies) = 0 as after, fails, failed from (
         select s.doc_id, s.source, s.n_bytes, v.keep,
             list_filter(s.named, lambda rule: rule is not null) as fails,
-            list_filter(v.reasons, lambda rule: not ends_with(rule, '_duplicate')) as failed,
-            list_filter(v.reasons, lambda rule: ends_with(rule, '_duplicate')) as copies
+            list_filter(v.reasons, lambda rule: not {stays}) as failed,
+            list_filter(v.reasons, lambda rule: {stays}) as copies
         from (select doc_id, source, n_bytes, [{cases}] as named from read_parquet({signals})) s
             join read_parquet({verdicts}) v using (doc_id)
     )
 """
+# Reasons that are no rules on the document itself.
+STAYS = "(ends_with(rule, '_duplicate') or starts_with(rule, 'rest_') or rule = 'torso')"
 CHANGES = """
     select source, rule, count(*) filter (after) as gained, coalesce(sum(n_bytes) filter (after), 0)::bigint as gained_bytes,
         count(*) filter (before) as lost, coalesce(sum(n_bytes) filter (before), 0)::bigint as lost_bytes
@@ -78,7 +81,7 @@ DRAWN = """
 def _judged(lake: Lake, rules: dict[str, tuple[Rule, ...]]) -> str:
     cases = [_case(domain, rule) for domain, members in rules.items() for rule in members]
     paths = {name: _list(lake.files(table)) for name, table in (("signals", tables.SIGNALS), ("verdicts", tables.VERDICTS))}
-    return JUDGED.format(cases=", ".join(cases) or "null::varchar", **paths)
+    return JUDGED.format(cases=", ".join(cases) or "null::varchar", stays=STAYS, **paths)
 
 
 def _case(domain: str, rule: Rule) -> str:

@@ -6,6 +6,7 @@ import dataclasses
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import UnionType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
@@ -117,6 +118,35 @@ class Route(Part):
         return self
 
 
+class RepeatedLines(Part):
+    """Boilerplate (Llama 3, 2407.21783, 3.1.1: lines seen more than 6 times in 30 million documents)."""
+
+    domains: tuple[str, ...] = Field(min_length=1, description="domains whose documents are looked at; lines of code repeat by nature")
+    documents: int = Field(6, ge=1, description="a line of more than so many documents of a source is left out of all of them")
+    min_chars: int = Field(10, ge=1, description="shorter lines stay")
+
+
+class RepeatedPassages(Part):
+    """Long word sequences that occur again (Lee et al. 2107.06499): the first copy stays."""
+
+    domains: tuple[str, ...] = Field(min_length=1, description="domains whose documents are compared, all with one another")
+    words: int = Field(50, ge=8, le=1000, description="a passage of so many words that occurs earlier in the corpus is left out")
+
+
+class Edits(Part):
+    """What is left out of kept documents or masked in them."""
+
+    repeated_lines: RepeatedLines | None = Field(None, description="lines that many documents share; null leaves them in")
+    repeated_passages: RepeatedPassages | None = Field(None, description="passages that occur again; null leaves them in")
+    personal: tuple[str, ...] = Field((), description="kinds of personal data that are masked")
+    torso: Fraction = Field(0.5, description="a document that loses more than this share to edits is dropped")
+
+    @property
+    def shorten(self) -> bool:
+        """Whether lines or passages are left out."""
+        return bool(self.repeated_lines or self.repeated_passages)
+
+
 class Tokenizer(Part):
     """Text to token ids."""
 
@@ -200,6 +230,7 @@ class Recipe(Part):
     near_duplicates: NearDuplicates = Field(NearDuplicates(), description="how near duplicates are found")
     rules: dict[str, dict[str, float | dict[str, float | None] | None]] = Field(
         {}, description="thresholds by domain and rule that replace the default ones, one number or one a language; null turns a rule off")
+    edits: Edits = Field(Edits(), description="what is left out of kept documents or masked in them")
     quality: dict[str, Quality] = Field({}, description="quality model by domain; a domain without one has no percentiles, one tier")
     tiers: dict[Name, Fraction] = Field({"all": 0.0}, description="quality tiers and the percentile each begins at; one must begin at 0")
     tokenizer: Tokenizer = Field(Tokenizer(), description="text to token ids")
@@ -252,6 +283,9 @@ class Recipe(Part):
         yield "quality", self.quality, {source.domain for source in self.sources}
         yield "rules", self.rules, domains
         yield "languages.trusted", [one.source for one in self.languages.trusted], sources
+        for name in ("repeated_lines", "repeated_passages"):
+            if found := getattr(self.edits, name):
+                yield f"edits.{name}.domains", found.domains, domains
 
     @property
     def domains(self) -> set[str]:
@@ -342,6 +376,8 @@ def _inner(annotation: Any) -> tuple[type | None, str]:
     if container in (tuple, dict):
         found, _ = _inner(arguments[0] if container is tuple else arguments[1])
         return found, {tuple: "[]", dict: ".<name>"}[container] if found else ""
+    if container is UnionType:
+        return _inner(arguments[0])
     is_part = isinstance(annotation, type) and (issubclass(annotation, BaseModel) or dataclasses.is_dataclass(annotation))
     return (annotation if is_part else None), ""
 

@@ -112,6 +112,23 @@ CLUSTERS = Table(
     {"rank_within_size": "rank between 1 and size"},
 )
 
+EDITS = Table(
+    "silver.edits",
+    "a span of a document that is left out or masked when it is tokenised",
+    (
+        DOC_ID,
+        Column("start", "bigint", "first byte of the span in the UTF-8 text"),
+        Column("end", "bigint", "the byte behind it"),
+        Column("replacement", "string", "what is learnt in its place; empty where it is left out"),
+        Column("why", "string", "repeated_line, repeated_passage, or a kind of personal data"),
+    ),
+    ("doc_id", "start"),
+    {"span_is_not_empty": "start >= 0 and start < end"},
+)
+
+# The signal families add their columns, as they do to silver.signals.
+RESTS = replace(SIGNALS, name="silver.rests", meaning="the measurements of what repeated lines and passages leave of a document")
+
 VERDICTS = Table(
     "silver.verdicts",
     "what was decided for a document, and every reason",
@@ -139,7 +156,7 @@ TOKENS = Table(
         Column("doc_key", "bigint", "first 64 bits of doc_id, signed: the document's name in shards and ledger"),
         Column("stream", "string", "source.tier, or heldout"),
         Column("domain", "string", "what the document is treated as"),
-        Column("n_bytes", "bigint", "UTF-8 bytes of the text"),
+        Column("n_bytes", "bigint", "UTF-8 bytes of the text as it was tokenised, its edits applied"),
         Column("n_tokens", "bigint", "token ids, the end-of-text marks apart"),
         Column("tokens", "binary", "the ids, little-endian uint16 (vocabulary up to 65,536) or uint32"),
     ),
@@ -213,4 +230,4 @@ LEDGER = Table(
     ("run", "step", "doc_key"),
 )
 
-ALL = (DOCUMENTS, REJECTS, SIGNALS, PAIRS, CLUSTERS, VERDICTS, TOKENS, MIXTURE, SPANS, RUNS, LEDGER)
+ALL = (DOCUMENTS, REJECTS, SIGNALS, PAIRS, CLUSTERS, EDITS, RESTS, VERDICTS, TOKENS, MIXTURE, SPANS, RUNS, LEDGER)

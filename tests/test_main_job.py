@@ -129,14 +129,14 @@ def test_a_second_run_has_nothing_to_do(finished_home):
 
 def test_a_changed_threshold_leaves_the_measurements(finished_home):
     found = by_state(finished_home, rules={"docs": {"too_few_words": 5}})
-    assert {name for name, state in found.items() if state == "done"} == {"ingest", "measure", "dedup"}
+    assert {name for name, state in found.items() if state == "done"} == {"ingest", "measure", "dedup", "edits"}
 
 
 def test_a_changed_share_leaves_the_tokens(finished_home):
     stages = [stage.model_dump() for stage in finished_home.recipe.stages]
     stages[0]["mixture"]["weights"] = {"code": 0.5, "docs": 0.5}
     found = by_state(finished_home, stages=stages)
-    assert {name for name, state in found.items() if state == "done"} == {"ingest", "measure", "dedup", "judge", "tokenise"}
+    assert {name for name, state in found.items() if state == "done"} == {"ingest", "measure", "dedup", "edits", "judge", "tokenise"}
 
 
 def test_status_says_why(finished_home, tmp_path):
@@ -207,7 +207,7 @@ def test_too_little_space_is_said_before_anything_starts(finished_home, monkeypa
 
 def test_what_it_prints(finished_home):
     printed = finished_home.printed
-    for step in ("ingest", "measure", "dedup", "judge", "tokenise", "mixture", "shard", "train", "evaluate", "report"):
-        assert re.search(rf"\d+/10 {step} +\d+\.\d s", printed), step
+    for step in ("ingest", "measure", "dedup", "edits", "judge", "tokenise", "mixture", "shard", "train", "evaluate", "report"):
+        assert re.search(rf"\d+/\d+ {step} +\d+\.\d s", printed), step
     for said in ("exact_duplicate", "gzip", "anneal", ".html"):
         assert said in printed, said

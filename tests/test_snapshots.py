@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from flows import steps
 from flows.home import Home
-from flows.steps import STEPS, Job
+from flows.job import Job
+from flows.steps import STEPS
 from pipelines import ingest
 from pipelines.ingest import Delivery, rounds, undone
 from pipelines.measure import signal_columns

@@ -6,7 +6,7 @@ import conftest
 import pytest
 import yaml
 
-from flows.steps import domain_rules
+from flows.judging import domain_rules
 from pipelines import judge, lineage, rules, trial
 from schemas import recipe as recipes
 from schemas import tables

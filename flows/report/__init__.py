@@ -11,7 +11,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from flows.report import census, corpus, distributions, plots, samples, training
-from flows.steps import Job, domain_rules, report_file
+from flows.job import Job
+from flows.judging import domain_rules
+from flows.steps import report_file
 from schemas import tables
 from schemas.manifest import write_json
 

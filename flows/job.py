@@ -1,0 +1,68 @@
+"""What a step works with: recipe, home folder, Spark, and the doors to the lake."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flows.home import Home
+from pipelines import ingest
+from schemas.recipe import Recipe
+from schemas.tables import Table
+
+if TYPE_CHECKING:  # Spark is imported by the steps that use it: `flows status` starts without
+    from pyspark.sql import DataFrame, SparkSession
+
+Counts = dict[str, float]
+
+
+@dataclass
+class Job:
+    """What a step works with. `fingerprints` are those of all steps; `on_training` is told of every optimiser step."""
+
+    recipe: Recipe
+    home: Home
+    fingerprints: dict[str, str]
+    on_training: Callable[[Any], None] = lambda step: None
+
+    @cached_property
+    def spark(self) -> SparkSession:
+        from pipelines.spark import session
+
+        return session(self.recipe.spark, str(self.home.root.resolve()))
+
+    @property
+    def run_folder(self) -> Path:
+        """Folder of the training run: its name is what it is made of, so a resumed run finds its checkpoints."""
+        return self.home.runs / self.fingerprints["train"][:12]
+
+    @cached_property
+    def deliveries(self) -> dict[str, str]:
+        """By delivery, the fingerprint of its files and of how they are read."""
+        return ingest.fingerprints(self.recipe)
+
+    def known(self, table: Table) -> dict[str, str]:
+        """By delivery, the fingerprint of what the table holds of it; empty where it does not say."""
+        return self.home.lake.ancestry(table).get("deliveries", {})
+
+    def read(self, table: Table) -> DataFrame:
+        return self.home.lake.read(self.spark, table)
+
+    def write(self, rows: DataFrame, table: Table, step: str, where: str | None = None, deliveries: dict[str, str] | None = None) -> int:
+        """Write a table with its ancestry; `deliveries` are those that it holds afterwards. Returns the rows written."""
+        ancestry = {"step": step, "fingerprint": self.fingerprints[step], "deliveries": deliveries or {}}
+        self.home.lake.write(rows, table, ancestry, where)
+        return self.home.lake.rows_written(table)
+
+
+def total(rows: DataFrame, column: str) -> int:
+    from pyspark.sql import functions as F
+
+    return rows.agg(F.sum(column)).first()[0] or 0
+
+
+def ddl(table: Table) -> str:
+    return ", ".join(f"{column.name} {column.type}" for column in table.columns)

@@ -1,0 +1,140 @@
+"""The steps that decide, between measuring and tokenising: duplicates, edits, verdicts."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from flows.home import Home
+from flows.job import Counts, Job, ddl, total
+from flows.measuring import context, languages_file
+from pipelines import dedup as duplicates
+from pipelines import ingest as intake
+from pipelines import judge as judging
+from pipelines import rules
+from schemas import tables
+from schemas.manifest import fingerprint
+from schemas.recipe import Recipe
+from schemas.tables import Table
+
+if TYPE_CHECKING:  # Spark is imported by the steps that use it: `flows status` starts without
+    from pyspark.sql import DataFrame
+
+
+def dedup(job: Job) -> Counts:
+    store_pairs(job)
+    sources = job.recipe.sources
+    priority = {source.name: source.priority for source in sources}
+    recency = {(source.name, snapshot): time for source in sources for time, snapshot in enumerate(source.snapshots)}
+    found = duplicates.clusters(job.read(tables.SIGNALS), job.read(tables.PAIRS), priority, recency)
+    rows = job.write(found, tables.CLUSTERS, "dedup")
+    clusters = job.read(tables.CLUSTERS)
+    return {
+        "documents": rows,
+        "pairs": job.home.lake.rows(tables.PAIRS),
+        "exact": clusters.where("rank > 1 and exact").count(),
+        "near": clusters.where("rank > 1 and not exact").count(),
+    }
+
+
+def store_pairs(job: Job) -> None:
+    """Bring silver.pairs to what the signals hold: by the deliveries that it lacks, or anew."""
+    near, signals = job.recipe.near_duplicates, job.read(tables.SIGNALS)
+    wanted = {name: fingerprint([near.model_dump(), measured]) for name, measured in job.known(tables.SIGNALS).items()}
+    stored = job.known(tables.PAIRS)
+    fresh = intake.undone(wanted, stored)
+    if fresh != []:
+        hashes = signals.where(intake.condition(map(intake.Delivery.named, stored))).select("text_hash") if fresh else None
+        known = (job.read(tables.PAIRS), hashes) if fresh else None
+        job.write(duplicates.pairs(signals, job.read(tables.DOCUMENTS), near, known), tables.PAIRS, "dedup", None, wanted)
+
+
+def edits(job: Job) -> Counts:
+    from pyspark.sql import functions as F
+
+    from pipelines import edits as editing
+    from pipelines.measure import signal_columns
+
+    found = unmerged(job)
+    rows = job.write(editing.merge(found) if found else nothing(job, tables.EDITS), tables.EDITS, "edits")
+    written, left = job.read(tables.EDITS), tables.RESTS.extended(signal_columns())
+    shorten = job.recipe.edits.shorten
+    shortened = job.write(rests(job, written) if shorten else nothing(job, left), left, "edits")
+    size = F.col("end") - F.col("start")
+    return {"edits": rows, "documents shortened": shortened, "bytes": total(written.select(size.alias("size")), "size") if rows else 0}
+
+
+def rests(job: Job, written: DataFrame) -> DataFrame:
+    """What lines and passages leave of documents, measured as the documents were."""
+    from pipelines import edits as editing
+
+    return editing.rests(job.read(tables.DOCUMENTS), written, context(job))
+
+
+def unmerged(job: Job) -> list[DataFrame]:
+    """What the recipe leaves out or masks, found separately."""
+    from pipelines import edits as editing
+
+    spec, signals, clusters = job.recipe.edits, job.read(tables.SIGNALS), job.read(tables.CLUSTERS)
+    found = []
+    if spec.shorten:
+        priority = {source.name: source.priority for source in job.recipe.sources}
+        kept = editing.candidates(signals, clusters, domain_rules(job.recipe, job.home), priority)
+        found += editing.removals(job.read(tables.DOCUMENTS), kept, spec)
+    if spec.personal:
+        from pipelines.signals.personal import PLACEHOLDERS
+
+        found.append(editing.masks(signals, clusters, spec.personal, PLACEHOLDERS))
+    return found
+
+
+def nothing(job: Job, table: Table) -> DataFrame:
+    return job.spark.createDataFrame([], ddl(table))
+
+
+def with_edits(job: Job, documents: DataFrame) -> DataFrame:
+    """documents with the column `edits`, if the recipe edits any."""
+    from pipelines import edits as editing
+
+    spec = job.recipe.edits
+    return editing.joined(documents, job.read(tables.EDITS)) if spec.shorten or spec.personal else documents
+
+
+def learnt(job: Job, documents: DataFrame) -> DataFrame:
+    """documents (doc_id, text, ...) with their text as it is learnt."""
+    from pipelines import edits as editing
+
+    found = with_edits(job, documents)
+    return editing.applied(found) if "edits" in found.columns else found
+
+
+def judge(job: Job) -> Counts:
+    recipe = job.recipe
+    rests = job.read(tables.RESTS) if recipe.edits.shorten else None
+    verdicts = judging.judge(
+        job.read(tables.SIGNALS), job.read(tables.CLUSTERS), domain_rules(recipe, job.home), recipe.tiers, recipe.heldout, recipe.seed,
+        rests, recipe.edits.torso,
+    )  # fmt: skip
+    rows = job.write(verdicts, tables.VERDICTS, "judge")
+    verdicts = job.read(tables.VERDICTS)
+    return {"documents": rows, "kept": verdicts.where("keep").count(), "heldout": verdicts.where("heldout").count()}
+
+
+def domain_rules(recipe: Recipe, home: Home | None = None) -> dict[str, tuple[rules.Rule, ...]]:
+    """The rules of the recipe's domains; with those thresholds that were fitted to languages in this home, if any."""
+    fitted = json.loads(languages_file(home).read_text())["thresholds"] if home and recipe.languages.trusted else {}
+    return {domain: rules.load(domain, recipe.rules.get(domain), fitted) for domain in sorted(recipe.domains)}
+
+
+def rules_part(recipe: Recipe) -> dict:
+    """The rules as they apply, so that a change of the default ones counts too."""
+    return {domain: {rule.name: asdict(rule) for rule in members} for domain, members in domain_rules(recipe).items()}
+
+
+def edits_part(recipe: Recipe) -> dict:
+    """Lines and passages are compared among documents that fail no rule, so that rules count where these are looked for."""
+    if not recipe.edits.shorten:
+        return {"edits": recipe.edits.model_dump(include={"personal"}, mode="json")}
+    priority = {source.name: source.priority for source in recipe.sources}
+    return {**recipe.part("edits"), "rules": rules_part(recipe), "priority": priority}

@@ -1,0 +1,176 @@
+"""The measuring step, and the models that it measures with: quality by domain and language, what is usual in a language.
+
+Models learn from the first snapshot of each source and are kept while that stays the same: a later snapshot is measured by them,
+so that what was measured before still holds and a new snapshot costs only itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flows.home import Home
+from flows.job import Counts, Job, total
+from pipelines import ingest as intake
+from pipelines import rules
+from schemas import tables
+from schemas.manifest import fingerprint, write_json
+from schemas.recipe import Recipe
+
+if TYPE_CHECKING:  # Spark is imported by the steps that use it: `flows status` starts without
+    from pyspark.sql import DataFrame
+
+    from pipelines.measure import Context
+
+REVISION = 2  # raised by hand when the signals of the same text become others
+
+
+def measure(job: Job) -> Counts:
+    """Measures only the deliveries that silver.signals does not hold yet."""
+    from pipelines.measure import measure as measured
+    from pipelines.measure import signal_columns
+
+    documents, table = job.read(tables.DOCUMENTS), tables.SIGNALS.extended(signal_columns())
+    made = context(job)
+    near = job.recipe.near_duplicates.model_dump(exclude={"threshold"})
+    settings = [REVISION, near, job.recipe.part("seed", "routes"), sha256s(made.quality_models), made.stop_words, table.column_names]
+    wanted = {name: fingerprint([settings, found]) for name, found in job.deliveries.items()}
+    fresh = intake.undone(wanted, job.known(table))
+    if fresh is None:
+        job.write(measured(documents, made), table, "measure", None, wanted)
+    elif fresh:
+        where = intake.condition(fresh)
+        job.write(measured(documents.where(where), made), table, "measure", where, wanted)
+    if made.quality_models and fresh != []:
+        complete_cards(job, made.quality_models)
+    return {"documents": job.home.lake.rows(table), "bytes": total(job.read(tables.SIGNALS), "n_bytes")}
+
+
+def part(recipe: Recipe) -> dict[str, Any]:
+    """The part of the recipe that decides the signals."""
+    fits = [asdict(rule) for rule in rules.load("multilingual") if rule.fit] if recipe.languages.trusted else []
+    near = recipe.near_duplicates.model_dump(exclude={"threshold"})
+    return {**recipe.part("seed", "quality", "routes", "languages"), "near_duplicates": near, "fit": fits}
+
+
+def files(job: Job) -> list[Path]:
+    """What the step leaves besides its table."""
+    return [quality_file(job, domain) for domain in job.recipe.quality] + [languages_file(job.home)] * bool(job.recipe.languages.trusted)
+
+
+def context(job: Job) -> Context:
+    """What the signals need besides the text; models are trained unless they are there."""
+    from pipelines import assets
+    from pipelines.measure import Context
+
+    recipe, near, lid = job.recipe, job.recipe.near_duplicates, assets.LANGUAGE_MODEL.read_bytes()
+    models = quality_models(job) if recipe.quality else {}
+    stop_words = fit_languages(job, Context(lid))["stop_words"] if recipe.languages.trusted else {}
+    return Context(lid, models, near.ngram, near.bands, near.rows, recipe.seed, recipe.routes, stop_words)
+
+
+def first_documents(job: Job) -> DataFrame:
+    first = [intake.Delivery(source.name, source.snapshots[0]) for source in job.recipe.sources]
+    return job.read(tables.DOCUMENTS).where(intake.condition(first))
+
+
+def learnt_from(job: Job, *names: str) -> str:
+    """Fingerprint of the first snapshots and of the parts of the recipe that a model is made of."""
+    first = [f"{source.name}/{source.snapshots[0]}" for source in job.recipe.sources]
+    return fingerprint([REVISION, part(job.recipe)["fit"], job.recipe.part("seed", *names), {name: job.deliveries[name] for name in first}])
+
+
+def quality_models(job: Job) -> dict[str, bytes]:
+    """The quality models by name: domain, or domain.language. Trained unless those that are there are made of the same."""
+    listed, made_of = job.home.models / "quality.json", learnt_from(job, "quality")
+    told = json.loads(listed.read_text()) if listed.is_file() else {}
+    if told.get("made_of") == made_of:
+        found = {name: quality_file(job, name) for name in told["sha256"]}
+        models = {name: file.read_bytes() for name, file in found.items() if file.is_file()}
+        if told["sha256"] == sha256s(models):
+            return models
+    models = train_quality(job, first_documents(job))
+    write_json(listed, {"made_of": made_of, "sha256": sha256s(models)})
+    return models
+
+
+def sha256s(models: dict[str, bytes]) -> dict[str, str]:
+    return {name: hashlib.sha256(model).hexdigest() for name, model in models.items()}
+
+
+def train_quality(job: Job, documents: DataFrame) -> dict[str, bytes]:
+    """Train and store the quality models with their cards; returns the models by name: domain, or domain.language."""
+    from pipelines import assets
+    from pipelines.examples import by_language, examples
+
+    models: dict[str, bytes] = {}
+    for old in job.home.models.glob("quality-*"):
+        old.unlink()
+    for domain, spec in job.recipe.quality.items():
+        good, pool = examples(documents, domain, spec, job.recipe.seed)
+        for name, kinds in by_language(domain, good, pool, assets.LANGUAGE_MODEL.read_bytes()).items():
+            models |= store_quality(job, domain, name, *kinds)
+    return models
+
+
+def store_quality(job: Job, domain: str, name: str, good: list[str], pool: list[str]) -> dict[str, bytes]:
+    """Train one model and write it with its card. None for a language whose examples do not do: the domain's model serves it."""
+    from pipelines.signals import quality
+
+    try:
+        trained = quality.train(good, pool, job.recipe.seed, name)
+    except ValueError:
+        if name == domain:
+            raise
+        return {}
+    file = quality_file(job, name)
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(trained.model)
+    sizes = {"positives": trained.n_positives, "pool": trained.n_pool, "heldout": trained.n_heldout}
+    left_out = {"empty": trained.n_empty, "copies": trained.n_copies}
+    recipe = job.recipe.quality[domain].model_dump(mode="json")
+    card = {"domain": domain, "model": name, "auc": trained.auc, "auc_interval": trained.interval, **sizes, "left_out": left_out}
+    write_json(quality_card(job, name), {**card, "calibration": trained.calibration, "recipe": recipe})
+    return {name: trained.model}
+
+
+def quality_file(job: Job, name: str) -> Path:
+    return job.home.models / f"quality-{name}.bin"
+
+
+def quality_card(job: Job, name: str) -> Path:
+    return job.home.models / f"quality-{name}.json"
+
+
+def complete_cards(job: Job, names: Iterable[str]) -> None:
+    """Add to each quality model's card what its scores go by in the corpus; null where it scored no document."""
+    from pipelines.audit import audit
+
+    found = audit(job.read(tables.SIGNALS), job.read(tables.DOCUMENTS))
+    for name in names:
+        card = quality_card(job, name)
+        write_json(card, {**json.loads(card.read_text()), "corpus": found.get(name)})
+
+
+def fit_languages(job: Job, context: Context) -> dict[str, Any]:
+    """What is usual in the languages of the documents that the recipe trusts: the card of `languages.fit`, fitted unless it is there."""
+    from pipelines import languages
+    from pipelines.examples import trusted
+    from pipelines.measure import batch_of, measure_batch
+
+    file, made_of = languages_file(job.home), learnt_from(job, "languages")
+    if file.is_file() and (card := json.loads(file.read_text())).get("made_of") == made_of:
+        return card
+    texts = trusted(first_documents(job), job.recipe.languages, job.recipe.seed)
+    card = languages.fit(measure_batch(batch_of(texts), context), texts, rules.load("multilingual"))
+    job.home.models.mkdir(exist_ok=True)
+    write_json(file, card | {"made_of": made_of, "recipe": job.recipe.languages.model_dump(mode="json")})
+    return card
+
+
+def languages_file(home: Home) -> Path:
+    return home.models / "languages.json"

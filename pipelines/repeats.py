@@ -1,0 +1,299 @@
+"""Lines and passages that occur again: where their further copies lie, as spans of bytes. No suffix array: hashes, counted in Spark.
+
+line      what lies between \\n, white space around it left out and runs of it inside taken as one space
+word      a run of ink; a character of a script without spaces (Chinese, Japanese, Thai, ...) is a word by itself
+passage   `words` words in a row, whatever white space lies between
+
+Every repeat is found. A passage of W words holds W - k + 1 runs of k = W / 2 words; the least of their hashes is its seed
+(winnowing: Schleimer, Wilkerson, Aiken 2003). Equal passages have equal seeds, at different places unless they overlap, so a
+passage whose seed was met once in the corpus has no other copy. A text has about one seed in W / 4 words: these are counted
+first, and only passages with a seed that repeats are hashed and compared. Two are equal when hash and seed are, 64 bits each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pyarrow as pa
+from numba import njit
+from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import functions as F
+
+from pipelines.signals.characters import IS_SPACE, constant, decode, mix64, table, utf8
+
+Batches = Iterator[pa.RecordBatch]
+
+FNV, FNV_START, COMBINE = np.uint64(0x100000001B3), np.uint64(0xCBF29CE484222325), np.uint64(0x9E3779B97F4A7C15)
+SPACE, ALONE, NEWLINE = 1, 2, ord("\n")
+# Thai and Lao, Tibetan, Burmese, Khmer, CJK with kana, its compatibility forms, full width, and the planes of further ideographs.
+WITHOUT_SPACES = ((0x0E00, 0x1100), (0x1780, 0x1800), (0x2E80, 0xA000), (0xF900, 0xFB00), (0xFF00, 0xFFF0), (0x20000, 0x40000))
+GIVEN = ("doc_id", "priority", "n_bytes")  # that a passage brings along
+NOTHING = constant(np.zeros(0, np.uint8))
+CHUNK_ROWS = 1 << 16  # of passages that leave a worker at once
+
+
+def _classes() -> np.ndarray:
+    """0 for ink, SPACE or ALONE: uint8[code point]."""
+    classes = np.zeros(1 << 21, np.uint8)
+    for begin, end in WITHOUT_SPACES:
+        classes[begin:end] = ALONE
+    spaces = table(IS_SPACE, SPACE)
+    return np.where(spaces > 0, spaces, classes)
+
+
+CLASSES = _classes()
+
+
+def repeated_lines(texts: DataFrame, documents: int, min_chars: int) -> DataFrame:
+    """(doc_id, start, end) of lines of at least `min_chars` characters that stand in more than so many documents of a source.
+
+    texts: doc_id, source, text. All copies are found, the first too: what so many pages share belongs to none of them.
+    A span ends behind the line's \\n.
+    """
+    line_hashes(NOTHING, 1)  # compiled here once: the workers of this machine find it on disk
+    hashed = texts.select("doc_id", "source", "text").mapInArrow(_line_keys(min_chars), "doc_id string, source string, keys array<bigint>")
+    rows = hashed.localCheckpoint().select("doc_id", "source", F.explode("keys").alias("key"))  # read twice below
+    often = rows.groupBy("source", "key").agg(F.count("*").alias("n")).where(F.col("n") > documents)
+    mine = rows.join(often, ["source", "key"], how="left_semi").groupBy("doc_id").agg(F.collect_list("key").alias("keys"))
+    found = texts.select("doc_id", "text").join(mine, "doc_id", how="inner")
+    return found.mapInArrow(_line_spans, "doc_id string, start bigint, end bigint")
+
+
+def repeated_passages(texts: DataFrame, words: int, torso: float) -> DataFrame:
+    """(doc_id, start, end): what is covered by passages of `words` words that occur earlier; a span ends where the next word begins.
+
+    texts: doc_id, priority, n_bytes, text. Earlier is: in a document of higher priority, a longer one, one of smaller doc_id, or
+    before it in the same document, where copies that overlap their first one do not count. Each word of a span stands,
+    outside of all spans, in an earlier copy. A document that loses more than the share `torso` will be dropped, so
+    the others are compared again without such ones: what they hold is not lost with them, if one document that stays has it.
+    """
+    passages(NOTHING, words, seeds(NOTHING, words).view(np.uint64))  # compiled here once, as above
+    repeated = _repeated_seeds(texts.select("doc_id", "text").mapInArrow(_seeds(words), "doc_id string, seeds array<bigint>"))
+    found = texts.select("doc_id", "priority", "n_bytes", "text").join(repeated, "doc_id", how="inner")
+    schema = "doc_id string, priority int, n_bytes bigint, seed bigint, hash bigint, start bigint, end bigint"
+    compared = found.mapInArrow(_passages(words), schema).localCheckpoint()  # read twice below
+    spans = later_copies(compared).localCheckpoint()
+    lost = spans.groupBy("doc_id", "n_bytes").agg(F.sum(F.col("end") - F.col("start")).alias("lost"))
+    torsos = lost.where(F.col("lost") > torso * F.col("n_bytes")).select("doc_id")
+    others = later_copies(compared.join(torsos, "doc_id", how="left_anti"))
+    return others.union(spans.join(torsos, "doc_id", how="left_semi")).select("doc_id", "start", "end")
+
+
+def _repeated_seeds(seeds: DataFrame) -> DataFrame:
+    """(doc_id, seeds): the seeds of each document that were met more than once in all."""
+    rows = seeds.localCheckpoint().select("doc_id", F.explode("seeds").alias("seed"))  # read twice below
+    repeated = rows.groupBy("seed").agg(F.count("*").alias("n")).where("n > 1")
+    return rows.join(repeated, "seed", how="left_semi").groupBy("doc_id").agg(F.collect_set("seed").alias("seeds"))
+
+
+def later_copies(passages: DataFrame) -> DataFrame:
+    """(doc_id, n_bytes, start, end): the union of all passages but the first of each; passages: as `_passages` gives them."""
+    place = F.struct(-F.col("priority"), -F.col("n_bytes"), F.col("doc_id").alias("doc_id"), F.col("start"), F.col("end").alias("end"))
+    first = F.min(place).over(Window.partitionBy("seed", "hash"))
+    again = (F.col("doc_id") != F.col("first.doc_id")) | (F.col("start") >= F.col("first.end"))
+    return _islands(passages.withColumn("first", first).where(again))
+
+
+def _islands(spans: DataFrame) -> DataFrame:
+    """Spans that overlap or touch become one. A later start has a later end, or the same."""
+    order = Window.partitionBy("doc_id").orderBy("start")
+    apart: Column = F.col("start") > F.lag("end").over(order)
+    numbered = spans.withColumn("apart", F.coalesce(apart, F.lit(True)).cast("int"))
+    islands = numbered.withColumn("island", F.sum("apart").over(order.rowsBetween(Window.unboundedPreceding, 0)))
+    joined = islands.groupBy("doc_id", "n_bytes", "island").agg(F.min("start").alias("start"), F.max("end").alias("end"))
+    return joined.select("doc_id", "n_bytes", "start", "end")
+
+
+def line_hashes(text: np.ndarray, min_chars: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Hash (int64), first byte and the byte behind it of each line of at least `min_chars` characters; text: uint8."""
+    keys = np.empty(len(text) + 1, np.uint64)
+    begins, ends = np.empty((2, len(text) + 1), np.int64)
+    n = _lines(text, CLASSES, min_chars, keys, begins, ends)
+    return keys[:n].view(np.int64), begins[:n], ends[:n]
+
+
+def seeds(text: np.ndarray, words: int) -> np.ndarray:
+    """The seeds of a text's passages, int64, one for each place that is the least of some passage; text: uint8."""
+    hashes, _ = _split(text)
+    return _choose(_rolled(hashes, words // 2), words - words // 2 + 1).view(np.int64)
+
+
+def passages(text: np.ndarray, words: int, repeated: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Seed, hash, first byte and the byte behind each passage whose seed is in `repeated` (uint64, ascending): int64 each."""
+    hashes, begins = _split(text)
+    return _select(_rolled(hashes, words // 2), _rolled(hashes, words), begins, words, repeated)
+
+
+def _split(text: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Hash of each word, and its first byte with the length of the text behind the last."""
+    room = len(text) // 2 + 2  # one word needs two bytes, but for the last
+    hashes, begins = np.empty(room, np.uint64), np.empty(room, np.int64)
+    n = _words(text, CLASSES, hashes, begins)
+    return hashes[:n], begins[: n + 1]
+
+
+def _line_keys(min_chars: int) -> Callable[[Batches], Batches]:
+    def run(batches: Batches) -> Batches:
+        for batch in batches:
+            keys = pa.array([np.unique(line_hashes(text, min_chars)[0]) for text in _texts(batch)], pa.list_(pa.int64()))
+            yield pa.RecordBatch.from_arrays([batch.column("doc_id"), batch.column("source"), keys], ["doc_id", "source", "keys"])
+
+    return run
+
+
+def _line_spans(batches: Batches) -> Batches:
+    for batch in batches:
+        for doc_id, text, keys in zip(batch.column("doc_id"), _texts(batch), batch.column("keys"), strict=True):
+            hashes, begins, ends = line_hashes(text, 1)
+            chosen = np.isin(hashes, keys.values.to_numpy())
+            yield _rows({"doc_id": doc_id}, {"start": begins[chosen], "end": ends[chosen]})
+
+
+def _seeds(words: int) -> Callable[[Batches], Batches]:
+    def run(batches: Batches) -> Batches:
+        for batch in batches:
+            found = pa.array([seeds(text, words) for text in _texts(batch)], pa.list_(pa.int64()))
+            yield pa.RecordBatch.from_arrays([batch.column("doc_id"), found], ["doc_id", "seeds"])
+
+    return run
+
+
+def _passages(words: int) -> Callable[[Batches], Batches]:
+    def run(batches: Batches) -> Batches:
+        for batch in batches:
+            given = [dict(zip(GIVEN, values, strict=True)) for values in zip(*(batch.column(name) for name in GIVEN), strict=True)]
+            for row, text, repeated in zip(given, _texts(batch), batch.column("seeds"), strict=True):
+                found = passages(text, words, np.sort(repeated.values.to_numpy().view(np.uint64)))
+                for at in range(0, len(found[0]), CHUNK_ROWS):
+                    columns = (column[at : at + CHUNK_ROWS] for column in found)
+                    yield _rows(row, dict(zip(("seed", "hash", "start", "end"), columns, strict=True)))
+
+    return run
+
+
+def _texts(batch: pa.RecordBatch) -> Iterator[np.ndarray]:
+    """The bytes of each text of a batch."""
+    data, offsets = utf8(batch.column("text"))
+    return (data[begin:end] for begin, end in zip(offsets[:-1], offsets[1:], strict=True))
+
+
+def _rows(same: dict[str, pa.Scalar], columns: dict[str, np.ndarray]) -> pa.RecordBatch:
+    """The columns, with what is the same in every row before them."""
+    n = len(next(iter(columns.values())))
+    repeated = {name: pa.repeat(value, n) for name, value in same.items()}
+    return pa.RecordBatch.from_pydict(repeated | {name: pa.array(column) for name, column in columns.items()})
+
+
+@njit(cache=True, nogil=True)
+def _lines(text, classes, min_chars, keys, begins, ends):
+    n = i = begin = chars = 0
+    key, gap = FNV_START, False
+    while i < len(text):
+        code, width = np.uint32(text[i]), 1
+        if code >= 128:
+            code, width = decode(text, i)
+        i += width
+        if classes[code] != SPACE:
+            if gap and chars > 0:
+                key = (key ^ np.uint64(32)) * FNV
+                chars += 1
+            key = (key ^ np.uint64(code)) * FNV
+            chars += 1
+        gap = classes[code] == SPACE
+        if code == NEWLINE or i == len(text):
+            if chars >= min_chars:
+                keys[n], begins[n], ends[n] = mix64(key), begin, i
+                n += 1
+            key, begin, chars, gap = FNV_START, i, 0, False
+    return n
+
+
+@njit(cache=True, nogil=True)
+def _words(text, classes, hashes, begins):
+    """Fill hashes[:n] and begins[: n + 1]; returns n."""
+    n = i = 0
+    key, inside = FNV_START, False
+    while i < len(text):
+        code, width = np.uint32(text[i]), 1
+        if code >= 128:
+            code, width = decode(text, i)
+        here = classes[code]
+        if inside and here != 0:
+            hashes[n] = mix64(key)
+            n += 1
+        if not inside or here != 0:
+            begins[n], key = i, FNV_START
+        key = (key ^ np.uint64(code)) * FNV
+        if here == ALONE:
+            hashes[n] = mix64(key)
+            n += 1
+        inside = here == 0
+        i += width
+    if inside:
+        hashes[n] = mix64(key)
+        n += 1
+    begins[n] = len(text)
+    return n
+
+
+@njit(cache=True, nogil=True)
+def _rolled(hashes, size):
+    """Hashes of `size` words in a row, of all places where so many begin. A rolling polynomial, mixed at its end."""
+    out = np.empty(max(0, len(hashes) - size + 1), np.uint64)
+    oldest = np.uint64(1)  # weight of the first word
+    for _ in range(size - 1):
+        oldest *= COMBINE
+    total = np.uint64(0)
+    for i in range(len(hashes)):
+        total = total * COMBINE + hashes[i]
+        if i >= size - 1:
+            out[i - size + 1] = mix64(total)
+            total -= hashes[i - size + 1] * oldest
+    return out
+
+
+@njit(inline="always")
+def _least(values, before, i, size):
+    """Place of a least of values[i : i + size]: `before`, that of the window one place before (or -1), while it is one; then the last."""
+    best = before
+    if before < i:
+        best = i
+        for j in range(i + 1, i + size):
+            if values[j] <= values[best]:
+                best = j
+    elif values[i + size - 1] < values[before]:
+        best = i + size - 1
+    return best
+
+
+@njit(cache=True, nogil=True)
+def _choose(values, size):
+    """The least of each `size` values in a row, each place once."""
+    out = np.empty(max(0, len(values) - size + 1), np.uint64)
+    n, best = 0, -1
+    for i in range(len(out)):
+        least = _least(values, best, i, size)
+        if least != best:
+            out[n] = values[least]
+            n += 1
+        best = least
+    return out[:n]
+
+
+@njit(cache=True, nogil=True)
+def _select(short, whole, begins, words, repeated):
+    """Seed, hash, first byte, byte behind of the passages whose seed, the least of their hashes `short`, is in `repeated`."""
+    out = np.empty((4, len(whole)), np.int64)
+    n, best, known = 0, -1, False
+    for i in range(len(whole)):
+        least = _least(short, best, i, len(short) - len(whole) + 1)
+        if least != best:
+            best = least
+            place = np.searchsorted(repeated, short[best])
+            known = place < len(repeated) and repeated[place] == short[best]
+        if known:
+            out[0, n], out[1, n] = np.int64(short[best]), np.int64(whole[i])
+            out[2, n], out[3, n] = begins[i], begins[i + words]
+            n += 1
+    return out[0, :n], out[1, :n], out[2, :n], out[3, :n]
