@@ -19,7 +19,7 @@ from schemas import recipe as recipes
 from schemas.recipe import Recipe, RecipeError
 
 DEFAULT = Path(__file__).parent / "recipes" / "local.yaml"
-STEPS = ("ingest", "measure", "dedup", "judge", "tokenise", "mixture", "shard", "train", "evaluate", "report")
+STEPS = ("ingest", "measure", "dedup", "decontaminate", "judge", "tokenise", "mixture", "shard", "train", "evaluate", "report")
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False,
                   help="Raw text in, a trained mixture of experts out. Start with: `flows run curriculum`")  # fmt: skip

@@ -133,18 +133,49 @@ def dedup(job: Job) -> Counts:
     }
 
 
+def decontaminate(job: Job) -> Counts:
+    from pipelines import decontaminate as overlaps
+
+    spec = job.recipe.decontaminate
+    if not spec.files:  # said in the recipe: the table is there, and empty
+        return {"matches": job.write(job.spark.createDataFrame([], ddl(tables.CONTAMINATION)), tables.CONTAMINATION, "decontaminate")}
+    keepers = job.read(tables.CLUSTERS).where("rank = 1").select("doc_id")
+    documents = job.read(tables.DOCUMENTS).select("doc_id", "text").join(keepers, "doc_id", how="left_semi")
+    found = overlaps.suite(spec)
+    rows = job.write(overlaps.contamination(documents, found), tables.CONTAMINATION, "decontaminate")
+    return {"documents": keepers.count(), "items": sum(len(file.items) for file in found.files), "matches": rows}
+
+
+def decontamination_part(recipe: Recipe) -> dict:
+    from pipelines.decontaminate import part
+
+    return part(recipe)
+
+
 def domain_rules(recipe: Recipe) -> dict[str, tuple[rules.Rule, ...]]:
     return {domain: rules.load(domain, recipe.rules.get(domain)) for domain in sorted({source.domain for source in recipe.sources})}
 
 
 def judge(job: Job) -> Counts:
+    from pipelines import decontaminate as overlaps
+
     recipe = job.recipe
     verdicts = judging.judge(
-        job.read(tables.SIGNALS), job.read(tables.CLUSTERS), domain_rules(recipe), recipe.tiers, recipe.heldout, recipe.seed
-    )
+        job.read(tables.SIGNALS), job.read(tables.CLUSTERS), domain_rules(recipe), recipe.tiers, recipe.heldout, recipe.seed,
+        overlaps.beyond(job.read(tables.CONTAMINATION), recipe.decontaminate),
+    )  # fmt: skip
     rows = job.write(verdicts, tables.VERDICTS, "judge")
     verdicts = job.read(tables.VERDICTS)
+    for file in decontamination_files(job):
+        spec = recipe.decontaminate
+        file.parent.mkdir(exist_ok=True)
+        write_json(file, overlaps.record(job.read(tables.CONTAMINATION), verdicts, overlaps.suite(spec), spec))
     return {"documents": rows, "kept": verdicts.where("keep").count(), "heldout": verdicts.where("heldout").count()}
+
+
+def decontamination_files(job: Job) -> list[Path]:
+    """The decontamination record, if the recipe names evaluations: of the verdicts with this fingerprint."""
+    return [job.home.report / f"decontamination-{job.fingerprints['judge'][:12]}.json"] if job.recipe.decontaminate.files else []
 
 
 def tokenise(job: Job) -> Counts:
@@ -292,9 +323,11 @@ STEPS = (
         lambda r: {**r.part("near_duplicates"), "priority": {source.name: source.priority for source in r.sources}},
         (tables.CLUSTERS,),
     ),
+    Step("decontaminate", decontaminate, ("ingest", "dedup"), decontamination_part, (tables.CONTAMINATION,)),
     Step(
-        "judge", judge, ("measure", "dedup"),
-        lambda r: {**r.part("tiers", "heldout", "seed"), "rules": rules_part(r)}, (tables.VERDICTS,),
+        "judge", judge, ("measure", "dedup", "decontaminate"),
+        lambda r: {**r.part("tiers", "heldout", "seed"), "rules": rules_part(r), "contaminated": r.decontaminate.threshold},
+        (tables.VERDICTS,), decontamination_files,
     ),
     Step(
         "tokenise", tokenise, ("ingest", "judge"), lambda r: r.part("tokenizer", "seed"), (tables.TOKENS,),

@@ -17,12 +17,20 @@ BINS = 10_000
 
 
 def judge(
-    signals: DataFrame, clusters: DataFrame, rules: dict[str, tuple[Rule, ...]], tiers: dict[str, float], heldout: Heldout, seed: int
-) -> DataFrame:
-    """Columns of silver.verdicts. rules: by domain, in the order in which reasons are given; duplicates come last."""
+    signals: DataFrame, clusters: DataFrame, rules: dict[str, tuple[Rule, ...]], tiers: dict[str, float], heldout: Heldout, seed: int,
+    contaminated: DataFrame | None = None,
+) -> DataFrame:  # fmt: skip
+    """Columns of silver.verdicts. rules: by domain, in the order in which reasons are given; duplicates come last.
+
+    contaminated: doc_id of documents that hold an evaluation's items; their reason comes after the rules.
+    """
     found = signals.join(clusters.select("doc_id", "cluster_id", "rank", "exact"), "doc_id", how="inner")
+    spoilt = F.lit(None)
+    if contaminated is not None:
+        found = found.join(contaminated.select("doc_id", F.lit("contaminated").alias("spoilt")), "doc_id", how="left")
+        spoilt = F.col("spoilt")
     duplicate = F.when(F.col("rank") > 1, F.when(F.col("exact"), F.lit("exact_duplicate")).otherwise(F.lit("near_duplicate")))
-    reasons = F.array_compact(F.concat(failed(rules), F.array(duplicate)))
+    reasons = F.array_compact(F.concat(failed(rules), F.array(spoilt, duplicate)))
     judged = found.select(
         "doc_id", "source", "domain", "n_bytes", "quality", "cluster_id",
         reasons.alias("reasons"), (F.size(reasons) == 0).alias("keep"),

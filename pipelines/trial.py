@@ -1,7 +1,7 @@
 """Other thresholds against a measured corpus, in seconds: no Java starts, and no text is read but that of a few samples.
 
-Works on the signals and verdicts that a run left. Duplicates stay what they are; a document is gained if it fails no rule any
-more, lost if it fails one now. What the judge would say of all others does not change.
+Works on the signals and verdicts that a run left. Duplicates and what holds evaluation items stay what they are; a document is
+gained if it fails no rule any more, lost if it fails one now. What the judge would say of all others does not change.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ def try_rules(lake: Lake, rules: dict[str, tuple[Rule, ...]]) -> Trial:
 
 # A document's rules then and now; `fails` and `failed` are lists of names in the order of the rules.
 JUDGED = """
-    select doc_id, source, n_bytes, keep as before, len(fails) = 0 and len(copies) = 0 as after, fails, failed from (
+    select doc_id, source, n_bytes, keep as before, len(fails) = 0 and len(others) = 0 as after, fails, failed from (
         select s.doc_id, s.source, s.n_bytes, v.keep,
             list_filter([{cases}], lambda rule: rule is not null) as fails,
-            list_filter(v.reasons, lambda rule: not ends_with(rule, '_duplicate')) as failed,
-            list_filter(v.reasons, lambda rule: ends_with(rule, '_duplicate')) as copies
+            list_filter(v.reasons, lambda rule: not (ends_with(rule, '_duplicate') or rule = 'contaminated')) as failed,
+            list_filter(v.reasons, lambda rule: ends_with(rule, '_duplicate') or rule = 'contaminated') as others
         from read_parquet({signals}) s join read_parquet({verdicts}) v using (doc_id)
     )
 """
