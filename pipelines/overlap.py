@@ -26,7 +26,7 @@ SPAN = 4  # of a passage's words: question and answer may stand apart, with as m
 COMMON = 256  # passages: more than the questions on one text, fewer than the items of a benchmark that begin alike
 FLOOR = 0.2  # covers below this are not told, so that lower thresholds than the recipe's can be tried
 RUN_WORDS = 13  # a stretch of so many words is told whatever the cover (Brown et al. 2005.14165, GPT-3)
-FILTER_BITS = 16  # a key: 6 % of other n-grams pass the filter
+FILTER_BITS = 16  # a key, at least: some 2 % of other n-grams pass the filter
 PLACES = 1 << 24  # at most so many (n-gram, passage) meetings of one document are looked at: 128 MB
 NEVER = np.int32(2**31 - 1)
 
@@ -35,7 +35,7 @@ class Index(NamedTuple):
     """What the compiled passes need: G n-grams of P passages, by hash.
 
     keys: uint64[G], ascending. buckets: int32, where the keys of each value of their highest `64 - shift` bits begin.
-    filter: uint8, a bit for each key's lowest bits. owners[owner_bounds[g] : owner_bounds[g + 1]]: int32, passages of n-gram g.
+    filter: uint64, two bits of one word for each key. owners[owner_bounds[g] : owner_bounds[g + 1]]: int32, passages of n-gram g.
     grams[bounds[p] : bounds[p + 1]]: int32, the n-grams of passage p in order, numbered as in keys.
     n_words, distinct (n-grams that count), least (so many of these a document must hold to be looked at): int32[P].
     is_short: bool[P].
@@ -85,11 +85,13 @@ def index(texts: Strings, ngram: int, short: int, bucket_bits: int | None = None
     edges = np.arange(1 << bits, dtype=np.uint64) << np.uint64(64 - bits)
     buckets = np.append(np.searchsorted(keys, edges), len(keys)).astype(np.int32)
     owner_bounds, owners, distinct = _owners(places, bounds, len(keys))
+    filter = np.zeros(1 << max(1, (len(keys) * FILTER_BITS // 64).bit_length()), np.uint64)
+    _set_filter(keys, filter)
     is_short = n_words < short
     least = np.minimum(np.ceil(FLOOR * distinct), RUN_WORDS - ngram + 1).astype(np.int32)
     known = distinct >= np.where(is_short, 1, max(1, RUN_WORDS - ngram + 1))
     least = np.where(known, np.where(is_short, distinct, np.maximum(least, 1)), NEVER).astype(np.int32)
-    return Index(keys, 64 - bits, buckets, _filter(keys), owner_bounds, owners, bounds, places, n_words, distinct, least, is_short, ngram)
+    return Index(keys, 64 - bits, buckets, filter, owner_bounds, owners, bounds, places, n_words, distinct, least, is_short, ngram)
 
 
 def _owners(places: np.ndarray, bounds: np.ndarray, n_keys: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -101,15 +103,6 @@ def _owners(places: np.ndarray, bounds: np.ndarray, n_keys: int) -> tuple[np.nda
     of_key, owners = of_key[rare], owners[rare]
     ends = np.cumsum(np.bincount(of_key, minlength=n_keys))
     return np.append(0, ends).astype(np.int64), owners, np.bincount(owners, minlength=len(bounds) - 1).astype(np.int32)
-
-
-def _filter(keys: np.ndarray) -> np.ndarray:
-    """A bit for every value of the lowest bits of a hash, set where a key has it; a power of two of bytes."""
-    size = 1 << max(6, (len(keys) * FILTER_BITS // 8).bit_length())
-    found = np.zeros(size, np.uint8)
-    low = keys & np.uint64(8 * size - 1)
-    np.bitwise_or.at(found, low >> np.uint64(3), np.uint8(1) << (low & np.uint64(7)).astype(np.uint8))
-    return found
 
 
 class Searcher:
@@ -166,19 +159,32 @@ def _gram_batch(data, offsets, fold, words, folded, ngram, found, bounds, n_word
 @njit(cache=True, nogil=True)
 def _find_batch(data, offsets, fold, words, folded, index, positions, found, bounds):
     """The n-grams of every text that the index knows: at which word they begin, and their numbers."""
-    mask = np.uint64(8 * len(index.filter) - 1)
     for d in range(len(offsets) - 1):
         _, n = _scan(data[offsets[d] : offsets[d + 1]], fold, words, folded, 0)
         n = _shingles(words, n, index.ngram) if n >= index.ngram else 0
-        at = bounds[d]
-        for i in range(n):
-            low = words[i] & mask
-            if index.filter[low >> np.uint64(3)] >> np.uint8(low & np.uint64(7)) & np.uint8(1):
-                number = _number(words[i], index)
-                if number >= 0:
-                    positions[at], found[at] = i, number
-                    at += 1
+        at = end = bounds[d]
+        for i in range(n):  # no branches: the loads of many n-grams are under way together
+            word, bits = _filter_bits(words[i], index.filter)
+            positions[end] = i
+            end += index.filter[word] & bits == bits
+        for i in positions[at:end]:
+            positions[at], found[at] = i, _number(words[i], index)
+            at += found[at] >= 0
         bounds[d + 1] = at
+
+
+@njit(inline="always")
+def _filter_bits(hash, filter):
+    """Where in the filter a hash has its bits, and which: two of one word, so that a look-up is one load."""
+    bits = np.uint64(1) << (hash >> np.uint64(26) & np.uint64(63)) | np.uint64(1) << (hash >> np.uint64(32) & np.uint64(63))
+    return hash & np.uint64(len(filter) - 1), bits
+
+
+@njit(cache=True, nogil=True)
+def _set_filter(keys, filter):
+    for key in keys:
+        word, bits = _filter_bits(key, filter)
+        filter[word] |= bits
 
 
 @njit
@@ -217,6 +223,7 @@ def _covers(positions, found, index, seen, counts, slots):
             first, last = positions[mine[begin]], positions[mine[end]]
             matched, _ = _extent(mine[begin : end + 1], positions, index.ngram)
             _, run = _extent(mine, positions, index.ngram)
+            run = min(run, index.n_words[passage])
             told = held >= FLOOR * index.distinct[passage] or run >= RUN_WORDS
         rows[n, 0], rows[n, 1], rows[n, 2], rows[n, 3], rows[n, 4], rows[n, 5] = passage, held, first, last, matched, run
         n += told
