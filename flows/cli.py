@@ -19,7 +19,7 @@ from schemas import recipe as recipes
 from schemas.recipe import Recipe, RecipeError
 
 DEFAULT = Path(__file__).parent / "recipes" / "local.yaml"
-STEPS = ("ingest", "measure", "dedup", "edits", "judge", "tokenise", "mixture", "shard", "train", "evaluate", "report")
+STEPS = ("ingest", "measure", "dedup", "edits", "decontaminate", "judge", "tokenise", "mixture", "shard", "train", "evaluate", "report")
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False,
                   help="Raw text in, a trained mixture of experts out. Start with: `flows run curriculum`")  # fmt: skip
@@ -138,8 +138,8 @@ def rules_try(file: Path, recipe: RecipePath = DEFAULT) -> None:
     `rules: {docs: {too_few_words: 50, top_2gram: null}}`; thresholds not named stay those of the recipe.
     """
     with _said_plainly():
-        from flows.status import check
         from flows.judging import domain_rules
+        from flows.status import check
         from flows.summary import print_trial
         from pipelines.trial import try_rules
 
@@ -155,8 +155,8 @@ def rules_explain(
 ) -> None:
     """Show every rule of a document's domain beside what was measured. Example: `flows rules explain 3f2a`"""
     with _said_plainly():
-        from flows.status import check
         from flows.judging import domain_rules
+        from flows.status import check
         from pipelines.lineage import rules_of
 
         checked = check(recipe)

@@ -19,9 +19,9 @@ from prefect.cache_policies import NO_CACHE
 from prefect.states import State
 
 from flows.home import Home, Receipt
+from flows.job import Job, ddl
 from flows.progress import Display, spark_tasks
 from flows.status import check, pending, plain, states
-from flows.job import Job, ddl
 from flows.steps import STEPS, Step, report_file
 from schemas import tables
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.home import Home
@@ -14,7 +15,7 @@ from pipelines import ingest as intake
 from pipelines import judge as judging
 from pipelines import rules
 from schemas import tables
-from schemas.manifest import fingerprint
+from schemas.manifest import fingerprint, write_json
 from schemas.recipe import Recipe
 from schemas.tables import Table
 
@@ -109,16 +110,46 @@ def learnt(job: Job, documents: DataFrame) -> DataFrame:
     return editing.applied(found) if "edits" in found.columns else found
 
 
+def decontaminate(job: Job) -> Counts:
+    from pipelines import decontaminate as overlaps
+
+    spec = job.recipe.decontaminate
+    if not spec.files:  # said in the recipe: the table is there, and empty
+        return {"matches": job.write(job.spark.createDataFrame([], ddl(tables.CONTAMINATION)), tables.CONTAMINATION, "decontaminate")}
+    keepers = job.read(tables.CLUSTERS).where("rank = 1").select("doc_id")
+    documents = job.read(tables.DOCUMENTS).select("doc_id", "text").join(keepers, "doc_id", how="left_semi")
+    found = overlaps.suite(spec)
+    rows = job.write(overlaps.contamination(documents, found), tables.CONTAMINATION, "decontaminate")
+    return {"documents": keepers.count(), "items": sum(len(file.items) for file in found.files), "matches": rows}
+
+
+def decontamination_part(recipe: Recipe) -> dict:
+    from pipelines.decontaminate import part
+
+    return part(recipe)
+
+
 def judge(job: Job) -> Counts:
+    from pipelines import decontaminate as overlaps
+
     recipe = job.recipe
-    rests = job.read(tables.RESTS) if recipe.edits.shorten else None
     verdicts = judging.judge(
         job.read(tables.SIGNALS), job.read(tables.CLUSTERS), domain_rules(recipe, job.home), recipe.tiers, recipe.heldout, recipe.seed,
-        rests, recipe.edits.torso,
+        job.read(tables.RESTS) if recipe.edits.shorten else None, recipe.edits.torso,
+        overlaps.beyond(job.read(tables.CONTAMINATION), recipe.decontaminate),
     )  # fmt: skip
     rows = job.write(verdicts, tables.VERDICTS, "judge")
     verdicts = job.read(tables.VERDICTS)
+    for file in decontamination_files(job):
+        spec = recipe.decontaminate
+        file.parent.mkdir(exist_ok=True)
+        write_json(file, overlaps.record(job.read(tables.CONTAMINATION), verdicts, overlaps.suite(spec), spec))
     return {"documents": rows, "kept": verdicts.where("keep").count(), "heldout": verdicts.where("heldout").count()}
+
+
+def decontamination_files(job: Job) -> list[Path]:
+    """The decontamination record, if the recipe names evaluations: of the verdicts with this fingerprint."""
+    return [job.home.report / f"decontamination-{job.fingerprints['judge'][:12]}.json"] if job.recipe.decontaminate.files else []
 
 
 def domain_rules(recipe: Recipe, home: Home | None = None) -> dict[str, tuple[rules.Rule, ...]]:

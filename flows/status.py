@@ -9,7 +9,7 @@ from typing import Any
 
 from flows.home import Home, Receipt
 from flows.steps import STEPS, Step
-from pipelines import ingest, rules
+from pipelines import ingest, items, rules
 from schemas.manifest import fingerprint
 from schemas.recipe import Recipe, RecipeError, load
 
@@ -40,6 +40,7 @@ def check(path: Path) -> Recipe:
         for domain in sorted(recipe.domains):
             rules.load(domain, recipe.rules.get(domain))
         ingest.check(recipe)
+        items.read(recipe.decontaminate)
     except ValueError as error:
         raise RecipeError(f"{path}: {error}") from None
     return recipe

@@ -12,7 +12,18 @@ from typing import TYPE_CHECKING, Any
 from flows import measuring
 from flows.home import Home
 from flows.job import Counts, Job, ddl, total
-from flows.judging import dedup, edits, edits_part, judge, learnt, rules_part, with_edits
+from flows.judging import (
+    decontaminate,
+    decontamination_files,
+    decontamination_part,
+    dedup,
+    edits,
+    edits_part,
+    judge,
+    learnt,
+    rules_part,
+    with_edits,
+)  # fmt: skip
 from pipelines import ingest as intake
 from schemas import tables
 from schemas.manifest import write_json
@@ -211,9 +222,11 @@ STEPS = (
         (tables.PAIRS, tables.CLUSTERS),
     ),
     Step("edits", edits, ("ingest", "measure", "dedup"), edits_part, (tables.EDITS, tables.RESTS)),
+    Step("decontaminate", decontaminate, ("ingest", "dedup"), decontamination_part, (tables.CONTAMINATION,)),
     Step(
-        "judge", judge, ("measure", "dedup", "edits"),
-        lambda r: {**r.part("tiers", "heldout", "seed"), "rules": rules_part(r)}, (tables.VERDICTS,),
+        "judge", judge, ("measure", "dedup", "edits", "decontaminate"),
+        lambda r: {**r.part("tiers", "heldout", "seed"), "rules": rules_part(r), "contaminated": r.decontaminate.threshold},
+        (tables.VERDICTS,), decontamination_files,
     ),
     Step(
         "tokenise", tokenise, ("ingest", "edits", "judge"), lambda r: r.part("tokenizer", "seed"), (tables.TOKENS,),

@@ -18,17 +18,23 @@ BINS = 10_000
 
 def judge(
     signals: DataFrame, clusters: DataFrame, rules: dict[str, tuple[Rule, ...]], tiers: dict[str, float], heldout: Heldout, seed: int,
-    rests: DataFrame | None = None, torso: float = 1.0,
-) -> DataFrame:
-    """Columns of silver.verdicts. rules: by domain, in the order in which reasons are given; duplicates come last.
+    rests: DataFrame | None = None, torso: float = 1.0, contaminated: DataFrame | None = None,
+) -> DataFrame:  # fmt: skip
+    """Columns of silver.verdicts. rules: by domain, in the order in which reasons are given; then what edits leave, evaluation
+    items, duplicates.
 
     rests: signals of what edits leave of some documents. It is judged by the same rules (reasons rest_<rule>), graded in the
     document's place, and must be more than the share 1 - torso of it (reason torso).
+    contaminated: doc_id of documents that hold an evaluation's items.
     """
     found = signals.join(clusters.select("doc_id", "cluster_id", "rank", "exact"), "doc_id", how="inner")
+    spoilt = F.lit(None)
+    if contaminated is not None:
+        found = found.join(contaminated.select("doc_id", F.lit("contaminated").alias("spoilt")), "doc_id", how="left")
+        spoilt = F.col("spoilt")
     duplicate = F.when(F.col("rank") > 1, F.when(F.col("exact"), F.lit("exact_duplicate")).otherwise(F.lit("near_duplicate")))
     found, of_rest = with_rests(found, rests, rules, torso)
-    reasons = F.array_compact(F.concat(failed(rules), of_rest, F.array(duplicate)))
+    reasons = F.array_compact(F.concat(failed(rules), of_rest, F.array(spoilt, duplicate)))
     judged = found.select(
         "doc_id", "source", "domain", "n_bytes", "quality", "quality_model", "cluster_id",
         reasons.alias("reasons"), (F.size(reasons) == 0).alias("keep"),

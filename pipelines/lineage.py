@@ -31,6 +31,7 @@ def life(lake: Lake, doc_id: str) -> Iterator[tuple[str, list[str]]]:
     cluster = _row(lake, tables.CLUSTERS, doc_id)
     yield "cluster", [_cluster(cluster)] if cluster else []
     yield "edits", _edits(lake, doc_id)
+    yield "evaluation items", _contamination(lake, doc_id)
     verdict = _row(lake, tables.VERDICTS, doc_id)
     yield "verdict", [_verdict(verdict)] if verdict else []
     yield "spans in shards", _spans(lake, doc_id)
@@ -89,6 +90,15 @@ def _verdict(row: dict[str, Any]) -> str:
         return f"dropped: {', '.join(row['reasons'])}"
     place = "held out for evaluation" if row["heldout"] else f"stream {row['source']}.{row['tier']}"
     return f"kept, {place}" + (f", quality percentile {row['percentile']:.2f}" if row["percentile"] is not None else "")
+
+
+def _contamination(lake: Lake, doc_id: str) -> list[str]:
+    rows = _rows(lake, tables.CONTAMINATION, pc.field("doc_id") == doc_id)
+    rows.sort(key=lambda r: (-r["cover"], r["item"]))
+    return _first([
+        f"{r['item']} ({r['field']}): {r['cover']:.0%} covered by bytes {r['start']}-{r['end']}, {r['run']} words in a row: "
+        f"{' '.join(r['excerpt'].split())[:PREVIEW_CHARACTERS]}" for r in rows
+    ])
 
 
 def _spans(lake: Lake, doc_id: str) -> list[str]:

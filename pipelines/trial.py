@@ -1,8 +1,8 @@
 """Other thresholds against a measured corpus, in seconds: no Java starts, and no text is read but that of a few samples.
 
-Works on the signals and verdicts that a run left. Duplicates, and documents dropped for what edits leave of them, stay what
-they are; a document is gained if it fails no rule any more, lost if it fails one now. What the judge would say of all others
-does not change.
+Works on the signals and verdicts that a run left. Duplicates, what holds evaluation items, and documents dropped for what edits
+leave of them stay what they are; a document is gained if it fails no rule any more, lost if it fails one now. What the judge would
+say of all others does not change.
 """
 
 from __future__ import annotations
@@ -51,17 +51,17 @@ def try_rules(lake: Lake, rules: dict[str, tuple[Rule, ...]]) -> Trial:
 
 # A document's rules then and now; `fails` and `failed` are lists of names in the order of the rules.
 JUDGED = """
-    select doc_id, source, n_bytes, keep as before, len(fails) = 0 and len(copies) = 0 as after, fails, failed from (
+    select doc_id, source, n_bytes, keep as before, len(fails) = 0 and len(others) = 0 as after, fails, failed from (
         select s.doc_id, s.source, s.n_bytes, v.keep,
             list_filter(s.named, lambda rule: rule is not null) as fails,
             list_filter(v.reasons, lambda rule: not {stays}) as failed,
-            list_filter(v.reasons, lambda rule: {stays}) as copies
+            list_filter(v.reasons, lambda rule: {stays}) as others
         from (select doc_id, source, n_bytes, [{cases}] as named from read_parquet({signals})) s
             join read_parquet({verdicts}) v using (doc_id)
     )
 """
 # Reasons that are no rules on the document itself.
-STAYS = "(ends_with(rule, '_duplicate') or starts_with(rule, 'rest_') or rule = 'torso')"
+STAYS = "(ends_with(rule, '_duplicate') or starts_with(rule, 'rest_') or rule in ('torso', 'contaminated'))"
 CHANGES = """
     select source, rule, count(*) filter (after) as gained, coalesce(sum(n_bytes) filter (after), 0)::bigint as gained_bytes,
         count(*) filter (before) as lost, coalesce(sum(n_bytes) filter (before), 0)::bigint as lost_bytes

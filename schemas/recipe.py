@@ -179,6 +179,29 @@ class Upsampling(Part):
         return self
 
 
+class EvaluationFile(Part):
+    """One file of evaluation items, or several by glob."""
+
+    path: str = Field(description="file or glob, relative to where flows is called: .jsonl or .parquet with `fields`, else text")
+    fields: tuple[str, ...] = Field((), description="fields of an item, the question first (jsonl, parquet)")
+    whole: bool = Field(False, description="the text file is one item; else each of its lines is")
+
+
+class Decontaminate(Part):
+    """Documents that hold an evaluation's items are dropped: n-gram cover, as of Tulu 3 (2411.15124)."""
+
+    files: tuple[EvaluationFile, ...] = Field((), description="evaluation files; none: nothing is compared")
+    ngram: int = Field(8, ge=4, le=13, description="words of an n-gram")
+    threshold: float = Field(0.5, gt=0, le=1, description="a document that covers this share of an item's n-grams is dropped")
+    short_tokens: int = Field(20, ge=4, le=1000, description="an item of fewer words counts only where it stands whole")
+
+    @model_validator(mode="after")
+    def _short_reaches(self) -> Decontaminate:
+        if self.short_tokens < self.ngram:
+            raise ValueError(f"short_tokens ({self.short_tokens}) must be at least ngram ({self.ngram})")
+        return self
+
+
 class Mixture(Part):
     """In what shares a stage draws from the sources."""
 
@@ -231,6 +254,7 @@ class Recipe(Part):
     rules: dict[str, dict[str, float | dict[str, float | None] | None]] = Field(
         {}, description="thresholds by domain and rule that replace the default ones, one number or one a language; null turns a rule off")
     edits: Edits = Field(Edits(), description="what is left out of kept documents or masked in them")
+    decontaminate: Decontaminate = Field(Decontaminate(), description="which documents hold items of evaluations")
     quality: dict[str, Quality] = Field({}, description="quality model by domain; a domain without one has no percentiles, one tier")
     tiers: dict[Name, Fraction] = Field({"all": 0.0}, description="quality tiers and the percentile each begins at; one must begin at 0")
     tokenizer: Tokenizer = Field(Tokenizer(), description="text to token ids")

@@ -129,6 +129,26 @@ EDITS = Table(
 # The signal families add their columns, as they do to silver.signals.
 RESTS = replace(SIGNALS, name="silver.rests", meaning="the measurements of what repeated lines and passages leave of a document")
 
+
+CONTAMINATION = Table(
+    "silver.contamination",
+    "an evaluation's item that a keeper holds, whole or in part",
+    (
+        DOC_ID,
+        Column("item", "string", "the item: its file and number"),
+        Column("file", "string", "the evaluation file, as the recipe names it"),
+        Column("field", "string", "the field that is covered most, or all: the item's fields together"),
+        Column("cover", "double", "share of its n-grams that stand together in the document; 1 for a short item, which stands there whole"),
+        Column("matched", "bigint", "words of the document in these n-grams"),
+        Column("run", "bigint", "words of the longest stretch of the document made of the item's n-grams; 13 is GPT-3's limit"),
+        Column("start", "bigint", "first byte of the match in the document's text"),
+        Column("end", "bigint", "the byte after its last"),
+        Column("excerpt", "string", "the beginning of the match"),
+    ),
+    ("doc_id", "item"),
+    {"cover_is_share": "cover > 0 and cover <= 1", "match_has_place": "start >= 0 and start < end"},
+)
+
 VERDICTS = Table(
     "silver.verdicts",
     "what was decided for a document, and every reason",
@@ -230,4 +250,6 @@ LEDGER = Table(
     ("run", "step", "doc_key"),
 )
 
-ALL = (DOCUMENTS, REJECTS, SIGNALS, PAIRS, CLUSTERS, EDITS, RESTS, VERDICTS, TOKENS, MIXTURE, SPANS, RUNS, LEDGER)
+ALL = (
+    DOCUMENTS, REJECTS, SIGNALS, PAIRS, CLUSTERS, EDITS, RESTS, CONTAMINATION, VERDICTS, TOKENS, MIXTURE, SPANS, RUNS, LEDGER,
+)  # fmt: skip

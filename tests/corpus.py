@@ -13,6 +13,11 @@ import yaml
 PACKAGES = ("asyncio", "email", "json", "http", "logging", "xml", "unittest", "importlib", "concurrent", "collections", "ctypes", "urllib")
 BAD_LINES = (b'{"text": "no end', b"[1, 2]", b'{"text": 7}', b'{"other": "x"}', b'{"text": "   "}', b'{"text": "\xff\xfe"}', b'{"text": "a\\u0000b"}')
 
+QUESTION = (
+    "A miller grinds seven sacks of wheat before noon and three sacks of rye for each hour that the river stays high. How many "
+    "sacks has he ground by evening, if the river falls at four and the wheel stands still whenever it is low?"
+)
+
 
 def modules() -> list[str]:
     stdlib = Path(sysconfig.get_path("stdlib"))
@@ -27,7 +32,10 @@ def docstrings(texts: list[str]) -> list[str]:
 
 
 def write(folder: Path) -> dict[str, dict[str, int]]:
-    """Write code.jsonl and docs.jsonl below `folder`; returns what was planted: records and bad records by source."""
+    """Write code.jsonl and docs.jsonl below `folder`; returns what was planted: records and bad records by source.
+
+    A document holds the one item of the evaluation in quiz.jsonl.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     code = modules()
     docs = docstrings(code)
@@ -35,10 +43,12 @@ def write(folder: Path) -> dict[str, dict[str, int]]:
     code += code[:9]  # exact copies
     code += [text.replace("self", "this", 1) + "\n# edited\n" for text in code[20:32] if len(text) > 3000]  # near copies
     code += ["x = [" + ", ".join(str(chance.randrange(10**9)) for _ in range(800)) + "]\n" for _ in range(5)]  # tables
+    docs += [f"{docs[30]}\n{docs[31]}\n{QUESTION.upper()}"]
     docs += docs[:7] + ["word " * 400, "1234 5678\n" * 100]
     for name, texts in (("code", code), ("docs", docs)):
         lines = [json.dumps({"text": text, "licence": "PSF-2.0"}).encode() for text in texts] + list(BAD_LINES)
         (folder / f"{name}.jsonl").write_bytes(b"\n".join(lines) + b"\n")
+    (folder / "quiz.jsonl").write_text(json.dumps({"question": QUESTION, "answer": "19"}) + "\n")
     return {"code": {"records": len(code), "bad": len(BAD_LINES)}, "docs": {"records": len(docs), "bad": len(BAD_LINES)}}
 
 
@@ -51,6 +61,7 @@ def recipe(folder: Path, home: Path, master: str = "local[2]") -> dict:
             {"name": name, "reader": "jsonl", "domain": name, "path": str(folder / f"{name}.jsonl"), "licence_field": "licence"}
             for name in ("code", "docs")
         ],
+        "decontaminate": {"files": [{"path": str(folder / "quiz.jsonl"), "fields": ["question", "answer"]}]},
         "quality": {"docs": {"positives": [{"source": "docs", "uri": "*[0-4]"}], "documents": 60}},
         "tiers": {"high": 0.6, "low": 0.0},
         "tokenizer": {"vocab_size": 512, "sample_bytes": 200_000},

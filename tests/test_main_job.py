@@ -60,6 +60,26 @@ def test_kept_documents_stand_in_the_shards_token_for_token(finished_home):
     assert heldout and not heldout & {row["doc_id"] for row in spans}
 
 
+def test_a_document_with_an_evaluation_item_is_dropped_recorded_and_traced(finished_home):
+    lake = finished_home.home.lake
+    (row,) = lake.arrow(tables.CONTAMINATION).to_pylist()
+    (verdict,) = lake.arrow(tables.VERDICTS, where=pc.field("doc_id") == row["doc_id"]).to_pylist()
+    assert "contaminated" in verdict["reasons"] and row["cover"] == 1.0
+    (file,) = finished_home.home.report.glob("decontamination-*.json")
+    told = json.loads(file.read_text())
+    assert told["files"][0]["contaminated"]["items"] == 1 and told["matches"][0]["doc_id"] == row["doc_id"]
+    traced = conftest.flows("trace", row["doc_id"], "--recipe", str(finished_home.file)).stdout
+    assert "evaluation items" in traced and "100% covered" in traced and "contaminated" in traced
+
+
+def test_another_evaluation_leaves_the_clusters_and_another_threshold_the_matches(finished_home):
+    spec = finished_home.recipe.decontaminate.model_dump()
+    found = by_state(finished_home, decontaminate=spec | {"threshold": 0.3})
+    assert {name for name, state in found.items() if state == "done"} == {"ingest", "measure", "dedup", "decontaminate"}
+    found = by_state(finished_home, decontaminate=spec | {"files": []})
+    assert {name for name, state in found.items() if state == "done"} == {"ingest", "measure", "dedup"}
+
+
 def test_stock_streaming_reads_every_stream(finished_home):
     """In a process of its own: importing it takes 8 s and leaves shared memory behind."""
     shards = finished_home.home.shards
@@ -129,14 +149,14 @@ def test_a_second_run_has_nothing_to_do(finished_home):
 
 def test_a_changed_threshold_leaves_the_measurements(finished_home):
     found = by_state(finished_home, rules={"docs": {"too_few_words": 5}})
-    assert {name for name, state in found.items() if state == "done"} == {"ingest", "measure", "dedup", "edits"}
+    assert {name for name, state in found.items() if state == "done"} == {"ingest", "measure", "dedup", "edits", "decontaminate"}
 
 
 def test_a_changed_share_leaves_the_tokens(finished_home):
     stages = [stage.model_dump() for stage in finished_home.recipe.stages]
     stages[0]["mixture"]["weights"] = {"code": 0.5, "docs": 0.5}
     found = by_state(finished_home, stages=stages)
-    assert {name for name, state in found.items() if state == "done"} == {"ingest", "measure", "dedup", "edits", "judge", "tokenise"}
+    assert {name for name, state in found.items() if state == "done"} == {"ingest", "measure", "dedup", "edits", "decontaminate", "judge", "tokenise"}
 
 
 def test_status_says_why(finished_home, tmp_path):
@@ -207,7 +227,7 @@ def test_too_little_space_is_said_before_anything_starts(finished_home, monkeypa
 
 def test_what_it_prints(finished_home):
     printed = finished_home.printed
-    for step in ("ingest", "measure", "dedup", "edits", "judge", "tokenise", "mixture", "shard", "train", "evaluate", "report"):
+    for step in ("ingest", "measure", "dedup", "edits", "decontaminate", "judge", "tokenise", "mixture", "shard", "train", "evaluate", "report"):
         assert re.search(rf"\d+/\d+ {step} +\d+\.\d s", printed), step
     for said in ("exact_duplicate", "gzip", "anneal", ".html"):
         assert said in printed, said

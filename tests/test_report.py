@@ -14,8 +14,8 @@ from rich.console import Console
 
 from flows import report
 from flows.home import Home, Receipt
-from flows.report import census, corpus, distributions, plots, samples, training
 from flows.job import Job, ddl
+from flows.report import census, corpus, distributions, plots, samples, training
 from flows.steps import STEPS
 from flows.summary import print_summary
 from pipelines.measure import signal_columns

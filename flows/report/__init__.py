@@ -10,9 +10,9 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from flows.report import census, corpus, distributions, plots, samples, training
 from flows.job import Job
 from flows.judging import domain_rules
+from flows.report import census, corpus, distributions, plots, samples, training
 from flows.steps import report_file
 from schemas import tables
 from schemas.manifest import write_json
