@@ -64,7 +64,7 @@ def doc_id(number: int) -> str:
 
 
 def blank(type_name: str):
-    return {"int": 0, "bigint": 0, "double": 0.0, "string": "", "binary": b"", "array<bigint>": []}[type_name]
+    return [] if type_name.startswith("array") else {"int": 0, "bigint": 0, "double": 0.0, "string": "", "binary": b""}[type_name]
 
 
 def signals_row(number: int, source: str, text: str, reasons: list, special: dict) -> dict:

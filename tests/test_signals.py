@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from test_quality import adverts, essays
 
 from pipelines.measure import Context, batch_of, measure, measure_batch, signal_columns
-from pipelines.signals import FAMILIES, code, quality, text
+from pipelines.signals import FAMILIES, code, personal, quality, text
 from schemas.tables import SIGNALS
 
 STANDARD_LIBRARY = Path(sysconfig.get_path("stdlib"))
@@ -294,14 +294,16 @@ def test_a_batch_has_the_columns_that_the_families_promise_also_when_it_is_slice
     assert measure_batch(batch.slice(5, 12), context).equals(whole.slice(5, 12))
     assert measure_batch(batch.slice(3, 0), context).num_rows == 0
     types = {"int": pa.int32(), "bigint": pa.int64(), "double": pa.float64(), "string": pa.string(), "binary": pa.binary()}
+    types |= {"array<bigint>": pa.list_(pa.int64()), "array<struct<start:int,end:int,kind:string>>": pa.list_(personal.SPAN)}
     for column in (*SIGNALS.columns, *signal_columns()):
         found = whole.column(column.name)
-        assert found.type == types.get(column.type, pa.list_(pa.int64())), column.name
+        assert found.type == types[column.type], column.name
         assert column.nullable or found.null_count == 0, column.name
 
 
 def test_every_family_is_measured():
-    assert [family.__name__.rsplit(".", 1)[1] for family in FAMILIES] == ["text", "code", "language", "stopwords", "quality", "fingerprints"]
+    names = ["text", "code", "language", "stopwords", "personal", "quality", "fingerprints"]
+    assert [family.__name__.rsplit(".", 1)[1] for family in FAMILIES] == names
 
 
 def test_spark_measures_as_the_plain_function_does(spark, language_model):
