@@ -21,6 +21,8 @@ from pipelines.markup import (
     B_OWNER,
     B_START,
     B_WORDS,
+    CELLS,
+    CODE,
     E_FLAGS,
     E_LINK,
     E_PARENT,
@@ -31,27 +33,28 @@ from pipelines.markup import (
 
 WRAPPER = 0.6  # an element with so much of the page's text is the page, whatever its class says
 N_FIRST = 21 + 8 + FLAGS
-N_SECOND = 20
+N_SECOND = 26
 # WEIGHTS
 FIRST = np.array([
-    -4.496, 0.099, 0.023, -0.649, -0.771, 0.455, 0.188, -3.243, -0.201, -0.363, -1.355, -0.610,
-    -0.124, 0.324, -0.501, 0.300, -0.504, 0.404, -0.865, 0.139, 0.294, -0.486, 0.996, -0.081,
-    0.000, 1.788, -2.233, 1.806, -0.706, 0.111, -1.007, -4.542, -0.441, 0.096, -0.048, -1.131,
-    -1.085, -2.168, 0.098, -0.904, 2.960, -1.024,
-])
+    -1.676, 0.032, 0.001, -0.944, -0.202, 0.566, 0.240, -2.356, -0.570, -0.025, -1.276, -0.980,
+    -0.473, 0.233, -0.889, 0.193, -0.530, 0.358, -1.288, 0.033, 0.293, -0.919, 0.305, 0.161,
+    3.718, 1.709, -2.789, 3.091, -1.006, 0.509, -1.518, -5.125, -0.649, -0.424, -0.484, -1.813,
+    -1.146, -2.848, 0.223, -1.469, 3.471, -1.185,
+])  # fmt: skip
 SECOND = np.array([
-    -4.514, 0.178, 3.140, 0.109, -0.765, 0.505, 0.851, 1.956, -0.306, 0.389, 0.451, -0.131,
-    1.319, -0.159, 0.730, -0.411, 0.145, 0.448, -0.849, 0.007,
-])
-CUT = 0.4  # logit: probability .6
+    -3.769, 0.183, 2.926, 0.318, -0.503, 0.696, 0.551, 0.946, -0.426, 0.655, 0.678, -0.172,
+    1.473, 0.255, 0.164, 0.225, -0.007, 0.263, -1.558, -0.091, -0.546, -1.056, 1.445, -0.994,
+    2.892, 0.650,
+])  # fmt: skip
+CUT = 0.4  # of the logit: a probability of .6
 # END
 
 
 @njit(cache=True, nogil=True)
 def features(elements, blocks):
-    """float64[blocks, N_FIRST]: what the first model sees."""
+    """float32[blocks, N_FIRST]: what the first model sees."""
     n = len(blocks)
-    x = np.zeros((n, N_FIRST))
+    x = np.zeros((n, N_FIRST), np.float32)
     total = 0
     for k in range(n):
         total += blocks[k, B_END] - blocks[k, B_START]
@@ -101,9 +104,9 @@ def features(elements, blocks):
 
 @njit(cache=True, nogil=True)
 def context(elements, blocks, x, p):
-    """float64[blocks, N_SECOND]: what the second model sees, from probabilities `p` of the first."""
+    """float32[blocks, N_SECOND]: what the second model sees, from probabilities `p` of the first."""
     n, m = len(blocks), len(elements)
-    z = np.zeros((n, N_SECOND))
+    z = np.zeros((n, N_SECOND), np.float32)
     mass, size = np.zeros(m), np.zeros(m)
     total = all_size = 0.0
     first, last = -1, -1
@@ -142,31 +145,48 @@ def context(elements, blocks, x, p):
         row[8] = first >= 0 and k < first
         row[9] = first >= 0 and k > last
         for step, at in ((-1, 10), (1, 12)):
-            good = seen = 0.0
-            for d in range(1, 5):
+            good = seen = best_near = 0.0
+            for d in range(1, 9):
                 j = k + step * d
                 if 0 <= j < n:
+                    best_near = max(best_near, p[j])
+                if 0 <= j < n and d <= 4:
                     w = (blocks[j, B_END] - blocks[j, B_START]) ** 0.5
                     good += w * p[j]
                     seen += w
                     if d == 1:
                         row[at] = p[j]
             row[at + 1] = good / max(seen, 1.0)
+            row[20] = min(row[20], best_near) if step > 0 else best_near
         row[14] = total / max(all_size, 1.0)
         row[15] = x[k, 3]
         row[16] = x[k, 1]
         row[17] = x[k, 20]
         row[18] = min(max(k - last, 0), 20) / 20 if last >= 0 else 0
         row[19] = blocks[k, B_KIND] >= HEADING
+        row[21] = row[20] * x[k, 3]
+        row[22] = row[20] * main[owner]
+        row[23] = row[22] * x[k, 3]
+        row[24] = blocks[k, B_KIND] == CODE
+        row[25] = blocks[k, B_KIND] == CELLS
     return z
 
 
 def keep(elements: np.ndarray, blocks: np.ndarray) -> np.ndarray:
     """bool[blocks]: the main content."""
     x = features(elements, blocks)
-    z = context(elements, blocks, x, _probability(x @ FIRST))
-    return z @ SECOND > CUT
+    return logits(context(elements, blocks, x, probability(logits(x, FIRST))), SECOND) > CUT
 
 
-def _probability(logit: np.ndarray) -> np.ndarray:
+@njit(cache=True, nogil=True)
+def logits(x, weights):
+    """x @ weights, summed from left to right: the same bits on every machine, which a BLAS does not promise."""
+    found = np.zeros(len(x))
+    for k in range(len(x)):
+        for j in range(len(weights)):
+            found[k] += x[k, j] * weights[j]
+    return found
+
+
+def probability(logit: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-np.clip(logit, -30, 30)))

@@ -32,7 +32,7 @@ from pipelines.markup import (
     scan,
 )  # fmt: skip
 
-MAX_TAGS = 1 << 20  # of a page; the largest of 15,238 pages of manuals has 60,000
+MAX_TAGS = 1 << 19  # of a page: some 200 MB while it is worked on; the largest of 15,238 pages of manuals has 84,927
 LOST = 0.01  # a page with a larger share of characters that cannot be decoded is none
 TRAFILATURA_TAGS, TRAFILATURA_DEPTH = 50_000, 200
 FACT_CHARS = 500  # of a title or address

@@ -16,7 +16,7 @@ DEPTH = 512  # open elements; Chromium's bound
 ROW_BYTES = 200  # a paragraph that ends in a table row shorter than this does not break the row: layout tables hold longer text
 
 # What a tag is to the pass.
-BLOCK, VOID, RAW, SKIP, CELL, ROW, ITEM, LIST, TABLE, PRE, LINK, BREAK, HARD, PARA = (1 << i for i in range(14))
+BLOCK, VOID, RAW, SKIP, CELL, ROW, ITEM, LIST, TABLE, PRE, LINK, BREAK, HARD, PARA, INLINE = (1 << i for i in range(15))
 # What an element's name, class, id or role says that it holds, inherited by what is in it.
 NAV, SIDE, COMMENT, SOCIAL, META, AD, FOOT, HEAD, FORM, CONTENT, FIGURE, QUOTE, PROMO = (1 << i for i in range(13))
 FLAGS = 13
@@ -37,6 +37,7 @@ TAGS = {
     BLOCK | ITEM: "li",
     BLOCK | PRE: "pre listing",
     BLOCK | PARA: "p",
+    INLINE: "span b i em strong small font label time code u s abbr cite q sub sup mark ins del big tt kbd samp var",
     CELL: "td th",
     LINK: "a",
     BREAK | VOID: "br",
@@ -111,7 +112,7 @@ class Markup(NamedTuple):
     """`text` (uint8) holds the blocks' text, white space collapsed but in code, entities as they stand."""
 
     text: np.ndarray
-    elements: np.ndarray  # int32[n, 5]: E_PARENT (-1: none), E_TAG, E_FLAGS, E_TEXT and E_LINK (bytes in it, descendants' too)
+    elements: np.ndarray  # int32[n, 5]: E_PARENT (-1 of the first, the page), E_TAG, E_FLAGS, E_TEXT and E_LINK (bytes in it, descendants' too)
     blocks: np.ndarray  # int32[n, 12]: see B_
     spans: np.ndarray  # int64[8]: begin and end in the page of TITLE, OG_TITLE, LANGUAGE, CANONICAL; 0, 0: none
     deepest: int  # elements that were open at once, at most DEPTH
@@ -271,12 +272,12 @@ def _end_of_comment(data, i):
 
 
 @njit
-def _opener(stack, classes, tags, depth, tag):
+def _opener(classes, tags, depth, tag):
     """The place on the stack of what the end tag closes, or of what a start tag closes by coming (tag < 0: its class); -1: none."""
     what = CLASS[tag] if tag > 0 else -tag
     table_part = what & (CELL | ROW | TABLE | HARD)
     k = depth - 1
-    while k >= 0:
+    while k > 0:
         if (tags[k] == tag) if tag > 0 else (classes[k] & what):
             return k
         if tag < 0 and (classes[k] & (LIST if what & ITEM else TABLE)):
@@ -293,7 +294,9 @@ def _scan(data, text, elements, blocks, spans):
     stack, tags, classes, kinds = np.empty(DEPTH, np.int32), np.empty(DEPTH, np.int64), np.empty(DEPTH, np.int64), np.empty(DEPTH, np.int64)
     counters = np.zeros(DEPTH, np.int64)
     n_open = np.zeros(len(CLASS), np.int64)
-    depth = deepest = n_elements = n_blocks = 0
+    deepest = n_blocks = 0
+    elements[0] = -1, 0, 0, 0, 0  # the page: never closed
+    stack[0], tags[0], classes[0], kinds[0], depth, n_elements = 0, 0, BLOCK, OTHER, 1, 1
     skip = pre = link = -1  # the depth from which on text is left out, verbatim, a link's; -1: none
     lists = number = 0
     i = o = begin = 0
@@ -363,8 +366,10 @@ def _scan(data, text, elements, blocks, spans):
             if closing:
                 if what & LINK:
                     link = -1
-                elif what & BLOCK or what & CELL or what & SKIP or (depth and tags[depth - 1] == tag):
-                    pop_to = _opener(stack, classes, tags, depth, tag) if n_open[tag] else -1
+                elif what & INLINE:
+                    pop_to = depth - 1 if tags[depth - 1] == tag else -1
+                elif tag:
+                    pop_to = _opener(classes, tags, depth, tag) if n_open[tag] else -1
                     flush = (what & BLOCK) != 0
             elif what & RAW:
                 close = _end_of_raw(data, i, at, end)
@@ -393,11 +398,12 @@ def _scan(data, text, elements, blocks, spans):
                     flush = True
                     pop_to = _para(tags, classes, depth) if n_open[PARA_TAG] else -1
                 if tag == BODY and n_open[HEAD_TAG]:
-                    pop_to = _opener(stack, classes, tags, depth, HEAD_TAG)
+                    pop_to = _opener(classes, tags, depth, HEAD_TAG)
                 if what & (ITEM | ROW | CELL):
-                    found = _opener(stack, classes, tags, depth, -(what & (ITEM | ROW | CELL)))
+                    found = _opener(classes, tags, depth, -(what & (ITEM | ROW | CELL)))
                     pop_to = found if found >= 0 else pop_to
-                push = what & (BLOCK | CELL | SKIP) != 0 or hidden or (depth > 0 and not classes[depth - 1] & (BLOCK | CELL | SKIP))
+                # Inline elements matter only to find the end of a hidden one.
+                push = what & (BLOCK | CELL | SKIP) != 0 or (tag and (hidden or classes[depth - 1] & INLINE))
         # Paragraphs in short table rows do not break them.
         if flush and i < n and o - begin < ROW_BYTES and n_open[TD_TAG] + n_open[TH_TAG] and not what & BREAKS_ROWS:
             flush = False
@@ -411,7 +417,7 @@ def _scan(data, text, elements, blocks, spans):
             else:
                 while o > begin and text[o - 1] == 10:
                     o -= 1
-            if o > begin and depth:
+            if o > begin:
                 b = blocks[n_blocks]
                 n_blocks += 1
                 b[B_START], b[B_END], b[B_OWNER], b[B_KIND] = begin, o, stack[depth - 1], kinds[depth - 1]
@@ -438,17 +444,17 @@ def _scan(data, text, elements, blocks, spans):
             o += 3
         if push and depth < DEPTH:
             e = elements[n_elements]
-            e[E_PARENT], e[E_TAG] = stack[depth - 1] if depth else -1, tag
+            e[E_PARENT], e[E_TAG] = stack[depth - 1], tag
             e[E_FLAGS] = OWN_FLAGS[tag] | (0 if tag == BODY or tag == HTML else flags)
             e[E_TEXT] = e[E_LINK] = 0
             own = KIND[tag]
-            above = kinds[depth - 1] if depth else OTHER
+            above = kinds[depth - 1]
             kinds[depth] = own if own != OTHER and not (own == PARAGRAPH and above in (BULLET, CELLS, CAPTION)) else above
             if what & (LIST | TABLE) and not what & ITEM:
                 kinds[depth] = OTHER
             stack[depth], tags[depth], classes[depth], counters[depth] = n_elements, tag, what, 0
             if what & ITEM:
-                ordered = depth > 0 and tags[depth - 1] == OL
+                ordered = tags[depth - 1] == OL
                 if ordered:
                     counters[depth - 1] += 1
                 number = counters[depth - 1] if ordered else -1
@@ -463,9 +469,8 @@ def _scan(data, text, elements, blocks, spans):
         elements[blocks[k, B_OWNER], E_TEXT] += blocks[k, B_END] - blocks[k, B_START]
         elements[blocks[k, B_OWNER], E_LINK] += blocks[k, B_LINK]
     for k in range(n_elements - 1, 0, -1):
-        if elements[k, E_PARENT] >= 0:
-            elements[elements[k, E_PARENT], E_TEXT] += elements[k, E_TEXT]
-            elements[elements[k, E_PARENT], E_LINK] += elements[k, E_LINK]
+        elements[elements[k, E_PARENT], E_TEXT] += elements[k, E_TEXT]
+        elements[elements[k, E_PARENT], E_LINK] += elements[k, E_LINK]
     return n_elements, n_blocks, deepest
 
 
@@ -473,7 +478,7 @@ def _scan(data, text, elements, blocks, spans):
 def _para(tags, classes, depth):
     """The place on the stack of the open paragraph that a block closes, or -1."""
     k = depth - 1
-    while k >= 0 and not classes[k] & (CELL | TABLE):
+    while k > 0 and not classes[k] & (CELL | TABLE):
         if tags[k] == PARA_TAG:
             return k
         if classes[k] & BLOCK:
