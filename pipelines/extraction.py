@@ -42,6 +42,9 @@ DECLARED = re.compile(rb"(?i)<(?:meta|\?xml)\b[^>]{0,300}?(?:charset|encoding)\s
 DECLARED_BYTES = 4096
 
 
+LONG_NUMBER = re.compile(r"&#[0-9]{8,}")  # no character, and int() refuses the longest
+
+
 class Page(NamedTuple):
     """Main content of a page, empty when there is none, and what the page says of itself: title, language, url."""
 
@@ -106,7 +109,15 @@ def _written(markup: Markup, kept: np.ndarray) -> str:
         together = kind == before and kind in (BULLET, CELLS, TERM) or (before == TERM and kind == BULLET)
         pieces += ["\n" if together else "\n\n", text]
         before = kind
-    return unescape("".join(pieces[1:])).replace("\xa0", " ")
+    return unescaped("".join(pieces[1:])).replace("\xa0", " ")
+
+
+def unescaped(text: str) -> str:
+    """Entities as characters; nonsensical ones as U+FFFD."""
+    try:
+        return unescape(text)
+    except ValueError:
+        return unescape(LONG_NUMBER.sub("\ufffd", text))
 
 
 def _facts(html: bytes, spans: np.ndarray) -> tuple[tuple[str, str], ...]:
@@ -117,7 +128,7 @@ def _facts(html: bytes, spans: np.ndarray) -> tuple[tuple[str, str], ...]:
 
 def _span(html: bytes, spans: np.ndarray, which: int) -> str:
     data = html[spans[which] : spans[which + 1]][: 4 * FACT_CHARS]
-    return " ".join(unescape(data.decode("utf-8", "replace")).replace("\0", " ").split())[:FACT_CHARS]
+    return " ".join(unescaped(data.decode("utf-8", "replace")).replace("\0", " ").split())[:FACT_CHARS]
 
 
 def extract_slowly(html: str) -> str:

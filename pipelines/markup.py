@@ -302,7 +302,7 @@ def _scan(data, text, elements, blocks, spans):
     i = o = begin = 0
     links = link_bytes = words = marks = ends = caps = 0
     while True:
-        flush = i >= n
+        flush = done = i >= n
         pop_to, push, what, tag, flags, hidden = -1, False, 0, 0, 0, False
         if not flush and data[i] != 60:  # text
             if skip >= 0:
@@ -405,7 +405,7 @@ def _scan(data, text, elements, blocks, spans):
                 # Inline elements matter only to find the end of a hidden one.
                 push = what & (BLOCK | CELL | SKIP) != 0 or (tag and (hidden or classes[depth - 1] & INLINE))
         # Paragraphs in short table rows do not break them.
-        if flush and i < n and o - begin < ROW_BYTES and n_open[TD_TAG] + n_open[TH_TAG] and not what & BREAKS_ROWS:
+        if flush and not done and o - begin < ROW_BYTES and n_open[TD_TAG] + n_open[TH_TAG] and not what & BREAKS_ROWS:
             flush = False
             if o > begin and not _is_space(text[o - 1]):
                 text[o] = 32
@@ -427,7 +427,7 @@ def _scan(data, text, elements, blocks, spans):
             begin = o
             link_bytes = words = marks = ends = caps = 0
             links = 1 if link >= 0 else 0
-        if i >= n:
+        if done:
             break
         if pop_to >= 0:
             while depth > pop_to:

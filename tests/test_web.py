@@ -214,20 +214,16 @@ def test_blocks_end_where_a_browser_ends_them():
     assert blocks("</div></p></td>x</body></html>y") == ["x", "y"]
 
 
-@pytest.mark.parametrize("hostile", [
-    '"<div>" * 400_000', '"<b>" * 400_000', '"<div>" * 200_000 + "</div>" * 200_000', '"<table><tr><td>" * 130_000', '"<a href=x>" * 400_000',
-    '"<!--" * 300_000', '"<script>" * 300_000', '"<li>" * 400_000', '"<ul><li>" * 200_000', '"<p><b>" * 200_000 + "</p>" * 100_000',
-    '"<a b=\'" * 300_000', '"&#x" * 900_000', '"&amp" * 900_000', '"<div></td>" * 200_000', '"<div " + "a=b " * 900_000', '"<" * 500_000',
-    '"<svg><p>x" * 130_000', '"<div>" * 600 + "</span></p></li>" * 160_000', '"<ul><li>" + "<p>" * 500 + "<li>" * 300_000', '"\\0<p>" * 300_000',
-])  # fmt: skip
-def test_hostile_pages_cost_seconds_and_no_stack(hostile):
-    HOSTILE.append(hostile)
+HOSTILE = [
+    '"<div>x" * 260_000', '"<b>x" * 260_000', '"<div>x" * 260_000 + "</div>" * 260_000', '"<table><tr><td>x" * 130_000', '"<a href=x>x" * 260_000',
+    '"<!--" * 300_000', '"<script>" * 300_000', '"<li>x" * 400_000', '"<ul><li>x" * 200_000', '"<p><b>x" * 200_000 + "</p>" * 100_000',
+    '"<a b=\'" * 300_000', '"&#x" * 900_000', '"&amp" * 900_000', '"x&#" + "9" * 900_000', '"x&#x" + "9" * 900_000', '"x<div></td>" * 200_000', '"<div " + "a=b " * 900_000', '"<" * 500_000',
+    '"<svg><p>x" * 130_000', '"<div>x" * 600 + "</span></p></li>" * 160_000', '"<ul><li>" + "<p>x" * 500 + "<li>x" * 300_000', '"\\0<p>x" * 300_000',
+    '"<p class=\'" + "comment-" * 900_000', '"<br>" * 500_000', '"<pre>" + "\\n " * 3_000_000', '"<td>|" * 500_000',
+]  # fmt: skip
 
 
-HOSTILE: list[str] = []
-
-
-def test_hostile_pages_together_in_a_process_of_their_own():
+def test_hostile_pages_cost_seconds_and_no_stack():
     code = f"""
 import resource, threading, time
 resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))
@@ -237,15 +233,16 @@ source = Source(name="w", reader="html", domain="web")
 page("u", "<p>warm", None, source)
 threading.stack_size(256 << 10)  # a small stack: recursion would end the process
 def all_of_them():
-    for html in {HOSTILE or ['"<div>" * 400_000']}:
+    for html in {HOSTILE}:
+        data = eval(html)
         start = time.process_time()
-        made = page("u", eval(html), None, source)
+        made = page("u", data, None, source)
         print(f"{{time.process_time() - start:.2f}}", type(made).__name__, html, flush=True)
 run = threading.Thread(target=all_of_them); run.start(); run.join()
 print("done")"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.stdout.endswith("done\n"), done.stdout + done.stderr
-    assert all(float(line.split()[0]) < 2 for line in done.stdout.splitlines()[:-1]), done.stdout
+    assert all(float(line.split()[0]) < 3 for line in done.stdout.splitlines()[:-1]), done.stdout
 
 
 def test_depth_is_counted_and_bounded_and_more_tags_than_the_limit_are_a_reject():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 
 from pipelines.extraction import MAX_TAGS, TRAFILATURA_DEPTH, TRAFILATURA_TAGS, decode, extract, extract_slowly
@@ -33,7 +34,7 @@ def page(
     text, charset = (html, "utf-8") if isinstance(html, str) else decode(html, label)
     if text is None:
         return Reject(uri, "undecodable", charset, len(html))
-    data = html if charset == "utf-8" and isinstance(html, bytes) else text.encode("utf-8", "replace")
+    data = html.removeprefix(BOM_UTF8) if charset == "utf-8" and isinstance(html, bytes) else text.encode("utf-8", "replace")
     n_tags = data.count(b"<")
     if n_tags > MAX_TAGS:
         return Reject(uri, "too_many_tags", f"expected at most {MAX_TAGS:,} tags, found {n_tags:,}", len(data))
