@@ -25,6 +25,9 @@ REASONS = {
     "nul": "the text holds NUL characters: binary data",
     "empty_text": "the text is empty or white space",
     "too_large": "the record is larger than max_document_bytes",
+    "broken_record": "a web archive's record whose headers or length cannot be right",
+    "undecodable": "a page whose content encoding or charset cannot be undone",
+    "too_many_tags": "a page with more or deeper tags than the extractor takes",
     "damaged": "the rest of the file cannot be decoded: truncated or corrupt gz, zst or parquet",
     "unreadable": "the file cannot be opened or read: permission, vanished, link loop, link to a folder, pipe",
 }

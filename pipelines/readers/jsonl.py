@@ -16,6 +16,7 @@ import orjson
 import zstandard
 
 from pipelines.readers.files import File, Record, Reject, decoded, document, listed, too_large
+from pipelines.readers.html import page
 from schemas.recipe import Source
 
 SUFFIXES = tuple(name + packed for name in (".jsonl", ".ndjson", ".json") for packed in ("", ".gz", ".zst"))
@@ -79,7 +80,8 @@ def record(uri: str, line: bytes, source: Source) -> Record | Reject:
     if source.text_field not in value:
         found = ", ".join(map(repr, list(value)[:20]))
         return Reject(uri, "no_text", f"expected field {source.text_field!r}, found {found:.200}", len(line))
-    made = document(uri, value[source.text_field], licence_text(value.get(source.licence_field)), source)
+    make = page if source.content == "html" else document
+    made = make(uri, value[source.text_field], licence_text(value.get(source.licence_field)), source)
     return made._replace(n_bytes=len(line)) if isinstance(made, Reject) else made
 
 

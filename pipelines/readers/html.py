@@ -1,0 +1,52 @@
+"""Web pages: one document a file, its main content. `page` makes one of bytes or text, for the other readers too."""
+
+from __future__ import annotations
+
+from codecs import BOM_UTF8
+from collections.abc import Iterator
+
+from pipelines.extraction import MAX_TAGS, TRAFILATURA_DEPTH, TRAFILATURA_TAGS, decode, extract, extract_slowly
+from pipelines.readers.files import File, Record, Reject, document, listed, too_large, whole
+from schemas.recipe import Source
+
+SUFFIXES = (".html", ".htm", ".xhtml", ".HTML", ".HTM")
+
+
+def list_files(source: Source, seed: int) -> list[File]:
+    """Raises RecipeError when the path holds no file with one of SUFFIXES."""
+    return listed(source, SUFFIXES)
+
+
+def read(file: File, source: Source) -> Iterator[Record | Reject]:
+    """The page's main content. Raises OSError when the file cannot be read."""
+    data = whole(file, source)
+    yield data if isinstance(data, Reject) else page(file.uri, data, file.licence, source)
+
+
+def page(
+    uri: str, html: bytes | str, licence: str | None, source: Source, label: str | None = None, facts: tuple[tuple[str, str], ...] = ()
+) -> Record | Reject:
+    """A page's main content as a record. `label` is the charset that came with the bytes, `facts` win over the page's own."""
+    if not isinstance(html, bytes | str):
+        return document(uri, html, licence, source)
+    if len(html) > source.max_document_bytes:
+        return too_large(uri, len(html), source)
+    text, charset = (html, "utf-8") if isinstance(html, str) else decode(html, label)
+    if text is None:
+        return Reject(uri, "undecodable", charset, len(html))
+    data = html.removeprefix(BOM_UTF8) if charset == "utf-8" and isinstance(html, bytes) else text.encode("utf-8", "replace")
+    n_tags = data.count(b"<")
+    if n_tags > MAX_TAGS:
+        return Reject(uri, "too_many_tags", f"expected at most {MAX_TAGS:,} tags, found {n_tags:,}", len(data))
+    found = extract(data)
+    main = found.text
+    if source.extractor == "trafilatura":
+        if n_tags > TRAFILATURA_TAGS or found.deepest > TRAFILATURA_DEPTH:
+            detail = f"trafilatura: expected at most {TRAFILATURA_TAGS:,} tags, {TRAFILATURA_DEPTH} deep; found {n_tags:,}, {found.deepest}"
+            return Reject(uri, "too_many_tags", detail, len(data))
+        main = extract_slowly(text)
+    if not main or main.isspace():
+        return Reject(uri, "empty_text", f"no main content among {found.n_blocks:,} blocks of text", len(data))
+    made = document(uri, main, licence, source)
+    known = dict(found.facts) | dict(facts) | {"charset": charset}
+    return made._replace(facts=tuple(known.items())) if isinstance(made, Record) else made._replace(n_bytes=len(data))

@@ -1,0 +1,296 @@
+"""Web archives and pages: what they become, whatever is wrong with them."""
+
+import gzip
+import subprocess
+import sys
+import zlib
+
+import numpy as np
+import pytest
+import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipelines import extraction, ingest
+from pipelines.markup import DEPTH, scan
+from pipelines.readers import READERS, File, Record, Reject
+from pipelines.readers.files import REASONS
+from pipelines.readers.html import page
+from schemas.recipe import Source
+
+TEXT = "The river rises in the hills, where it is no wider than a road. It was first measured in 1874, by two engineers."
+PAGE = f"<html lang=en><title>The river</title><body><p>{TEXT}</p><p>{TEXT[::-1]}</p></body></html>".encode()
+HTTP = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n"
+
+
+def source(reader="warc", **fields) -> Source:
+    return Source(name="web", reader=reader, domain="web", **fields)
+
+
+def warc(payload=PAGE, head=HTTP, kind="response", length=None, number=0, **headers) -> bytes:
+    body = head + b"\r\n" + payload if head else payload
+    lines = {"WARC-Type": kind, "WARC-Target-URI": f"http://site.example/{number}", "Content-Length": len(body) if length is None else length}
+    lines |= {name.replace("_", "-"): value for name, value in headers.items()}
+    return ("WARC/1.0\r\n" + "".join(f"{k}: {v}\r\n" for k, v in lines.items()) + "\r\n").encode() + body + b"\r\n\r\n"
+
+
+def read(tmp_path, data: bytes, reader="warc", name=None, **fields) -> list[Record | Reject]:
+    path = tmp_path / (name or "a.warc")
+    path.write_bytes(data)
+    made = list(ingest.read(File(str(path), path.name, len(data), 0), source(reader, **fields)))
+    assert all(m.reason in REASONS for m in made if isinstance(m, Reject))
+    return made
+
+
+def kinds(made) -> list[str]:
+    return ["record" if isinstance(m, Record) else m.reason for m in made]
+
+
+@pytest.mark.parametrize("packed", [b"".join, lambda r: b"".join(map(gzip.compress, r)), lambda r: b"".join(map(zstandard.compress, r))])
+def test_each_page_of_an_archive_is_a_record_and_requests_images_and_redirects_are_none(tmp_path, packed):
+    made = read(tmp_path, packed([
+        warc(b"software: x", head=None, kind="warcinfo"), warc(number=1), warc(kind="request"), warc(kind="metadata"), warc(kind="revisit"),
+        warc(b"\x89PNG", head=b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\n"), warc(head=HTTP.replace(b"200", b"301")),
+        warc(head=None, kind="resource", Content_Type="text/html", number=2),
+        warc(TEXT.encode(), head=HTTP.replace(b"html", b"plain"), number=3),
+    ]))  # fmt: skip
+    assert kinds(made) == ["record"] * 3 and len({m.uri for m in made}) == 3
+    assert dict(made[0].facts) == {"title": "The river", "language": "en", "url": "http://site.example/1", "charset": "utf-8"}
+    assert made[0].text == made[1].text == f"{TEXT}\n\n{TEXT[::-1]}" and made[2].text == TEXT
+
+
+def test_a_uri_is_the_byte_at_which_the_member_begins_and_the_place_in_it(tmp_path):
+    first, second = warc(number=1), warc(number=2)
+    assert [m.uri for m in read(tmp_path, first + second)] == ["a.warc#0", f"a.warc#{len(first)}"]
+    packed = gzip.compress(first)
+    assert [m.uri for m in read(tmp_path, packed + gzip.compress(second))] == ["a.warc#0", f"a.warc#{len(packed)}"]
+    assert [m.uri for m in read(tmp_path, gzip.compress(first + second))] == ["a.warc#0", f"a.warc#0+{len(first)}"]
+
+
+def test_wet_records_are_text_with_their_first_language(tmp_path):
+    made = read(tmp_path, gzip.compress(warc(TEXT.encode(), head=None, kind="conversion", WARC_Identified_Content_Language="fra,eng")), "wet")
+    assert made[0].text == TEXT and dict(made[0].facts) == {"url": "http://site.example/0", "language": "fra", "charset": "utf-8"}
+    assert read(tmp_path, warc(), "wet") == []
+
+
+@pytest.mark.parametrize("length", ["3", "200", "100000", "-5", "", "abc", "999999999999", "9" * 40, "²"])
+@pytest.mark.parametrize("packed", [b"".join, lambda r: b"".join(map(gzip.compress, r))])
+def test_a_lying_content_length_costs_its_record_and_no_other(tmp_path, length, packed):
+    made = read(tmp_path, packed([warc(number=1), warc(number=2, length=length), warc(number=3)]))
+    assert [dict(m.facts)["url"][-1] for m in made if isinstance(m, Record)] == ["1", "3"]
+    assert [m.reason for m in made if isinstance(m, Reject)] in (["broken_record"], ["damaged"], ["too_large"])
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zstandard.compress])
+def test_a_cut_or_corrupt_member_is_one_reject_and_reading_goes_on_behind_it(tmp_path, pack):
+    one, two, three = (pack(warc(number=i, payload=PAGE + bytes([65 + i]) * i)) for i in range(3))
+    corrupt = two[:60] + bytes([two[60] ^ 0xFF]) + two[61:]
+    for middle in (two[:-20], corrupt, two[:30], b"rubbish" * 9, two[:25] + two[:25]):
+        if middle == corrupt and pack is zstandard.compress:
+            continue  # frames carry no checksum here: a changed byte may be a changed letter
+        assert kinds(read(tmp_path, one + middle + three)) == ["record", "damaged", "record"], middle
+    for cut in (len(one) + 1, len(one) + 30, len(one + two) - 40):
+        assert kinds(read(tmp_path, (one + two)[:cut])) == ["record", "damaged"]
+
+
+def test_a_plain_archive_that_ends_early_gives_what_was_whole(tmp_path):
+    assert kinds(read(tmp_path, (warc() + warc())[:-40])) == ["record", "damaged"]
+
+
+def test_archives_whose_claims_cross_are_given_up_instead_of_read_without_end(tmp_path):
+    made = read(tmp_path, b"".join(warc(b"x" * 200, length=15_000_000, number=i) for i in range(60_000)))
+    assert kinds(made)[-1] == "damaged" and len(made) < 100
+
+
+def chunked(data: bytes) -> bytes:
+    return b"".join(b"%x\r\n%s\r\n" % (len(data[i : i + 50]), data[i : i + 50]) for i in range(0, len(data), 50)) + b"0\r\n\r\n"
+
+
+def brotlied(data: bytes) -> bytes:
+    brotli = pytest.importorskip("brotli")
+    return brotli.compress(data)
+
+
+ENCODINGS = [("gzip", gzip.compress), ("deflate", zlib.compress), ("deflate", lambda d: zlib.compress(d)[2:-4]), ("br", brotlied),
+             ("zstd", zstandard.compress), ("gzip", bytes), ("identity", bytes)]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "encode"), ENCODINGS)
+def test_content_and_transfer_encodings_are_undone_and_crawlers_that_did_so_already_are_believed(tmp_path, name, encode):
+    head = HTTP + b"Content-Encoding: %s\r\n" % name.encode()
+    assert read(tmp_path, warc(encode(PAGE), head))[0].text == f"{TEXT}\n\n{TEXT[::-1]}"
+    assert read(tmp_path, warc(chunked(encode(PAGE)), head + b"Transfer-Encoding: chunked\r\n"))[0].text == f"{TEXT}\n\n{TEXT[::-1]}"
+
+
+@pytest.mark.parametrize("name", [b"gzip", b"deflate", b"br", b"zstd", b"compress", b"gzip, gzip, gzip, gzip"])
+def test_encodings_that_cannot_be_undone_are_rejects(tmp_path, name):
+    for payload in (b"\x1f\x8b\x08\x00broken", b"\x28\xb5\x2f\xfd\x00broken"):
+        made = read(tmp_path, warc(payload, HTTP + b"Content-Encoding: %s\r\n" % name))
+        assert len(made) == 1 and isinstance(made[0], Reject)
+
+
+@pytest.mark.parametrize(("name", "encode"), [("gzip", gzip.compress), ("br", brotlied), ("zstd", zstandard.compress)])
+def test_what_a_payload_unpacks_to_is_bounded(tmp_path, name, encode):
+    bomb = warc(encode(b"<html>" + b" " * 30_000_000), HTTP + b"Content-Encoding: %s\r\n" % name.encode())
+    assert kinds(read(tmp_path, bomb, max_document_bytes=1 << 20)) == ["too_large"]
+
+
+def test_a_page_of_a_hundred_megabytes_is_a_reject_and_a_film_is_nothing(tmp_path):
+    big = gzip.compress(b"".join([warc(b"<p>" * 33_000_000), warc(b"\0" * 30_000_000, HTTP.replace(b"html", b"mp4")), warc()]), 1)
+    assert kinds(read(tmp_path, big)) == ["too_large", "record"]
+
+
+CYRILLIC = "Река берёт начало в холмах. Впервые её измерили в 1874 году два инженера, и с тех пор она не менялась." * 3
+
+
+@pytest.mark.parametrize(("codec", "label", "meta"), [
+    ("utf-8", "iso-8859-1", ""), ("utf-8", "no-such-charset", ""), ("cp1251", "windows-1251", ""), ("cp1251", "", "windows-1251"),
+    ("cp1251", "utf-8", "windows-1251"), ("koi8-r", "shift_jis", "koi8-r"), ("utf-16", "", ""), ("utf-16-le", "utf-16le", ""),
+    ("cp1251", "", ""), ("cp1251", "zlib", ""), ("utf-8-sig", "cp1251", ""),
+])  # fmt: skip
+def test_a_page_is_decoded_whatever_its_label_says(codec, label, meta):
+    html = f"<html><meta charset='{meta}'><body><p>{CYRILLIC}</p><p>{CYRILLIC}</p>"
+    made = page("u", html.encode(codec), None, source(), label or None)
+    assert made.text == f"{CYRILLIC}\n\n{CYRILLIC}"
+
+
+def test_a_page_with_some_broken_bytes_is_kept_and_one_of_them_only_is_a_reject():
+    html = f"<meta charset=utf-8><p>{CYRILLIC}</p><p>{TEXT}</p>".encode()
+    assert "\ufffd" in page("u", html.replace(b"1874", b"187\xff", 1), None, source(), "utf-8").text
+    noise = np.random.default_rng(0).integers(0, 256, 5000, np.uint8).tobytes()
+    assert page("u", b"<p>" + noise, None, source(), "utf-8").reason in ("undecodable", "empty_text", "nul")
+
+
+ARTICLE = """<html><head><title>Old title</title><meta property="og:title" content="How &amp; why"><link rel="canonical" href="http://a.example/b">
+<style>p { color: red }</style><script>var x = "<p>not text</p>";</script></head><body class="has-sidebar">
+<nav><ul><li><a href=/>Home</a><li><a href=/news>News</a><li><a href=/about>About us</a></ul></nav>
+<div id="cookie-banner"><p>We use cookies to improve your experience. <a href=/c>Accept all</a></p></div>
+<div class="sidebar"><h3>Related stories</h3><ul><li><a href=/1>Ten bridges you must see</a><li><a href=/2>Rivers of the north</a></ul></div>
+<article><h2>Measuring a river</h2><p>First paragraph, which is long enough to be read, with a <a href=/x>link</a> in it. And a second sentence.</p>
+<pre><code>def depth(x):
+    return x * 2   # metres</code></pre>
+<p>Second paragraph &lt;escaped&gt; after the code, also long enough to be read by anybody. It ends here.</p>
+<table><tr><th>Year<th>Depth</tr><tr><td><p>1874</p></td><td>2.5&nbsp;m</td></tr></table>
+<p>Third paragraph before a list, which says in so many words what will come. It ends here too.<span hidden>secret</span></p>
+<ol><li>The first of the things that were measured.<li>The second of the things that were measured.</ol>
+<p>Last paragraph of the article, with a few words more to make it whole. It really ends here.</p></article>
+<div class="comments"><p>Nice article, thank you so much!</p></div><footer><p>Copyright 2020 <a href=/l>Legal</a> <a href=/p>Privacy</a></p></footer>"""
+
+MAIN = """## Measuring a river
+
+First paragraph, which is long enough to be read, with a link in it. And a second sentence.
+
+def depth(x):
+    return x * 2   # metres
+
+Second paragraph <escaped> after the code, also long enough to be read by anybody. It ends here.
+
+Year | Depth
+1874 | 2.5 m
+
+Third paragraph before a list, which says in so many words what will come. It ends here too.
+
+1. The first of the things that were measured.
+2. The second of the things that were measured.
+
+Last paragraph of the article, with a few words more to make it whole. It really ends here."""
+
+
+def test_the_article_stays_with_its_code_table_and_list_and_everything_around_it_goes():
+    found = extraction.extract(ARTICLE.encode())
+    assert found.text == MAIN
+    assert dict(found.facts) == {"title": "How & why", "url": "http://a.example/b"}
+
+
+def test_blocks_end_where_a_browser_ends_them():
+    blocks = lambda html: [bytes(m.text[b[0] : b[1]]).decode() for m in [scan(html.encode())] for b in m.blocks]  # noqa: E731
+    assert blocks("bare <b>text</b> here") == ["bare text here"]
+    assert blocks("<p>a<p>b<div>c</div>d</p>e") == ["a", "b", "c", "d", "e"]
+    assert blocks("a<br>b<br> <br>c") == ["a\nb", "c"]
+    assert blocks("1 < 2 <3> <!-- <p>no --> <!doctype x>y<? z >") == ["1 < 2 <3> y"]
+    assert blocks("<script>if (a</b>) '<p>'</SCRIPT >x<style>y") == ["x"]
+    assert blocks("<div><span hidden>a<span>b</span>c</span>d</div><div style='display : none'>e<div>f</div></div>g") == ["d", "g"]
+    assert blocks("<a href='x>y' title=\"<p>\">z</a>") == ["z"]
+    assert blocks("</div></p></td>x</body></html>y") == ["x", "y"]
+
+
+HOSTILE = [
+    '"<div>x" * 260_000', '"<b>x" * 260_000', '"<div>x" * 260_000 + "</div>" * 260_000', '"<table><tr><td>x" * 130_000', '"<a href=x>x" * 260_000',
+    '"<!--" * 300_000', '"<script>" * 300_000', '"<li>x" * 400_000', '"<ul><li>x" * 200_000', '"<p><b>x" * 200_000 + "</p>" * 100_000',
+    '"<a b=\'" * 300_000', '"&#x" * 900_000', '"&amp" * 900_000', '"x&#" + "9" * 900_000', '"x&#x" + "9" * 900_000', '"x<div></td>" * 200_000', '"<div " + "a=b " * 900_000', '"<" * 500_000',
+    '"<svg><p>x" * 130_000', '"<div>x" * 600 + "</span></p></li>" * 160_000', '"<ul><li>" + "<p>x" * 500 + "<li>x" * 300_000', '"\\0<p>x" * 300_000',
+    '"<p class=\'" + "comment-" * 900_000', '"<br>" * 500_000', '"<pre>" + "\\n " * 3_000_000', '"<td>|" * 500_000',
+]  # fmt: skip
+
+
+def test_hostile_pages_cost_seconds_and_no_stack():
+    code = f"""
+import resource, threading, time
+resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))
+from pipelines.readers.html import page
+from schemas.recipe import Source
+source = Source(name="w", reader="html", domain="web")
+page("u", "<p>warm", None, source)
+threading.stack_size(256 << 10)  # a small stack: recursion would end the process
+def all_of_them():
+    for html in {HOSTILE}:
+        data = eval(html)
+        start = time.process_time()
+        made = page("u", data, None, source)
+        print(f"{{time.process_time() - start:.2f}}", type(made).__name__, html, flush=True)
+run = threading.Thread(target=all_of_them); run.start(); run.join()
+print("done")"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.endswith("done\n"), done.stdout + done.stderr
+    assert all(float(line.split()[0]) < 3 for line in done.stdout.splitlines()[:-1]), done.stdout
+
+
+def test_depth_is_counted_and_bounded_and_more_tags_than_the_limit_are_a_reject():
+    assert scan(b"<div>" * 5).deepest == 6 and scan(b"<div>" * 5000).deepest == DEPTH
+    assert page("u", "<i>" * (extraction.MAX_TAGS + 1), None, source()).reason == "too_many_tags"
+    assert page("u", f"{'<div>' * 300}<p>{TEXT}", None, source(extractor="trafilatura")).reason == "too_many_tags"
+
+
+def test_trafilatura_by_choice():
+    made = page("u", ARTICLE, None, source(extractor="trafilatura"))
+    assert "First paragraph" in made.text and "cookies" not in made.text
+
+
+def test_html_files_and_html_in_jsonl_and_parquet_become_the_same_text(tmp_path):
+    import json
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    html = PAGE.decode()
+    pq.write_table(pa.table({"text": [html, None]}), tmp_path / "t.parquet")
+    lines = json.dumps({"text": html}) + "\n" + json.dumps({"text": 5})
+    made = [read(tmp_path, PAGE, "html", "p.html"), read(tmp_path, lines.encode(), "jsonl", "l.jsonl", content="html"),
+            read(tmp_path, (tmp_path / "t.parquet").read_bytes(), "parquet", "t.parquet", content="html")]  # fmt: skip
+    assert {m[0].text for m in made} == {f"{TEXT}\n\n{TEXT[::-1]}"} and kinds(made[1] + made[2]) == ["record", "no_text"] * 2
+
+
+def test_readers_list_their_files(tmp_path):
+    for name in ("a.html", "b.htm", "c.warc.gz", "d.warc", "e.wet.gz", "f.warc.wet.gz", "g.txt"):
+        (tmp_path / name).write_bytes(b"x")
+    names = lambda reader: [f.uri for f in READERS[reader].list_files(source(reader, path=str(tmp_path)), 0)]  # noqa: E731
+    assert names("html") == ["a.html", "b.htm"] and names("warc") == ["c.warc.gz", "d.warc"] and "f.warc.wet.gz" in names("wet")
+
+
+PIECES = st.sampled_from([b"WARC/1.0\r\n", b"\r\n\r\n", b"Content-Length: ", b"12", b"WARC-Type: response\r\n", b"HTTP/1.1 200 OK\r\n", b"<p>", b"</p>",
+                          b"Content-Type: text/html\r\n", gzip.compress(warc()), zstandard.compress(warc()), warc(), b"<table><td>", b"<!--", b"<a href=",
+                          b"<pre>", b"</div>", b"<div class='comment", b"&#55296;", b"&#0;", b"charset=", b"\x1f\x8b\x08", b"<ol><li>", b"'"])  # fmt: skip
+BYTES = st.lists(PIECES | st.binary(max_size=20), max_size=25).map(b"".join)
+
+
+@settings(max_examples=250, deadline=None)
+@given(BYTES)
+def test_any_bytes_give_records_and_rejects_never_an_exception(tmp_path_factory, data):
+    tmp_path = tmp_path_factory.getbasetemp()
+    for reader in ("warc", "wet", "html"):
+        made = read(tmp_path, data, reader, "any.bytes")
+        for record in made:
+            assert record.uri.startswith("any.bytes")
+            assert isinstance(record, Reject) or (record.text.strip() and "\0" not in record.text and record.text.encode())
+        assert made == read(tmp_path, data, reader, "any.bytes")
+    assert len(read(tmp_path, data, "html", "any.bytes")) == 1
