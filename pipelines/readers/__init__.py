@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from pipelines.readers import jsonl, parquet, python, text
+from pipelines.readers import chat, jsonl, parquet, python, text, tree
 from pipelines.readers.files import File, Record, Reject
 from schemas.recipe import Source
 
@@ -16,9 +16,11 @@ class Reader(NamedTuple):
 
 
 READERS: dict[str, Reader] = {
+    "chat": Reader(jsonl.list_files, chat.read),
     "jsonl": Reader(jsonl.list_files, jsonl.read),
     "parquet": Reader(parquet.list_files, parquet.read),
     "python-code": Reader(python.list_code, python.read_code),
     "python-docs": Reader(python.list_docs, python.read_docs),
     "text": Reader(text.list_files, text.read),
+    "tree": Reader(tree.list_files, tree.read),
 }
