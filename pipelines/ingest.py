@@ -166,7 +166,7 @@ def _read_chunks(batches: Iterable[pa.RecordBatch], sources: dict[Delivery, Sour
     for batch in batches:
         for chunk in batch.to_pylist():
             source = sources[Delivery(chunk["source"], chunk["snapshot"])]
-            files = (File(**file | {"path": os.fsdecode(file["path"])}) for file in chunk["files"])
+            files = (File(**file | {"path": os.fsdecode(file["path"]), "facts": tuple(file["facts"])}) for file in chunk["files"])
             yield from batched(row(made, source) for file in files for made in read(file, source))
 
 

@@ -200,10 +200,10 @@ class _Tape:
             if chunk is None:
                 return b""
             self.kept = memoryview(chunk)
-            self.left -= len(chunk)
-            if self.left < 0:
-                raise _excess(self.limit, self.n_bytes)
         piece, self.kept = self.kept[:size], self.kept[size:]
+        self.left -= len(piece)
+        if self.left < 0:
+            raise _excess(self.limit, self.n_bytes)
         return bytes(piece)
 
     def block(self) -> bytes:

@@ -11,7 +11,7 @@ NAMES = {
     "Cuda": ".cu .cuh", "Cython": ".pyx .pxd .pxi", "D": ".d .di", "Dart": ".dart", "Dhall": ".dhall", "Diff": ".diff .patch",
     "Dockerfile": ".dockerfile Dockerfile Containerfile", "Elixir": ".ex .exs", "Elm": ".elm", "Emacs Lisp": ".el", "Erlang": ".erl .hrl",
     "F#": ".fs .fsi .fsx", "F*": ".fst", "Factor": ".factor", "Fish": ".fish", "Fluent": ".ftl", "Forth": ".fth .4th",
-    "Fortran": ".f .for .f77", "Fortran Free Form": ".f90 .f95 .f03 .f08", "GAP": ".gap .gi .gd", "GDScript": ".gd", "Gherkin": ".feature",
+    "Fortran": ".f .for .f77", "Fortran Free Form": ".f90 .f95 .f03 .f08", "GAP": ".gap .gi", "GDScript": ".gd", "Gherkin": ".feature",
     "Gleam": ".gleam", "GLSL": ".glsl .vert .frag .geom .comp", "Go": ".go", "Go Module": "go.mod", "Gradle": ".gradle",
     "GraphQL": ".graphql .gql", "Groovy": ".groovy .gvy Jenkinsfile", "Hack": ".hack .hhi", "Handlebars": ".hbs .handlebars",
     "Haskell": ".hs .hsc", "Haxe": ".hx", "HCL": ".hcl .tf .tfvars .nomad", "HLSL": ".hlsl .hlsli", "HTML": ".html .htm .xhtml",

@@ -20,7 +20,7 @@ PHRASES = {
     "GPL-3.0": r"gnu general public license version 3 29 june 2007",
     "GPL-2.0": r"gnu general public license version 2 june 1991",
     "Apache-2.0": r"apache license version 2 0 january 2004|licensed under the apache license version 2 0",
-    "MPL-2.0": r"mozilla public license version 2 0",
+    "MPL-2.0": r"mozilla public license (?:version|v) 2 0",
     "EPL-2.0": r"eclipse public license v 2 0",
     "BSL-1.0": r"boost software license version 1 0",
     "GNU": r"gnu( affero| lesser| library)? general public license as published by the free software foundation"
@@ -34,9 +34,11 @@ PHRASES = {
           r" ([1-4] [0-9])",
     "Zlib": r"this software is provided as is without any express or implied warranty in no event will the authors be held liable",
     "MIT": r"permission is hereby granted free of charge to any person obtaining a copy of this software and associated documentation",
+    "MIT-CMU": r"permission to use copy modify and distribute this software and its (?:associated )?documentation for any purpose",
     "ISC": r"permission to use copy modify and (?:or )?distribute this software for any purpose with or without fee is hereby granted",
     "BSD": r"redistribution and use in source and binary forms with or without modification are permitted",
 }
+FIRST_CHARS = 2500  # where a file names its own licence; behind other terms come the licences of what they include
 CONDITIONS_CHARS = 2500  # in which the conditions of MIT, ISC and BSD licences end
 GNU = {" affero": "AGPL", " lesser": "LGPL", " library": "LGPL", None: "GPL"}
 CC = {None: "", " noncommercial": "-NC", " non commercial": "-NC", " sharealike": "-SA", " share alike": "-SA",
@@ -49,9 +51,10 @@ SPDX_LINES, SPDX_CHARS = 30, 4096  # of the beginning of a file
 
 
 def licence_of(text: str) -> str | None:
-    """The licence whose text or notice this is."""
-    words = " ".join(re.findall("[a-z0-9]+", text.lower()))
-    found = [(match.start(), name, match) for name, phrase in PHRASES.items() if (match := re.search(phrase, words))]
+    """The licence whose text or notice this is, when it is a known one."""
+    words = " ".join(re.findall("[a-z0-9]+", text.lower())).replace("licence", "license")
+    first = words[:FIRST_CHARS]
+    found = [(match.start(), name, match) for name, phrase in PHRASES.items() if (match := re.search(phrase, first))]
     if not found:
         return None
     start, name, match = min(found, key=lambda one: one[0])

@@ -2,6 +2,7 @@
 
 Which files: those whose name `languages.py` knows, as `text` takes those with its suffixes; all others (images, objects,
 archives in a tree, files without suffix) are no input records. Folders of version control and __pycache__ are not entered.
+With a glob, a file that it does not match says nothing of others either.
 Links are read as `files.py` says, but not out of the tree: a repository does not choose which files of this machine are read.
 
 Licence: an SPDX line in the file; else the nearest folder upward, inside of the source, that has a licence file or names
