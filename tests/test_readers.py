@@ -26,8 +26,8 @@ from pipelines.readers.files import REASONS
 from pipelines.readers.languages import NAMES, language_of
 from pipelines.readers.licences import LICENCE_FILE, declared, licence_of, spdx_named
 from pipelines.readers.python import LICENCE_HEADER, package_roots
-from pipelines.readers.tree import attributes
-from schemas.recipe import RecipeError, Source
+from pipelines.readers.tree import GENERATED, attributes, compiled
+from schemas.recipe import Recipe, RecipeError, Source
 
 
 def source(path, reader, **fields):
@@ -148,7 +148,7 @@ JSON = st.recursive(
 
 
 @given(st.lists(JSON | st.dictionaries(st.sampled_from(["messages", "conversations"]), st.lists(JSON)), max_size=5))
-@settings(max_examples=300)
+@settings(max_examples=100)
 def test_any_json_gives_as_many_results_as_lines(values):
     data = "".join(json.dumps(value) + "\n" for value in values).encode()
     for reader in ("chat", "jsonl"):
@@ -597,6 +597,28 @@ def test_a_tree_says_of_its_files_what_they_are(tmp_path, suffix):
     assert outcomes(some) == {one.uri: outcome(one) for one in made if suffix or one.uri.endswith(".py")}
 
 
+def test_what_a_listing_says_of_files_reaches_the_workers(tmp_path):
+    for place, text in TREE.items():
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).write_bytes(text if isinstance(text, bytes) else text.encode())
+    origin = source(tmp_path, "tree")
+    delivery = ingest.Delivery("web", "1")
+    table = ingest._chunk_table([(delivery, READERS["tree"].list_files(origin, 17))])
+    rows = [row for batch in ingest._read_chunks(table.to_batches(), {delivery: origin}) for row in batch.to_pylist()]
+    found = {row["uri"]: row["reason"] or (row["licence"], *(dict(row["facts"]).get(fact) for fact in ("language", "vendored"))) for row in rows}
+    assert found == {place: one if isinstance(one, str) else (one[0], one[1], "1" if one[2] else None) for place, one in EXPECTED.items()}
+
+
+def test_a_licence_that_changes_changes_the_fingerprint(tmp_path):
+    (tmp_path / "a.py").write_text("a = 1")
+    (tmp_path / "LICENSE").write_text(MIT)
+    stages = [{"name": "a", "tokens": 1, "seq_len": 256}]
+    made_of = Recipe.model_validate({"home": "unused", "sources": [source(tmp_path, "tree").model_dump()], "stages": stages})
+    before = ingest.fingerprints(made_of)
+    (tmp_path / "LICENSE").write_text(BSD)
+    assert ingest.fingerprints(made_of) != before
+
+
 def test_links_in_a_tree_are_read_inside_of_it_only(tmp_path):
     (tmp_path / "tree").mkdir()
     (tmp_path / "secret.py").write_text("key = 1")
@@ -632,15 +654,21 @@ def test_trees_without_a_known_name_are_refused(tmp_path):
 def test_attributes_match_as_git_matches(pattern, yes, no):
     ((regex, mark, value),) = attributes(f"{pattern} text linguist-generated eol=lf\n")
     assert (mark, value) == ("generated", True)
-    assert all(regex.fullmatch(place) for place in yes) and not any(regex.fullmatch(place) for place in no)
+    assert all(compiled(regex).fullmatch(place) for place in yes) and not any(compiled(regex).fullmatch(place) for place in no)
 
 
 def test_attributes_of_any_text_are_few_and_fast():
-    hostile = "*a" * 200 + "b linguist-vendored\n[z-a] linguist-vendored\n" + "x linguist-vendored\n" * 9000 + "linguist-vendored\n\n#x linguist-vendored"
-    found = attributes(hostile)
+    slow = "".join(f"{'*a' * 90}b{i} linguist-vendored\n" for i in range(40))
+    found = attributes(slow + "linguist-vendored\n\n#x linguist-vendored\n[z-a] linguist-vendored\n" + "x linguist-vendored\n" * 9000)
     began = time.process_time()
-    assert len(found) == 200 and not any(regex.fullmatch("a" * 3000) for regex, _, _ in found)
+    assert len(found) == 50 and not any(compiled(regex).fullmatch("a" * 3000) for regex, _, _ in found)
     assert time.process_time() - began < 1  # as a backtracking expression it would not end
+
+
+def test_generated_files_by_name():
+    yes = ["a.pb.go", "x/a_pb2.py", "a.min.js", "package-lock.json", "pnpm-lock.yaml", "a.g.dart", "x/moc_a.cpp", "ui_a.h", "A.Designer.cs", "Makefile.in"]
+    no = ["a.go", "pb.go", "min.js", "clock.json", "lock.py", "ui_test.py", "moc_a.py", "generated.py", "designer.cs"]
+    assert [place for place in yes + no if GENERATED.search(place)] == yes
 
 
 def test_languages_by_name():

@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 
 import re2
 
@@ -31,15 +32,17 @@ VENDORED = re.compile(
     r"|bower_components|jspm_packages|godeps|carthage|pods|site-packages|dist-packages|\.yarn)/"
     r"|(?:^|/)(?:jquery|bootstrap|d3|angular|react|vue|lodash|moment|modernizr)(?:[-.][0-9][^/]*)?(?:\.min)?\.(?:js|css)$"
 )
-GENERATED = re.compile(
-    r"(?:\.pb\.(?:go|cc|h|c)|_pb2(?:_grpc)?\.pyi?|\.pb\.(?:gw|validate)\.go|_pb\.(?:js|d\.ts|rb)|\.min\.(?:js|css)|[-.]bundle\.js"
-    r"|\.g(?:\.dart|\.cs|r\.dart)|\.freezed\.dart|\.designer\.(?:cs|vb)|\.Designer\.(?:cs|vb)|\.generated\.\w+|_generated\.\w+|\.gen\.go"
-    r"|zz_generated\.[^/]*\.go|_string\.go|\.lock|-lock\.(?:json|yaml)|go\.sum|npm-shrinkwrap\.json|\.js\.map|\.css\.map"
-    r"|(?:^|/)(?:moc|ui|qrc)_[^/]*|\.tab\.[ch]|lex\.yy\.c|configure|aclocal\.m4|Makefile\.in|gradlew(?:\.bat)?|mvnw(?:\.cmd)?)$"
+GENERATED = re.compile(  # lock files ending in .lock, source maps and configure scripts have no language: they are never read
+    r"(?:\.pb\.(?:go|cc|h|c)|\.pb\.(?:gw|validate)\.go|_pb2(?:_grpc)?\.pyi?|_pb\.(?:js|d\.ts|rb)|\.min\.(?:js|css)|[-.]bundle\.js"
+    r"|\.gr?\.dart|\.freezed\.dart|\.g\.(?:cs|i\.cs)|\.[dD]esigner\.(?:cs|vb)|[._]generated\.\w+|\.gen\.go|(?:^|/)zz_generated\.[^/]*\.go"
+    r"|[-.]lock\.(?:json|ya?ml)|npm-shrinkwrap\.json|(?:^|/)(?:moc|qrc)_[^/]*\.cpp|(?:^|/)ui_[^/]*\.h|\.tab\.[ch]|lex\.yy\.c"
+    r"|aclocal\.m4|Makefile\.in|gradlew\.bat|mvnw\.cmd)$"
 )
 ATTRIBUTES = ".gitattributes"
 ATTRIBUTE = re.compile(r"(-|!)?linguist-(vendored|generated)(?:=(.*))?")
-ATTRIBUTES_PER_FILE = 200  # each is asked of every file below
+# Each pattern is asked of every file below its folder, so a file waits for at most 32 x 50 of them: 2 ms.
+ATTRIBUTES_PER_FILE, ATTRIBUTES_DEPTH, PATTERN_CHARS = 50, 32, 200
+ATTRIBUTES_IN_ALL = 100_000  # what a tree may hold in memory: 30 MB
 
 
 class Tree:
@@ -48,7 +51,8 @@ class Tree:
     def __init__(self) -> None:
         self.licences: dict[str, set[str]] = {}
         self.declared: dict[str, str] = {}
-        self.attributes: dict[str, list[tuple[re2._Regexp, str, bool]]] = {}
+        self.attributes: dict[str, list[tuple[str, str, bool]]] = {}
+        self.left = ATTRIBUTES_IN_ALL
 
     def note(self, file: File) -> None:
         """Learn from a file that `says_more`; one that cannot be read says nothing."""
@@ -56,7 +60,9 @@ class Tree:
         with opened(file) as stream:
             data = stream.read(TEXT_BYTES)
         if name == ATTRIBUTES:
-            self.attributes[folder] = attributes(data.decode(errors="replace"))
+            found = attributes(data.decode(errors="replace"))[: self.left]
+            self.left -= len(found)
+            self.attributes |= {folder: found} if found else {}
         elif name not in MANIFESTS:
             self.licences.setdefault(folder, set()).add(licence_of(data.decode(errors="replace")) or UNKNOWN)
         elif licence := declared(name, data):
@@ -65,10 +71,10 @@ class Tree:
     def marked(self, file: File) -> File:
         """The file with its licence and facts."""
         marks = {"vendored": VENDORED.search(file.uri) is not None, "generated": GENERATED.search(file.uri) is not None}
-        folders = [file.uri[:i] for i, char in enumerate(file.uri) if char == "/"] if self.attributes else []
-        for folder in ["", *folders]:
+        folders = [file.uri[: slash.start()] for slash in re.finditer("/", file.uri)]
+        for folder in ["", *folders[:ATTRIBUTES_DEPTH]] if self.attributes else ():
             place = file.uri[len(folder) + 1 :] if folder else file.uri
-            marks |= {mark: value for regex, mark, value in self.attributes.get(folder, ()) if regex.fullmatch(place)}
+            marks |= {mark: value for regex, mark, value in self.attributes.get(folder, ()) if compiled(regex).fullmatch(place)}
         facts = [("language", language_of(file.uri) or "")] + [(mark, "1") for mark, value in marks.items() if value]
         return file._replace(licence=self.licence(file.uri) or file.licence, facts=tuple((name, value) for name, value in facts if value))
 
@@ -84,19 +90,26 @@ class Tree:
         return None
 
 
-def attributes(text: str) -> list[tuple[re2._Regexp, str, bool]]:
-    """(pattern of places below, mark, whether it is set) of a .gitattributes, in order: the last that matches holds."""
-    found = []
+@lru_cache(4096)
+def compiled(regex: str) -> re2._Regexp:
+    """In linear time, whatever the pattern: a backtracking one may take for ever."""
+    try:
+        return re2.compile(regex)
+    except re2.error:
+        return re2.compile("[^\x00-\U0010ffff]")  # a set such as [z-a] matches nothing
+
+
+def attributes(text: str) -> list[tuple[str, str, bool]]:
+    """(expression of places below, mark, whether it is set) of a .gitattributes, in order: the last that matches holds."""
+    found: list[tuple[str, str, bool]] = []
     for line in text.split("\n"):
         pattern, *words = line.split() or [""]
-        for word in words if not pattern.startswith(("#", '"', "[")) else ():
-            match = ATTRIBUTE.fullmatch(word)
-            if match and len(found) < ATTRIBUTES_PER_FILE:
-                try:
-                    regex = re2.compile(("" if "/" in pattern else "(?:.*/)?") + glob_regex(pattern.lstrip("/")))
-                except re2.error:
-                    continue  # a set such as [z-a]
+        for word in words if len(pattern) <= PATTERN_CHARS and not pattern.startswith(("#", '"')) else ():
+            if match := ATTRIBUTE.fullmatch(word):
+                regex = ("" if "/" in pattern else "(?:.*/)?") + glob_regex(pattern.lstrip("/"))
                 found.append((regex, match[2], match[1] is None and match[3] != "false"))
+        if len(found) >= ATTRIBUTES_PER_FILE:
+            break
     return found
 
 
