@@ -28,14 +28,15 @@ MAX_CHUNKS = 20_000  # more tasks than that tire Spark's driver: above 160 GB ta
 BATCH_BYTES = 8 << 20  # of text in one Arrow batch: with the largest document, all that a worker holds
 BATCH_ROWS = 10_000
 UNPACKED = 50  # bytes that one byte of a compressed file may stand for; web pages of one site in zst: 30 (measured)
-PACKED_SUFFIXES = (".gz", ".zst", ".parquet")
+PACKED_SUFFIXES = (".gz", ".zst", ".parquet", ".zip", ".tgz", ".bz2", ".xz")
 
 # Columns of `records`: a document's (all but source, snapshot, uri and n_bytes null for a reject) and a reject's.
 TYPES = {"bigint": pa.int64(), "string": pa.string(), "map<string,string>": pa.map_(pa.string(), pa.string())}
 SCHEMA = pa.schema([pa.field(c.name, TYPES[c.type]) for c in DOCUMENTS.columns]
                    + [pa.field("reason", pa.string()), pa.field("detail", pa.string())])
 RECORDS = ", ".join([*(f"{column.name} {column.type}" for column in DOCUMENTS.columns), "reason string", "detail string"])
-FILES = pa.schema([("path", pa.binary()), ("uri", pa.string()), ("bytes", pa.int64()), ("mtime_ns", pa.int64()), ("licence", pa.string())])
+FILES = pa.schema([("path", pa.binary()), ("uri", pa.string()), ("bytes", pa.int64()), ("mtime_ns", pa.int64()), ("licence", pa.string()),
+                   ("facts", pa.map_(pa.string(), pa.string()))])
 
 
 class Delivery(NamedTuple):
@@ -91,9 +92,10 @@ def _too_small(place: str, what: str, most: float, epochs: float, wanted: float)
 
 
 def fingerprints(recipe: Recipe) -> dict[str, str]:
-    """By delivery: hash of how its source is read, what its files are called, how large they are and when they were written.
+    """By delivery: hash of how its source is read, what its files are called, how large they are and when they were written,
+    and what their trees say of them.
 
-    No file is opened. The snapshots before it count too: a record that they hold is not stored again.
+    The snapshots before it count too: a record that they hold is not stored again.
     """
     sources, prints = {source.name: source for source in recipe.sources}, {}
     for delivery, files in listing(recipe).items():
@@ -101,7 +103,7 @@ def fingerprints(recipe: Recipe) -> dict[str, str]:
         settings = source.model_dump(mode="json", exclude={"path", "snapshots", "priority"})
         earlier = source.snapshots[: source.snapshots.index(delivery.snapshot)]
         digest = blake2b(fingerprint([REVISION, SCHEMA.names, recipe.seed, settings, earlier]).encode(), digest_size=16)
-        digest.update("\n".join([f"{file.uri}\0{file.bytes}\0{file.mtime_ns}" for file in files]).encode())
+        digest.update("\n".join([f"{file.uri}\0{file.bytes}\0{file.mtime_ns}\0{file.licence}\0{file.facts}" for file in files]).encode())
         prints[str(delivery)] = digest.hexdigest()
     return prints
 
@@ -164,7 +166,7 @@ def _read_chunks(batches: Iterable[pa.RecordBatch], sources: dict[Delivery, Sour
     for batch in batches:
         for chunk in batch.to_pylist():
             source = sources[Delivery(chunk["source"], chunk["snapshot"])]
-            files = (File(**file | {"path": os.fsdecode(file["path"])}) for file in chunk["files"])
+            files = (File(**file | {"path": os.fsdecode(file["path"]), "facts": tuple(file["facts"])}) for file in chunk["files"])
             yield from batched(row(made, source) for file in files for made in read(file, source))
 
 

@@ -112,7 +112,7 @@ class Markup(NamedTuple):
     """`text` (uint8) holds the blocks' text, white space collapsed but in code, entities as they stand."""
 
     text: np.ndarray
-    elements: np.ndarray  # int32[n, 5]: E_PARENT (-1 of the first, the page), E_TAG, E_FLAGS, E_TEXT and E_LINK (bytes in it, descendants' too)
+    elements: np.ndarray  # int32[n, 5]: E_PARENT (-1 of the first, the page), E_TAG, E_FLAGS, E_TEXT and E_LINK (bytes, descendants' too)
     blocks: np.ndarray  # int32[n, 12]: see B_
     spans: np.ndarray  # int64[8]: begin and end in the page of TITLE, OG_TITLE, LANGUAGE, CANONICAL; 0, 0: none
     deepest: int  # elements that were open at once, at most DEPTH

@@ -33,18 +33,18 @@ class Source(Part):
     """Where text comes from."""
 
     name: Name = Field(description="name of the source; streams and tables use it")
-    reader: str = Field(description="how records are read: python-code, python-docs, jsonl, parquet, text, html, warc or wet")
+    reader: str = Field(description="how records are read: jsonl, parquet, text, html, warc, wet, chat, tree, python-code, python-docs")
     domain: str = Field(description="what its documents are treated as; picks the rules: code or docs")
     path: str | None = Field(
         None, description="file, folder or glob, relative to where flows is called (not for the python readers); may hold {snapshot}")
     snapshots: tuple[Snapshot, ...] = Field(
         ("1",), min_length=1,
         description="its deliveries, oldest first; the names stand for {snapshot} in path, and a new one costs only itself")
-    text_field: str = Field("text", description="field or column that holds the text (jsonl, parquet)")
+    text_field: str = Field("text", description="field or column that holds the text (jsonl, parquet) or the messages (chat)")
     content: Literal["text", "html"] = Field("text", description="what text_field holds; of html, main content is taken (jsonl, parquet)")
     extractor: Literal["blocks", "trafilatura"] = Field(
         "blocks", description="what finds a page's main content: our own, or trafilatura, 20 times slower (html, warc)")
-    licence_field: str | None = Field(None, description="field or column that holds the licence (jsonl, parquet)")
+    licence_field: str | None = Field(None, description="field or column that holds the licence (jsonl, chat, parquet)")
     licence: str | None = Field(None, description="licence of records that name none themselves")
     suffixes: tuple[str, ...] = Field((".txt", ".md", ".rst"), description="file names that the text reader takes")
     package_bytes: int = Field(2_000_000, gt=0, description="the python readers take so many bytes of a package, in seeded order")

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from pipelines.readers import html, jsonl, parquet, python, text, warc
+from pipelines.readers import chat, html, jsonl, parquet, python, text, tree, warc
 from pipelines.readers.files import File, Record, Reject
 from schemas.recipe import Source
 
@@ -16,12 +16,14 @@ class Reader(NamedTuple):
 
 
 READERS: dict[str, Reader] = {
+    "chat": Reader(jsonl.list_files, chat.read),
     "html": Reader(html.list_files, html.read),
     "jsonl": Reader(jsonl.list_files, jsonl.read),
     "parquet": Reader(parquet.list_files, parquet.read),
     "python-code": Reader(python.list_code, python.read_code),
     "python-docs": Reader(python.list_docs, python.read_docs),
     "text": Reader(text.list_files, text.read),
+    "tree": Reader(tree.list_files, tree.read),
     "warc": Reader(warc.list_warc, warc.read_warc),
     "wet": Reader(warc.list_wet, warc.read_wet),
 }

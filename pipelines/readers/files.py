@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Collection, Iterator
-from typing import Any, NamedTuple
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, BinaryIO, NamedTuple
 
 from schemas.recipe import RecipeError, Source
 
@@ -28,19 +29,30 @@ REASONS = {
     "broken_record": "a web archive's record whose headers or length cannot be right",
     "undecodable": "a page whose content encoding or charset cannot be undone",
     "too_many_tags": "a page with more or deeper tags than the extractor takes",
-    "damaged": "the rest of the file cannot be decoded: truncated or corrupt gz, zst or parquet",
-    "unreadable": "the file cannot be opened or read: permission, vanished, link loop, link to a folder, pipe",
+    "damaged": "the rest of the file cannot be decoded: truncated or corrupt gz, zst, parquet, zip or tar",
+    "unreadable": "the file cannot be opened or read: permission, vanished, link loop, link to a folder, pipe; encrypted in an archive",
+    "bad_turn": "a message of a chat lacks a known role or content, or holds other than text",
+    "bad_order": "the turns of a chat are not user and assistant by turns, or one of the two says nothing",
+    "nested_archive": "an archive inside an archive: unpack the outer one",
+    "repeated_name": "a second member of an archive with the same name: only the first is read",
+    "too_unpacked": "an archive unpacks to far more bytes or members than honest ones do: nothing after that is read",
 }
 
 
 class File(NamedTuple):
-    """One file of a source. `uri` is its place in the source, `path` its place on this machine (never stored)."""
+    """One file of a source. `uri` is its place in the source, `path` its place on this machine (never stored).
+
+    `licence` and `facts` are what its tree says of it. A member of an archive is a file with an open `stream`, read once
+    from front to end, and the archive's path; `opened` gives the stream of either kind.
+    """
 
     path: str
     uri: str
     bytes: int
     mtime_ns: int
     licence: str | None = None
+    facts: tuple[tuple[str, str], ...] = ()
+    stream: BinaryIO | None = None
 
 
 class Record(NamedTuple):
@@ -48,7 +60,7 @@ class Record(NamedTuple):
 
     `facts` are pairs of what the reader knows of it besides, by these names (all optional):
     url, title; language: as the record declares it, or of a program's file name; charset: what the text was decoded from;
-    vendored, generated: "1" for a file that its tree marks so.
+    vendored, generated: "1" for a file that its tree marks so; turns: how many a chat has, its system message not counted.
     """
 
     uri: str
@@ -98,45 +110,54 @@ def too_large(uri: str, n_bytes: int, source: Source) -> Reject:
     return Reject(uri, "too_large", f"expected at most {source.max_document_bytes:,} bytes, found {n_bytes:,}", n_bytes)
 
 
+def opened(file: File) -> AbstractContextManager[BinaryIO]:
+    """The file's bytes. Raises OSError when it cannot be opened."""
+    return nullcontext(file.stream) if file.stream else open(file.path, "rb")
+
+
 def whole(file: File, source: Source) -> bytes | Reject:
     """The bytes of a file that is one record."""
-    with open(file.path, "rb") as stream:
+    with opened(file) as stream:
         data = stream.read(source.max_document_bytes + 1)  # never more: the file may have grown since it was listed
     return data if len(data) <= source.max_document_bytes else too_large(file.uri, max(file.bytes, len(data)), source)
 
 
-def listed(source: Source, suffixes: tuple[str, ...]) -> list[File]:
+def listed(
+    source: Source, suffixes: tuple[str, ...], wanted: Callable[[str], bool] | None = None, skip: Collection[str] = ()
+) -> list[File]:
     """Files of a source with a path, by uri: the file, all with one of the suffixes in the folder, or all that the glob matches.
 
+    `wanted` chooses a folder's files instead of the suffixes; folders named in `skip` are not entered.
     Raises RecipeError when the path is missing, cannot be opened, or holds no such file or only empty ones.
     """
     field = f"sources.{source.name}.path"
     if not source.path:
         raise RecipeError(f"{field}: expected a file, folder or glob for reader {source.reader}, found none")
+    wanted = wanted or (lambda uri: uri.endswith(suffixes))
     try:
-        files = sorted(_matching(os.path.abspath(source.path), suffixes), key=lambda file: file.uri)
+        files = sorted(_matching(os.path.abspath(source.path), wanted, skip), key=lambda file: file.uri)
     except OSError as error:
         raise RecipeError(f"{field}: expected a file, folder or glob that can be read, found {source.path!r}: {error.strerror}") from None
     if not any(file.bytes for file in files):
-        wanted = "files that match" if MAGIC.search(source.path) else f"files ending in {', '.join(suffixes)}"
-        raise RecipeError(f"{field}: expected {wanted}, found {f'{len(files)} empty ones' if files else 'none'} at {source.path!r}")
+        expected = "files that match" if MAGIC.search(source.path) else f"files ending in {', '.join(suffixes)}"
+        raise RecipeError(f"{field}: expected {expected}, found {f'{len(files)} empty ones' if files else 'none'} at {source.path!r}")
     return files
 
 
-def _matching(path: str, suffixes: tuple[str, ...]) -> Iterator[File]:
+def _matching(path: str, wanted: Callable[[str], bool], skip: Collection[str]) -> Iterator[File]:
     if os.path.isdir(path):
-        yield from walk(path, lambda uri: uri.endswith(suffixes))
+        yield from walk(path, wanted, skip=skip)
     elif os.path.lexists(path) or not MAGIC.search(path):
         os.stat(path)  # raises what is wrong with it
         yield _file(path, uri_of(os.path.basename(path)))
     else:
         folder = path[: MAGIC.search(path).start()].rpartition("/")[0] or "/"
         pattern = path[len(folder) :].lstrip("/")
-        matches = re.compile(_glob_regex(pattern)).fullmatch
-        yield from walk(folder, lambda uri: matches(uri) is not None, depth=None if "**" in pattern else pattern.count("/"))
+        matches = re.compile(glob_regex(pattern)).fullmatch
+        yield from walk(folder, lambda uri: matches(uri) is not None, depth=None if "**" in pattern else pattern.count("/"), skip=skip)
 
 
-def _glob_regex(pattern: str) -> str:
+def glob_regex(pattern: str) -> str:
     """`*` and `?` within a folder, `**/` over any number of them, `[a-z]` and `[!a-z]`: as in a shell."""
     known = {"**/": "(?:[^/]+/)*", "**": ".*", "*": "[^/]*", "?": "[^/]"}
     regex = ""

@@ -6,6 +6,7 @@ from codecs import BOM_UTF8
 from collections.abc import Iterator
 
 from pipelines.extraction import MAX_TAGS, TRAFILATURA_DEPTH, TRAFILATURA_TAGS, decode, extract, extract_slowly
+from pipelines.readers.archives import ARCHIVES, each
 from pipelines.readers.files import File, Record, Reject, document, listed, too_large, whole
 from schemas.recipe import Source
 
@@ -13,12 +14,20 @@ SUFFIXES = (".html", ".htm", ".xhtml", ".HTML", ".HTM")
 
 
 def list_files(source: Source, seed: int) -> list[File]:
-    """Raises RecipeError when the path holds no file with one of SUFFIXES."""
-    return listed(source, SUFFIXES)
+    """Raises RecipeError when the path holds no file with one of SUFFIXES, and no archive."""
+    return listed(source, SUFFIXES, _wanted)
 
 
 def read(file: File, source: Source) -> Iterator[Record | Reject]:
-    """The page's main content. Raises OSError when the file cannot be read."""
+    """The page's main content, or that of each page in an archive. Raises OSError when the file cannot be read."""
+    return each(file, source, _wanted, _read)
+
+
+def _wanted(name: str) -> bool:
+    return name.endswith(SUFFIXES + ARCHIVES)
+
+
+def _read(file: File, source: Source) -> Iterator[Record | Reject]:
     data = whole(file, source)
     yield data if isinstance(data, Reject) else page(file.uri, data, file.licence, source)
 

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+from pipelines.readers.archives import ARCHIVES, each
 from pipelines.readers.files import File, Record, Reject, decoded, listed, whole
 from schemas.recipe import Source
 
 
 def list_files(source: Source, seed: int) -> list[File]:
-    """Raises RecipeError when the path holds no file with one of the source's suffixes."""
-    return listed(source, source.suffixes)
+    """Raises RecipeError when the path holds no file with one of the source's suffixes, and no archive."""
+    return listed(source, source.suffixes, _wanted(source))
 
 
 def read(file: File, source: Source) -> Iterator[Record | Reject]:
-    """The file's text. Raises OSError when it cannot be read."""
+    """The file's text, or that of each such file in an archive. Raises OSError when it cannot be read."""
+    return each(file, source, _wanted(source), _read)
+
+
+def _wanted(source: Source) -> Callable[[str], bool]:
+    return lambda name: name.endswith(source.suffixes + ARCHIVES)
+
+
+def _read(file: File, source: Source) -> Iterator[Record | Reject]:
     data = whole(file, source)
     yield data if isinstance(data, Reject) else decoded(file.uri, data, file.licence, source)

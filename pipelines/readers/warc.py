@@ -23,7 +23,7 @@ from fastwarc.stream_io import BrotliReader
 from pipelines.extraction import decode
 from pipelines.readers.files import File, Record, Reject, document, listed, too_large
 from pipelines.readers.html import page
-from pipelines.readers.jsonl import ZSTD_STEP_BYTES
+from pipelines.readers.packed import ZSTD_STEP_BYTES
 from schemas.recipe import Source
 
 WARC_SUFFIXES = (".warc", ".warc.gz", ".warc.zst")
