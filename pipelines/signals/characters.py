@@ -63,6 +63,15 @@ def longest(offsets: np.ndarray) -> int:
     return int(np.diff(offsets).max(initial=0))
 
 
+@njit
+def is_ascii(text):
+    """Whether all bytes are. Without an early exit the loop runs on many bytes at once."""
+    found = np.uint8(0)
+    for i in range(len(text)):
+        found |= text[i]
+    return found < 128
+
+
 @njit(inline="always")
 def decode(data, i):
     """The code point at byte i >= 128 of UTF-8, and its width in bytes."""

@@ -26,30 +26,33 @@ PHRASES = (
         ("mp3", "mp3"), ("ownload", "wnl"), ("Vol.", "ol."), ("Episode", "pis"), ("Develop", "lop"), ("Facebook", "ceb"),
         ("\ufffd" * 3, "\ufffd"), ("黄色电影", "黄"), ("aute irure dolor ", "iru"), (" sunt in culpa qui ", "ulp"),
         ("orem ipsum ", "psu"), (" quis nostrud ", "rud"), (" adipisicing ", "dip"),
-        (" dolore eu ", "e e"), (" cupidatat ", "pid"), ("autem vel eum", "eum"), ("wisi enim ad", "nim"),
+        (" dolore eu ", "lor"), (" cupidatat ", "pid"), ("autem vel eum", "eum"), ("wisi enim ad", "nim"),
         (" №", "№"), (" Ep.", "ep."),
     )),
     *((phrase, anchor, QUESTIONED, WHOLE) for phrase, anchor in (("sex", "sex"), ("porn", "orn"), ("crusher", "ush"), ("xxx", "xxx"))),
 )  # fmt: skip
-BITS = 12  # of the table
+BITS = 14  # of the table
+SPREAD = 0x9E3779B97F4A7C15  # 2^64 / golden ratio
 
 
 def _code(anchor: bytes) -> int:
-    return int.from_bytes(bytes(byte | 32 for byte in anchor), "big")
+    return int.from_bytes(bytes(byte | 32 for byte in anchor), "little")
 
 
 def _slot(code: int) -> int:
-    return (code * 0x9E3779B1 & 0xFFFFFFFF) >> (32 - BITS)
+    return code * SPREAD % 2**64 >> (64 - BITS)
 
 
 def _compiled() -> tuple[np.ndarray, ...]:
-    """The table, uint8[2^BITS]; bytes of all phrases; of each its first byte, the byte after it, its anchor's place and code, flag, how."""
+    """The table, uint8[2^BITS]: 1 + the first phrase whose anchor falls there; bytes of all phrases; of each, in the order of slots,
+    its first byte, the byte after it, its anchor's place and code, flag, how, slot.
+    """
     table, rows, texts = np.zeros(1 << BITS, np.uint8), [], b""
-    for phrase, anchor, flag, how in PHRASES:
+    for phrase, anchor, flag, how in sorted(PHRASES, key=lambda entry: _slot(_code(entry[1].encode()))):
         raw, mark = phrase.encode(), anchor.encode()
-        place = raw.lower().index(mark)
-        table[_slot(_code(mark))] = 1
-        rows.append((len(texts), len(texts) + len(raw), place, _code(mark), flag, how))
+        slot = _slot(_code(mark))
+        table[slot] = table[slot] or len(rows) + 1
+        rows.append((len(texts), len(texts) + len(raw), raw.lower().index(mark), _code(mark), flag, how, slot))
         texts += raw
     return table, np.frombuffer(texts, np.uint8), np.array(rows, np.int64)
 
@@ -60,21 +63,23 @@ TABLE, TEXTS, ROWS = _compiled()
 @njit
 def mark_phrases(text, s, pieces):
     """Give the pieces in which phrases begin their flags."""
-    code = np.uint64(0)
-    for i in range(len(text)):
-        code = (code << np.uint64(8) | np.uint64(text[i]) | np.uint64(32)) & np.uint64(0xFFFFFF)
-        if TABLE[(code * np.uint64(0x9E3779B1) & np.uint64(0xFFFFFFFF)) >> np.uint64(32 - BITS)]:
-            _compare(text, s, pieces, i - 2, code)
+    small, multiplier, shift = np.uint64(0x202020), np.uint64(SPREAD), np.uint64(64 - BITS)
+    for at in range(len(text) - 2):
+        code = (np.uint64(text[at]) | np.uint64(text[at + 1]) << np.uint64(8) | np.uint64(text[at + 2]) << np.uint64(16)) | small
+        first = TABLE[code * multiplier >> shift]
+        if first:
+            _compare(text, s, pieces, at, np.int64(code), np.int64(first) - 1)
 
 
 @njit
-def _compare(text, s, pieces, at, code):
-    """Flag the phrases whose anchor, with this code, stands at text[at:]."""
-    for p in range(len(ROWS)):
-        if ROWS[p, 3] == np.int64(code):
-            begin, end = at - ROWS[p, 2], at - ROWS[p, 2] + ROWS[p, 1] - ROWS[p, 0]
-            if begin >= 0 and end <= len(text) and _equal(text, begin, p):
-                s.flag[_piece_at(s, pieces, begin)] |= np.uint8(ROWS[p, 4])
+def _compare(text, s, pieces, at, code, first):
+    """Flag the phrases, from the first in this code's slot on, whose anchor stands at text[at:]."""
+    for p in range(first, len(ROWS)):
+        if ROWS[p, 6] != ROWS[first, 6]:
+            break
+        begin, end = at - ROWS[p, 2], at - ROWS[p, 2] + ROWS[p, 1] - ROWS[p, 0]
+        if ROWS[p, 3] == code and begin >= 0 and end <= len(text) and _equal(text, begin, p):
+            s.flag[_piece_at(s, pieces, begin)] |= np.uint8(ROWS[p, 4])
 
 
 @njit

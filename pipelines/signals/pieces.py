@@ -13,7 +13,7 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-from pipelines.signals.characters import IS_ALNUM, IS_LETTER, IS_SPACE, UNICODE, decode, mix64, table
+from pipelines.signals.characters import IS_ALNUM, IS_LETTER, IS_SPACE, UNICODE, decode, is_ascii, mix64, table
 
 SPACE, LETTER, ALNUM, LINE_END, SENTENCE_END, CLOSING, COUNTED, UPPER, TECHNICAL, CODE_END = (1 << bit for bit in range(10))
 DOT, HASH, BRACE, NEWLINE, DOLLAR, BACKSLASH, ELLIPSIS = (ord(character) for character in ".#{\n$\\…")
@@ -36,13 +36,32 @@ def _classes() -> np.ndarray:
     return classes
 
 
+def _stop_table() -> tuple[np.uint64, np.ndarray]:
+    """A multiplier under which the eight words of Gopher fall into different ones of 16 slots, and the slots, uint64[16].
+
+    A word is its bytes in small letters, zeros behind it.
+    """
+    words = [int.from_bytes(word.encode(), "little") for word in "the be to of and that have with".split()]
+    random = np.random.default_rng(1)
+    while True:
+        multiplier = int(random.integers(1 << 63, dtype=np.uint64)) * 2 + 1
+        places = [word * multiplier % 2**64 >> 60 for word in words]
+        if len(set(places)) == len(words):
+            slots = np.zeros(16, np.uint64)
+            slots[places] = words
+            return np.uint64(multiplier), slots
+
+
+SMALL = np.uint64(0x2020202020202020)
+STOP_MULTIPLIER, STOP_SLOTS = _stop_table()
+LOREM, IPSUM = (np.uint64(int.from_bytes(word, "little")) for word in (b"lorem", b"ipsum"))
 CLASSES = _classes()
 MASKS = np.array([(1 << 8 * n) - 1 for n in range(8)] + [2**64 - 1], np.uint64)  # the first n bytes of eight
 
 COUNTS = np.dtype([(name, np.int64) for name in (
     "chars", "ink", "pieces", "words", "word_ink", "letter_pieces", "newlines", "sentences", "stop_words", "lorem_ipsum",
     "hashes", "braces", "ellipses", "latex", "lines", "bullet_lines", "ellipsis_lines", "ended_lines", "short_lines", "code_lines",
-    "c4_words", "ui_words", "questionable", "questionable_all",
+    "longest_piece", "c4_words", "ui_words", "questionable", "questionable_all",
     "dup_lines", "dup_line_ink", "paragraphs", "dup_paragraphs", "dup_paragraph_ink", "span_run", "char_run",
 )] + [("top", np.int64, 3), ("dup", np.int64, 6)])  # fmt: skip
 
@@ -64,13 +83,14 @@ class Scratch(NamedTuple):
     first: np.ndarray  # int32, index of the first equal key
     copies: np.ndarray  # int32, at that index: how many keys are equal
     slots: np.ndarray  # int32, hash table of indices
+    seen: np.ndarray  # uint8, how many keys fall into a place, at most 2
 
 
 def scratch(longest_bytes: int) -> Scratch:
     """Room for the most pieces that so many bytes can hold: every other byte one."""
     n = longest_bytes // 2 + 2
-    sizes = {"edge": 2 * n, "char": 2 * n, "slots": 2 << n.bit_length()}
-    narrow = {"hash": np.uint64, "key": np.uint64, "kind": np.uint16, "last": np.uint16, "flag": np.uint8}
+    sizes = {"edge": 2 * n, "char": 2 * n, "slots": 2 << n.bit_length(), "seen": 64 << n.bit_length()}
+    narrow = {"hash": np.uint64, "key": np.uint64, "kind": np.uint16, "last": np.uint16, "flag": np.uint8, "seen": np.uint8}
     narrow |= {"first": np.int32, "copies": np.int32, "slots": np.int32}
     return Scratch(**{name: np.empty(sizes.get(name, n), narrow.get(name, np.int64)) for name in Scratch._fields})
 
@@ -101,46 +121,84 @@ def first8(text, at, n):
 
 @njit
 def split(text, classes, s, row):
-    """Edges and kinds of the pieces to scratch, counts of characters to row."""
-    i = k = chars = newlines = 0
-    inside = np.int64(0)
-    kind = np.int64(0)
+    """Edges and kinds of the pieces to scratch, counts of characters to row; the place behind the last run of WIDE_ENDS."""
+    if is_ascii(text):
+        return _split_ascii(text, classes, s, row)
+    i = chars = newlines = 0
+    k, inside = np.uint64(0), np.uint64(0)
+    kind = np.uint64(0)
     dots_end = dots = wide_end = -1  # where a run of dots, of wide ends stops
     while i < len(text):
         code, width = np.uint32(text[i]), 1
         if code >= 128:
             code, width = decode(text, i)
-        here = np.int64(classes[code])
-        ink = here & SPACE ^ 1
+        here = np.uint64(classes[code])
+        ink = here & np.uint64(SPACE) ^ np.uint64(1)
         s.edge[k], s.char[k] = i, chars
         k += ink ^ inside
-        kind = kind & -inside | here
-        s.kind[k >> 1] = kind
+        kind = kind & (np.uint64(0) - inside) | here
+        s.kind[k >> np.uint64(1)] = kind
         inside = ink
         newlines += code == NEWLINE
-        if here & COUNTED:
+        if here & np.uint64(COUNTED):
             if code == DOT:
                 dots = dots + 1 if dots_end == i else 1
                 dots_end = i + 1
                 row.ellipses += dots % 3 == 0
-            elif code == HASH:
-                row.hashes += 1
-            elif code == BRACE:
-                row.braces += 1
-            elif code == DOLLAR:
-                row.latex += 1
-            elif code == BACKSLASH:
-                row.latex += is_command(text, i + 1)
             elif code == ELLIPSIS:
                 row.ellipses += 1
+            elif code < 128:
+                _count_mark(text, i, row)
             else:
                 row.sentences += wide_end != i
                 wide_end = i + width
         chars += 1
         i += width
     s.edge[k], s.char[k] = i, chars
-    row.pieces, row.chars, row.newlines = (k + 1) >> 1, chars, newlines
+    row.pieces, row.chars, row.newlines = (np.int64(k) + 1) >> 1, chars, newlines
     return wide_end
+
+
+@njit
+def _split_ascii(text, classes, s, row):
+    """The same where every byte is a character."""
+    k, inside, kind = np.uint64(0), np.uint64(0), np.uint64(0)
+    newlines = 0
+    dots_end = dots = -1
+    for i in range(len(text)):
+        here = np.uint64(classes[text[i]])
+        ink = here & np.uint64(SPACE) ^ np.uint64(1)
+        s.edge[k] = i
+        k += ink ^ inside
+        kind = kind & (np.uint64(0) - inside) | here
+        s.kind[k >> np.uint64(1)] = kind
+        inside = ink
+        newlines += text[i] == NEWLINE
+        if here & np.uint64(COUNTED):
+            if text[i] == DOT:
+                dots = dots + 1 if dots_end == i else 1
+                dots_end = i + 1
+                row.ellipses += dots % 3 == 0
+            else:
+                _count_mark(text, i, row)
+    s.edge[k] = len(text)
+    for i in range(np.int64(k) + 1):
+        s.char[i] = s.edge[i]
+    row.pieces, row.chars, row.newlines = (np.int64(k) + 1) >> 1, len(text), newlines
+    return -1
+
+
+@njit
+def _count_mark(text, i, row):
+    """Count #, {, $ and commands of LaTeX at text[i:]."""
+    if text[i] == HASH:
+        row.hashes += 1
+    elif text[i] == BRACE:
+        row.braces += 1
+    elif text[i] == DOLLAR:
+        row.latex += 1
+    else:
+        row.latex += is_command(text, i + 1)
 
 
 @njit(inline="always")
@@ -160,8 +218,9 @@ def _is_ascii_letter(byte):
 
 @njit
 def describe(text, classes, s, row, wide_end):
-    """Hash, place, last character and END of each piece; sentences."""
-    ink = newlines = at = 0
+    """Hash, place, last character and END of each piece; words and sentences, stop words and lorem ipsum."""
+    ink = newlines = at = words = word_ink = letter_pieces = longest = 0
+    stops = np.uint64(0)
     ended = True
     for n in range(row.pieces):
         begin, end = s.edge[2 * n], s.edge[2 * n + 1]
@@ -170,26 +229,47 @@ def describe(text, classes, s, row, wide_end):
             at += 1
         at = end
         s.row[n], s.ink[n] = newlines, ink
-        ink += s.char[2 * n + 1] - s.char[2 * n]
-        s.hash[n] = hash_bytes(text, begin, end)
+        here = s.char[2 * n + 1] - s.char[2 * n]
+        ink += here
+        is_word = s.kind[n] & ALNUM != 0
+        words += is_word
+        word_ink += here * is_word
+        letter_pieces += s.kind[n] & LETTER != 0
+        longest = max(longest, end - begin)
+        head = first8(text, begin, min(end - begin, 8))
+        s.hash[n] = _hash_rest(text, begin, end, head)
+        small = head | SMALL & MASKS[min(end - begin, 8)]
+        slot = small * STOP_MULTIPLIER >> np.uint64(60)
+        stops |= np.uint64(STOP_SLOTS[slot] == small) << slot
+        if small & MASKS[5] == IPSUM and n > 0:
+            row.lorem_ipsum += end - begin >= 5 and ends_in_lorem(text, s.edge[2 * n - 1])
         last = classes[text[end - 1]] if text[end - 1] < 128 else classes[code_before(text, end)]
         s.last[n] = last
         ended = last & (SENTENCE_END | CLOSING) != 0 and is_end(text, classes, begin, end)
         s.flag[n] = END * ended
         row.sentences += ended
     s.ink[row.pieces] = ink
-    row.ink = ink
+    row.ink, row.words, row.word_ink, row.letter_pieces, row.longest_piece = ink, words, word_ink, letter_pieces, longest
     row.sentences += row.pieces > 0 and not ended and wide_end != at
+    while stops:
+        row.stop_words += 1
+        stops &= stops - np.uint64(1)
 
 
 @njit(inline="always")
-def hash_bytes(text, begin, end):
+def _hash_rest(text, begin, end, head):
+    """Hash of text[begin:end], of which the first eight bytes are known."""
     size = end - begin
-    value = (first8(text, begin, min(size, 8)) ^ np.uint64(size)) * MULTIPLIER
+    value = (head ^ np.uint64(size)) * MULTIPLIER
     while size > 8:
         begin, size = begin + 8, size - 8
         value = (value ^ value >> np.uint64(32) ^ first8(text, begin, min(size, 8))) * MULTIPLIER
     return mix64(value)
+
+
+@njit
+def ends_in_lorem(text, end):
+    return end >= 5 and (first8(text, end - 5, 5) | SMALL & MASKS[5]) == LOREM
 
 
 @njit(inline="always")

@@ -49,7 +49,7 @@ def count_ngrams(s, row):
     """
     n_keys = max(row.pieces - 1, 0)
     for i in range(n_keys):
-        s.place[i], s.key[i] = i, s.hash[i] * COMBINE + s.hash[i + 1]
+        s.key[i] = s.hash[i] * COMBINE + s.hash[i + 1]
     n_keys = _maybe_repeated(s, n_keys)
     for n in range(2, 11):
         if n > 2:
@@ -66,19 +66,20 @@ def count_ngrams(s, row):
 
 @njit
 def _maybe_repeated(s, n):
-    """Keep the keys that share one of 4 n places with another key: every one that repeats, and few others."""
-    bits = 4
-    while 1 << bits < 4 * n and 1 << bits < len(s.slots):
+    """Keep the keys that share one of 8 n places with another key: every one that repeats, and few others."""
+    bits = 6
+    while 1 << bits < 8 * n:
         bits += 1
     shift = np.uint64(64 - bits)
-    s.slots[: 1 << bits] = 0
+    s.seen[: 1 << bits] = 0
     for i in range(n):
-        s.slots[np.int64(s.key[i] * COMBINE >> shift)] += 1
-    kept = 0
+        slot = s.key[i] * COMBINE >> shift
+        s.seen[slot] = min(s.seen[slot] + 1, 2)
+    kept = np.uint64(0)
     for i in range(n):
-        s.place[kept], s.key[kept] = s.place[i], s.key[i]
-        kept += s.slots[np.int64(s.key[i] * COMBINE >> shift)] > 1
-    return kept
+        s.place[kept], s.key[kept] = i, s.key[i]
+        kept += np.uint64(s.seen[s.key[i] * COMBINE >> shift] > 1)
+    return np.int64(kept)
 
 
 @njit

@@ -43,7 +43,6 @@ from pipelines.signals.pieces import (
     DOT,
     END,
     ITEMS_IN_CART,
-    LETTER,
     LINE_END,
     LINE_PHRASE,
     QUESTIONED,
@@ -55,7 +54,7 @@ from pipelines.signals.pieces import (
     scratch,
     split,
 )
-from pipelines.signals.repeats import COMBINE, count_ngrams, longest_char_run, longest_span_run, repeats
+from pipelines.signals.repeats import COMBINE, LEAST_CHARS, count_ngrams, longest_char_run, longest_span_run, repeats
 from schemas.tables import Column
 
 if TYPE_CHECKING:
@@ -99,19 +98,6 @@ C4_PIECES, C4_PIECE_CHARS = 3, 1000  # the fewest of a line, the most of a piece
 UI_PIECES, COUNTER_PIECES = 10, 6  # of the longest line that phrases are taken out of; that is looked at as a counter
 COUNTERS = "likes shares comments retweets reposts quotes bookmarks upvotes downvotes downloads views followers"
 CASED_WORDS, SHORT_SENTENCE, LONG_SENTENCE, TECHNICAL_FRAC, SINGLES = 12, 20, 500, 0.2, 9  # MADLAD-400
-
-
-def _word_table(words: str) -> np.ndarray:
-    """Words packed by `_short_word`, each at its remainder: uint64[smallest length without collisions]."""
-    packed = [int.from_bytes(word.encode()[:8], "little") for word in words.split()]
-    length = next(n for n in range(len(packed), 1000) if len({word % n for word in packed}) == len(packed))
-    found = np.zeros(length, np.uint64)
-    found[np.array([word % length for word in packed])] = packed
-    return found
-
-
-STOP_WORDS = _word_table("the be to of and that have with")  # Gopher
-LOREM, IPSUM = (np.frombuffer(word, np.uint8) for word in (b"lorem", b"ipsum"))
 COUNTER_WORDS = tuple(np.frombuffer(word.encode(), np.uint8) for word in COUNTERS.split())
 BAR = ord("|")
 
@@ -171,10 +157,9 @@ def _count_batch(data, offsets, classes, s, counts):
         wide_end = split(text, classes, s, row)
         describe(text, classes, s, row, wide_end)
         mark_phrases(text, s, row.pieces)
-        _count_words(text, s, row)
         _count_sentences(text, classes, s, row)
         row.span_run = longest_span_run(s, row.pieces)
-        row.char_run = longest_char_run(text, s, row.pieces)
+        row.char_run = longest_char_run(text, s, row.pieces) if row.longest_piece >= LEAST_CHARS else 0
         _count_lines(text, classes, s, row)
         count_ngrams(s, row)
 
@@ -188,39 +173,6 @@ def _has(text, at, word):
         if text[at + i] | 32 != word[i]:
             return False
     return True
-
-
-@njit(inline="always")
-def _short_word(text, begin, end):
-    """A piece of two to four bytes as one integer, ASCII letters in lower case; 0 for any other. No branch depends on the bytes."""
-    size = end - begin
-    if size < 2 or size > 4:
-        return np.uint64(0)
-    third = np.uint64(text[begin + 2] | 32) if size > 2 else np.uint64(0)
-    fourth = np.uint64(text[begin + 3] | 32) if size > 3 else np.uint64(0)
-    first, second = np.uint64(text[begin] | 32), np.uint64(text[begin + 1] | 32)
-    return first | second << np.uint64(8) | third << np.uint64(16) | fourth << np.uint64(24)
-
-
-@njit
-def _count_words(text, s, row):
-    """Words, their ink, letters, stop words, lorem ipsum."""
-    found = words = word_ink = letter_pieces = 0
-    for i in range(row.pieces):
-        begin, end, ink = s.edge[2 * i], s.edge[2 * i + 1], s.ink[i + 1] - s.ink[i]
-        is_word = s.kind[i] & ALNUM != 0
-        words += is_word
-        word_ink += ink * is_word
-        letter_pieces += s.kind[i] & LETTER != 0
-        packed = _short_word(text, begin, end)
-        place = packed % np.uint64(len(STOP_WORDS))
-        found |= np.int64(packed != 0 and STOP_WORDS[place] == packed) << np.int64(place)
-        if text[begin] | 32 == IPSUM[0] and i > 0 and _has(text, begin, IPSUM) and _has(text, s.edge[2 * i - 1] - 5, LOREM):
-            row.lorem_ipsum += 1
-    row.words, row.word_ink, row.letter_pieces = words, word_ink, letter_pieces
-    while found:
-        row.stop_words += 1
-        found &= found - 1
 
 
 @njit(inline="always")
