@@ -39,7 +39,8 @@ def auc_interval(found: float, n_wanted: int, n_other: int, z: float = 1.96) -> 
     a, n = np.linspace(0, 1, 10_001), (n_wanted + n_other) / 2 - 1
     variance = a * (1 - a) * (1 + n * (1 - a) / (2 - a) + n * a / (1 + a)) / (n_wanted * n_other)
     inside = a[np.abs(a - found) <= z * np.sqrt(variance) + 1e-9]
-    return float(min(inside.min(initial=found), found)), float(max(inside.max(initial=found), found))
+    low, high = min(inside.min(initial=found), found), max(inside.max(initial=found), found)
+    return round(float(low), 4), round(float(high), 4)
 
 
 def calibration(scores: np.ndarray, wanted: np.ndarray) -> dict[str, Any]:

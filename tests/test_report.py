@@ -126,7 +126,10 @@ def write_run(job: Job) -> None:
     domains = {"code": {**figures, "unigram": 3.5}, "docs": {**figures, "unigram": 1.5}}
     write_json(folder / "evaluation.json", {"domains": domains, "generations": [{"prompt": "def ", "text": "[bold]<i>f</i>\x1b[2J"}]})
     write_json(job.home.models / "tokenizer.json", {"name": "bpe", "vocab_size": 512, "eot": 511})
-    card = {"domain": "code", "auc": 0.91, "positives": 30, "pool": 40, "recipe": {"positives": [{"source": "code", "uri": "<a>*"}], "documents": 40}}
+    end = [{"doc_id": doc_id(1), "source": "code", "quality": 0.9, "text": HOSTILE}]
+    corpus = {"documents": 4, "source_alone": 0.91, "language_alone": 0.5, "length_alone": 0.6, "warnings": ["source alone tells"], "top": end, "bottom": end}
+    figures = {"auc": 0.91, "auc_interval": [0.7, 0.98], "heldout": 7, "calibration": {"ece": 0.1}, "corpus": corpus}
+    card = {"domain": "code", "model": "code", **figures, "positives": 30, "pool": 40, "recipe": {"positives": [{"source": "code", "uri": "<a>*"}], "documents": 40}}
     write_json(job.home.models / "quality-code.json", card)
 
 
@@ -291,6 +294,13 @@ def test_languages_quality_packing(facts):
     }  # fmt: skip
     (row,) = facts["packing"]
     assert (row["samples"], row["pieces"], row["continued"], row["fill"]) == (2, 3, 1, 96 / 128)
+
+
+def test_the_card_of_a_quality_model_says_what_it_goes_by_and_shows_both_ends(page):
+    html = page.read_text()
+    assert "AUC 0.910 (0.700 to 0.980 with 95 % confidence) on 7 examples" in html
+    assert "source 0.91, language 0.50, length 0.60" in html and "<strong>source alone tells.</strong>" in html
+    assert all(f"{side} · code · {doc_id(1)[:12]} · score 0.900" in html for side in ("top", "bottom"))
 
 
 def test_samples_show_the_value_that_failed(facts):

@@ -126,6 +126,10 @@ def _prose(text, i, end, limit, classes, room):
         i += 1
     while i < end and at <= limit:
         byte, width = text[i], 1
+        if 97 <= byte <= 122:  # most of most texts
+            room[at] = byte
+            at, letters, i = at + 1, letters + 1, i + 1
+            continue
         if byte < 128:
             kind = classes[byte]
             skipped = _markup(text, i, end, classes) if byte == 60 or byte == 38 or byte == 96 else 0
@@ -152,7 +156,8 @@ def _prose(text, i, end, limit, classes, room):
                 room[at] = 32
                 at += 1
         else:
-            room[at : at + width] = text[i : i + width]
+            for k in range(width):
+                room[at + k] = text[i + k]
             at += width
         letters += width * (kind & LETTER != 0)
         i += width
