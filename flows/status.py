@@ -40,9 +40,20 @@ def check(path: Path) -> Recipe:
         for domain in sorted({source.domain for source in recipe.sources}):
             rules.load(domain, recipe.rules.get(domain))
         ingest.check(recipe)
+        _check_kinds(recipe)
     except ValueError as error:
         raise RecipeError(f"{path}: {error}") from None
     return recipe
+
+
+def _check_kinds(recipe: Recipe) -> None:
+    """Raises ValueError if the recipe masks a kind of personal data that is not looked for."""
+    if recipe.edits.personal:
+        from pipelines.signals.personal import PLACEHOLDERS
+
+        unknown = sorted(set(recipe.edits.personal) - set(PLACEHOLDERS))
+        if unknown:
+            raise ValueError(f"edits.personal: expected kinds among {', '.join(sorted(PLACEHOLDERS))}; found {', '.join(unknown)}")
 
 
 def parts(recipe: Recipe) -> dict[str, Any]:

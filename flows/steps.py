@@ -146,18 +146,22 @@ def domain_rules(recipe: Recipe) -> dict[str, tuple[rules.Rule, ...]]:
 
 
 def edits(job: Job) -> Counts:
-    from pyspark.sql import functions as F
-
     from pipelines import edits as editing
     from pipelines.measure import signal_columns
 
     found = unmerged(job)
-    rows = job.write(editing.merge(found) if found else nothing(job, tables.EDITS), tables.EDITS, "edits")
-    written, left = job.read(tables.EDITS), tables.RESTS.extended(signal_columns())
-    shorten = job.recipe.edits.shorten
-    shortened = job.write(rests(job, written) if shorten else nothing(job, left), left, "edits")
-    size = F.col("end") - F.col("start")
-    return {"edits": rows, "documents shortened": shortened, "bytes": total(written.select(size.alias("size")), "size") if rows else 0}
+    rows = write_or_empty(job, editing.merge(found) if found else None, tables.EDITS)
+    left = rests(job, job.read(tables.EDITS)) if rows and job.recipe.edits.shorten else None
+    shortened = write_or_empty(job, left, tables.RESTS.extended(signal_columns()))
+    n_bytes = total(job.read(tables.EDITS).selectExpr("end - start as n_bytes"), "n_bytes") if rows else 0
+    return {"edits": rows, "documents shortened": shortened, "bytes": n_bytes}
+
+
+def write_or_empty(job: Job, rows: DataFrame | None, table: Table) -> int:
+    """Write a table of the step edits; without rows only a table that is there is emptied, as each write takes seconds."""
+    if rows is None and job.home.lake.version(table) is None:
+        return 0
+    return job.write(job.spark.createDataFrame([], ddl(table)) if rows is None else rows, table, "edits")
 
 
 def rests(job: Job, written: DataFrame) -> DataFrame:
@@ -172,8 +176,9 @@ def unmerged(job: Job) -> list[DataFrame]:
     """What the recipe leaves out or masks, found separately."""
     from pipelines import edits as editing
 
-    spec, signals, clusters = job.recipe.edits, job.read(tables.SIGNALS), job.read(tables.CLUSTERS)
-    found = []
+    spec, found = job.recipe.edits, []
+    if spec.shorten or spec.personal:
+        signals, clusters = job.read(tables.SIGNALS), job.read(tables.CLUSTERS)
     if spec.shorten:
         priority = {source.name: source.priority for source in job.recipe.sources}
         kept = editing.candidates(signals, clusters, domain_rules(job.recipe), priority)
@@ -183,10 +188,6 @@ def unmerged(job: Job) -> list[DataFrame]:
 
         found.append(editing.masks(signals, clusters, spec.personal, PLACEHOLDERS))
     return found
-
-
-def nothing(job: Job, table: Table) -> DataFrame:
-    return job.spark.createDataFrame([], ddl(table))
 
 
 def with_edits(job: Job, documents: DataFrame) -> DataFrame:
@@ -207,7 +208,7 @@ def learnt(job: Job, documents: DataFrame) -> DataFrame:
 
 def judge(job: Job) -> Counts:
     recipe = job.recipe
-    rests = job.read(tables.RESTS) if recipe.edits.shorten else None
+    rests = job.read(tables.RESTS) if recipe.edits.shorten and job.home.lake.version(tables.RESTS) is not None else None
     verdicts = judging.judge(
         job.read(tables.SIGNALS), job.read(tables.CLUSTERS), domain_rules(recipe), recipe.tiers, recipe.heldout, recipe.seed,
         rests, recipe.edits.torso,
