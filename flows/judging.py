@@ -52,18 +52,22 @@ def store_pairs(job: Job) -> None:
 
 
 def edits(job: Job) -> Counts:
-    from pyspark.sql import functions as F
-
     from pipelines import edits as editing
     from pipelines.measure import signal_columns
 
     found = unmerged(job)
-    rows = job.write(editing.merge(found) if found else nothing(job, tables.EDITS), tables.EDITS, "edits")
-    written, left = job.read(tables.EDITS), tables.RESTS.extended(signal_columns())
-    shorten = job.recipe.edits.shorten
-    shortened = job.write(rests(job, written) if shorten else nothing(job, left), left, "edits")
-    size = F.col("end") - F.col("start")
-    return {"edits": rows, "documents shortened": shortened, "bytes": total(written.select(size.alias("size")), "size") if rows else 0}
+    rows = write_or_empty(job, editing.merge(found) if found else None, tables.EDITS, "edits")
+    left = rests(job, job.read(tables.EDITS)) if rows and job.recipe.edits.shorten else None
+    shortened = write_or_empty(job, left, tables.RESTS.extended(signal_columns()), "edits")
+    n_bytes = total(job.read(tables.EDITS).selectExpr("end - start as n_bytes"), "n_bytes") if rows else 0
+    return {"edits": rows, "documents shortened": shortened, "bytes": n_bytes}
+
+
+def write_or_empty(job: Job, rows: DataFrame | None, table: Table, step: str) -> int:
+    """Write a table that not every recipe fills; without rows only one that is there is emptied, as each write takes seconds."""
+    if rows is None and job.home.lake.version(table) is None:
+        return 0
+    return job.write(job.spark.createDataFrame([], ddl(table)) if rows is None else rows, table, step)
 
 
 def rests(job: Job, written: DataFrame) -> DataFrame:
@@ -77,8 +81,9 @@ def unmerged(job: Job) -> list[DataFrame]:
     """What the recipe leaves out or masks, found separately."""
     from pipelines import edits as editing
 
-    spec, signals, clusters = job.recipe.edits, job.read(tables.SIGNALS), job.read(tables.CLUSTERS)
-    found = []
+    spec, found = job.recipe.edits, []
+    if spec.shorten or spec.personal:
+        signals, clusters = job.read(tables.SIGNALS), job.read(tables.CLUSTERS)
     if spec.shorten:
         priority = {source.name: source.priority for source in job.recipe.sources}
         kept = editing.candidates(signals, clusters, domain_rules(job.recipe, job.home), priority)
@@ -88,10 +93,6 @@ def unmerged(job: Job) -> list[DataFrame]:
 
         found.append(editing.masks(signals, clusters, spec.personal, PLACEHOLDERS))
     return found
-
-
-def nothing(job: Job, table: Table) -> DataFrame:
-    return job.spark.createDataFrame([], ddl(table))
 
 
 def with_edits(job: Job, documents: DataFrame) -> DataFrame:
@@ -114,8 +115,8 @@ def decontaminate(job: Job) -> Counts:
     from pipelines import decontaminate as overlaps
 
     spec = job.recipe.decontaminate
-    if not spec.files:  # said in the recipe: the table is there, and empty
-        return {"matches": job.write(job.spark.createDataFrame([], ddl(tables.CONTAMINATION)), tables.CONTAMINATION, "decontaminate")}
+    if not spec.files:
+        return {"matches": write_or_empty(job, None, tables.CONTAMINATION, "decontaminate")}
     keepers = job.read(tables.CLUSTERS).where("rank = 1").select("doc_id")
     documents = job.read(tables.DOCUMENTS).select("doc_id", "text").join(keepers, "doc_id", how="left_semi")
     found = overlaps.suite(spec)
@@ -133,10 +134,11 @@ def judge(job: Job) -> Counts:
     from pipelines import decontaminate as overlaps
 
     recipe = job.recipe
+    left = job.read(tables.RESTS) if recipe.edits.shorten and job.home.lake.version(tables.RESTS) is not None else None
     verdicts = judging.judge(
         job.read(tables.SIGNALS), job.read(tables.CLUSTERS), domain_rules(recipe, job.home), recipe.tiers, recipe.heldout, recipe.seed,
-        job.read(tables.RESTS) if recipe.edits.shorten else None, recipe.edits.torso,
-        overlaps.beyond(job.read(tables.CONTAMINATION), recipe.decontaminate),
+        left, recipe.edits.torso,
+        overlaps.beyond(job.read(tables.CONTAMINATION), recipe.decontaminate) if recipe.decontaminate.files else None,
     )  # fmt: skip
     rows = job.write(verdicts, tables.VERDICTS, "judge")
     verdicts = job.read(tables.VERDICTS)

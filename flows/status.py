@@ -41,9 +41,20 @@ def check(path: Path) -> Recipe:
             rules.load(domain, recipe.rules.get(domain))
         ingest.check(recipe)
         items.read(recipe.decontaminate)
+        _check_kinds(recipe)
     except ValueError as error:
         raise RecipeError(f"{path}: {error}") from None
     return recipe
+
+
+def _check_kinds(recipe: Recipe) -> None:
+    """Raises ValueError if the recipe masks a kind of personal data that is not looked for."""
+    if recipe.edits.personal:
+        from pipelines.signals.personal import PLACEHOLDERS
+
+        unknown = sorted(set(recipe.edits.personal) - set(PLACEHOLDERS))
+        if unknown:
+            raise ValueError(f"edits.personal: expected kinds among {', '.join(sorted(PLACEHOLDERS))}; found {', '.join(unknown)}")
 
 
 def parts(recipe: Recipe) -> dict[str, Any]:

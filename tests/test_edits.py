@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections import Counter
 
@@ -276,7 +275,7 @@ def test_masks_take_the_place_of_personal_data_of_kept_documents(spark):
 
 
 def planted_pages() -> list[str]:
-    """Pages with a banner that all share, and at the end: one that quotes all of the first, and one with little but a part of the second."""
+    """Pages with a banner that all share; the last two quote all of the first, and a part of the second with little of their own."""
     chance = random.Random(8)
     pages = [" ".join(f"own{i}x{chance.randrange(1000)}" for _ in range(120)) for i in range(30)]
     quotes = pages[0] + " " + " ".join(f"new{i}" for i in range(45))
@@ -286,13 +285,12 @@ def planted_pages() -> list[str]:
 
 @pytest.fixture(scope="module")
 def edited(spark, tmp_path_factory) -> Job:
-    """The steps from ingest to tokenise, over the planted pages, with one rule."""
+    """The steps edits, judge and tokenise over the planted pages, each alone in its cluster, with one rule."""
     folder = tmp_path_factory.mktemp("edits")
-    (folder / "pages.jsonl").write_text("".join(json.dumps({"text": page}) + "\n" for page in planted_pages()))
     off = {rule.name: None for rule in rules.load("docs") if rule.name != "too_few_words"}
     recipe = Recipe.model_validate({
         "home": str(folder / "home"),
-        "sources": [{"name": "pages", "reader": "jsonl", "domain": "docs", "path": str(folder / "*.jsonl")}],
+        "sources": [{"name": "pages", "reader": "jsonl", "domain": "docs", "path": str(folder)}],
         "rules": {"docs": off | {"too_few_words": 100}},
         "edits": {"repeated_lines": {"domains": ["docs"], "documents": 6, "min_chars": 12}, "repeated_passages": {"domains": ["docs"]}},
         "tokenizer": {"vocab_size": 300, "sample_bytes": 10_000},
@@ -301,8 +299,12 @@ def edited(spark, tmp_path_factory) -> Job:
     })  # fmt: skip
     job = Job(recipe, Home(folder / "home"), {step.name: step.name for step in STEPS})
     job.spark = spark
-    for step in STEPS[: [step.name for step in STEPS].index("tokenise") + 1]:
-        step.work(job)
+    ids = [f"{i:032x}" for i in range(len(planted_pages()))]
+    rows = [(i, "pages", "1", i, "docs", None, {}, text, len(text)) for i, text in zip(ids, planted_pages(), strict=True)]
+    job.write(spark.createDataFrame(rows, steps.ddl(tables.DOCUMENTS)), tables.DOCUMENTS, "ingest")
+    job.write(spark.createDataFrame([(i, i, 1, 1, i, True) for i in ids], steps.ddl(tables.CLUSTERS)), tables.CLUSTERS, "dedup")
+    for work in (steps.measure, steps.edits, steps.judge, steps.tokenise):
+        work(job)
     return job
 
 

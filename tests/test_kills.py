@@ -17,7 +17,7 @@ import corpus
 import psutil
 import yaml
 
-KILLED = ("measure", "dedup", "edits", "judge", "tokenise", "mixture", "shard", "train", "evaluate", "report")
+KILLED = ("measure", "dedup", "judge", "tokenise", "mixture", "shard", "train", "evaluate", "report")
 SPARK_STARTS = 5  # seconds that a step begins with where it is the first of a run
 
 
