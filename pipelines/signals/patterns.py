@@ -131,7 +131,7 @@ NATIONAL = re.compile(  # with the trunk prefix 0: French pairs, British groups,
     rb"0[1-9]\d{1,3} ?/ ?\d{5,8}|\(0[1-9]\d{1,4}\) ?\d{3,4}[ -]?\d{3,5})" + PHONE_END
 )
 AFTER_WORD = re.compile(  # what a word for phone makes one
-    rb"(?<![\w,$=+])(?:\(\d{2,5}\)" + GAP + rb"?)?\d{2,12}(?:" + GAP + rb"{1,2}\d{1,8}|/\d{3,8}){0,6}" + PHONE_END
+    rb"(?<![\w,$=+])(?:\(\d{2,5}\)" + GAP + rb"?)?\d{1,13}(?:" + GAP + rb"{1,2}\d{1,8}|/\d{3,8}){0,6}" + PHONE_END
 )
 DIALLED = re.compile(
     rb"(?i)(?<![a-z])(?:(?:tele)?phones?|tel(?:e?(?:fon[eo]?)?|\xc3\xa9fono)|t\xc3\xa9l(?:\xc3\xa9phone)?|(?:tele)?fax|mobiles?|mob|m(?:o|\xc3\xb3)vil|cell|cellulare|"

@@ -63,7 +63,7 @@ BYTES_PER_1000_WORDS = 6000
 SPAN = pa.struct([("start", pa.int32()), ("end", pa.int32()), ("kind", pa.string())])
 
 DIGIT, LETTER, UPPER, HEX, LOCAL, IN_TOKEN, TRIGGER, IN_NUMBER = (1 << bit for bit in range(8))
-AT, DOT, COLON, DASH, PLUS, EQUALS, OPEN, CLOSE, ZERO, NBSP = (ord(character) for character in "@.:-+=()0\u00a0")
+AT, DOT, COLON, DASH, PLUS, EQUALS, OPEN, CLOSE, ZERO, SPACE = (ord(character) for character in "@.:-+=()0 ")
 MIN_TOKEN, MIN_PHONE, NUMBER_BYTES, MIN_CARD, LOCAL_BYTES = 20, 7, 48, 14, 64
 PREFIXES = "AKI ASI ghp gho ghu ghs ghr git glp gld glr glc glf gls gla xox xap AIz GOC sk_ rk_ sk- hf_ npm pyp eyJ key dop doo dor shp dap"
 # The last two letters of words for phone, and of "no", "number" behind them (patterns.DIALLED).
@@ -248,11 +248,12 @@ def _number(text, i, out, n):
             out, n = _put(out, n, i - 2, IBAN)
         return out, n
     size = _run(text, i)
-    if size <= 3 and _four_parts(text, i):
+    tied = i > 0 and (text[i - 1] == DOT or text[i - 1] == DASH or text[i - 1] == PLUS)  # the rest of a fraction or an exponent
+    if size <= 3 and not tied and _four_parts(text, i):
         out, n = _put(out, n, i, IPV4)
     if i + 4 < len(text) and text[i + 4] == COLON and (text[i] == ord("2") or text[i] == ord("3")):
         out, n = _put(out, n, i, IPV6)
-    tied = i > 0 and (text[i - 1] == DOT or text[i - 1] == DASH or text[i - 1] == PLUS)  # the rest of a fraction or an exponent
+    tied |= i > 1 and text[i - 1] == SPACE and CLASSES[text[i - 2]] & DIGIT != 0  # the next of a row of numbers
     ahead = _digits_ahead(text, i)
     if ahead >= MIN_CARD - 1 and not tied and (size == 4 or MIN_CARD <= size <= 19) and ord("2") <= text[i] <= ord("6"):
         out, n = _put(out, n, i, CARD)
