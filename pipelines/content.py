@@ -10,26 +10,10 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from pipelines.markup import (
-    B_CAPS,
-    B_END,
-    B_ENDS,
-    B_KIND,
-    B_LINK,
-    B_LINKS,
-    B_MARKS,
-    B_OWNER,
-    B_START,
-    B_WORDS,
-    CELLS,
-    CODE,
-    E_FLAGS,
-    E_LINK,
-    E_PARENT,
-    E_TEXT,
-    FLAGS,
-    HEADING,
-)  # fmt: skip
+from pipelines.markup import (  # isort: skip
+    B_CAPS, B_END, B_ENDS, B_KIND, B_LINK, B_LINKS, B_MARKS, B_OWNER, B_START, B_WORDS, E_FLAGS, E_LINK, E_PARENT, E_TEXT,
+)
+from pipelines.tags import CELLS, CODE, FLAGS, HEADING
 
 WRAPPER = 0.6  # an element with so much of the page's text is the page, whatever its class says
 N_FIRST = 21 + 8 + FLAGS

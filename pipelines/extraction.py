@@ -14,23 +14,8 @@ import numpy as np
 from resiliparse.parse.encoding import detect_encoding, map_encoding_to_html5
 
 from pipelines import content
-from pipelines.markup import (
-    B_END,
-    B_KIND,
-    B_LEVEL,
-    B_NUMBER,
-    B_START,
-    BULLET,
-    CANONICAL,
-    CELLS,
-    HEADING,
-    LANGUAGE,
-    OG_TITLE,
-    TERM,
-    TITLE,
-    Markup,
-    scan,
-)  # fmt: skip
+from pipelines.markup import B_END, B_KIND, B_LEVEL, B_NUMBER, B_START, Markup, scan
+from pipelines.tags import BULLET, CANONICAL, CELLS, HEADING, LANGUAGE, OG_TITLE, TERM, TITLE
 
 MAX_TAGS = 1 << 19  # of a page: some 200 MB while it is worked on; the largest of 15,238 pages of manuals has 84,927
 LOST = 0.01  # a page with a larger share of characters that cannot be decoded is none
