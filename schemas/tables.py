@@ -46,7 +46,7 @@ DOCUMENTS = Table(
         Column("uri", "string", "place of the record in its source: relative path, and #number inside a file of records"),
         Column("domain", "string", "what the document is treated as"),
         Column("licence", "string", "licence as the record or its package names it", nullable=True),
-        Column("facts", "map<string,string>", "what the reader knows besides: url, title, language, charset, vendored, generated"),
+        Column("facts", "map<string,string>", "what the reader knows besides: url, title, language, charset, vendored, generated, turns"),
         Column("text", "string", "the text, line ends as \\n, otherwise as it came"),
         Column("n_bytes", "bigint", "UTF-8 bytes of the text"),
     ),

@@ -142,7 +142,7 @@ def _zip(file: File) -> Iterator[Member]:
         left = limit = allowed(n_bytes)
         for info in archive.infolist():
             kind = stat.S_IFMT(info.external_attr >> 16)
-            if info.is_dir() or kind == stat.S_IFDIR:
+            if info.orig_filename.endswith("/") or kind == stat.S_IFDIR:  # its own is_dir fails on an empty name
                 continue
 
             def opened(info: zipfile.ZipInfo = info) -> BinaryIO:

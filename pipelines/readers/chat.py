@@ -33,7 +33,7 @@ FIELDS = ("messages", "conversations")
 HEADINGS = {"system": "System", "developer": "System", "user": "User", "human": "User",
             "assistant": "Assistant", "gpt": "Assistant", "tool": "Tool"}  # fmt: skip
 BEFORE = {"User": ("", "Assistant"), "Assistant": ("User", "Tool"), "Tool": ("Assistant", "Tool"), "System": ()}
-MISTAKABLE = re.compile(r"(?<=\n\n)(?= *+(?:System|User|Assistant|Tool):)")
+MISTAKABLE = re.compile(r"\n\n(?= *+(?:System|User|Assistant|Tool):)")  # a literal first: chats at 211 MB/s, with a look behind 80
 
 
 def read(file: File, source: Source) -> Iterator[Record | Reject]:
@@ -74,7 +74,7 @@ def turn(message: Any) -> tuple[str, str] | str:
     if text is None:
         return f"text or parts of text, found {_kind(content)}"
     text = text.replace("\r\n", "\n").replace("\r", "\n").strip()
-    return (heading, MISTAKABLE.sub(" ", text)) if text else f"content, found none in a turn of {heading}"
+    return (heading, MISTAKABLE.sub("\n\n ", text)) if text else f"content, found none in a turn of {heading}"
 
 
 def _text(content: Any) -> str | None:

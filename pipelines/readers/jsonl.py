@@ -97,6 +97,9 @@ def record(uri: str, value: dict[str, Any], source: Source) -> Record | Reject:
 
 
 def licence_text(value: Any) -> str | None:
-    """A licence field as text; lists and the like as JSON, so that nothing is lost."""
-    text = value if isinstance(value, str) else None if value is None else json.dumps(value, default=str)
+    """A licence field as text; lists and the like as JSON, so that nothing is lost, but for what is nested too deep for `json`."""
+    try:
+        text = value if isinstance(value, str) else None if value is None else json.dumps(value, default=str)
+    except RecursionError:  # orjson reads 1,023 levels, `json` writes fewer than 1,000
+        return None
     return text.encode("utf-8", "backslashreplace").decode() if text else None

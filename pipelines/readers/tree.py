@@ -93,8 +93,10 @@ class Tree:
 @lru_cache(4096)
 def compiled(regex: str) -> re2._Regexp:
     """In linear time, whatever the pattern: a backtracking one may take for ever."""
+    options = re2.Options()
+    options.log_errors = False
     try:
-        return re2.compile(regex)
+        return re2.compile(regex, options)
     except re2.error:
         return re2.compile("[^\x00-\U0010ffff]")  # a set such as [z-a] matches nothing
 
