@@ -16,6 +16,7 @@ from pyspark.sql import functions as F
 from pipelines import matching
 from pipelines.matching import BLOCK, CHANGES, NEIGHBOURS, SLACK
 from pipelines.signals import fingerprints
+from pipelines.signals.shingles import shingle_sets
 from schemas import tables
 from schemas.recipe import NearDuplicates
 
@@ -162,7 +163,7 @@ def shingler(ngram: int) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.Rec
 
     def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
-            sets = fingerprints.shingle_sets(batch.column("text"), ngram)
+            sets = shingle_sets(batch.column("text"), ngram)
             yield pa.RecordBatch.from_arrays([batch.column("text_hash"), batch.column("tiles"), sets], ["text_hash", "tiles", "shingles"])
 
     return run

@@ -16,7 +16,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numba import njit
 
+from pipelines.measure import Context
 from pipelines.signals import fingerprints
+from pipelines.signals.shingles import alike, shingle_sets
+from schemas.recipe import NearDuplicates
 
 # Each member of a bucket meets the next so many, in order of shingle count: linear cost for 10^5 copies of one licence,
 # every pair in buckets up to this size. Similar texts have similar counts, so true pairs stand close together.
@@ -26,22 +29,24 @@ NEIGHBOURS = 16
 SLACK = 0.15
 # Shingles of the documents of one block, 16 MB. A Python worker holds two blocks at once.
 BLOCK = 1 << 21
+# Texts that are measured, or made sets, at a time: what a pass writes stays in the processor's cache.
+PART = 500
 
+# What the lines below call a change, as Spark names types.
 CHANGES = "a string, b string, change int, doc_a string, doc_b string, tile string"
 
 
 def changes(rows: pa.Table, threshold: float) -> pa.Table:
     """The columns of CHANGES: pairs (a < b, text_hash) whose support changes, by how much, and where they are verified.
 
-    rows: doc_id, text_hash, n_shingles (above 0), signature, band_keys, new; copies may be among them. Pairs that gain
+    rows, one or more: doc_id, text_hash, n_shingles (above 0), signature, band_keys, new; copies may be among them. Pairs that gain
     are those whose signatures do not rule the threshold out. doc_a, doc_b: the smallest doc_id of each end.
     """
     rows = rows.sort_by([("n_shingles", "ascending"), ("text_hash", "ascending"), ("doc_id", "ascending")]).combine_chunks()
     nodes = rows.filter(_first_of_each(rows.column("text_hash"))).combine_chunks()
-    keys = np.stack(nodes.column("band_keys").to_numpy()) if len(nodes) else np.zeros((0, 1), np.int64)
-    signatures = fingerprints.matrix(nodes.column("signature").combine_chunks()) if len(nodes) else np.zeros((0, 1), np.uint32)
-    new = nodes.column("new").to_numpy()
-    a, b, change = window_changes(keys, new, signatures, threshold - SLACK)
+    keys = nodes.column("band_keys").combine_chunks().flatten().to_numpy().reshape(len(nodes), -1)
+    signatures = fingerprints.matrix(nodes.column("signature").combine_chunks())
+    a, b, change = window_changes(keys, nodes.column("new").to_numpy(), signatures, threshold - SLACK)
     tiles = in_tiles(a, b, change > 0, nodes.column("n_shingles").to_numpy())
     hashes, ids = nodes.column("text_hash"), nodes.column("doc_id")
     swap = pc.greater(hashes.take(a), hashes.take(b)).to_numpy()
@@ -50,10 +55,30 @@ def changes(rows: pa.Table, threshold: float) -> pa.Table:
     return pa.table(columns, names=["a", "b", "change", "doc_a", "doc_b", "tile"])
 
 
+def kept(texts: fingerprints.Strings, near: NearDuplicates, seed: int = 1) -> np.ndarray:
+    """For each text the number of the first text of its cluster, itself where that is kept: int64. All in this process.
+
+    The clusters are those that `pipelines.dedup` makes of the same texts.
+    """
+    context = Context(b"", {}, near.ngram, near.bands, near.rows, seed)
+    parts = [texts.slice(begin, PART) for begin in range(0, len(texts), PART)]
+    columns = zip(*(fingerprints.measure(part, part, context) for part in parts), strict=True)
+    text_hash, n_shingles, signature, band_keys = map(pa.concat_arrays, columns)
+    numbers, new = pa.array(np.arange(len(texts))), pa.array(np.ones(len(texts), bool))
+    names = ["doc_id", "text_hash", "n_shingles", "signature", "band_keys", "new"]
+    rows = pa.table([numbers, text_hash, n_shingles, signature, band_keys, new], names=names)
+    pairs = changes(rows.filter(pc.greater(n_shingles, 0)), near.threshold)
+    a, b = (pairs.column(side).to_numpy() for side in ("doc_a", "doc_b"))
+    ends, places = np.unique(np.concatenate([a, b]), return_inverse=True)
+    sets = shingle_sets(texts.take(pa.array(ends)), near.ngram)
+    true = alike(sets, *(pa.array(side.astype(np.int32)) for side in np.split(places, 2)), near.threshold)
+    codes = text_hash.dictionary_encode().indices.to_numpy()
+    copies = np.unique(codes, return_index=True)[1][codes]
+    return components(np.concatenate([a[true], copies]), np.concatenate([b[true], np.arange(len(texts))]), len(texts))
+
+
 def _first_of_each(values: pa.ChunkedArray) -> pa.Array:
-    """True where a value differs from the one before it."""
-    if len(values) == 0:
-        return pa.array([], pa.bool_())
+    """True where a value differs from the one before it; values: one or more."""
     differs = pc.not_equal(values.slice(1), values.slice(0, len(values) - 1)).to_numpy()
     return pa.array(np.concatenate([[True], differs]))
 
@@ -119,7 +144,7 @@ def verified(pairs: pa.Table, sets: pa.Table, threshold: float) -> pa.Table:
     """The pairs (a, b, ...) whose true Jaccard index reaches the threshold. sets: text_hash, shingles as int64 in ascending order."""
     names, shingles = sets.column("text_hash"), sets.column("shingles").combine_chunks()
     a, b = (pc.index_in(pairs.column(side), names).combine_chunks() for side in ("a", "b"))
-    return pairs.filter(pa.array(fingerprints.alike(shingles, a, b, threshold)))
+    return pairs.filter(pa.array(alike(shingles, a, b, threshold)))
 
 
 @njit(cache=True)

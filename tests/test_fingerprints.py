@@ -1,6 +1,7 @@
 """Fingerprints against Python's re and sets, datasketch, and the theory of MinHash and LSH."""
 
 import re
+import unicodedata
 
 import datasketch
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from pipelines.measure import Context
 from pipelines.signals import fingerprints
+from pipelines.signals.shingles import alike, shingle_sets
 
 CONTEXT = Context(b"")
 ENTRIES = CONTEXT.bands * CONTEXT.rows
@@ -25,6 +27,26 @@ def measured(texts, context=CONTEXT) -> dict[str, pa.Array]:
     return dict(zip((column.name for column in fingerprints.COLUMNS), columns, strict=True))
 
 
+UNSPACED = re.compile(
+    r"(CJK (UNI|COMP)|THAI|LAO|KHMER|MYANMAR|HIRAGANA|HENTAIGANA|(HALFWIDTH |COMBINING )?KATAKANA|IDEOGRAPHIC (ITERATION|CLOSING|NUMBER))"
+)
+
+
+def stands_alone(character: str) -> bool:
+    """Whether it is a letter, digit or mark of a script without spaces: Unicode's names tell its script."""
+    return unicodedata.category(character)[0] in "LMN" and UNSPACED.match(unicodedata.name(character, "")) is not None
+
+
+def ranges(characters: list[str]) -> str:
+    """The inside of a character class of re."""
+    codes = np.array([ord(character) for character in characters])
+    return "".join(f"{chr(run[0])}-{chr(run[-1])}" for run in np.split(codes, np.flatnonzero(np.diff(codes) > 1) + 1))
+
+
+ALONE = ranges([character for character in map(chr, range(0xE00, 0x33000)) if stands_alone(character)])
+WORDS = re.compile(rf"[{ALONE}]|[^\W{ALONE}]+")
+
+
 def simple_lower(text: str) -> str:
     """Lower case of each character by itself: İ stays, Σ is σ everywhere."""
     return "".join(character.lower() if len(character.lower()) == 1 else character for character in text)
@@ -35,7 +57,7 @@ def folded(text: str) -> str:
 
 
 def shingles(text: str, n: int) -> set[tuple[str, ...]]:
-    words = re.findall(r"\w+", simple_lower(text))
+    words = WORDS.findall(simple_lower(text))
     return {tuple(words[i : i + n]) for i in range(max(len(words) - n, 0) + 1)} if words else set()
 
 
@@ -49,7 +71,7 @@ def naive_jaccard(a: set, b: set) -> float:
 
 ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=80)
 FEW_WORDS = st.lists(
-    st.sampled_from(["a", "B", "_", "ab", "é", "É", "你", "𝒳", "𐐀", "Ⱥ", "ẞ", "Σ", "İ", "٣", "-", "…", "\u0301", "\0"]), max_size=40
+    st.sampled_from(["a", "B", "_", "ab", "é", "É", "你", "好", "カ", "ท", "ี", "한", "𝒳", "𐐀", "Ⱥ", "ẞ", "Σ", "İ", "٣", "-", "…", "\u0301", "\0"]), max_size=40
 ).flatmap(lambda words: st.sampled_from([" ", "\n", "\u3000", ", ", "-"]).map(lambda gap: gap.join(words)))
 TEXTS = st.lists(ANY_TEXT | FEW_WORDS, min_size=1, max_size=5)
 
@@ -84,7 +106,7 @@ def test_lower_case_of_the_whole_plane_is_that_of_python():
 @given(TEXTS, st.integers(1, 6))
 def test_shingles_are_those_of_python_words(texts, n):
     expected = [shingles(text, n) for text in texts]
-    sets = fingerprints.shingle_sets(pa.array(texts), n)
+    sets = shingle_sets(pa.array(texts), n)
     values = [np.frombuffer(found.as_py(), np.int64).tolist() for found in sets]
     assert [len(found) for found in values] == [len(shingle_set) for shingle_set in expected]
     assert all(found == sorted(set(found)) for found in values)
@@ -94,9 +116,14 @@ def test_shingles_are_those_of_python_words(texts, n):
 
 
 def test_words_of_the_whole_plane_are_those_of_python():
-    every = " a".join(chr(code) for code in range(0x20000) if not 0xD800 <= code < 0xE000)
-    sets = fingerprints.shingle_sets(pa.array([every]), 1)
+    every = " a".join(chr(code) for code in range(0x33000) if not 0xD800 <= code < 0xE000)
+    sets = shingle_sets(pa.array([every]), 1)
     assert len(sets[0].as_py()) == 8 * len(shingles(every, 1))
+
+
+def test_where_a_script_has_no_spaces_a_shingle_is_one_of_characters():
+    texts = ["今日はいい天気ですね", "今日は、いい 天気ですね", "ที่นี่ที่ไหน", "오늘은 날씨가 좋네요", "version 2 は新しい"]
+    assert measured(texts)["n_shingles"].to_pylist() == [6, 6, 8, 1, 2]
 
 
 def test_n_shingles_counts_repeats_and_short_texts_are_one_shingle():
@@ -106,10 +133,10 @@ def test_n_shingles_counts_repeats_and_short_texts_are_one_shingle():
 @settings(max_examples=100, deadline=None)
 @given(TEXTS, TEXTS, st.sampled_from([0.1, 1 / 3, 0.5, 0.6, 2 / 3, 0.8, 0.9, 1.0]))
 def test_pairs_are_alike_as_python_sets_are(texts_a, texts_b, threshold):
-    sets = fingerprints.shingle_sets(pa.array(texts_a + texts_b), 2)
+    sets = shingle_sets(pa.array(texts_a + texts_b), 2)
     a, b = zip(*[(i, len(texts_a) + j) for i in range(len(texts_a)) for j in range(len(texts_b))], strict=True)
     expected = [naive_jaccard(shingles(x, 2), shingles(y, 2)) >= threshold for x in texts_a for y in texts_b]
-    assert fingerprints.alike(sets, indices(a), indices(b), threshold).tolist() == expected
+    assert alike(sets, indices(a), indices(b), threshold).tolist() == expected
 
 
 @settings(max_examples=300, deadline=None)
@@ -117,7 +144,7 @@ def test_pairs_are_alike_as_python_sets_are(texts_a, texts_b, threshold):
 def test_pairs_exactly_at_the_threshold_reach_it(a, b, x, y):
     threshold = min(x, y) / max(x, y)
     sets = pa.array([np.array(sorted(values), np.int64).tobytes() for values in (a, b)], pa.binary())
-    found = fingerprints.alike(sets, indices([0]), indices([1]), threshold)
+    found = alike(sets, indices([0]), indices([1]), threshold)
     assert found.tolist() == [naive_jaccard(a, b) >= threshold]
 
 
@@ -233,9 +260,9 @@ def test_slices_and_large_strings_change_nothing():
     for kind in (pa.string(), pa.large_string()):
         part = fingerprints.measure(pa.array(texts, kind).slice(4, 9), None, CONTEXT)
         assert all(found.equals(values.slice(4, 9)) for found, values in zip(part, whole.values(), strict=True))
-    sets = fingerprints.shingle_sets(pa.array(texts), 2)
-    assert fingerprints.shingle_sets(pa.array(texts).slice(3, 4), 2).equals(sets.slice(3, 4))
-    assert fingerprints.alike(sets.slice(3, 9), indices([2, 3, 1]), indices([7, 8, 6]), 0.9).tolist() == [True, False, True]
+    sets = shingle_sets(pa.array(texts), 2)
+    assert shingle_sets(pa.array(texts).slice(3, 4), 2).equals(sets.slice(3, 4))
+    assert alike(sets.slice(3, 9), indices([2, 3, 1]), indices([7, 8, 6]), 0.9).tolist() == [True, False, True]
     signatures = whole["signature"]
     assert fingerprints.estimate(signatures.slice(5, 5), signatures.slice(0, 5)).tolist() == [1.0] * 5
     assert fingerprints.estimate(signatures.slice(1, 3), signatures.slice(6, 3)).tolist() == [1.0] * 3
@@ -247,4 +274,4 @@ def test_a_text_of_ten_megabytes():
     found = measured([text])
     assert found["text_hash"][0].as_py() == xxhash.xxh3_128_hexdigest(("ⱥ" * 5_000_000).encode())
     assert found["n_shingles"].to_pylist() == [1]
-    assert len(fingerprints.shingle_sets(pa.array(["word " * 2_000_000]), 5)[0].as_py()) == 8
+    assert len(shingle_sets(pa.array(["word " * 2_000_000]), 5)[0].as_py()) == 8

@@ -1,0 +1,255 @@
+"""Near duplicates: signatures against datasketch, the whole search in this process, the same through Spark with the kept
+documents in Delta; recall and precision against the exact Jaccard index of all pairs.
+
+    python -m benchmarks.duplicates [folder with .jsonl.zst files of {"text": ...}]
+
+Without a folder the texts are those of this Python's packages. Edited copies are planted in either, so that similarities
+lie all over the scale.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import sys
+import sysconfig
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+import zstandard
+from numba import njit
+
+from benchmarks.measuring import datasketch_signature, row, seconds
+from pipelines import matching
+from pipelines.measure import Context
+from pipelines.signals import fingerprints
+from schemas.recipe import NearDuplicates, Spark
+
+N_DOCS = 40_000
+CHARS = 300, 60_000  # of a document
+PIECE_CHARS = 3000  # longer texts are cut at empty lines into pieces of about so many
+PIECES = 8  # of one text at most
+PLANTED = 1 / 15  # edited copies a document
+N_DATASKETCH = 300
+NEAR = NearDuplicates()
+CONTEXT = Context(b"", {}, NEAR.ngram, NEAR.bands, NEAR.rows)
+
+
+def rows(folder: str | None = None) -> list[dict]:
+    """Rates, and shares of true duplicates found. `must` is the least ratio."""
+    texts = pa.array(corpus(Path(folder) if folder else None))
+    with tempfile.TemporaryDirectory(dir=Path.cwd()) as scratch:
+        file = Path(scratch, "documents.parquet")
+        pq.write_table(documents(texts), file, compression="zstd", row_group_size=2000)
+        pairs = similar_pairs(texts.to_pylist(), NEAR)
+        return [signatures(texts), *in_process(file, pairs), *through_spark(file, Path(scratch, "home"), pairs, len(texts))]
+
+
+def signatures(texts: pa.Array) -> dict:
+    """Text hash, shingles, signature and bands here; the same shingles and as many permutations in datasketch."""
+    few = texts.slice(0, N_DATASKETCH).to_pylist()
+    fingerprints.measure(texts.slice(0, 9), texts, CONTEXT)  # compiled
+    ours = len(texts) / seconds(lambda: fingerprints.measure(texts, texts, CONTEXT))
+    theirs = len(few) / seconds(lambda: [datasketch_signature(text, CONTEXT) for text in few], repeats=2)
+    return row("signatures / datasketch update_batch", ours, "docs/s", reference=theirs, must=20.0)
+
+
+def in_process(file: Path, pairs: np.ndarray) -> list[dict]:
+    """Parquet to the numbers of the kept documents, one core."""
+    work = lambda: matching.kept(pq.read_table(file, columns=["text"], use_threads=False).column("text").combine_chunks(), NEAR)  # noqa: E731
+    root = work()
+    rate = len(root) / seconds(work, repeats=3)
+    found = row("verified, in process / the least we accept", rate, "docs/s", reference=30_000, must=1.0)
+    return [found, *against_truth("in process", root, pairs)]
+
+
+def through_spark(file: Path, home: Path, pairs: np.ndarray, n: int) -> list[dict]:
+    """Wall time from documents in Parquet to the kept ones in a Delta table, Java running and warm."""
+    from pipelines.spark import session
+
+    spark = session(Spark(master="local[2]"), str(home))
+    spent = [deduplicate(spark, file, home) for _ in range(3)]
+    clusters = spark.read.format("delta").load(str(home / "clusters")).select("doc_id", "cluster_id").toArrow()
+    spark.stop()
+    root = np.arange(n)
+    doc, first = (np.array([int(name, 16) for name in clusters.column(side).to_pylist()]) for side in ("doc_id", "cluster_id"))
+    root[doc] = first
+    for stage in spent[-1]:
+        print(f"  {stage:12}{spent[-1][stage]:8.2f} s", file=sys.stderr)
+    rate = n / min(sum(stages.values()) for stages in spent)
+    found = row("verified, through Spark, wall / the least we accept", rate, "docs/s", reference=12_000, must=1.0)
+    return [found, *against_truth("Spark", root, pairs)]
+
+
+def deduplicate(spark, file: Path, home: Path) -> dict[str, float]:
+    """Seconds of each stage."""
+    from pipelines import dedup
+
+    read, spent, started = spark.read, {}, time.perf_counter()
+
+    def stage(name: str, made) -> None:
+        nonlocal started
+        made.write.format("delta").mode("overwrite").save(str(home / name))
+        now = time.perf_counter()
+        spent[name], started = now - started, now
+
+    def stored(name: str):
+        return read.format("delta").load(str(home / name))
+
+    given = read.parquet(str(file))
+    columns = ", ".join(f"{column.name} {column.type}" for column in fingerprints.COLUMNS)
+    stage("signals", given.mapInArrow(fingerprinted, f"doc_id string, source string, snapshot string, quality double, {columns}"))
+    stage("pairs", dedup.pairs(stored("signals"), given, NEAR))
+    stage("clusters", dedup.clusters(stored("signals"), stored("pairs"), {"web": 0}))
+    stage("kept", given.join(stored("clusters").where("rank = 1").select("doc_id"), "doc_id", how="left_semi"))
+    return spent
+
+
+def fingerprinted(batches):
+    for batch in batches:
+        texts = batch.column("text")
+        given = [batch.column(name) for name in ("doc_id", "source", "snapshot")]
+        quality = pa.nulls(len(texts), pa.float64())
+        found = fingerprints.measure(texts, texts, CONTEXT)
+        names = ["doc_id", "source", "snapshot", "quality", *(column.name for column in fingerprints.COLUMNS)]
+        yield pa.RecordBatch.from_arrays([*given, quality, *found], names=names)
+
+
+def documents(texts: pa.Array) -> pa.Table:
+    n = len(texts)
+    ids, same = pa.array([f"{i:032x}" for i in range(n)]), pa.array(["web"] * n)
+    return pa.table([ids, same, same, texts], names=["doc_id", "source", "snapshot", "text"])
+
+
+def against_truth(way: str, root: np.ndarray, pairs: np.ndarray) -> list[dict]:
+    """Of pairs: found in one cluster. Of documents: dropped, and in no pair (a false drop) or not dropped (a missed one)."""
+    together = (root[pairs[:, 0]] == root[pairs[:, 1]]).mean()
+    expected = matching.components(pairs[:, 0], pairs[:, 1], len(root))
+    dropped, should = root != np.arange(len(root)), expected != np.arange(len(root))
+    right = (dropped & should).sum()
+    shares = {"pair recall": together, "document recall": right / should.sum(), "document precision": right / max(dropped.sum(), 1)}
+    return [row(f"{name}, {way}", share, "", reference=0.995, must=1.0) for name, share in shares.items()]
+
+
+# ---- texts ----
+
+
+def corpus(folder: Path | None) -> list[str]:
+    """At most N_DOCS documents, no two of them equal, and edited copies, in random order."""
+    chance = np.random.default_rng(7)
+    texts = list(dict.fromkeys(piece for text in (jsonl(folder) if folder else packages()) for piece in pieces(text)))
+    texts = [texts[i] for i in chance.permutation(len(texts))[:N_DOCS]]
+    texts += [edited(text, chance) for text in texts[: int(len(texts) * PLANTED)]]
+    return [texts[i] for i in chance.permutation(len(texts))]
+
+
+def jsonl(folder: Path):
+    for file in sorted(folder.glob("*.jsonl.zst")):
+        with file.open("rb") as packed:
+            for line in io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(packed)):
+                yield orjson.loads(line)["text"]
+
+
+def packages():
+    for path in sorted(Path(sysconfig.get_path("purelib")).rglob("*.py")):
+        yield path.read_text("utf-8", errors="ignore")
+
+
+def pieces(text: str) -> list[str]:
+    found, length = [[]], 0
+    for part in text.split("\n\n")[: 400 * PIECES]:
+        if length >= PIECE_CHARS:
+            found.append([])
+            length = 0
+        found[-1].append(part)
+        length += len(part) + 2
+    joined = ("\n\n".join(parts) for parts in found[:PIECES])
+    return [piece for piece in joined if CHARS[0] <= len(piece) <= CHARS[1]]
+
+
+def edited(text: str, chance: np.random.Generator) -> str:
+    """A copy with some of its words replaced: one in 4,000 to one in 15, so that the index falls to one half and below."""
+    parts = re.split(r"(\w+)", text)
+    words = len(parts) // 2
+    for place in chance.integers(0, words, 1 + int(words * 10 ** chance.uniform(-3.6, -1.2))):
+        parts[2 * place + 1] = f"word{chance.integers(10**6)}"
+    return "".join(parts)
+
+
+# ---- truth ----
+
+
+def similar_pairs(texts: list[str], near: NearDuplicates) -> np.ndarray:
+    """All pairs int64[n, 2] whose Jaccard index reaches the threshold: Python's words, their n-grams, exact.
+
+    Prefix filter (Chaudhuri et al., A Primitive Operator for Similarity Joins, 2006): with shingles in order of rarity,
+    two sets this similar share one of each one's first |set| - ceil(threshold |set|) + 1.
+    """
+    numbers: dict[str, int] = {}
+    sets = []
+    for text in texts:
+        words = np.array([numbers.setdefault(word, len(numbers)) for word in re.findall(r"\w+", text.lower())], np.uint64)
+        n = min(near.ngram, len(words))
+        hashed = np.zeros(len(words) - n + 1 if n else 0, np.uint64)
+        for k in range(n):
+            hashed = (hashed ^ words[k : k + len(hashed)]) * np.uint64(0x9E3779B97F4A7C15)
+            hashed ^= hashed >> np.uint64(29)
+        sets.append(np.unique(hashed))
+    bounds = np.concatenate([[0], np.cumsum([len(one) for one in sets])])
+    _, codes, counts = np.unique(np.concatenate(sets), return_inverse=True, return_counts=True)
+    ranks = np.empty(len(counts), np.int64)
+    ranks[np.argsort(counts, kind="stable")] = np.arange(len(counts))
+    values = ranks[codes]
+    for begin, end in zip(bounds[:-1], bounds[1:], strict=True):
+        values[begin:end].sort()
+    return np.array(_join(values, bounds, near.threshold, len(counts)), np.int64).reshape(-1, 2)
+
+
+@njit
+def _join(values, bounds, threshold, n_values):
+    prefix = np.empty(len(bounds) - 1, np.int64)
+    starts = np.zeros(n_values + 1, np.int64)
+    for d in range(len(prefix)):
+        size = bounds[d + 1] - bounds[d]
+        prefix[d] = bounds[d] + (size - int(np.ceil(threshold * size - 1e-9)) + 1 if size else 0)
+        for k in range(bounds[d], prefix[d]):
+            starts[values[k] + 1] += 1
+    starts = np.cumsum(starts)
+    free, where = starts[:-1].copy(), np.empty(starts[-1], np.int64)
+    met = np.full(len(prefix), -1)
+    found = [(0, 0) for _ in range(0)]
+    for d in range(len(prefix)):
+        for k in range(bounds[d], prefix[d]):
+            value = values[k]
+            for place in range(starts[value], free[value]):
+                other = where[place]
+                if met[other] != d:
+                    met[other] = d
+                    if _reaches(values[bounds[d] : bounds[d + 1]], values[bounds[other] : bounds[other + 1]], threshold):
+                        found.append((other, d))
+            where[free[value]] = d
+            free[value] += 1
+    return found
+
+
+@njit
+def _reaches(a, b, threshold):
+    if min(len(a), len(b)) < threshold * max(len(a), len(b)):
+        return False
+    i = j = common = 0
+    while i < len(a) and j < len(b):
+        x, y = a[i], b[j]
+        common += x == y
+        i += x <= y
+        j += y <= x
+    return common / (len(a) + len(b) - common) >= threshold
+
+
+if __name__ == "__main__":
+    for found in rows(*sys.argv[1:2]):
+        print(f"{found['work']:56}{found['value']:12,.3f} {found['unit']:8}{found['ratio']:10.3f}")

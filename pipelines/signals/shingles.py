@@ -1,0 +1,272 @@
+"""Text as folded bytes, words and shingles: what fingerprints are made of, and what decides whether two texts are near copies.
+
+Folded is a text in lower case, its white space one space each, none at the ends. Words are runs of letters, digits and _
+(Python's \\w). Where a script puts no spaces between words, every letter, digit or mark of it is a word of its own: there
+a shingle of five words is one of five characters, and no label of the language is needed. A shingle is the 64-bit hash of
+`ngram` words in a row, of all words where there are fewer.
+
+The pass takes eight bytes of ASCII at a time in one register and stores where words begin and end without a branch on
+either: branches at word ends are what bounds a pass that goes byte by byte.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+
+import numpy as np
+import pyarrow as pa
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+
+from pipelines.signals.characters import FOLD, IS_ALNUM, Strings, constant, decode, encode, longest, mix64, table, utf8
+
+# Blocks of scripts without spaces between words: Thai, Lao, Myanmar, Khmer, kana, Han.
+UNSPACED = (
+    (0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x3005, 0x3007), (0x3040, 0x30FF), (0x31F0, 0x31FF), (0x3400, 0x4DBF),
+    (0x4E00, 0x9FFF), (0xA9E0, 0xA9FF), (0xAA60, 0xAA7F), (0xF900, 0xFAFF), (0xFF66, 0xFF9F), (0x1AFF0, 0x1B16F), (0x20000, 0x323AF),
+)  # fmt: skip
+WORD, ALONE = np.uint32(1 << 31), np.uint32(1 << 30)  # bits beside the code point: of a run of word characters, a word by itself
+COMBINE = np.uint64(0x9E3779B97F4A7C15)
+EVERY = np.uint64(0x0101010101010101)  # times a byte: that byte in each of a register's eight
+HIGH, BLANKS = EVERY * np.uint64(0x80), EVERY * np.uint64(0x20)
+GATHER = np.uint64(0x0102040810204080)  # times a register of 0 and 1 bytes: the first byte's bit in bit 56, the last one's in bit 63
+
+
+def word_fold() -> np.ndarray:
+    """FOLD with the bits WORD and ALONE, uint32 by code point."""
+    is_word = table(IS_ALNUM, 1)
+    is_word[ord("_")] = 1
+    fold = FOLD | is_word.astype(np.uint32) * WORD
+    for first, last in UNSPACED:
+        for code in range(first, last + 1):
+            if is_word[code] or unicodedata.category(chr(code)).startswith("M"):
+                fold[code] = fold[code] & ~WORD | ALONE
+    return fold
+
+
+def _edges() -> tuple[np.ndarray, np.ndarray]:
+    """By a byte that `GATHER` makes: the places of its bits in ascending order, and how many they are."""
+    bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
+    places = np.argsort(1 - bits, axis=1, kind="stable").astype(np.uint32)
+    return places, bits.sum(axis=1).astype(np.int64)
+
+
+WORD_FOLD = word_fold()
+PLACES, COUNTS = _edges()
+
+
+def shingle_sets(texts: Strings, ngram: int) -> pa.BinaryArray:
+    """The set of shingles of each text: distinct int64 in ascending order, as bytes."""
+    data, offsets = utf8(texts)
+    shingles = np.empty((offsets[-1] - offsets[0]) // 2 + len(texts), np.uint64)  # one word needs two bytes, but for the last
+    bounds = np.zeros(len(texts) + 1, np.int64)
+    folded = np.empty(folded_room(longest(offsets)), np.uint8)
+    _shingle_batch(data, offsets, WORD_FOLD, *room(offsets), folded, ngram, shingles, bounds)
+    sets = shingles.view(np.int64)
+    for begin, end in zip(bounds[:-1], bounds[1:], strict=True):
+        sets[begin:end].sort()  # NumPy's vector sort is several times numba's
+    n = _distinct(sets, bounds)
+    offsets = pa.py_buffer((8 * bounds).astype(np.int32))
+    return pa.BinaryArray.from_buffers(pa.binary(), len(texts), [None, offsets, pa.py_buffer(sets[:n])])
+
+
+def alike(sets: pa.BinaryArray, a: pa.Array, b: pa.Array, threshold: float) -> np.ndarray:
+    """Whether the exact Jaccard index of each pair of sets reaches the threshold: bool; that of two empty ones is 0.
+
+    sets: as `shingle_sets` gives them, sliced or not. a, b: int32, which of them are compared.
+    """
+    values, bounds = numbers(sets, np.int64)
+    return _reaches(constant(values), constant(bounds), constant(a.to_numpy()), constant(b.to_numpy()), threshold)
+
+
+def numbers(items: pa.BinaryArray, kind: type) -> tuple[np.ndarray, np.ndarray]:
+    """All numbers of the kind in an array's buffer, and int64 bounds of each item's; sliced arrays keep their place."""
+    _, offsets, data = items.buffers()
+    bounds = np.frombuffer(offsets, np.int32 if items.type == pa.binary() else np.int64)[items.offset :][: len(items) + 1]
+    size = np.dtype(kind).itemsize
+    return np.frombuffer((data or b"")[: bounds[-1]], kind), bounds.astype(np.int64) // size
+
+
+def room(offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Space for the edges and hashes of the words of the longest document: at most every other byte begins one (three
+    bytes make a word that stands alone), and eight edges are written at a time."""
+    n = longest(offsets) // 2 + 2
+    return np.empty(2 * n + 8, np.uint32), np.empty(n, np.uint64)
+
+
+def folded_room(n_bytes: int) -> int:
+    """Bytes that so many may become: lower case may take three for two (Ⱥ); and eight are read at a time."""
+    return 3 * n_bytes // 2 + 16
+
+
+@intrinsic
+def load8(typing, array, place):
+    """Bytes array[place : place + 8] as a little-endian uint64, wherever it lies."""
+
+    def generate(context, builder, signature, arguments):
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        pointer = builder.bitcast(builder.gep(data, [arguments[1]]), ir.IntType(64).as_pointer())
+        loaded = builder.load(pointer)
+        loaded.align = 1
+        return loaded
+
+    return types.uint64(array, types.int64), generate
+
+
+@intrinsic
+def store8(typing, array, place, value):
+    """Write a uint64 to array[place : place + 8], its lowest byte first."""
+
+    def generate(context, builder, signature, arguments):
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        pointer = builder.bitcast(builder.gep(data, [arguments[1]]), ir.IntType(64).as_pointer())
+        builder.store(arguments[2], pointer).align = 1
+        return context.get_dummy_value()
+
+    return types.none(array, types.int64, types.uint64), generate
+
+
+@njit(inline="always")
+def _within(x, first, last):
+    """Bit 7 of each byte of x that lies between first and last; every byte of x is below 128."""
+    return (x + EVERY * np.uint64(128 - first)) & ~(x + EVERY * np.uint64(127 - last)) & HIGH
+
+
+@njit
+def fold_text(text, fold, folded, at, edges):
+    """Write the folded text to folded[at:], and to edges where each word begins and ends in it, counted from `at`.
+
+    Returns the place behind the folded text and the number of words.
+    """
+    begin, i, k = at, 0, 0
+    inside, spaced = np.uint64(0), np.uint64(0x80)  # 0x80: a word is open; the last character is a space, or there is none
+    while i < len(text):
+        if i + 8 <= len(text):
+            x = load8(text, i)
+            space = _within(x, 9, 13) | _within(x, 28, 32)
+            if x & HIGH == 0 and space & (space << np.uint64(8) | spaced) == 0:
+                small = x | _within(x, 65, 90) >> np.uint64(2)
+                word = _within(small, 97, 122) | _within(x, 48, 57) | _within(x, 95, 95)
+                blank = space | space - (space >> np.uint64(7))
+                store8(folded, at, small & ~(blank | space) | BLANKS & blank)
+                turns = (word ^ (word << np.uint64(8) | inside)) >> np.uint64(7)
+                turns = turns * GATHER >> np.uint64(56)
+                for j in range(8):
+                    edges[k + j] = np.uint32(at - begin) + PLACES[turns, j]
+                k += COUNTS[turns]
+                inside, spaced = word >> np.uint64(56), space >> np.uint64(56)
+                at += 8
+                i += 8
+                continue
+        stop = min(i + 8, len(text))
+        while i < stop:
+            code, width = np.uint32(text[i]), 1
+            if code >= 128:
+                code, width = decode(text, i)
+            entry = fold[code]
+            small = entry & ~(WORD | ALONE)
+            is_word, is_alone = entry & WORD != 0, entry & ALONE != 0
+            edges[k] = at - begin
+            k += inside != 0 and not is_word
+            edges[k] = at - begin
+            k += is_alone or is_word and inside == 0
+            if small < 128:
+                folded[at] = small
+                at += small != 32 or spaced == 0
+            else:
+                at = encode(small, folded, at)
+            edges[k] = at - begin
+            k += is_alone
+            inside, spaced = np.uint64(is_word) << np.uint64(7), np.uint64(small == 32) << np.uint64(7)
+            i += width
+    edges[k] = at - begin
+    k += inside != 0
+    return at - (at > begin and spaced != 0), k >> 1
+
+
+@njit
+def hash_words(folded, begin, edges, n, words):
+    """The hash of each word, from eight bytes at a time; folded: with eight bytes to spare."""
+    for w in range(n):
+        at, size = begin + np.int64(edges[2 * w]), np.int64(edges[2 * w + 1]) - np.int64(edges[2 * w])
+        hash = load8(folded, at) & (~np.uint64(0) >> np.uint64(64 - 8 * min(size, 8)))
+        while size > 8:
+            at += 8
+            size -= 8
+            hash = (hash ^ hash >> np.uint64(29)) * COMBINE
+            hash ^= load8(folded, at) & (~np.uint64(0) >> np.uint64(64 - 8 * min(size, 8)))
+        words[w] = mix64(hash)
+
+
+@njit
+def join_words(words, n_words, ngram):
+    """Replace the hashes of words by those of shingles; how many there are. A rolling polynomial, mixed at its end."""
+    if n_words == 0:
+        return 0
+    size = min(ngram, n_words)
+    oldest = np.uint64(1)  # weight of the first word of a shingle
+    for _ in range(size - 1):
+        oldest *= COMBINE
+    total = np.uint64(0)
+    for i in range(size - 1):
+        total = total * COMBINE + words[i]
+    for begin in range(n_words - size + 1):
+        total = total * COMBINE + words[begin + size - 1]
+        first = words[begin]
+        words[begin] = mix64(total)
+        total -= first * oldest
+    return n_words - size + 1
+
+
+@njit(cache=True, nogil=True)
+def _shingle_batch(data, offsets, fold, edges, words, folded, ngram, shingles, bounds):
+    for d in range(len(offsets) - 1):
+        _, n_words = fold_text(data[offsets[d] : offsets[d + 1]], fold, folded, 0, edges)
+        hash_words(folded, 0, edges, n_words, words)
+        n = join_words(words, n_words, ngram)
+        shingles[bounds[d] : bounds[d] + n] = words[:n]
+        bounds[d + 1] = bounds[d] + n
+
+
+@njit(cache=True, nogil=True)
+def _distinct(sets, bounds):
+    """Drop equal neighbours inside each set, in place; bounds follow. How many values are left."""
+    n = begin = 0
+    for d in range(len(bounds) - 1):
+        end = bounds[d + 1]
+        for i in range(begin, end):
+            if i == begin or sets[i] != sets[i - 1]:
+                sets[n] = sets[i]
+                n += 1
+        bounds[d + 1] = n
+        begin = end
+    return n
+
+
+@njit(cache=True, nogil=True)
+def _reaches(values, bounds, first, second, threshold):
+    out = np.zeros(len(first), np.bool_)
+    for pair in range(len(out)):
+        a, b = first[pair], second[pair]
+        out[pair] = _merge(values[bounds[a] : bounds[a + 1]], values[bounds[b] : bounds[b + 1]], threshold)
+    return out
+
+
+@njit
+def _merge(a, b, threshold):
+    """Whether |a and b| / |a or b| >= threshold of ascending values. A merge stops when what is left cannot reach it."""
+    total = len(a) + len(b)
+    needed = int(threshold / (1 + threshold) * total)
+    while needed < total and needed / (total - needed) < threshold:  # exact, the line above but for rounding
+        needed += 1
+    while needed > 0 and (needed - 1) / (total - needed + 1) >= threshold:
+        needed -= 1
+    spare_a, spare_b = len(a) - needed, len(b) - needed  # how many values of each may go without a twin
+    i = j = common = 0
+    while i < len(a) and j < len(b) and i - common <= spare_a and j - common <= spare_b:
+        x, y = a[i], b[j]
+        common += x == y
+        i += x <= y
+        j += y <= x
+    return total > 0 and common >= needed
