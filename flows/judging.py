@@ -13,7 +13,7 @@ from flows.measuring import context, languages_file
 from pipelines import dedup as duplicates
 from pipelines import ingest as intake
 from pipelines import judge as judging
-from pipelines import rules
+from pipelines import items, rules
 from schemas import tables
 from schemas.manifest import fingerprint, write_json
 from schemas.recipe import Recipe
@@ -125,9 +125,9 @@ def decontaminate(job: Job) -> Counts:
 
 
 def decontamination_part(recipe: Recipe) -> dict:
-    from pipelines.decontaminate import part
-
-    return part(recipe)
+    """What decides silver.contamination: the files' content and how they are searched, but no threshold. Raises RecipeError."""
+    spec = recipe.decontaminate
+    return {**spec.model_dump(mode="json", exclude={"threshold"}), "sha256": items.digests(spec)}
 
 
 def judge(job: Job) -> Counts:
@@ -137,8 +137,8 @@ def judge(job: Job) -> Counts:
     left = job.read(tables.RESTS) if recipe.edits.shorten and job.home.lake.version(tables.RESTS) is not None else None
     verdicts = judging.judge(
         job.read(tables.SIGNALS), job.read(tables.CLUSTERS), domain_rules(recipe, job.home), recipe.tiers, recipe.heldout, recipe.seed,
-        left, recipe.edits.torso,
-        overlaps.beyond(job.read(tables.CONTAMINATION), recipe.decontaminate) if recipe.decontaminate.files else None,
+        rests=left, torso=recipe.edits.torso,
+        contaminated=overlaps.beyond(job.read(tables.CONTAMINATION), recipe.decontaminate) if recipe.decontaminate.files else None,
     )  # fmt: skip
     rows = job.write(verdicts, tables.VERDICTS, "judge")
     verdicts = job.read(tables.VERDICTS)

@@ -18,7 +18,7 @@ from pyspark.sql import functions as F
 
 from pipelines import items, overlap
 from pipelines.items import Item, Items
-from schemas.recipe import Decontaminate, Recipe
+from schemas.recipe import Decontaminate
 from schemas.tables import CONTAMINATION
 
 EXCERPT_BYTES = 400  # of a match, kept in the table: enough to see what it is
@@ -29,13 +29,13 @@ SCHEMA = pa.schema([(column.name, TYPES[column.type]) for column in CONTAMINATIO
 ALL = "all"  # the fields of an item together
 
 NORMALISATION = (
-    "Unicode lower case letter by letter; words are runs of letters, digits and _ (Python's \\w), all else separates them; "
+    "Unicode lower case letter by letter; words are runs of letters, digits and _ (Python's \\w), all else separates them, and where "
+    "a script puts no spaces between words every character of it is one; "
     "n-grams are compared by 64-bit hashes of their words"
 )
 BLIND_SPOTS = (
     "paraphrases, translations and summaries: no n-gram in common",
     "items whose words are split or joined by formatting, spelling or line-end hyphens",
-    "languages without spaces between words, where a word is a whole run of letters: only unbroken copies are found",
     "passages of fewer words than an n-gram, and such as consist of n-grams that many items share: counted, not searched",
     "items spread over more than one document, or farther apart in one than the span",
     "documents that were dropped as duplicates are not read: their keeper is, which may hold less of an item",
@@ -56,12 +56,6 @@ class Suite(NamedTuple):
     files: list[Items]
     index: overlap.Index
     holders: list[list[Holder]]
-
-
-def part(recipe: Recipe) -> dict[str, Any]:
-    """What decides the table: the files' content and how they are searched, but no threshold. Raises RecipeError."""
-    spec = recipe.decontaminate
-    return {**spec.model_dump(mode="json", exclude={"threshold"}), "sha256": items.digests(spec)}
 
 
 def suite(spec: Decontaminate) -> Suite:

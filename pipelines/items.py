@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from pipelines.readers import jsonl
 from pipelines.readers.files import MAGIC
+from pipelines.readers.packed import DAMAGE, chunks
 from schemas.recipe import Decontaminate, EvaluationFile, RecipeError
 
 LINE_BYTES = 16 << 20  # a longer line is no item
@@ -87,7 +88,7 @@ def _file(path: str, file: EvaluationFile, place: str) -> Items:
     kind = _rows if path.endswith(".parquet") else _objects if structured else _whole if file.whole else _lines
     try:
         found = list(kind(path, file.fields, place))
-    except (*jsonl.DAMAGE, pa.ArrowException, OSError, UnicodeDecodeError) as error:
+    except (*DAMAGE, pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{place}.path: expected a whole file, found damage in {path!r}: {str(error).splitlines()[0]:.200}") from None
     broken = [made for made in found if isinstance(made, Broken)]
     items = [made for made in found if isinstance(made, Item) and any(map(str.split, made.texts))]
@@ -174,7 +175,7 @@ def _numbered(path: str, place: str) -> Iterator[tuple[int, bytes | None]]:
     """(number, line) of the lines that are not blank; the line is None where it is too long."""
     total = 0
     with open(path, "rb") as stream:
-        for number, (line, n_bytes) in enumerate(jsonl.lines(jsonl._chunks(stream, path), LINE_BYTES), 1):
+        for number, (line, n_bytes) in enumerate(jsonl.lines(chunks(stream, path), LINE_BYTES), 1):
             _bounded(total := total + n_bytes, path, place)
             line = line.removeprefix(jsonl.BOM_UTF8) if number == 1 and line else line
             if line is None or line.strip():

@@ -18,7 +18,7 @@ BINS = 10_000
 
 def judge(
     signals: DataFrame, clusters: DataFrame, rules: dict[str, tuple[Rule, ...]], tiers: dict[str, float], heldout: Heldout, seed: int,
-    rests: DataFrame | None = None, torso: float = 1.0, contaminated: DataFrame | None = None,
+    *, rests: DataFrame | None = None, torso: float = 1.0, contaminated: DataFrame | None = None,
 ) -> DataFrame:  # fmt: skip
     """Columns of silver.verdicts. rules: by domain, in the order in which reasons are given; then what edits leave, evaluation
     items, duplicates.

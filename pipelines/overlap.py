@@ -20,7 +20,7 @@ import pyarrow as pa
 from numba import njit
 
 from pipelines.signals.characters import Strings, constant, decode, longest, utf8
-from pipelines.signals.fingerprints import WORD_FOLD, _room, _scan, _shingles
+from pipelines.signals.shingles import ALONE, WORD, WORD_FOLD, fold_text, folded_room, hash_words, join_words, room
 
 SPAN = 4  # of a passage's words: question and answer may stand apart, with as much between them
 COMMON = 256  # passages: more than the questions on one text, fewer than the items of a benchmark that begin alike
@@ -72,7 +72,8 @@ def grams(texts: Strings, ngram: int) -> tuple[np.ndarray, np.ndarray, np.ndarra
     data, offsets = utf8(texts)
     found = np.empty((offsets[-1] - offsets[0]) // 2 + len(texts), np.uint64)
     bounds, n_words = np.zeros(len(texts) + 1, np.int64), np.zeros(len(texts), np.int32)
-    _gram_batch(data, offsets, WORD_FOLD, _room(offsets), np.empty(2 * longest(offsets) + 1, np.uint8), ngram, found, bounds, n_words)
+    folded = np.empty(folded_room(longest(offsets)), np.uint8)
+    _gram_batch(data, offsets, WORD_FOLD, *room(offsets), folded, ngram, found, bounds, n_words)
     return found[: bounds[-1]].copy(), bounds, n_words
 
 
@@ -117,10 +118,10 @@ class Searcher:
     def search(self, texts: Strings) -> list[tuple[int, list[Match]]]:
         """(number of the text, its matches by passage) of the texts that cover anything, in order."""
         data, offsets = utf8(texts)
-        room = (offsets[-1] - offsets[0]) // 2 + len(texts)
-        positions, found, bounds = np.empty(room, np.int32), np.empty(room, np.int32), np.zeros(len(texts) + 1, np.int64)
-        folded = np.empty(2 * longest(offsets) + 1, np.uint8)
-        _find_batch(data, offsets, WORD_FOLD, _room(offsets), folded, self.index, positions, found, bounds)
+        most = (offsets[-1] - offsets[0]) // 2 + len(texts)
+        positions, found, bounds = np.empty(most, np.int32), np.empty(most, np.int32), np.zeros(len(texts) + 1, np.int64)
+        folded = np.empty(folded_room(longest(offsets)), np.uint8)
+        _find_batch(data, offsets, WORD_FOLD, *room(offsets), folded, self.index, positions, found, bounds)
         matches = []
         for d in np.flatnonzero(np.diff(bounds)):
             hits = slice(bounds[d], bounds[d + 1])
@@ -147,21 +148,23 @@ def strings(texts: Sequence[str]) -> pa.Array:
 
 
 @njit(cache=True, nogil=True)
-def _gram_batch(data, offsets, fold, words, folded, ngram, found, bounds, n_words):
+def _gram_batch(data, offsets, fold, edges, words, folded, ngram, found, bounds, n_words):
     for d in range(len(offsets) - 1):
-        _, n = _scan(data[offsets[d] : offsets[d + 1]], fold, words, folded, 0)
+        _, n = fold_text(data[offsets[d] : offsets[d + 1]], fold, folded, 0, edges)
         n_words[d] = n
-        n = _shingles(words, n, ngram) if n >= ngram else 0
+        hash_words(folded, 0, edges, n, words)
+        n = join_words(words, n, ngram) if n >= ngram else 0
         found[bounds[d] : bounds[d] + n] = words[:n]
         bounds[d + 1] = bounds[d] + n
 
 
 @njit(cache=True, nogil=True)
-def _find_batch(data, offsets, fold, words, folded, index, positions, found, bounds):
+def _find_batch(data, offsets, fold, edges, words, folded, index, positions, found, bounds):
     """The n-grams of every text that the index knows: at which word they begin, and their numbers."""
     for d in range(len(offsets) - 1):
-        _, n = _scan(data[offsets[d] : offsets[d + 1]], fold, words, folded, 0)
-        n = _shingles(words, n, index.ngram) if n >= index.ngram else 0
+        _, n = fold_text(data[offsets[d] : offsets[d + 1]], fold, folded, 0, edges)
+        hash_words(folded, 0, edges, n, words)
+        n = join_words(words, n, index.ngram) if n >= index.ngram else 0
         at = end = bounds[d]
         for i in range(n):  # no branches: the loads of many n-grams are under way together
             word, bits = _filter_bits(words[i], index.filter)
@@ -329,11 +332,14 @@ def _word_places(text, fold, n):
         code, width = np.uint32(text[i]), 1
         if code >= 128:
             code, width = decode(text, i)
-        is_word = fold[code] >> np.uint32(31) == 1
-        if is_word and not inside:
-            places[word, 0] = i
+        is_word, alone = fold[code] & WORD != 0, fold[code] & ALONE != 0
         if inside and not is_word:
             places[word, 1] = i
+            word += 1
+        if word < n and (alone or is_word and not inside):
+            places[word, 0] = i
+        if word < n and alone:
+            places[word, 1] = i + width
             word += 1
         inside = is_word
         i += width
