@@ -8,7 +8,7 @@ StarCoder2's expression for hex stops at ", "; ours goes on. Of the three kinds,
 covers most (a hex dump without prefixes is base64 too), `encoded_run` the longest run of any.
 
 A tag begins with < and a letter, /, ! or ? and ends with the next >; a comment ends with -->, a script or style with its end
-tag. What is not ended goes on to the end of the text.
+tag. What is not ended goes on to the end of the text. A character reference (&amp;) is one character.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ SHORTEST_HEX, SHORTEST_UNICODE = 23, 48  # characters of such runs: "00 " * 7 + 
 LETTER, ALNUM, DIGIT = 1, 2, 4
 CLASSES = table(IS_LETTER, LETTER) | table(IS_ALNUM, ALNUM) | table(np.strings.isdigit(UNICODE), DIGIT)
 WORD, HEX, BASE64, BETWEEN, IN_HEX, IN_UNICODE = (1 << bit for bit in range(6))
-NEWLINE, BACKSLASH, ZERO, X, U, LESS, GREATER = (ord(character) for character in "\n\\0xu<>")
+NEWLINE, BACKSLASH, ZERO, X, U, LESS, GREATER, AMPERSAND, NUMBER, SEMICOLON, UNDERSCORE = (ord(character) for character in "\n\\0xu<>&#;_")
+LONGEST_NAME = 31  # of a character reference
 HEADER, HEADER_CHARS = "<?xml version=", 100
 COMMENT, END_OF_COMMENT, SCRIPT, END_OF_SCRIPT, STYLE, END_OF_STYLE = (
     np.frombuffer(mark, np.uint8) for mark in (b"<!--", b"-->", b"<script", b"</script", b"<style", b"</style")
@@ -268,10 +269,23 @@ def _visible(text):
                 while i < len(text) and text[i] != GREATER:
                     i += 1
                 i += 1
+        elif text[i] == AMPERSAND:
+            visible += 1
+            i = _behind_reference(text, i + 1)
         else:
             visible += text[i] & 0xC0 != 0x80
             i += 1
     return visible
+
+
+@njit
+def _behind_reference(text, begin):
+    """The place behind a character reference, &amp; or &#38;, whose name begins at text[begin:]; begin if there is none."""
+    at = begin + (begin < len(text) and text[begin] == NUMBER)
+    name = at
+    while at < len(text) and at - name < LONGEST_NAME and BYTES[text[at]] & WORD and text[at] != UNDERSCORE:
+        at += 1
+    return at + 1 if at > name and at < len(text) and text[at] == SEMICOLON else begin
 
 
 @njit(inline="always")
