@@ -153,6 +153,12 @@ def test_code_between_windows_or_in_them_costs_no_language(language_model):
     assert identified([text], language_model)[0][::2] == ("fr", 0)
 
 
+def test_a_foreign_phrase_in_a_window_of_code_is_no_second_language(language_model):
+    code = "x_1 = y_2\n" * 60
+    text = " ".join([SENTENCES["fr"]] * 12) + code + SENTENCES["de"][:40] + code + " ".join([SENTENCES["fr"]] * 12)
+    assert identified([text], language_model)[0][::2] == ("fr", 0)
+
+
 def test_windows_begin_at_whole_characters(language_model):
     for shift in range(4):
         text = "a" * shift + "你好，世界上的人们都在说中文。" * 200
