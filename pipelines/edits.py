@@ -16,13 +16,12 @@ import pyarrow.compute as pc
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from pipelines.judge import failed
-from pipelines.rules import Rule
-from schemas.recipe import Edits
 from schemas.tables import EDITS
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # a worker that tokenises imports this file: without pydantic and numba it starts 2 s sooner
     from pipelines.measure import Context
+    from pipelines.rules import Rule
+    from schemas.recipe import Edits
 
 Span = tuple[int, int, str, str]  # start, end, replacement, why
 
@@ -40,6 +39,8 @@ def candidates(signals: DataFrame, clusters: DataFrame, rules: dict[str, tuple[R
 
     Only these are compared, so that no passage is left out because it stands in a document that is dropped.
     """
+    from pipelines.judge import failed
+
     ranks = F.create_map(*[F.lit(x) for item in priority.items() for x in item])
     passed = signals.where(F.size(F.array_compact(failed(rules))) == 0)
     named = passed.select("doc_id", "source", "domain", "n_bytes", ranks[F.col("source")].alias("priority"))
