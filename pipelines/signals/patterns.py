@@ -44,9 +44,9 @@ GENERIC = frozenset(  # the oldest top-level domains and the commonest of the ne
     b"law legal school academy university college church community social games art photography bank finance codes engineering".split()
 )
 RESERVED = re.compile(rb"(?i)(?:^|\.)(?:example\.(?:com|net|org)|example|test|invalid|localhost)$")  # RFC 2606
-STAND_IN = re.compile(  # of manuals; the last two are Microsoft's
+STAND_IN = re.compile(  # of manuals; the companies are Microsoft's
     rb"(?i)^(?:(?:your|my|some|any|the)?-?(?:domain|company|site|server|host|mail|email|address)|foo|bar|baz|xxx+|abc|xyz)\.|"
-    rb"(?:^|\.)(?:contoso|fabrikam)\."
+    rb"(?:^|\.)(?:contoso|fabrikam|litwareinc|wingtiptoys|northwindtraders)\."
 )
 NOBODY = {b"git", b"hg", b"svn"}  # user names of repository addresses: git@github.com:owner/name
 
@@ -58,7 +58,7 @@ def email(text: bytes, at: int) -> Spans:
         return NONE
     local, domain, top = found[1].lstrip(b"%+-"), found[2].lower(), found[3].lower()
     real = top in COUNTRIES or top in GENERIC
-    if not local or local in NOBODY or not real or RESERVED.search(domain) or STAND_IN.match(domain):
+    if not local or local in NOBODY or local.startswith(b"your") or not real or RESERVED.search(domain) or STAND_IN.match(domain):
         return NONE
     return ((found.end(1) - len(local), found.end(2)),)
 

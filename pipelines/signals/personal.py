@@ -122,30 +122,35 @@ def _spans(data: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return np.array(docs, np.int64), np.array(starts, np.int32), np.array(stops, np.int32), np.array(kinds, object)
 
 
+def _places(data: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Where something may begin: rows of document, byte in data, number in FINDERS; int64[n, 3]. Scans again if there was no room."""
+    room, n = 0, len(data) // 64 + 64
+    while n > room:
+        room = n
+        out = np.empty((room, 3), np.int64)
+        n = _scan(data, offsets, out)
+    return out[:n]
+
+
 @njit(cache=True, nogil=True)
-def _places(data, offsets):
-    """Where something may begin: rows of document, byte in data, number in FINDERS; int64[n, 3]."""
-    out, n = np.empty((1024, 3), np.int64), 0
+def _scan(data, offsets, out):
+    n = 0
     for d in range(len(offsets) - 1):
         text = data[offsets[d] : offsets[d + 1]]
         first = n
-        out, n = _marks(text, out, n)
-        out, n = _tokens(text, out, n)
-        for row in range(first, n):
+        n = _tokens(text, out, _marks(text, out, n))
+        for row in range(first, min(n, len(out))):
             out[row, 0] = d
             out[row, 1] += offsets[d]
-    return out[:n]
+    return n
 
 
 @njit
 def _put(out, n, place, what):
-    """Append a row; the array, twice as long where it was full, and the number of rows."""
-    if n == len(out):
-        longer = np.empty((2 * n, 3), np.int64)
-        longer[:n] = out
-        out = longer
-    out[n, 1], out[n, 2] = place, what
-    return out, n + 1
+    """Write row n, if there is room; the number of rows, written or not."""
+    if n < len(out):
+        out[n, 1], out[n, 2] = place, what
+    return n + 1
 
 
 @njit
@@ -157,25 +162,25 @@ def _marks(text, out, n):
             continue
         if CLASSES[byte] & DIGIT:
             if i == 0 or CLASSES[text[i - 1]] & DIGIT == 0:
-                out, n = _number(text, i, out, n)
+                n = _number(text, i, out, n)
         elif byte == AT:
             begin = _local(text, i)
             if begin < i and i + 1 < len(text) and CLASSES[text[i + 1]] & (DIGIT | LETTER) and _has_dot(text, i + 1):
-                out, n = _put(out, n, begin, EMAIL)
+                n = _put(out, n, begin, EMAIL)
         elif byte == PLUS:
             before = i > 0 and CLASSES[text[i - 1]] & (DIGIT | LETTER)
             if not before and i + 1 < len(text) and CLASSES[text[i + 1]] & DIGIT and _digits_ahead(text, i + 1) >= MIN_PHONE:
-                out, n = _put(out, n, i, PHONE)
+                n = _put(out, n, i, PHONE)
         elif byte == OPEN:
             if (i == 0 or CLASSES[text[i - 1]] & (DIGIT | LETTER) == 0) and _area_code(text, i) and _digits_ahead(text, i) >= MIN_PHONE:
-                out, n = _put(out, n, i, PHONE)
+                n = _put(out, n, i, PHONE)
         elif byte == DASH:
             if (i == 0 or text[i - 1] != DASH) and _stands(text, i, BEGIN_MARK):
-                out, n = _put(out, n, i, KEY)
+                n = _put(out, n, i, KEY)
         elif byte == EQUALS:
             if i >= 3 and text[i - 1] == ord("y") and text[i - 2] == ord("e") and text[i - 3] == ord("K"):
-                out, n = _put(out, n, i + 1, TOKEN)
-    return out, n
+                n = _put(out, n, i + 1, TOKEN)
+    return n
 
 
 @njit(inline="always")
@@ -245,21 +250,21 @@ def _number(text, i, out, n):
     before = CLASSES[text[i - 1]] if i > 0 else np.uint8(0)
     if before & (DIGIT | LETTER) or i > 0 and text[i - 1] == ord("_"):
         if i >= 2 and before & UPPER and CLASSES[text[i - 2]] & UPPER and _run(text, i) >= 2:
-            out, n = _put(out, n, i - 2, IBAN)
-        return out, n
+            n = _put(out, n, i - 2, IBAN)
+        return n
     size = _run(text, i)
     tied = i > 0 and (text[i - 1] == DOT or text[i - 1] == DASH or text[i - 1] == PLUS)  # the rest of a fraction or an exponent
     if size <= 3 and not tied and _four_parts(text, i):
-        out, n = _put(out, n, i, IPV4)
+        n = _put(out, n, i, IPV4)
     if i + 4 < len(text) and text[i + 4] == COLON and (text[i] == ord("2") or text[i] == ord("3")):
-        out, n = _put(out, n, i, IPV6)
+        n = _put(out, n, i, IPV6)
     tied |= i > 1 and text[i - 1] == SPACE and CLASSES[text[i - 2]] & DIGIT != 0  # the next of a row of numbers
     ahead = _digits_ahead(text, i)
     if ahead >= MIN_CARD - 1 and not tied and (size == 4 or MIN_CARD <= size <= 19) and ord("2") <= text[i] <= ord("6"):
-        out, n = _put(out, n, i, CARD)
+        n = _put(out, n, i, CARD)
     if ahead >= MIN_PHONE and (not tied and (_national(text, i, size) or _grouped(text, i)) or _after_word(text, i)):
-        out, n = _put(out, n, i, PHONE)
-    return out, n
+        n = _put(out, n, i, PHONE)
+    return n
 
 
 @njit
@@ -331,8 +336,8 @@ def _tokens(text, out, n):
         if end - begin >= MIN_TOKEN:
             place = _token_begin(text, begin, end)
             if place >= 0:
-                out, n = _put(out, n, place, TOKEN)
-    return out, n
+                n = _put(out, n, place, TOKEN)
+    return n
 
 
 @njit
