@@ -5,7 +5,7 @@ from __future__ import annotations
 from codecs import BOM_UTF8
 from collections.abc import Iterator
 
-from pipelines.extraction import MAX_TAGS, TRAFILATURA_DEPTH, TRAFILATURA_TAGS, decode, extract, extract_slowly
+from pipelines.charset import decode
 from pipelines.readers.archives import ARCHIVES, each
 from pipelines.readers.files import File, Record, Reject, document, listed, too_large, whole
 from schemas.recipe import Source
@@ -36,6 +36,8 @@ def page(
     uri: str, html: bytes | str, licence: str | None, source: Source, label: str | None = None, facts: tuple[tuple[str, str], ...] = ()
 ) -> Record | Reject:
     """A page's main content as a record. `label` is the charset that came with the bytes, `facts` win over the page's own."""
+    from pipelines.extraction import MAX_TAGS, TRAFILATURA_DEPTH, TRAFILATURA_TAGS, extract, extract_slowly  # numba: 1 s, for pages only
+
     if not isinstance(html, bytes | str):
         return document(uri, html, licence, source)
     if len(html) > source.max_document_bytes:

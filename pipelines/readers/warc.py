@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 import zstandard
 from fastwarc.stream_io import BrotliReader
 
-from pipelines.extraction import decode
+from pipelines.charset import decode
 from pipelines.readers.files import File, Record, Reject, document, listed, too_large
 from pipelines.readers.html import page
 from pipelines.readers.records import GZIP, HEADER_BYTES, ZSTD, Broken, Raw, headers_of, records
