@@ -66,7 +66,8 @@ def main() -> None:
     Console(width=160).print(table)
     RESULTS.mkdir(exist_ok=True)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    lines = [f"# {'-'.join(parts)}", "", f"`python -m benchmarks {' '.join(parts)}{' FOLDER' if folders else ''}` at {commit}", "", machine(), ""]
+    command = " ".join(["python -m benchmarks", *parts, *["FOLDER"] * len(folders)])
+    lines = [f"# {'-'.join(parts)}", "", f"`{command}` at {commit}", "", machine(), ""]
     lines += ["| " + " | ".join(row) + " |" for row in (names, ["---"] * len(names), *found)]
     (RESULTS / f"{'-'.join(parts)}.md").write_text("\n".join(lines) + "\n")
 

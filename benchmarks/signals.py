@@ -2,7 +2,8 @@
 
     python -m benchmarks signals [folder with .jsonl, .jsonl.gz or .jsonl.zst files]
 
-CPU seconds of one core, all on the same documents in the same run. They write verdicts or spans, we every signal.
+CPU seconds of one core, all on the same documents in the same run. datatrove's four filters see every document and give a
+verdict, dolma's taggers give spans; we give every signal and fingerprint, without a quality model, which neither has.
 """
 
 from __future__ import annotations
