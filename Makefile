@@ -2,6 +2,7 @@
 # make setup        only the virtual environment, Delta's JARs and two model files (6 GB, once); PYTHON=... picks a Python
 # make test         every test
 # make bench        the measurements behind the numbers in the README
+# make bench-setup  the tools that it compares with, in an environment of their own (.bench, 2 GB); without them it says so
 # make clean        removes the set-up and caches, never data (each recipe names its home folder)
 
 RECIPE ?= flows/recipes/local.yaml
@@ -14,7 +15,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS := 120
 export TIKTOKEN_CACHE_DIR := $(CURDIR)/.venv/share/millrace/models
 
-.PHONY: curriculum setup test bench clean
+.PHONY: curriculum setup test bench bench-setup clean
 
 curriculum: setup
 	.venv/bin/flows run curriculum --recipe $(RECIPE)
@@ -28,6 +29,13 @@ test: setup
 bench: setup
 	$(python) -m benchmarks
 
+bench-setup: .bench/done
+
+.bench/done: benchmarks/peers.txt | setup
+	$(python) -m venv --clear .bench
+	.bench/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/peers.txt
+	touch $@
+
 clean:
-	rm -rf .venv .setup build *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .bench .venv .setup build *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,12 +1,16 @@
 """Every benchmark in turn; prints one table and writes it, with the machine's description, to benchmarks/results/.
 
-    python -m benchmarks            all
-    python -m benchmarks measuring  one of: measuring, tokenising, training, job
+    python -m benchmarks                      all
+    python -m benchmarks measuring            one of: measuring, signals, signatures, tokenising, training, job
+    python -m benchmarks signals FOLDER       on the folder's documents, for the groups that take one
+
+`make bench-setup` installs the other tools; without it their rows say so and hold no figure.
 """
 
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import platform
 import subprocess
@@ -17,7 +21,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-PARTS = ("measuring", "tokenising", "training", "job")
+PARTS = ("measuring", "signals", "signatures", "tokenising", "training", "job")
 RESULTS = Path(__file__).parent / "results"
 TOLD = ("torch", "pyspark", "delta-spark", "numba", "gigatoken", "tiktoken", "mosaicml-streaming")
 
@@ -45,7 +49,8 @@ def _meets(row: dict) -> bool:
 
 
 def main() -> None:
-    parts = sys.argv[1:] or list(PARTS)
+    folders = [argument for argument in sys.argv[1:] if Path(argument).is_dir()][-1:]
+    parts = [argument for argument in sys.argv[1:] if argument not in folders] or list(PARTS)
     unknown = set(parts) - set(PARTS)
     if unknown:
         sys.exit(f"expected some of {', '.join(PARTS)}; found {', '.join(sorted(unknown))}")
@@ -54,13 +59,15 @@ def main() -> None:
     found = []
     for part in parts:
         print(f"{part} ...", file=sys.stderr, flush=True)
-        found += [cells(part, row) for row in importlib.import_module(f"benchmarks.{part}").rows()]
+        rows = importlib.import_module(f"benchmarks.{part}").rows
+        found += [cells(part, row) for row in rows(*folders[: len(inspect.signature(rows).parameters)])]
     for row in found:
         table.add_row(*row)
     Console(width=160).print(table)
     RESULTS.mkdir(exist_ok=True)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    lines = [f"# {'-'.join(parts)}", "", f"`python -m benchmarks {' '.join(sys.argv[1:])}` at {commit}", "", machine(), ""]
+    command = " ".join(["python -m benchmarks", *parts, *["FOLDER"] * len(folders)])
+    lines = [f"# {'-'.join(parts)}", "", f"`{command}` at {commit}", "", machine(), ""]
     lines += ["| " + " | ".join(row) + " |" for row in (names, ["---"] * len(names), *found)]
     (RESULTS / f"{'-'.join(parts)}.md").write_text("\n".join(lines) + "\n")
 

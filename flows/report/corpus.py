@@ -10,6 +10,7 @@ from pipelines.rules import Rule
 DUPLICATES = {"exact_duplicate": "exact", "near_duplicate": "near"}  # reasons of silver.verdicts that are no rules
 CODES = {"any": 0, "only": 2, "first": 1}  # bits of a reason's code in the census
 NO_RULE = {"signal": "", "side": "", "threshold": None, "why": "not the keeper of its cluster"}
+CONTAMINATED = {**NO_RULE, "rule": "contaminated", "why": "holds an evaluation's item: see report/decontamination-*.json"}
 
 
 def funnel(sources: list[tuple[str, str]], records: Rows, census: Rows) -> Rows:
@@ -93,8 +94,9 @@ def rule_table(census: Rows, rules: dict[str, tuple[Rule, ...]]) -> Rows:
     """Every rule, duplicates last: how many documents fail it at all, fail nothing else, and give it as their first reason."""
     failed = [row for row in census if row["kind"] == "reason"]
     table = []
+    others = [CONTAMINATED] * any(row["name"] == "contaminated" for row in failed)
     for domain, members in rules.items():
-        for entry in [*map(_described, members), *({"rule": name, **NO_RULE} for name in DUPLICATES)]:
+        for entry in [*map(_described, members), *others, *({"rule": name, **NO_RULE} for name in DUPLICATES)]:
             mine = [row for row in failed if (row["of"], row["name"]) == (domain, entry["rule"])]
             counts = {name: total([row for row in mine if row["code"] & bit == bit])["documents"] for name, bit in CODES.items()}
             table.append({"domain": domain, **entry, **counts})

@@ -1,0 +1,96 @@
+"""What the groups that stand beside other tools share: documents, and a tool's figures from the environment of `make bench-setup`."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import subprocess
+import sysconfig
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from benchmarks.measuring import SUFFIXES, row, seconds
+from pipelines.readers import jsonl
+
+ROOT = Path(__file__).parents[1]
+PYTHON = ROOT / ".bench" / "bin" / "python"
+DOCUMENTS = 8000
+CHARS = 200, 20_000  # a document; longer ones are cut
+FILE_DOCUMENTS = 4000  # of one file of a folder: every file has its part
+LINE_BYTES = 16 << 20
+TIMEOUT_SECONDS = 300
+
+
+def documents(folder: str | None = None) -> list[str]:
+    """Distinct texts in the order of a hash, so that the first n are a fair sample: of the folder's JSON lines (field `text`, plain,
+    .gz or .zst), else of the files of this Python's packages."""
+    texts = _of_folder(Path(folder)) if folder else _of_packages()
+    cut = {text[: CHARS[1]] for text in texts if len(text) >= CHARS[0]}
+    return sorted(cut, key=lambda text: hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=8).digest())[:DOCUMENTS]
+
+
+def _of_folder(folder: Path) -> Iterator[str]:
+    files = sorted(path for path in folder.iterdir() if path.name.endswith(jsonl.SUFFIXES) and path.name != "MANIFEST.json")
+    if not files:
+        raise ValueError(f"{folder} must hold files of JSON lines ({', '.join(jsonl.SUFFIXES)}), found none")
+    for path in files:
+        with open(path, "rb") as stream:
+            lines = jsonl.lines(jsonl._chunks(stream, str(path)), LINE_BYTES)
+            for line, _ in itertools.islice(lines, FILE_DOCUMENTS):
+                if line and isinstance(text := orjson.loads(line).get("text"), str):
+                    yield text
+
+
+def _of_packages() -> Iterator[str]:
+    files = sorted(path for path in Path(sysconfig.get_path("purelib")).rglob("*") if path.suffix in SUFFIXES and path.is_file())
+    for path in files[:: max(1, len(files) // (2 * DOCUMENTS))]:
+        yield path.read_text("utf-8", errors="ignore")
+
+
+def peer(work: str, texts: list[str]) -> dict[str, Any]:
+    """A tool's figures on these texts (see benchmarks/peers.py); `missing` says why there are none."""
+    if not PYTHON.exists():
+        return {"work": work, "missing": "not installed: make bench-setup"}
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "documents.parquet")
+        pq.write_table(pa.table({"text": pa.array(texts, pa.large_string())}), file)
+        command = [str(PYTHON), str(ROOT / "benchmarks" / "peers.py"), str(file), work]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, cwd=folder)
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or ["nothing said"]
+        return {"work": work, "missing": f"failed: {said[-1]:.100}"}
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def beside(what: str, ours: float, works: tuple[str, ...], texts: list[str], must: dict[str, float]) -> list[dict]:
+    """Our MB/s a core beside each tool's, and its documents a second: one row each; `must` is the least ratio. A tool that cannot be
+    run has no figure."""
+    found = []
+    for work in works:
+        theirs = peer(work, texts)
+        if "missing" in theirs:
+            found.append(row(f"{what} / {work}: {theirs['missing']}", ours, "MB/s"))
+            continue
+        rate, docs = theirs["bytes"] / theirs["cpu_seconds"] / 1e6, theirs["documents"] / theirs["cpu_seconds"]
+        found.append(row(f"{what} / {theirs['version']}: {work}, {docs:,.0f} docs/s", ours, "MB/s", reference=rate, must=must.get(work)))
+    return found
+
+
+def sample(texts: list[str]) -> list[dict]:
+    """What the rows are measured on."""
+    size = sum(len(text.encode()) for text in texts)
+    return [row("documents", len(texts), ""), row("mean size", size / len(texts), "bytes")]
+
+
+def rates(what: str, texts: list[str], work: Any) -> tuple[float, list[dict]]:
+    """MB/s a core of our work, and the rows that say so."""
+    spent = seconds(work, repeats=3)
+    rate = sum(len(text.encode()) for text in texts) / spent / 1e6
+    return rate, [row(what, len(texts) / spent, "docs/s"), row(what, rate, "MB/s")]
