@@ -38,8 +38,8 @@ def pairs(signals: DataFrame, documents: DataFrame, near: NearDuplicates, known:
     taken away.
     """
     rows = signals.where("n_shingles > 0").select("doc_id", "text_hash", *FINGERPRINT)
-    rows = rows.withColumn("new", F.lit(True)) if known is None else touched(rows, known[1])
-    small = rows.count() <= IN_ONE_TASK
+    rows = rows.withColumn("new", F.lit(True)) if known is None else touched(rows, known[1]).localCheckpoint()
+    small = (signals if known is None else rows).count() <= IN_ONE_TASK  # of a whole Delta table, its log knows
     found = (in_one_task(rows, near.threshold) if small else in_shuffles(rows, near.threshold)).localCheckpoint()
     fresh = verified_pairs(found.where("change > 0"), documents, near, small)
     if known is None:

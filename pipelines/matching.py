@@ -89,11 +89,11 @@ def window_changes(keys: np.ndarray, new: np.ndarray, signatures: np.ndarray, le
     keys: int64[nodes, bands]; new: bool[nodes]; signatures: uint32[nodes, entries]. Pairs that gain and whose estimated
     similarity is below `least` are left out.
     """
-    found = [_band_changes(np.ascontiguousarray(keys[:, band]), new, signatures, least) for band in range(keys.shape[1])]
-    pairs, change = (np.concatenate(part) for part in zip(*found, strict=True))
-    order = np.argsort(pairs, kind="stable")
-    pairs, starts = np.unique(pairs[order], return_index=True)
-    change = np.add.reduceat(change[order], starts) if len(pairs) else change
+    pairs, change = np.zeros(0, np.int64), np.zeros(0, np.int64)
+    for band in range(keys.shape[1]):
+        found = _band_changes(np.ascontiguousarray(keys[:, band]), new, signatures, least)
+        pairs, places = np.unique(np.concatenate([pairs, found[0]]), return_inverse=True)
+        change = np.bincount(places, np.concatenate([change, found[1]]), len(pairs)).astype(np.int64)
     return pairs >> 32, pairs & 0xFFFFFFFF, change
 
 

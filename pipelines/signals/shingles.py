@@ -5,6 +5,10 @@ Folded is a text in lower case, its white space one space each, none at the ends
 a shingle of five words is one of five characters, and no label of the language is needed. A shingle is the 64-bit hash of
 `ngram` words in a row, of all words where there are fewer.
 
+Code is treated alike. Punctuation as words of their own would make more of it near copies, not fewer: among 12,000 pieces of
+Python packages 511 would go instead of 181, as functions of one shape with other names agree in it; of 816 pairs found
+without it 3, all near the threshold, are not found with it.
+
 The pass takes eight bytes of ASCII at a time in one register and stores where words begin and end without a branch on
 either: branches at word ends are what bounds a pass that goes byte by byte.
 """
