@@ -12,8 +12,8 @@ from flows.job import Counts, Job, ddl, total
 from flows.measuring import context, languages_file
 from pipelines import dedup as duplicates
 from pipelines import ingest as intake
-from pipelines import judge as judging
 from pipelines import items, rules
+from pipelines import judge as judging
 from schemas import tables
 from schemas.manifest import fingerprint, write_json
 from schemas.recipe import Recipe
