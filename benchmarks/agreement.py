@@ -176,8 +176,12 @@ def theirs() -> dict[str, tuple[Test, Test, str]]:
             lambda text: max(map(len, text.split("\n"))) > 1000,
             "as long_lines"),
         "few_letters": (lambda text: sum(map(str.isalpha, text)) < 0.25 * len(text),) * 2 + ("none",),
-        "little_visible": (lambda text: is_html(text) and len(visible(text)) < 0.2 * len(text),) * 2 + ("none",),
-        "few_visible": (lambda text: is_html(text) and len(visible(text)) < 100,) * 2 + ("none",),
+        "little_visible": (
+            lambda text: is_html(text) and len(visible(text)) < 0.2 * len(text),
+            lambda text: is_html(text) and len(visible_as_it_is(text)) < 0.2 * len(text), "theirs make one newline of blanks between tags"),
+        "few_visible": (
+            lambda text: is_html(text) and len(visible(text)) < 100,
+            lambda text: is_html(text) and len(visible_as_it_is(text)) < 100, "as little_visible"),
         "xml_header": (lambda text: "<?xml version=" in text[:100],) * 2 + ("none",),
     }  # fmt: skip
     for n, limit in ((2, 0.2), (3, 0.18), (4, 0.16)):
@@ -267,6 +271,17 @@ def visible(text: str) -> str:
     for element in soup(["script", "style"]):
         element.extract()
     return soup.get_text()
+
+
+def visible_as_it_is(text: str) -> str:
+    """What the parser below BeautifulSoup finds outside scripts and styles, blanks included."""
+    from html.parser import HTMLParser
+
+    found: list[str] = []
+    parser = HTMLParser()
+    parser.handle_data = lambda data: found.append(data) if parser.cdata_elem is None else None
+    parser.feed(text)
+    return "".join(found)
 
 
 def judge_by_theirs(path: str) -> None:
