@@ -24,9 +24,12 @@ ROW_BYTES = 200  # a paragraph that ends in a table row shorter than this does n
 # Columns of elements and of blocks.
 E_PARENT, E_TAG, E_FLAGS, E_TEXT, E_LINK = range(5)
 B_START, B_END, B_OWNER, B_KIND, B_LINK, B_WORDS, B_MARKS, B_NUMBER, B_LEVEL, B_LINKS, B_ENDS, B_CAPS = range(12)
+# Of the open elements, outermost first: element, tag, its CLASS, the kind of the blocks in it, items of an ordered list so far.
+# (One array: every array that a function takes is seven arguments to the machine, and 80 of them cost a quarter of the speed.)
+S_ELEMENT, S_TAG, S_WHAT, S_KIND, S_COUNTER = range(5)
 # State of the pass: how many elements are open, were at most, are there, and blocks; the depth from which on text is left out, is
-# verbatim, is a link's (-1: it is not); how many lists are open.
-OPEN, DEEPEST, ELEMENTS, BLOCKS, SKIPPED, VERBATIM, LINKED, LISTS = range(8)
+# verbatim, is a link's (-1: it is not); how many lists are open; from COUNT on, how many of each tag.
+OPEN, DEEPEST, ELEMENTS, BLOCKS, SKIPPED, VERBATIM, LINKED, LISTS, COUNT = range(9)
 
 
 class Markup(NamedTuple):
@@ -37,17 +40,6 @@ class Markup(NamedTuple):
     blocks: np.ndarray  # int32[n, 12]: B_START, B_END in `text`; B_OWNER, its element; B_KIND; B_LINK, bytes inside of links; counts
     spans: np.ndarray  # int64[8]: begin and end in the page of TITLE, OG_TITLE, LANGUAGE, CANONICAL; 0, 0: none
     deepest: int  # elements that were open at once, at most DEPTH
-
-
-class Stack(NamedTuple):
-    """The open elements, outermost first (int64[DEPTH]), and of each tag how many are open."""
-
-    element: np.ndarray
-    tag: np.ndarray
-    what: np.ndarray  # CLASS of the tag
-    kind: np.ndarray  # of the blocks in it
-    counter: np.ndarray  # items of an ordered list so far
-    count: np.ndarray
 
 
 def scan(page: bytes) -> Markup:
@@ -63,12 +55,11 @@ def scan(page: bytes) -> Markup:
 @njit(cache=True, nogil=True)
 def _scan(data, text, elements, blocks, spans):
     n, i = len(data), 0
-    stack = Stack(*(np.zeros(DEPTH, np.int64), np.zeros(DEPTH, np.int64), np.zeros(DEPTH, np.int64), np.zeros(DEPTH, np.int64),
-                    np.zeros(DEPTH, np.int64), np.zeros(len(CLASS), np.int64)))  # fmt: skip
-    state, now = np.zeros(8, np.int64), np.zeros(12, np.int64)  # now: the block that is being written
+    stack = np.zeros((DEPTH, 5), np.int64)
+    state, now = np.zeros(COUNT + len(CLASS), np.int64), np.zeros(12, np.int64)  # now: the block that is being written
     state[SKIPPED:LISTS] = -1
     elements[0] = -1, 0, 0, 0, 0  # the page: never closed
-    stack.what[0], state[OPEN], state[ELEMENTS] = BLOCK, 1, 1
+    stack[0, S_WHAT], state[OPEN], state[ELEMENTS] = BLOCK, 1, 1
     while i < n:
         if data[i] != 60:
             i = _text(data, i, text, now, state)
@@ -156,9 +147,9 @@ def _end_tag(tag, text, blocks, now, state, stack):
     if what & BLOCK:
         _break(what, text, blocks, now, state, stack)
     if what & INLINE:
-        if stack.tag[state[OPEN] - 1] == tag:
+        if stack[state[OPEN] - 1, S_TAG] == tag:
             _close(state[OPEN] - 1, state, stack)
-    elif stack.count[tag] and tag:
+    elif state[COUNT + tag] and tag:
         _close(_opener(tag, what, False, state, stack), state, stack)
 
 
@@ -168,11 +159,11 @@ def _start_tag(tag, flags, hidden, text, elements, blocks, now, state, stack):
     what = CLASS[tag]
     if what & BLOCK:
         _break(what, text, blocks, now, state, stack)
-        if stack.count[PARA_TAG]:
+        if state[COUNT + PARA_TAG]:
             _close(_open_paragraph(state, stack), state, stack)
     if what & VOID:
         return
-    if tag == BODY and stack.count[HEAD_TAG]:
+    if tag == BODY and state[COUNT + HEAD_TAG]:
         _close(_opener(HEAD_TAG, SKIP, False, state, stack), state, stack)
     if what & (ITEM | ROW | CELL):
         _close(_opener(0, what & (ITEM | ROW | CELL), True, state, stack), state, stack)
@@ -183,7 +174,7 @@ def _start_tag(tag, flags, hidden, text, elements, blocks, now, state, stack):
         text[o], text[o + 1], text[o + 2] = 32, 124, 32
         now[B_END] = o + 3
     # Inline elements matter only to find the end of a hidden one.
-    if what & (BLOCK | CELL | SKIP) or (tag and (hidden or stack.what[state[OPEN] - 1] & INLINE)):
+    if what & (BLOCK | CELL | SKIP) or (tag and (hidden or stack[state[OPEN] - 1, S_WHAT] & INLINE)):
         if state[OPEN] < DEPTH:
             _open(tag, flags, hidden, elements, now, state, stack)
 
@@ -193,22 +184,22 @@ def _open(tag, flags, hidden, elements, now, state, stack):
     what, depth = CLASS[tag], state[OPEN]
     is_page = tag == BODY or tag == HTML
     e = state[ELEMENTS]
-    elements[e, E_PARENT], elements[e, E_TAG], elements[e, E_TEXT], elements[e, E_LINK] = stack.element[depth - 1], tag, 0, 0
+    elements[e, E_PARENT], elements[e, E_TAG], elements[e, E_TEXT], elements[e, E_LINK] = stack[depth - 1, S_ELEMENT], tag, 0, 0
     elements[e, E_FLAGS] = OWN_FLAGS[tag] | (0 if is_page else flags)
-    own, above = KIND[tag], stack.kind[depth - 1]
+    own, above = KIND[tag], stack[depth - 1, S_KIND]
     if own == OTHER and not what & (LIST | TABLE) or own == PARAGRAPH and (above == BULLET or above == CELLS or above == CAPTION):
         own = above
-    stack.element[depth], stack.tag[depth], stack.what[depth], stack.kind[depth], stack.counter[depth] = e, tag, what, own, 0
+    stack[depth, S_ELEMENT], stack[depth, S_TAG], stack[depth, S_WHAT], stack[depth, S_KIND], stack[depth, S_COUNTER] = e, tag, what, own, 0
     if tag == LI:
-        ordered = stack.tag[depth - 1] == OL
-        stack.counter[depth - 1] += ordered
-        now[B_NUMBER] = stack.counter[depth - 1] if ordered else -1
+        ordered = stack[depth - 1, S_TAG] == OL
+        stack[depth - 1, S_COUNTER] += ordered
+        now[B_NUMBER] = stack[depth - 1, S_COUNTER] if ordered else -1
     if state[SKIPPED] < 0 and (what & SKIP or hidden and not is_page):
         state[SKIPPED] = depth
     if state[VERBATIM] < 0 and what & PRE:
         state[VERBATIM] = depth
     state[LISTS] += what & LIST != 0
-    stack.count[tag] += 1
+    state[COUNT + tag] += 1
     state[ELEMENTS] += 1
     state[OPEN] += 1
     state[DEEPEST] = max(state[DEEPEST], state[OPEN])
@@ -220,8 +211,8 @@ def _close(to, state, stack):
     if to < 1:
         return
     for k in range(to, state[OPEN]):
-        stack.count[stack.tag[k]] -= 1
-        state[LISTS] -= stack.what[k] & LIST != 0
+        state[COUNT + stack[k, S_TAG]] -= 1
+        state[LISTS] -= stack[k, S_WHAT] & LIST != 0
     state[OPEN] = to
     for mode in (SKIPPED, VERBATIM):
         if state[mode] >= to:
@@ -237,9 +228,9 @@ def _opener(tag, what, coming, state, stack):
     barrier = (LIST if what & ITEM else TABLE) if coming else (0 if table_part else CELL | TABLE)
     k = state[OPEN] - 1
     while k > 0:
-        if (stack.what[k] & what) if coming else (stack.tag[k] == tag):
+        if (stack[k, S_WHAT] & what) if coming else (stack[k, S_TAG] == tag):
             return k
-        if stack.what[k] & barrier:
+        if stack[k, S_WHAT] & barrier:
             return -1
         k -= 1
     return -1
@@ -249,9 +240,9 @@ def _opener(tag, what, coming, state, stack):
 def _open_paragraph(state, stack):
     """The place on the stack of the paragraph that a block closes by coming, or -1."""
     k = state[OPEN] - 1
-    while k > 0 and not stack.what[k] & (CELL | TABLE):
-        if stack.what[k] & BLOCK:
-            return k if stack.tag[k] == PARA_TAG else -1
+    while k > 0 and not stack[k, S_WHAT] & (CELL | TABLE):
+        if stack[k, S_WHAT] & BLOCK:
+            return k if stack[k, S_TAG] == PARA_TAG else -1
         k -= 1
     return -1
 
@@ -277,7 +268,7 @@ def _line_break(text, blocks, now, state, stack):
 def _break(what, text, blocks, now, state, stack):
     """A block ends here, unless it is a short table row and what comes belongs into its cell."""
     o = now[B_END]
-    if o - now[B_START] < ROW_BYTES and stack.count[TD_TAG] + stack.count[TH_TAG] and not what & BREAKS_ROWS:
+    if o - now[B_START] < ROW_BYTES and state[COUNT + TD_TAG] + state[COUNT + TH_TAG] and not what & BREAKS_ROWS:
         if o > now[B_START] and not is_space(text[o - 1]):
             text[o] = 32
             now[B_END] = o + 1
@@ -294,7 +285,7 @@ def _flush(text, blocks, now, state, stack):
     number = now[B_NUMBER]
     if o > begin:
         top = state[OPEN] - 1
-        now[B_END], now[B_OWNER], now[B_KIND], now[B_LEVEL] = o, stack.element[top], stack.kind[top], state[LISTS]
+        now[B_END], now[B_OWNER], now[B_KIND], now[B_LEVEL] = o, stack[top, S_ELEMENT], stack[top, S_KIND], state[LISTS]
         now[B_LINK] = min(now[B_LINK], o - begin)
         for column in range(12):
             blocks[state[BLOCKS], column] = now[column]
