@@ -33,7 +33,7 @@ bench-setup: .bench/done
 
 .bench/done: benchmarks/peers.txt | setup
 	$(python) -m venv --clear .bench
-	.bench/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/peers.txt
+	.bench/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r benchmarks/peers.txt
 	touch $@
 
 clean:
