@@ -15,7 +15,9 @@ import sys
 import sysconfig
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import orjson
@@ -29,6 +31,9 @@ from pipelines import matching
 from pipelines.measure import Context
 from pipelines.signals import fingerprints
 from schemas.recipe import NearDuplicates, Spark
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
 
 N_DOCS = 40_000
 CHARS = 300, 60_000  # of a document
@@ -86,19 +91,19 @@ def through_spark(file: Path, home: Path, pairs: np.ndarray, n: int) -> list[dic
     return [found, *against_truth("Spark", root, pairs)]
 
 
-def deduplicate(spark, file: Path, home: Path) -> dict[str, float]:
+def deduplicate(spark: SparkSession, file: Path, home: Path) -> dict[str, float]:
     """Seconds of each stage."""
     from pipelines import dedup
 
     read, spent, started = spark.read, {}, time.perf_counter()
 
-    def stage(name: str, made) -> None:
+    def stage(name: str, made: DataFrame) -> None:
         nonlocal started
         made.write.format("delta").mode("overwrite").save(str(home / name))
         now = time.perf_counter()
         spent[name], started = now - started, now
 
-    def stored(name: str):
+    def stored(name: str) -> DataFrame:
         return read.format("delta").load(str(home / name))
 
     given = read.parquet(str(file))
@@ -110,7 +115,8 @@ def deduplicate(spark, file: Path, home: Path) -> dict[str, float]:
     return spent
 
 
-def fingerprinted(batches):
+def fingerprinted(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Given columns and fingerprints: the part of the measuring pass that duplicates need."""
     for batch in batches:
         texts = batch.column("text")
         given = [batch.column(name) for name in ("doc_id", "source", "snapshot")]
@@ -148,14 +154,14 @@ def corpus(folder: Path | None) -> list[str]:
     return [texts[i] for i in chance.permutation(len(texts))]
 
 
-def jsonl(folder: Path):
+def jsonl(folder: Path) -> Iterator[str]:
     for file in sorted(folder.glob("*.jsonl.zst")):
         with file.open("rb") as packed:
             for line in io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(packed)):
                 yield orjson.loads(line)["text"]
 
 
-def packages():
+def packages() -> Iterator[str]:
     for path in sorted(Path(sysconfig.get_path("purelib")).rglob("*.py")):
         yield path.read_text("utf-8", errors="ignore")
 

@@ -32,7 +32,7 @@ BLOCK = 1 << 21
 # Texts that are measured, or made sets, at a time: what a pass writes stays in the processor's cache.
 PART = 500
 
-# What the lines below call a change, as Spark names types.
+# The columns of `changes`, as Spark names types.
 CHANGES = "a string, b string, change int, doc_a string, doc_b string, tile string"
 
 

@@ -16,6 +16,7 @@ either: branches at word ends are what bounds a pass that goes byte by byte.
 from __future__ import annotations
 
 import unicodedata
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -105,7 +106,7 @@ def folded_room(n_bytes: int) -> int:
 
 
 @intrinsic
-def load8(typing, array, place):
+def load8(typing: Any, array: types.Array, place: types.Integer) -> tuple:
     """Bytes array[place : place + 8] as a little-endian uint64, wherever it lies."""
 
     def generate(context, builder, signature, arguments):
@@ -119,7 +120,7 @@ def load8(typing, array, place):
 
 
 @intrinsic
-def store8(typing, array, place, value):
+def store8(typing: Any, array: types.Array, place: types.Integer, value: types.Integer) -> tuple:
     """Write a uint64 to array[place : place + 8], its lowest byte first."""
 
     def generate(context, builder, signature, arguments):
