@@ -219,7 +219,7 @@ STEPS = (
     Step(
         "dedup", dedup, ("ingest", "measure"),
         lambda r: {**r.part("near_duplicates"), "preference": {source.name: [source.priority, *source.snapshots] for source in r.sources}},
-        (tables.PAIRS, tables.CLUSTERS),
+        (tables.PAIRS, tables.CLUSTERS), revision=2,
     ),
     Step("edits", edits, ("ingest", "measure", "dedup"), edits_part, (tables.EDITS, tables.RESTS)),
     Step("decontaminate", decontaminate, ("ingest", "dedup"), decontamination_part, (tables.CONTAMINATION,)),
