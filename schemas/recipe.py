@@ -34,7 +34,7 @@ class Source(Part):
 
     name: Name = Field(description="name of the source; streams and tables use it")
     reader: str = Field(description="how records are read: jsonl, parquet, text, html, warc, wet, chat, tree, python-code, python-docs")
-    domain: str = Field(description="what its documents are treated as; picks the rules: code or docs")
+    domain: str = Field(description="what its documents are treated as; picks the rules: code, docs, instruct, math, multilingual, web")
     path: str | None = Field(
         None, description="file, folder or glob, relative to where flows is called (not for the python readers); may hold {snapshot}")
     snapshots: tuple[Snapshot, ...] = Field(
