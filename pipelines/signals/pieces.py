@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from pipelines.signals.characters import IS_ALNUM, IS_LETTER, IS_SPACE, UNICODE, decode, is_ascii, mix64, table
+from pipelines.signals.characters import IS_ALNUM, IS_LETTER, IS_SPACE, UNICODE, decode, is_ascii, load8, mix64, table
 
 SPACE, LETTER, ALNUM, LINE_END, SENTENCE_END, CLOSING, COUNTED, UPPER, TECHNICAL, CODE_END = (1 << bit for bit in range(10))
 DOT, HASH, BRACE, NEWLINE, DOLLAR, BACKSLASH, ELLIPSIS = (ord(character) for character in ".#{\n$\\…")
