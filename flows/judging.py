@@ -31,13 +31,14 @@ def dedup(job: Job) -> Counts:
     recency = {(source.name, snapshot): time for source in sources for time, snapshot in enumerate(source.snapshots)}
     found = duplicates.clusters(job.read(tables.SIGNALS), job.read(tables.PAIRS), priority, recency)
     rows = job.write(found, tables.CLUSTERS, "dedup")
-    clusters = job.read(tables.CLUSTERS)
-    return {
+    clusters, n_pairs = job.read(tables.CLUSTERS), job.home.lake.rows(tables.PAIRS)
+    told = {
         "documents": rows,
-        "pairs": job.home.lake.rows(tables.PAIRS),
+        "pairs": n_pairs,
         "exact": clusters.where("rank > 1 and exact").count(),
         "near": clusters.where("rank > 1 and not exact").count(),
     }
+    return told if duplicates.fits_one_task(rows, n_pairs) else told | {"grouped in shuffles": rows}
 
 
 def store_pairs(job: Job) -> None:

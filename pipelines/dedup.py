@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
@@ -20,7 +21,9 @@ from pipelines.signals.shingles import shingle_sets
 from schemas import tables
 from schemas.recipe import NearDuplicates
 
-# Up to so many documents (0.7 KB each: signature, keys, hashes) or pairs (64 bytes each) one task does the work: some 500 MB.
+# Up to so many documents or pairs one task does the work. Peak memory of its worker, measured: 400,000 rows of signals
+# (0.66 KB each) 1.4 GB in pairs of copies, 3.3 GB in families of 1,000 near copies, which make 11 million candidates;
+# grouping as many documents by 4 million pairs 0.9 GB. 0.35 GB of each are the worker's imports and the test's own ids.
 IN_ONE_TASK = 400_000
 PAIRS_IN_ONE_TASK = 4_000_000
 
@@ -39,7 +42,7 @@ def pairs(signals: DataFrame, documents: DataFrame, near: NearDuplicates, known:
     """
     rows = signals.where("n_shingles > 0").select("doc_id", "text_hash", *FINGERPRINT)
     rows = rows.withColumn("new", F.lit(True)) if known is None else touched(rows, known[1]).localCheckpoint()
-    small = (signals if known is None else rows).count() <= IN_ONE_TASK  # of a whole Delta table, its log knows
+    small = fits_one_task((signals if known is None else rows).count())  # of a whole Delta table, its log knows
     found = (in_one_task(rows, near.threshold) if small else in_shuffles(rows, near.threshold)).localCheckpoint()
     fresh = verified_pairs(found.where("change > 0"), documents, near, small)
     if known is None:
@@ -47,6 +50,11 @@ def pairs(signals: DataFrame, documents: DataFrame, near: NearDuplicates, known:
     lost = found.where("change < 0").select("a", "b", "change")
     left = known[0].join(lost, ["a", "b"], how="left").withColumn("support", F.col("support") + F.coalesce("change", F.lit(0)))
     return left.where("support > 0").select("a", "b", "support").union(fresh)
+
+
+def fits_one_task(documents: int, pairs: int = 0) -> bool:
+    """Whether so much is compared and grouped in one Python worker, not by joins and windows."""
+    return documents <= IN_ONE_TASK and pairs <= PAIRS_IN_ONE_TASK
 
 
 def touched(rows: DataFrame, known_hashes: DataFrame) -> DataFrame:
@@ -145,8 +153,9 @@ def verified_pairs(found: DataFrame, documents: DataFrame, near: NearDuplicates,
     Reads the text of candidates only, and moves each one's set of shingles once for every tile that it is in. `small`:
     the ends fit into every task's memory, so that no text is shuffled.
     """
-    sides = [found.select("tile", F.col(side).alias("text_hash"), F.col(f"doc_{side}").alias("doc_id")) for side in ("a", "b")]
-    ends = sides[0].union(sides[1]).groupBy("doc_id", "text_hash").agg(F.collect_set("tile").alias("tiles"))
+    sides = F.array(*[F.struct(F.col(side).alias("text_hash"), F.col(f"doc_{side}").alias("doc_id")) for side in ("a", "b")])
+    ends = found.select("tile", F.explode(sides).alias("end")).groupBy("end").agg(F.collect_set("tile").alias("tiles"))
+    ends = ends.select("end.*", "tiles")
     texts = documents.select("doc_id", "text").join(F.broadcast(ends) if small else ends, "doc_id", how="inner")
     sets = texts.mapInArrow(shingler(near.ngram), "text_hash string, tiles array<string>, shingles binary")
     sets = sets.select("text_hash", "shingles", F.explode("tiles").alias("tile"))
@@ -178,6 +187,8 @@ def clusters(
     worst), then the snapshot that came later (recency by source and snapshot, the greater the later), then the smaller doc_id.
     """
     members = signals.select("doc_id", "text_hash", *preference(priority, recency or {}))
+    if fits_one_task(signals.count(), pairs.count()):
+        return clusters_in_one_task(members, pairs)
     found = members.join(connected_components(pairs), "text_hash", how="left")
     cluster = Window.partitionBy(F.coalesce("component", "text_hash"))
     order = cluster.orderBy(F.desc("priority"), F.desc_nulls_last("quality"), F.desc("recency"), F.asc("doc_id"))
@@ -189,6 +200,24 @@ def clusters(
         F.first("doc_id").over(order).alias("keeper"),
         (F.col("text_hash") == F.first("text_hash").over(order)).alias("exact"),
     ).select(*tables.CLUSTERS.column_names)
+
+
+def clusters_in_one_task(members: DataFrame, pairs: DataFrame) -> DataFrame:
+    """The columns of silver.clusters of rows that fit into one Python worker: members and pairs, one table to it, need no shuffle.
+
+    members: doc_id, text_hash, priority, quality, recency.
+    """
+
+    def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        read = list(batches)
+        if read:
+            rows = pa.Table.from_batches(read)
+            is_pair = pc.is_valid(rows.column("b"))
+            found = matching.clusters(rows.filter(pc.invert(is_pair)), rows.filter(is_pair).rename_columns({"text_hash": "a"}))
+            yield from found.select(tables.CLUSTERS.column_names).to_batches(max_chunksize=100_000)
+
+    rows = members.unionByName(pairs.select(F.col("a").alias("text_hash"), "b"), allowMissingColumns=True).coalesce(1)
+    return rows.mapInArrow(run, ", ".join(f"{column.name} {column.type}" for column in tables.CLUSTERS.columns))
 
 
 def preference(priority: dict[str, int], recency: dict[tuple[str, str], int]) -> tuple[Column, ...]:

@@ -140,6 +140,35 @@ def named_components(pairs: pa.Table) -> pa.Table:
     return pa.table([names, names.take(pa.array(components(a, b, len(names))))], names=["text_hash", "component"])
 
 
+def clusters(members: pa.Table, pairs: pa.Table) -> pa.Table:
+    """The columns of silver.clusters, in the order of clusters and preference.
+
+    members: doc_id, text_hash, priority, quality, recency. pairs: a, b, any text_hash. Preferred is the greater, in this order of
+    columns, no quality the least, then the smaller doc_id.
+    """
+    members = members.sort_by("doc_id").combine_chunks()  # a member's number tells the order of its id
+    columns = [members.column("text_hash"), pairs.column("a"), pairs.column("b")]
+    names = pc.unique(pa.chunked_array([chunk for column in columns for chunk in column.chunks], pa.string()))
+    text, a, b = (pc.index_in(column, names).to_numpy() for column in columns)
+    component = components(a, b, len(names))[text]
+    quality = pc.fill_null(members.column("quality"), -np.inf).to_numpy()
+    priority, recency = (members.column(name).to_numpy().astype(np.int64) for name in ("priority", "recency"))
+    order = np.lexsort((-recency, -quality, -priority, component))
+    starts = np.flatnonzero(np.diff(component[order], prepend=-1))
+    sizes = np.diff(starts, append=len(order))
+    first = np.repeat(starts, sizes)  # where each one's cluster begins
+    keepers = order[first]
+    ids = members.column("doc_id")
+    return pa.table({
+        "doc_id": ids.take(order),
+        "cluster_id": ids.take(np.repeat(np.minimum.reduceat(order, starts), sizes)),
+        "size": np.repeat(sizes, sizes),
+        "rank": (np.arange(len(order)) - first + 1).astype(np.int32),
+        "keeper": ids.take(keepers),
+        "exact": text[order] == text[keepers],
+    })  # fmt: skip
+
+
 def verified(pairs: pa.Table, sets: pa.Table, threshold: float) -> pa.Table:
     """The pairs (a, b, ...) whose true Jaccard index reaches the threshold. sets: text_hash, shingles as int64 in ascending order."""
     names, shingles = sets.column("text_hash"), sets.column("shingles").combine_chunks()

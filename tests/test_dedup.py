@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from itertools import combinations
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -214,6 +215,15 @@ def test_what_does_not_fit_into_one_worker_gives_the_same_rows(signals, document
     apart = in_order(dedup.clusters(signals, found, {}))
     monkeypatch.undo()
     assert apart == in_order(dedup.clusters(signals, found, {}))
+
+
+def test_a_text_that_is_no_longer_there_still_connects_its_copies_and_no_quality_is_the_worst():
+    members = {"doc_id": ["1", "2", "3", "4"], "text_hash": ["x", "z", "z", "w"], "priority": [0] * 4, "recency": [1, 1, 0, 0]}
+    members = pa.table(members | {"quality": pa.array([None, 0.0, 0.0, None], pa.float64())})
+    found = matching.clusters(members, pa.table({"a": ["x", "y"], "b": ["y", "z"]}))
+    rows = [tuple(row[name] for name in ("doc_id", "cluster_id", "size", "rank", "keeper", "exact")) for row in found.to_pylist()]
+    assert sorted(rows) == [("1", "1", 3, 3, "2", False), ("2", "1", 3, 1, "2", True), ("3", "1", 3, 2, "2", True), ("4", "4", 1, 1, "4", True)]
+    assert len(matching.clusters(members.slice(0, 0), pa.table({"a": ["x"], "b": ["y"]}))) == 0
 
 
 def test_shares_removed_of_each_source(spark):
