@@ -10,7 +10,7 @@ from pipelines import assets, languages, rules
 from pipelines.measure import Context, batch_of, measure_batch
 from pipelines.routes import routed
 from pipelines.rules import Rule
-from pipelines.signals import code, stopwords, text
+from pipelines.signals import code, personal, stopwords, text
 from schemas.recipe import Route
 
 PROSE = """The river had risen in the night, and by morning the lower meadow lay under water.
@@ -55,6 +55,7 @@ TRIPPED = [
     ("web", "short_lines", PROSE + "Home page\nAbout us all\nOur products\nContact us now\n" * 3),
     ("web", "lists", PROSE.replace(" ", "\n").replace("\n", " ", 40)),
     ("web", "questionable_sentences", PROSE + "Download it here. Find us on Facebook. The Episode is on. Get the mp3 now."),
+    ("web", "much_personal_data", PROSE + " ".join(f"Write to {name}@marlowe-kettles.net." for name in ("anna", "bo", "cleo", "dan", "eve", "finn"))),
     ("web", "encoded_run", PROSE + "QUJD" * 300),
     ("multilingual", "too_few_words", "Der Fluss war in der Nacht gestiegen, und die untere Wiese stand am Morgen unter Wasser."),
     ("multilingual", "too_few_characters", "昨晚河水上涨了，到了早晨，下面的草地都被水淹没了。村里的人谁也没有感到惊讶。"),
@@ -71,7 +72,7 @@ def signals(texts: list[str], **given) -> list[dict]:
     columns = {"n_bytes": [len(one.encode()) for one in texts], "lang": [None] * len(texts), "declared": [None] * len(texts)}
     columns |= {name: [0] * len(texts) for name in ("vendored", "generated")}
     columns |= {"lang_score": [None] * len(texts), "language_stop_words": [None] * len(texts)}
-    for family in (text, code):
+    for family in (text, code, personal):
         columns |= {c.name: v.to_pylist() for c, v in zip(family.COLUMNS, family.measure(strings, None, None), strict=True)}
     columns |= {name: [value] * len(texts) for name, value in given.items()}
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]

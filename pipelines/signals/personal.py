@@ -91,7 +91,7 @@ CLASSES, FIRST_THREE, LAST_TWO = _classes(), _packed(PREFIXES.split()), _packed(
 BEGIN_MARK = np.frombuffer(b"-----BEGIN ", np.uint8)
 
 
-def measure(texts: Strings, domains: pa.Array, context: Context) -> list[pa.Array]:
+def measure(texts: Strings, known: dict[str, pa.Array], context: Context) -> list[pa.Array]:
     """The columns of COLUMNS, one value a document."""
     data, offsets = utf8(texts)
     docs, starts, ends, kinds = _spans(data, offsets)
