@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.measuring import SUFFIXES, row, seconds
 from pipelines.readers import jsonl
+from pipelines.readers.packed import chunks
 
 ROOT = Path(__file__).parents[1]
 PYTHON = ROOT / ".bench" / "bin" / "python"
@@ -28,12 +29,12 @@ LINE_BYTES = 16 << 20
 TIMEOUT_SECONDS = 300
 
 
-def documents(folder: str | None = None) -> list[str]:
+def documents(folder: str | None = None, n: int = DOCUMENTS) -> list[str]:
     """Distinct texts in the order of a hash, so that the first n are a fair sample: of the folder's JSON lines (field `text`, plain,
     .gz or .zst), else of the files of this Python's packages."""
     texts = _of_folder(Path(folder)) if folder else _of_packages()
     cut = {text[: CHARS[1]] for text in texts if len(text) >= CHARS[0]}
-    return sorted(cut, key=lambda text: hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=8).digest())[:DOCUMENTS]
+    return sorted(cut, key=lambda text: hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=8).digest())[:n]
 
 
 def _of_folder(folder: Path) -> Iterator[str]:
@@ -42,7 +43,7 @@ def _of_folder(folder: Path) -> Iterator[str]:
         raise ValueError(f"{folder} must hold files of JSON lines ({', '.join(jsonl.SUFFIXES)}), found none")
     for path in files:
         with open(path, "rb") as stream:
-            lines = jsonl.lines(jsonl._chunks(stream, str(path)), LINE_BYTES)
+            lines = jsonl.lines(chunks(stream, str(path)), LINE_BYTES)
             for line, _ in itertools.islice(lines, FILE_DOCUMENTS):
                 if line and isinstance(text := orjson.loads(line).get("text"), str):
                     yield text

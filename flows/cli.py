@@ -19,7 +19,7 @@ from schemas import recipe as recipes
 from schemas.recipe import Recipe, RecipeError
 
 DEFAULT = Path(__file__).parent / "recipes" / "local.yaml"
-STEPS = ("ingest", "measure", "dedup", "edits", "decontaminate", "judge", "tokenise", "mixture", "shard", "train", "evaluate", "report")
+STEPS = ("ingest", "measure", "dedup", "decontaminate", "edits", "judge", "tokenise", "mixture", "shard", "train", "evaluate", "report")
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False,
                   help="Raw text in, a trained mixture of experts out. Start with: `flows run curriculum`")  # fmt: skip
@@ -162,8 +162,8 @@ def rules_explain(
         checked = check(recipe)
         table = Table("rule", "signal", "measured", "drops", "", "source", box=None)
         home = Home(Path(checked.home))
-        for rule, value, fails in rules_of(home.lake, doc_id, domain_rules(checked, home)):
-            limit = f"below {rule.below:g}" if rule.above is None else f"above {rule.above:g}"
+        for rule, value, threshold, fails in rules_of(home.lake, doc_id, domain_rules(checked, home)):
+            limit = "off" if threshold is None else f"{'below' if rule.above is None else 'above'} {threshold:g}"
             measured = "" if value is None else f"{value:.4g}" if isinstance(value, float) else f"{value:,}"
             table.add_row(rule.name, rule.signal, measured, limit, "[red]fails[/]" if fails else "", rule.source)
         Console(highlight=False, width=max(console.width, 160)).print(table)

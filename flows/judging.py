@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flows import measuring
 from flows.home import Home
 from flows.job import Counts, Job, ddl, total
 from flows.measuring import context, languages_file
@@ -42,7 +43,8 @@ def dedup(job: Job) -> Counts:
 def store_pairs(job: Job) -> None:
     """Bring silver.pairs to what the signals hold: by the deliveries that it lacks, or anew."""
     near, signals = job.recipe.near_duplicates, job.read(tables.SIGNALS)
-    wanted = {name: fingerprint([near.model_dump(), measured]) for name, measured in job.known(tables.SIGNALS).items()}
+    settings = [measuring.REVISION, near.model_dump(), job.recipe.seed]  # not what quality is: fingerprints do not go by it
+    wanted = {name: fingerprint([settings, job.deliveries[name]]) for name in job.known(tables.SIGNALS)}
     stored = job.known(tables.PAIRS)
     fresh = intake.undone(wanted, stored)
     if fresh != []:
@@ -87,6 +89,8 @@ def unmerged(job: Job) -> list[DataFrame]:
     if spec.shorten:
         priority = {source.name: source.priority for source in job.recipe.sources}
         kept = editing.candidates(signals, clusters, domain_rules(job.recipe, job.home), priority)
+        if (dropped := contaminated(job)) is not None:
+            kept = kept.join(dropped, "doc_id", how="left_anti")
         found += editing.removals(job.read(tables.DOCUMENTS), kept, spec)
     if spec.personal:
         from pipelines.signals.personal import PLACEHOLDERS
@@ -130,6 +134,13 @@ def decontamination_part(recipe: Recipe) -> dict:
     return {**spec.model_dump(mode="json", exclude={"threshold"}), "sha256": items.digests(spec)}
 
 
+def contaminated(job: Job) -> DataFrame | None:
+    """doc_id of the documents that go because they hold evaluation items; None if the recipe names no evaluations."""
+    from pipelines import decontaminate as overlaps
+
+    return overlaps.beyond(job.read(tables.CONTAMINATION), job.recipe.decontaminate) if job.recipe.decontaminate.files else None
+
+
 def judge(job: Job) -> Counts:
     from pipelines import decontaminate as overlaps
 
@@ -138,7 +149,7 @@ def judge(job: Job) -> Counts:
     verdicts = judging.judge(
         job.read(tables.SIGNALS), job.read(tables.CLUSTERS), domain_rules(recipe, job.home), recipe.tiers, recipe.heldout, recipe.seed,
         rests=left, torso=recipe.edits.torso,
-        contaminated=overlaps.beyond(job.read(tables.CONTAMINATION), recipe.decontaminate) if recipe.decontaminate.files else None,
+        contaminated=contaminated(job),
     )  # fmt: skip
     rows = job.write(verdicts, tables.VERDICTS, "judge")
     verdicts = job.read(tables.VERDICTS)
@@ -156,7 +167,11 @@ def decontamination_files(job: Job) -> list[Path]:
 
 def domain_rules(recipe: Recipe, home: Home | None = None) -> dict[str, tuple[rules.Rule, ...]]:
     """The rules of the recipe's domains; with those thresholds that were fitted to languages in this home, if any."""
-    fitted = json.loads(languages_file(home).read_text())["thresholds"] if home and recipe.languages.trusted else {}
+    fitted = {}
+    if home and recipe.languages.trusted:
+        if not languages_file(home).is_file():
+            raise FileNotFoundError(f"{languages_file(home)} is missing: `flows run measure` fits thresholds to languages")
+        fitted = json.loads(languages_file(home).read_text())["thresholds"]
     return {domain: rules.load(domain, recipe.rules.get(domain), fitted) for domain in sorted(recipe.domains)}
 
 
@@ -170,4 +185,4 @@ def edits_part(recipe: Recipe) -> dict:
     if not recipe.edits.shorten:
         return {"edits": recipe.edits.model_dump(include={"personal"}, mode="json")}
     priority = {source.name: source.priority for source in recipe.sources}
-    return {**recipe.part("edits"), "rules": rules_part(recipe), "priority": priority}
+    return {**recipe.part("edits"), "rules": rules_part(recipe), "priority": priority, "contaminated": recipe.decontaminate.threshold}

@@ -45,7 +45,8 @@ def measure(job: Job) -> Counts:
     elif fresh:
         where = intake.condition(fresh)
         job.write(measured(documents.where(where), made), table, "measure", where, wanted)
-    if made.quality_models and fresh != []:
+    cards = [json.loads(quality_card(job, name).read_text()) for name in made.quality_models]
+    if cards and (fresh != [] or not all("corpus" in card for card in cards)):  # a run that was stopped may have left them incomplete
         complete_cards(job, made.quality_models)
     return {"documents": job.home.lake.rows(table), "bytes": total(job.read(tables.SIGNALS), "n_bytes")}
 
@@ -59,7 +60,9 @@ def part(recipe: Recipe) -> dict[str, Any]:
 
 def files(job: Job) -> list[Path]:
     """What the step leaves besides its table."""
-    return [quality_file(job, domain) for domain in job.recipe.quality] + [languages_file(job.home)] * bool(job.recipe.languages.trusted)
+    names = json.loads(models_file(job.home).read_text())["sha256"] if job.recipe.quality else ()
+    models = [path for name in names for path in (quality_file(job, name), quality_card(job, name))]
+    return [*models, *[models_file(job.home)] * bool(names), *[languages_file(job.home)] * bool(job.recipe.languages.trusted)]
 
 
 def context(job: Job) -> Context:
@@ -86,16 +89,21 @@ def learnt_from(job: Job, *names: str) -> str:
 
 def quality_models(job: Job) -> dict[str, bytes]:
     """The quality models by name: domain, or domain.language. Trained unless those that are there are made of the same."""
-    listed, made_of = job.home.models / "quality.json", learnt_from(job, "quality")
+    listed, made_of = models_file(job.home), learnt_from(job, "quality")
     told = json.loads(listed.read_text()) if listed.is_file() else {}
     if told.get("made_of") == made_of:
         found = {name: quality_file(job, name) for name in told["sha256"]}
-        models = {name: file.read_bytes() for name, file in found.items() if file.is_file()}
+        models = {name: file.read_bytes() for name, file in found.items() if file.is_file() and quality_card(job, name).is_file()}
         if told["sha256"] == sha256s(models):
             return models
     models = train_quality(job, first_documents(job))
     write_json(listed, {"made_of": made_of, "sha256": sha256s(models)})
     return models
+
+
+def models_file(home: Home) -> Path:
+    """Which quality models there are, and what they were made of."""
+    return home.models / "quality.json"
 
 
 def sha256s(models: dict[str, bytes]) -> dict[str, str]:
@@ -166,6 +174,8 @@ def fit_languages(job: Job, context: Context) -> dict[str, Any]:
     if file.is_file() and (card := json.loads(file.read_text())).get("made_of") == made_of:
         return card
     texts = trusted(first_documents(job), job.recipe.languages, job.recipe.seed)
+    if not texts:
+        raise ValueError("languages.trusted: expected documents of the first snapshots, found none; look at sources and uri patterns")
     card = languages.fit(measure_batch(batch_of(texts), context), texts, rules.load("multilingual"))
     job.home.models.mkdir(exist_ok=True)
     write_json(file, card | {"made_of": made_of, "recipe": job.recipe.languages.model_dump(mode="json")})

@@ -42,6 +42,7 @@ def check(path: Path) -> Recipe:
         ingest.check(recipe)
         items.read(recipe.decontaminate)
         _check_kinds(recipe)
+        _check_routes(recipe)
     except ValueError as error:
         raise RecipeError(f"{path}: {error}") from None
     return recipe
@@ -55,6 +56,20 @@ def _check_kinds(recipe: Recipe) -> None:
         unknown = sorted(set(recipe.edits.personal) - set(PLACEHOLDERS))
         if unknown:
             raise ValueError(f"edits.personal: expected kinds among {', '.join(sorted(PLACEHOLDERS))}; found {', '.join(unknown)}")
+
+
+def _check_routes(recipe: Recipe) -> None:
+    """Raises ValueError for a route that could never hold, or that goes by what is not measured before it."""
+    if recipe.routes:
+        from pipelines.routes import SIGNALS
+
+        sources = {source.domain for source in recipe.sources}
+        for i, route in enumerate(recipe.routes):
+            kinds = ("string",) if route.one_of or route.none_of else ("int", "double")
+            fitting = sorted(name for name, kind in SIGNALS.items() if kind in kinds)
+            for field, found, known in (("domain", route.domain, sorted(sources)), ("signal", route.signal, fitting)):
+                if found not in known:
+                    raise ValueError(f"routes[{i}].{field}: expected one of {', '.join(known)}; found {found}")
 
 
 def parts(recipe: Recipe) -> dict[str, Any]:

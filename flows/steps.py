@@ -221,10 +221,10 @@ STEPS = (
         lambda r: {**r.part("near_duplicates"), "preference": {source.name: [source.priority, *source.snapshots] for source in r.sources}},
         (tables.PAIRS, tables.CLUSTERS), revision=2,
     ),
-    Step("edits", edits, ("ingest", "measure", "dedup"), edits_part, (tables.EDITS, tables.RESTS)),
     Step("decontaminate", decontaminate, ("ingest", "dedup"), decontamination_part, (tables.CONTAMINATION,)),
+    Step("edits", edits, ("ingest", "measure", "dedup", "decontaminate"), edits_part, (tables.EDITS, tables.RESTS)),
     Step(
-        "judge", judge, ("measure", "dedup", "edits", "decontaminate"),
+        "judge", judge, ("measure", "dedup", "decontaminate", "edits"),
         lambda r: {**r.part("tiers", "heldout", "seed"), "rules": rules_part(r), "contaminated": r.decontaminate.threshold},
         (tables.VERDICTS,), decontamination_files,
     ),

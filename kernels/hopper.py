@@ -143,8 +143,12 @@ def compile_ahead(device: torch.device, dtype: torch.dtype, width: int, hidden: 
             torch.cuda.set_device(device)
 
     with ThreadPoolExecutor(len(works), initializer=begin) as threads:
-        for done in [threads.submit(work) for work in works]:
-            done.result()
+        tried = [threads.submit(work) for work in works]
+    # Python 3.11 counts the depth of syntax trees for all threads together, and now and then refuses one (SystemError: "AST
+    # constructor recursion depth mismatch"): what failed is compiled again, alone, and raises what is really wrong with it.
+    with ThreadPoolExecutor(1, initializer=begin) as alone:
+        for again in [alone.submit(work) for work, done in zip(works, tried, strict=True) if done.exception()]:
+            again.result()
 
 
 def _launch_rows(

@@ -27,7 +27,7 @@ CHUNK_FILES = 10_000  # and at most so many files: empty ones cost time too
 MAX_CHUNKS = 20_000  # more tasks than that tire Spark's driver: above 160 GB tasks grow
 BATCH_BYTES = 8 << 20  # of text in one Arrow batch: with the largest document, all that a worker holds
 BATCH_ROWS = 10_000
-UNPACKED = 50  # bytes that one byte of a compressed file may stand for; web pages of one site in zst: 30 (measured)
+UNPACKED = 200  # bytes that one byte of a compressed file may stand for: readers.archives.RATIO, web pages of one site in zst: 30
 PACKED_SUFFIXES = (".gz", ".zst", ".parquet", ".zip", ".tgz", ".bz2", ".xz")
 
 # Columns of `records`: a document's (all but source, snapshot, uri and n_bytes null for a reject) and a reject's.
@@ -184,7 +184,8 @@ def read(file: File, source: Source) -> Iterator[Record | Reject]:
 def row(made: Record | Reject, source: Source) -> tuple:
     """One row of `records`."""
     if isinstance(made, Reject):
-        return None, source.name, source.snapshot, made.uri, None, None, None, None, made.n_bytes, made.reason, made.detail
+        detail = made.detail.encode("utf-8", "backslashreplace").decode()  # it quotes what no column can hold: halves of surrogate pairs
+        return None, source.name, source.snapshot, made.uri, None, None, None, None, made.n_bytes, made.reason, detail
     text = made.text.encode()
     identity = doc_id(source.name, made.uri, text)
     return identity, source.name, source.snapshot, made.uri, source.domain, made.licence, made.facts, made.text, len(text), None, None

@@ -54,12 +54,13 @@ def with_rests(found: DataFrame, rests: DataFrame | None, rules: dict[str, tuple
     if rests is None:
         return found, F.array().cast("array<string>")
     named = F.transform(F.array_compact(failed(rules)), lambda rule: F.concat(F.lit("rest_"), rule))
-    rest = rests.select("doc_id", F.struct(F.col("n_bytes"), F.col("quality"), named.alias("failed")).alias("rest"))
-    shorter = F.when(F.col("rest.n_bytes") < (1 - torso) * F.col("n_bytes"), F.lit("torso"))
+    rest = rests.select("doc_id", F.struct("n_bytes", "quality", "quality_model", named.alias("failed")).alias("rest"))
+    left = F.col("rest.n_bytes")
+    shorter = F.when((left < (1 - torso) * F.col("n_bytes")) | (left == 0), F.lit("torso"))
     reasons = F.concat(F.array(shorter), F.coalesce("rest.failed", F.array().cast("array<string>")))
-    graded = F.when(F.col("rest").isNotNull(), F.col("rest.quality")).otherwise(F.col("quality"))
-    joined = found.join(rest, "doc_id", how="left")
-    return joined.withColumn("quality", graded), reasons
+    edited = F.col("rest").isNotNull()
+    graded = {name: F.when(edited, F.col(f"rest.{name}")).otherwise(F.col(name)) for name in ("quality", "quality_model")}
+    return found.join(rest, "doc_id", how="left").withColumns(graded), reasons
 
 
 def failed(rules: dict[str, tuple[Rule, ...]]) -> Column:

@@ -35,7 +35,10 @@ def fit(signals: pa.RecordBatch, texts: list[str], rules: tuple[Rule, ...]) -> d
     values = {rule.signal: signals.column(rule.signal).to_numpy(zero_copy_only=False).astype(float) for rule in fitted}
     return {
         "documents": {lang: counts[lang] for lang in known},
-        "thresholds": {rule.name: {lang: threshold(rule, values[rule.signal][languages == lang]) for lang in known} for rule in fitted},
+        "thresholds": {
+            rule.name: {lang: threshold(rule, values[rule.signal][languages == lang]) for lang in known if rule.limit(lang) is not None}
+            for rule in fitted
+        },  # a rule that is off for a language stays off
         "quantiles": {name: {lang: np.quantile(of[languages == lang], SHOWN).tolist() for lang in known} for name, of in values.items()},
         "stop_words": {lang: stop_words(np.array(texts, object)[languages == lang]) for lang in known if lang not in WITHOUT_SPACES},
     }

@@ -5,7 +5,11 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.signals import FAMILIES, quality
 from schemas.recipe import Route
+
+# What is measured before the domain is decided: column and type, of the families before quality.
+SIGNALS = {column.name: column.type for family in FAMILIES[: FAMILIES.index(quality)] for column in family.COLUMNS}
 
 
 def routed(domains: pa.Array, signals: dict[str, pa.Array], routes: tuple[Route, ...]) -> pa.Array:

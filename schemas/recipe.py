@@ -34,7 +34,7 @@ class Source(Part):
 
     name: Name = Field(description="name of the source; streams and tables use it")
     reader: str = Field(description="how records are read: jsonl, parquet, text, html, warc, wet, chat, tree, python-code, python-docs")
-    domain: str = Field(description="what its documents are treated as; picks the rules: code or docs")
+    domain: str = Field(description="what its documents are treated as; picks the rules: code, docs, instruct, math, multilingual, web")
     path: str | None = Field(
         None, description="file, folder or glob, relative to where flows is called (not for the python readers); may hold {snapshot}")
     snapshots: tuple[Snapshot, ...] = Field(
@@ -48,7 +48,7 @@ class Source(Part):
     licence: str | None = Field(None, description="licence of records that name none themselves")
     suffixes: tuple[str, ...] = Field((".txt", ".md", ".rst"), description="file names that the text reader takes")
     package_bytes: int = Field(2_000_000, gt=0, description="the python readers take so many bytes of a package, in seeded order")
-    max_document_bytes: int = Field(16 << 20, gt=0, description="a larger record is rejected")
+    max_document_bytes: int = Field(16 << 20, gt=0, le=256 << 20, description="a larger record is rejected")
     priority: int = Field(0, description="among near duplicates the document of the source with the highest priority is kept")
 
     @model_validator(mode="after")
@@ -92,21 +92,21 @@ class Quality(Part):
     """One domain's quality model: fastText, positives against the pool (Li et al. 2406.11794, DCLM)."""
 
     positives: tuple[Positives, ...] = Field(min_length=1, description="which documents are good examples")
-    documents: int = Field(2000, ge=20, description="at most so many positives, and as many others of the domain, are trained on")
+    documents: int = Field(2000, ge=20, le=20_000, description="at most so many positives, and as many others, are trained on")
 
 
 class Languages(Part):
     """Documents that show what is usual in their languages: thresholds and stop words are taken from them (2506.20920, FineWeb-2)."""
 
     trusted: tuple[Positives, ...] = Field((), description="which documents to trust; without any the default thresholds hold")
-    documents: int = Field(5000, ge=30, description="at most so many are read")
+    documents: int = Field(5000, ge=30, le=20_000, description="at most so many are read")
 
 
 class Route(Part):
     """Documents of one domain that are treated as another by what was measured of them. The first route that holds is taken."""
 
     domain: Name = Field(description="domain of the source")
-    to: Name = Field(description="domain that they are treated as; it picks rules and quality model")
+    to: Name = Field(description="domain that they are treated as; it picks rules, and the quality model if a source has that domain")
     signal: str = Field(description="what decides: a signal of the text, code or language family")
     above: float | None = Field(None, description="if it is above this")
     below: float | None = Field(None, description="or if it is below this")
@@ -143,6 +143,11 @@ class Edits(Part):
     repeated_passages: RepeatedPassages | None = Field(None, description="passages that occur again; null leaves them in")
     personal: tuple[str, ...] = Field((), description="kinds of personal data that are masked")
     torso: Fraction = Field(0.5, description="a document that loses more than this share to edits is dropped")
+
+    @field_validator("personal")
+    @classmethod
+    def _kinds_differ(cls, kinds: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(kinds))
 
     @property
     def shorten(self) -> bool:

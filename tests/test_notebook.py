@@ -1,32 +1,94 @@
-"""The notebook runs against a finished home folder, and is stored as it should be: without outputs."""
+"""The notebooks run against a finished home folder, and are stored as they should be: without outputs."""
 
 from __future__ import annotations
 
+import json
+import re
+from dataclasses import asdict
 from pathlib import Path
 
+import duckdb
 import nbformat
 import pytest
 from nbclient import NotebookClient
 
-NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+from flows.home import Home, Receipt
+from pipelines import rules
+from schemas import tables
+
+NOTEBOOKS = {path.stem: path for path in (Path(__file__).parents[1] / "notebooks").glob("*.ipynb")}
 SECONDS_PER_CELL = 120
+SAID = {
+    "explore": (" were kept", "records", "=== kept, tier"),
+    "signals": ("=== docs.no_stop_words: stop_words < 2", "numbers of failures are the judge's", "----"),
+}
 
 
-@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
-def notebook(request):
-    return nbformat.read(request.param, as_version=4)
+def read(name: str) -> nbformat.NotebookNode:
+    return nbformat.read(NOTEBOOKS[name], as_version=4)
 
 
-def test_it_is_stored_without_outputs(notebook):
-    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+def code(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def run(name: str, home: Home, folder: Path, monkeypatch) -> tuple[str, bool]:
+    """What a notebook prints on a home, and whether it draws."""
+    monkeypatch.setenv("MILLRACE_HOME", str(home.root.resolve()))
+    notebook = read(name)
+    resources = {"metadata": {"path": str(folder)}}
+    NotebookClient(notebook, timeout=SECONDS_PER_CELL, kernel_name="python3", resources=resources).execute()
+    outputs = [output for cell in code(notebook) for output in cell.outputs]
+    return "".join(output.get("text", "") for output in outputs), any("image/png" in output.get("data", {}) for output in outputs)
+
+
+def test_each_is_known_here():
+    assert set(NOTEBOOKS) == set(SAID)
+
+
+@pytest.mark.parametrize("name", sorted(NOTEBOOKS))
+def test_it_is_stored_without_outputs(name):
+    cells = code(read(name))
     assert cells
     assert all(not cell.outputs and cell.execution_count is None for cell in cells)
 
 
-def test_it_runs_on_a_finished_home(notebook, finished_home, monkeypatch, tmp_path):
-    monkeypatch.setenv("MILLRACE_HOME", str(finished_home.home.root.resolve()))
-    client = NotebookClient(notebook, timeout=SECONDS_PER_CELL, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}})
-    client.execute()
-    said = "".join(output.get("text", "") for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs)
-    assert " were kept" in said and "records" in said and "=== kept, tier" in said
-    assert any("image/png" in output.get("data", {}) for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs)
+def test_explore_runs_on_a_finished_home(finished_home, monkeypatch, tmp_path):
+    said, draws = run("explore", finished_home.home, tmp_path, monkeypatch)
+    assert draws and all(text in said for text in SAID["explore"])
+
+
+def test_signals_counts_what_the_judge_decided_and_shows_the_nearest_documents(finished_home, monkeypatch, tmp_path):
+    said, draws = run("signals", finished_home.home, tmp_path, monkeypatch)
+    assert draws and all(text in said for text in SAID["signals"])
+    files = finished_home.home.lake.files
+    of_rule = "from read_parquet(?) where domain = 'docs' and list_contains(reasons, 'no_stop_words')"
+    with duckdb.connect() as db:
+        verdicts = db.execute(f"select count(*), count(*) filter (len(reasons) = 1) {of_rule}", [files(tables.VERDICTS)]).fetchone()
+        passing = """
+            select min(stop_words) from read_parquet(?) join (select doc_id, reasons from read_parquet(?)) using (doc_id)
+            where domain = 'docs' and stop_words >= 2 and not list_has_any(reasons, ['exact_duplicate', 'near_duplicate'])
+        """
+        (nearest,) = db.execute(passing, [files(tables.SIGNALS), files(tables.VERDICTS)]).fetchone()
+    (row,) = re.findall(r"    no_stop_words +([\d,]+) +([\d,]+)", said)
+    assert tuple(map(int, row)) == verdicts and verdicts[0] > 0
+    one_a_side = r"=== docs\.no_stop_words: .*\n.*\n.*\nfails +[01] against 2 .*\n.*\n(?: +also: .*\n)?-+\npasses +%d against 2 "
+    assert re.search(one_a_side % nearest, said), said
+
+
+@pytest.mark.parametrize(
+    "change", [{}, {"long_words": 12}, {"long_words": {"de": 14}}, {"long_words": {"default": 9, "fr": None}}, {"long_words": None}]
+)
+def test_signals_finds_the_rules_as_they_applied_from_what_the_steps_left(change, tmp_path):
+    """The recipe's thresholds and the fitted ones are brought together as the judge does it."""
+    fitted = {"long_words": {"de": 13.5, "nl": 11.0}, "short_words": {"nl": 2.5}}
+    home = Home(tmp_path)
+    home.models.mkdir()
+    (home.models / "languages.json").write_text(json.dumps({"thresholds": fitted}))
+    noted = {"multilingual": {rule.name: asdict(rule) for rule in rules.load("multilingual", change)}}
+    parts = {"measure": {"languages": {"trusted": [{"source": "web"}]}}, "judge": {"rules": noted}}
+    for step, part in parts.items():
+        home.keep(Receipt(step, "", part, {}, {}, {}, {}, "", 0.0, ""))
+    (source,) = (cell.source for cell in code(read("signals")) if "def as_applied" in cell.source)
+    exec(source, found := {"home": home})
+    assert found["applied"] == {"multilingual": rules.load("multilingual", change, fitted)}

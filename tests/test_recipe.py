@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import corpus
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from pipelines import rules
+from pipelines.readers import READERS
+from pipelines.signals.personal import PLACEHOLDERS
 from schemas import recipe as recipes
 from schemas.manifest import Draw, LearningRate, Manifest, Plan, Stage, load_manifest, load_plan, save
 
@@ -98,6 +104,27 @@ def test_a_source_is_delivered_in_snapshots():
 @pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.name)
 def test_shipped_recipes_load(file):
     assert recipes.load(file).home.startswith("millrace-home/")
+
+
+def test_the_examples_in_the_recipe_for_own_data_are_good_when_they_are_uncommented(tmp_path, monkeypatch):
+    from flows import status
+
+    text = next(file for file in RECIPES if file.name == "own-data.yaml").read_text()
+    text, n = re.subn(r"(?m)^( *)# ((?:  )*(?:- \{|[a-z_]+:(?: |$)).*)$", r"\1\2", text)
+    assert n > 20
+    for file in (
+        "a.jsonl", "parquet/a.parquet", "manuals/a.md", "pages/a.zip", "crawl/a.warc.gz", "wet/a.wet.gz", "chats/a.tar.gz", "src/a/b.c",
+        "news/2026-10/a.jsonl", "news/2026-11/a.jsonl", "evaluations/a.jsonl", "evaluations/poem.txt",
+    ):  # fmt: skip
+        (path := tmp_path / "my-data" / file).parent.mkdir(parents=True, exist_ok=True)
+        path.write_text('{"question": "what", "answer": "that"}\n' * 20_000)  # enough for the stages
+    pq.write_table(pa.table({"text": ["a"]}), tmp_path / "my-data" / "parquet" / "a.parquet")
+    (tmp_path / "my.yaml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    checked = status.check(Path("my.yaml"))
+    assert {source.reader for source in checked.sources} == set(READERS) - {"python-code", "python-docs"}
+    assert checked.domains == set(rules.domains()) and set(checked.edits.personal) == set(PLACEHOLDERS)
+    assert checked.languages.trusted and checked.decontaminate.files and checked.stages[-1].mixture.upsampling
 
 
 def test_the_fingerprint_is_of_what_decides_the_result(good, tmp_path):

@@ -155,9 +155,9 @@ def test_a_document_is_measured_as_what_it_is_routed_to_and_stop_words_are_those
 def test_stop_words_are_counted_once_each_in_any_case_and_script():
     context = Context(b"", stop_words={"de": ["der", "über", "ß"], "el": ["και", "το"], "xx": [f"w{i}" for i in range(64)]})
     texts = ["DER der Über-all ÜBER", "Και, το;το", "w1 w2 w63 w64 w1w2", "", "der"]
-    found = stopwords.measure(pa.array(texts), pa.array(["de", "el", "xx", "de", "en"]), context)[0]
+    found = stopwords.measure(pa.array(texts), {"lang": pa.array(["de", "el", "xx", "de", "en"])}, context)[0]
     assert found.to_pylist() == [2, 2, 3, 0, None]
-    assert stopwords.measure(pa.array(["der"]), pa.array(["de"]), Context(b""))[0].to_pylist() == [None]
+    assert stopwords.measure(pa.array(["der"]), {"lang": pa.array(["de"])}, Context(b""))[0].to_pylist() == [None]
 
 
 # ---- languages ----

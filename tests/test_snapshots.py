@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows import steps
+from flows import measuring, steps
 from flows.home import Home
 from flows.job import Job
 from flows.steps import STEPS
@@ -57,7 +57,7 @@ def test_a_second_snapshot_is_added_and_equals_a_run_from_nothing_over_both(spar
     first, both, fresh = (job(spark, delivered, *made) for made in ((["old"],), (["old", "new"],), (["old", "new"], "other")))
     for one in (first, both, fresh):
         one.home.root.mkdir(exist_ok=True)
-        told = steps.ingest(one), steps.measure(one), steps.dedup(one)
+        told = steps.ingest(one), measuring.measure(one), steps.dedup(one)
     lake, other = both.home.lake, fresh.home.lake
     for table in (tables.DOCUMENTS, tables.REJECTS, SIGNALS, tables.PAIRS, tables.CLUSTERS):
         assert content(lake, table) == content(other, table)
@@ -68,7 +68,7 @@ def test_a_second_snapshot_is_added_and_equals_a_run_from_nothing_over_both(spar
     assert lake.rows_written(SIGNALS) == 3  # the old ones' text was not measured again
     assert told[2] == {"documents": 9, "pairs": 2, "exact": 0, "near": 2}
     before = [lake.version(table) for table in (tables.DOCUMENTS, SIGNALS, tables.PAIRS)]
-    assert (steps.ingest(both), steps.measure(both), steps.dedup(both)) == (told[0] | {"delivered before": 0}, *told[1:])
+    assert (steps.ingest(both), measuring.measure(both), steps.dedup(both)) == (told[0] | {"delivered before": 0}, *told[1:])
     assert [lake.version(table) for table in (tables.DOCUMENTS, SIGNALS, tables.PAIRS)] == before  # the same deliveries change nothing
 
 

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from flows.judging import domain_rules
-from pipelines import judge, lineage, rules, trial
+from pipelines import decontaminate, judge, lineage, rules, trial
 from schemas import recipe as recipes
 from schemas import tables
 from schemas.recipe import RecipeError
@@ -30,7 +30,9 @@ def test_what_would_be_gained_and_lost_is_what_the_judge_says(spark, finished_ho
     lake, recipe = finished_home.home.lake, recipes.with_rules(finished_home.recipe, file)
     changed = domain_rules(recipe)
     signals, clusters = (lake.read(spark, table) for table in (tables.SIGNALS, tables.CLUSTERS))
-    then = {row.doc_id: row for row in judge.judge(signals, clusters, changed, recipe.tiers, recipe.heldout, recipe.seed).collect()}
+    spoilt = decontaminate.beyond(lake.read(spark, tables.CONTAMINATION), recipe.decontaminate)
+    judged = judge.judge(signals, clusters, changed, recipe.tiers, recipe.heldout, recipe.seed, contaminated=spoilt)
+    then = {row.doc_id: row for row in judged.collect()}
     now = {row.doc_id: row for row in lake.read(spark, tables.VERDICTS).collect()}
     expected = {}
     for doc_id, row in now.items():
@@ -72,5 +74,5 @@ def test_an_explanation_agrees_with_the_verdict(finished_home):
     lake = finished_home.home.lake
     loaded = {domain: rules.load(domain) for domain in rules.domains()}
     for verdict in lake.arrow(tables.VERDICTS).to_pylist()[:40]:
-        fails = [rule.name for rule, _, failed in lineage.rules_of(lake, verdict["doc_id"], loaded) if failed]
-        assert fails == [reason for reason in verdict["reasons"] if not reason.endswith("_duplicate")]
+        fails = [rule.name for rule, _, _, failed in lineage.rules_of(lake, verdict["doc_id"], loaded) if failed]
+        assert fails == [reason for reason in verdict["reasons"] if not reason.endswith("_duplicate") and reason != "contaminated"]

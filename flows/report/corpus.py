@@ -10,7 +10,6 @@ from pipelines.rules import Rule
 DUPLICATES = {"exact_duplicate": "exact", "near_duplicate": "near"}  # reasons of silver.verdicts that are no rules
 CODES = {"any": 0, "only": 2, "first": 1}  # bits of a reason's code in the census
 NO_RULE = {"signal": "", "side": "", "threshold": None, "why": "not the keeper of its cluster"}
-CONTAMINATED = {**NO_RULE, "rule": "contaminated", "why": "holds an evaluation's item: see report/decontamination-*.json"}
 
 
 def funnel(sources: list[tuple[str, str]], records: Rows, census: Rows) -> Rows:
@@ -94,13 +93,20 @@ def rule_table(census: Rows, rules: dict[str, tuple[Rule, ...]]) -> Rows:
     """Every rule, duplicates last: how many documents fail it at all, fail nothing else, and give it as their first reason."""
     failed = [row for row in census if row["kind"] == "reason"]
     table = []
-    others = [CONTAMINATED] * any(row["name"] == "contaminated" for row in failed)
     for domain, members in rules.items():
-        for entry in [*map(_described, members), *others, *({"rule": name, **NO_RULE} for name in DUPLICATES)]:
+        known = {rule.name for rule in members} | set(DUPLICATES)
+        others = sorted({row["name"] for row in failed if row["of"] == domain} - known)
+        for entry in [*map(_described, members), *map(_other, others), *({"rule": name, **NO_RULE} for name in DUPLICATES)]:
             mine = [row for row in failed if (row["of"], row["name"]) == (domain, entry["rule"])]
             counts = {name: total([row for row in mine if row["code"] & bit == bit])["documents"] for name, bit in CODES.items()}
             table.append({"domain": domain, **entry, **counts})
     return table
+
+
+def _other(reason: str) -> dict[str, Any]:
+    """A reason that is no rule on the document as it came."""
+    why = {"contaminated": "holds an evaluation's item: see report/decontamination-*.json", "torso": "edits leave too little of it"}
+    return {"rule": reason, **NO_RULE, "why": why.get(reason, "what edits leave of it fails the rule")}
 
 
 def _described(rule: Rule) -> dict[str, Any]:

@@ -81,7 +81,7 @@ def evaluation(run_folder: Path) -> dict[str, Any]:
 
 def models(folder: Path) -> dict[str, Any]:
     """The cards of the quality models, by domain, and of the tokenizer."""
-    cards = [_json(path) for path in sorted(folder.glob("quality-*.json"))]
+    cards = [{"corpus": None} | _json(path) for path in sorted(folder.glob("quality-*.json"))]
     for one in (one for card in cards if card["corpus"] for side in ("top", "bottom") for one in card["corpus"][side]):
         one["text"] = printable(one["text"])
     tokenizer = folder / "tokenizer.json"

@@ -87,7 +87,7 @@ def _text(content: Any) -> str | None:
 def _kind(content: Any) -> str:
     if not isinstance(content, list):
         return type(content).__name__
-    kinds = {str(part.get("type"))[:20] if isinstance(part, dict) else type(part).__name__ for part in content[:20]}
+    kinds = {repr(part.get("type"))[:20] if isinstance(part, dict) else type(part).__name__ for part in content[:20]}
     return f"parts of type {', '.join(sorted(kinds))}"
 
 

@@ -77,6 +77,12 @@ def _rows(parquet: pq.ParquetFile, source: Source) -> Iterator[tuple[bytes | Non
         rows = BATCH_BYTES * group.num_rows // max(group.total_byte_size, 1)
         for batch in parquet.iter_batches(max(1, min(rows, BATCH_ROWS)), row_groups=[i], columns=names):
             texts = batch.column(source.text_field).cast(pa.large_binary())
-            licences = batch.column(source.licence_field) if len(names) > 1 else pa.nulls(len(texts))
+            licences = _licences(batch.column(source.licence_field)) if len(names) > 1 else pa.nulls(len(texts))
             for text, licence in zip(texts, licences, strict=True):
-                yield text.as_py(), licence_text(licence.as_py())
+                named = licence.as_py()
+                yield text.as_py(), licence_text(named.decode("utf-8", "backslashreplace") if isinstance(named, bytes) else named)
+
+
+def _licences(column: pa.Array) -> pa.Array:
+    """Strings as bytes, as the texts: one that is not UTF-8 costs no row."""
+    return column.cast(pa.large_binary()) if pa.types.is_string(column.type) or pa.types.is_large_string(column.type) else column

@@ -8,6 +8,7 @@ a recipe replaces a threshold, or turns a rule off, under `rules.<domain>.<rule>
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ FOLDER = Path(__file__).parent
 OTHERWISE = "default"  # in a recipe's thresholds by language: the other languages
 
 Threshold = float | dict[str, float | None]
+LANGUAGE = re.compile("[a-z]{2,3}")  # of lid.176, and und
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,14 @@ class Rule:
             if not isinstance(text, str) or set(text) & set("'\\"):  # they end or escape a string of SQL
                 raise ValueError(f"rule {self.name}: expected texts without quotes and backslashes ('no', never no), found {text!r}")
 
+        unknown = [lang for lang in self.languages if not LANGUAGE.fullmatch(lang)]
+        if unknown:
+            raise ValueError(f"rule {self.name}: expected codes of languages such as de, or {OTHERWISE}; found {', '.join(unknown)}")
+
+    def limit(self, lang: str | None) -> float | None:
+        """The threshold for a document in this language; None where the rule is off for it."""
+        return self.languages.get(lang, self.threshold)
+
     @property
     def threshold(self) -> float:
         """That of a language which `languages` does not name."""
@@ -68,7 +78,7 @@ class Rule:
 
     def fails(self, row: Mapping[str, Any]) -> bool:
         """Whether a document with these signals (those of `columns`) fails."""
-        value, threshold = row[self.signal], self.languages.get(row["lang"], self.threshold) if self.languages else self.threshold
+        value, threshold = row[self.signal], self.limit(row["lang"] if self.languages else None)
         if value is None or threshold is None:
             return False
         holds = all(row[name] in values for name, values in self.only.items())

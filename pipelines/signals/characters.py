@@ -8,9 +8,13 @@ Numba's cache of a pass looks at the pass's own file only: after a change here, 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
-from numba import njit
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
 
 Strings = pa.StringArray | pa.LargeStringArray
 
@@ -112,3 +116,30 @@ def mix64(x):
     x = (x ^ x >> np.uint64(33)) * np.uint64(0xFF51AFD7ED558CCD)
     x = (x ^ x >> np.uint64(33)) * np.uint64(0xC4CEB9FE1A85EC53)
     return x ^ x >> np.uint64(33)
+
+
+@intrinsic
+def load8(typing: Any, array: types.Array, place: types.Integer) -> tuple:
+    """Bytes array[place : place + 8] as a little-endian uint64, wherever it lies."""
+
+    def generate(context, builder, signature, arguments):
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        pointer = builder.bitcast(builder.gep(data, [arguments[1]]), ir.IntType(64).as_pointer())
+        loaded = builder.load(pointer)
+        loaded.align = 1
+        return loaded
+
+    return types.uint64(array, types.int64), generate
+
+
+@intrinsic
+def store8(typing: Any, array: types.Array, place: types.Integer, value: types.Integer) -> tuple:
+    """Write a uint64 to array[place : place + 8], its lowest byte first."""
+
+    def generate(context, builder, signature, arguments):
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        pointer = builder.bitcast(builder.gep(data, [arguments[1]]), ir.IntType(64).as_pointer())
+        builder.store(arguments[2], pointer).align = 1
+        return context.get_dummy_value()
+
+    return types.none(array, types.int64, types.uint64), generate

@@ -210,7 +210,7 @@ def _local(text, at):
 @njit
 def _has_dot(text, i):
     """Whether a letter follows a dot in the domain at text[i:]."""
-    while i + 2 < len(text) and CLASSES[text[i]] & (DIGIT | LETTER) or text[i] == DASH or text[i] == DOT:
+    while i + 2 < len(text) and (CLASSES[text[i]] & (DIGIT | LETTER) or text[i] == DASH or text[i] == DOT):
         if text[i] == DOT and CLASSES[text[i + 1]] & (DIGIT | LETTER) == 0:
             return False
         if text[i] == DOT and CLASSES[text[i + 1]] & LETTER:

@@ -9,11 +9,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from llvmlite import ir
-from numba import njit, types
-from numba.extending import intrinsic
+from numba import njit
 
-from pipelines.signals.characters import IS_ALNUM, IS_LETTER, IS_SPACE, UNICODE, decode, is_ascii, mix64, table
+from pipelines.signals.characters import IS_ALNUM, IS_LETTER, IS_SPACE, UNICODE, decode, is_ascii, load8, mix64, table
 
 SPACE, LETTER, ALNUM, LINE_END, SENTENCE_END, CLOSING, COUNTED, UPPER, TECHNICAL, CODE_END = (1 << bit for bit in range(10))
 DOT, HASH, BRACE, NEWLINE, DOLLAR, BACKSLASH, ELLIPSIS = (ord(character) for character in ".#{\n$\\…")
@@ -93,19 +91,6 @@ def scratch(longest_bytes: int) -> Scratch:
     narrow = {"hash": np.uint64, "key": np.uint64, "kind": np.uint16, "last": np.uint16, "flag": np.uint8, "seen": np.uint8}
     narrow |= {"first": np.int32, "copies": np.int32, "slots": np.int32}
     return Scratch(**{name: np.empty(sizes.get(name, n), narrow.get(name, np.int64)) for name in Scratch._fields})
-
-
-@intrinsic
-def load8(context, array, i):
-    """Bytes i to i + 7 of a uint8 array as a uint64, aligned or not; the caller sees to it that they are there."""
-
-    def generate(target, builder, signature, arguments):
-        place = builder.gep(target.make_array(signature.args[0])(target, builder, arguments[0]).data, [arguments[1]])
-        value = builder.load(builder.bitcast(place, ir.IntType(64).as_pointer()))
-        value.align = 1
-        return value
-
-    return types.uint64(array, types.int64), generate
 
 
 @njit(inline="always")

@@ -180,7 +180,7 @@ def excerpt(text: str) -> str:
     """What training reads of a text: one line in lower case, without what fastText takes for a label or the end of a line."""
     room = np.empty(EXCERPT_BYTES, np.uint8)
     size = _excerpt(utf8(pa.array([text]))[0], FOLD, room)
-    return room[:size].tobytes().decode().replace(PREFIX, "").replace("</s>", "")
+    return room[:size].tobytes().decode().replace(PREFIX, " ").replace("</s>", " ")
 
 
 def _fit(lines: list[str], seed: int) -> bytes:

@@ -16,15 +16,12 @@ either: branches at word ends are what bounds a pass that goes byte by byte.
 from __future__ import annotations
 
 import unicodedata
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from llvmlite import ir
-from numba import njit, types
-from numba.extending import intrinsic
+from numba import njit
 
-from pipelines.signals.characters import FOLD, IS_ALNUM, Strings, constant, decode, encode, longest, mix64, table, utf8
+from pipelines.signals.characters import FOLD, IS_ALNUM, Strings, constant, decode, encode, load8, longest, mix64, store8, table, utf8
 
 # Blocks of scripts without spaces between words: Thai, Lao, Myanmar, Khmer, kana, Han.
 UNSPACED = (
@@ -103,33 +100,6 @@ def room(offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def folded_room(n_bytes: int) -> int:
     """Bytes that so many may become: lower case may take three for two (Ⱥ); and eight are read at a time."""
     return 3 * n_bytes // 2 + 16
-
-
-@intrinsic
-def load8(typing: Any, array: types.Array, place: types.Integer) -> tuple:
-    """Bytes array[place : place + 8] as a little-endian uint64, wherever it lies."""
-
-    def generate(context, builder, signature, arguments):
-        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-        pointer = builder.bitcast(builder.gep(data, [arguments[1]]), ir.IntType(64).as_pointer())
-        loaded = builder.load(pointer)
-        loaded.align = 1
-        return loaded
-
-    return types.uint64(array, types.int64), generate
-
-
-@intrinsic
-def store8(typing: Any, array: types.Array, place: types.Integer, value: types.Integer) -> tuple:
-    """Write a uint64 to array[place : place + 8], its lowest byte first."""
-
-    def generate(context, builder, signature, arguments):
-        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-        pointer = builder.bitcast(builder.gep(data, [arguments[1]]), ir.IntType(64).as_pointer())
-        builder.store(arguments[2], pointer).align = 1
-        return context.get_dummy_value()
-
-    return types.none(array, types.int64, types.uint64), generate
 
 
 @njit(inline="always")
