@@ -77,7 +77,7 @@ def test_another_evaluation_leaves_the_clusters_and_another_threshold_the_matche
     found = by_state(finished_home, decontaminate=spec | {"threshold": 0.3})
     assert {name for name, state in found.items() if state == "done"} == {"ingest", "measure", "dedup", "edits", "decontaminate"}
     found = by_state(finished_home, decontaminate=spec | {"files": []})
-    assert {name for name, state in found.items() if state == "done"} == {"ingest", "measure", "dedup", "edits"}
+    assert {name for name, state in found.items() if state == "done"} == {"ingest", "measure", "dedup"}
 
 
 def test_stock_streaming_reads_every_stream(finished_home):
