@@ -406,8 +406,8 @@ def test_budgets_that_no_reading_can_fill_are_refused(tmp_path):
     checked(10_000, 10_000, 0.1)  # 2,000 of a
     with pytest.raises(RecipeError, match=r"^stages\[1\]\.mixture\.weights\.a: expected at most 2,000 tokens.*found 2,010"):
         checked(10_000, 10_100, 0.1)
-    with pytest.raises(RecipeError, match=r"^stages: expected at most 102,000 tokens.*found 102,001"):
-        checked(102_000, 1, 0)
+    with pytest.raises(RecipeError, match=r"^stages: expected at most 402,000 tokens.*found 402,001"):
+        checked(402_000, 1, 0)
 
 
 def test_fingerprint_of_inputs_sees_names_sizes_and_times(tmp_path):

@@ -104,13 +104,21 @@ def c4_drops(line: str) -> bool:
     return len(pieces) < 3 or any(len(piece) > 1000 for piece in pieces) or any(phrase in ascii_lower(line) for phrase in phrases)
 
 
+def is_counter(pieces: list[str]) -> bool:
+    """Two words side by side, a number and what it counts, both ASCII and perhaps with marks of ASCII on them."""
+    at = [i for i, piece in enumerate(pieces) if any(map(str.isalnum, piece))]
+    if len(at) != 2 or at[1] != at[0] + 1 or not (pieces[at[0]] + pieces[at[1]]).isascii():
+        return False
+    counted = r"(?:likes|shares|comments|retweets|reposts|quotes|bookmarks|upvotes|downvotes|downloads|views|followers)\W*"
+    return bool(re.fullmatch(r"\W*\d[\d,.]*[kmb]?", pieces[at[0]], re.ASCII | re.I) and re.fullmatch(counted, pieces[at[1]], re.ASCII | re.I))
+
+
 def dclm_drops(line: str) -> int:
     """Words that go with a line, or out of it."""
     pieces = line.split()
-    counter = r"[^\w\s]*(?:[^\w\s]+\s+)*[^\w\s]*\d(?:,|\.|\d)*[kmb]?\s+(?:likes|shares|comments|retweets|reposts|quotes|bookmarks|upvotes|downvotes|downloads|views|followers)[^\w\s]*(?:\s+[^\w\s]+)*"
     if len(pieces) == 1 or all(map(str.isdigit, line)) or sum(map(str.isupper, line)) * 2 > len(line):
         return n_words_of(line)
-    if len(pieces) <= 6 and re.fullmatch(counter, line, re.ASCII | re.I):
+    if len(pieces) <= 6 and is_counter(pieces):
         return 2
     if len(pieces) > 10:
         return 0
