@@ -265,7 +265,7 @@ TOKENS = {
     "anthropic": rb"sk-ant-(?:api|admin)\d\d-[A-Za-z0-9_-]{80,120}",
     "huggingface": rb"hf_[A-Za-z]{34}",
     "npm": rb"npm_[A-Za-z0-9]{36}",  # GitHub's format and check
-    "pypi": rb"pypi-AgE[A-Za-z0-9_-]{60,500}",  # a macaroon of pypi.org: warehouse's documentation
+    "pypi": rb"pypi-AgE[A-Za-z0-9_-]{60,500}",  # a macaroon of the Python package index: its documentation
     "sendgrid": rb"SG\.[A-Za-z0-9_-]{22}\.[A-Za-z0-9_-]{43}",
     "jwt": rb"eyJ[A-Za-z0-9_-]{17,1000}\.eyJ[A-Za-z0-9_-]{10,5000}\.[A-Za-z0-9_-]{20,1000}",  # RFC 7519, signed
     "telegram": rb"\d{8,10}:AA[A-Za-z0-9_-]{33}",  # Telegram, Bot API
