@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.measuring import pieces, row, seconds
+from benchmarks.measuring import pieces, row, seconds, show
 from pipelines import repeats
 from pipelines.signals.characters import constant
 
@@ -38,12 +38,5 @@ def rows(folder: str | None = None) -> list[dict]:
     return [*found, row("seeds", sum(map(len, seeds)) / mb / 1e3, "per kB")]
 
 
-def main() -> None:
-    print(f"{'work':44}{'value':>12} {'unit':8}{'reference':>12}{'ratio':>8}{'must':>8}")
-    for found in rows(*sys.argv[1:2]):
-        numbers = (f"{found[key]:.1f}" if found[key] else "" for key in ("reference", "ratio", "must"))
-        print("{:44}{:12,.1f} {:8}{:>12}{:>8}{:>8}".format(found["work"], found["value"], found["unit"], *numbers))
-
-
 if __name__ == "__main__":
-    main()
+    show(rows(*sys.argv[1:2]))

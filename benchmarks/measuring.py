@@ -97,12 +97,13 @@ def row(work: str, value: float, unit: str, reference: float | None = None, must
     return {"work": work, "value": value, "unit": unit, "reference": reference, "ratio": reference and value / reference, "must": must}
 
 
-def main() -> None:
+def show(table: list[dict]) -> None:
+    """Print rows on the terminal."""
     print(f"{'work':44}{'value':>12} {'unit':8}{'reference':>12}{'ratio':>8}{'must':>8}")
-    for found in rows(*sys.argv[1:2]):
+    for found in table:
         numbers = (f"{found[key]:.1f}" if found[key] else "" for key in ("reference", "ratio", "must"))
         print("{:44}{:12,.1f} {:8}{:>12}{:>8}{:>8}".format(found["work"], found["value"], found["unit"], *numbers))
 
 
 if __name__ == "__main__":
-    main()
+    show(rows(*sys.argv[1:2]))

@@ -49,8 +49,10 @@ def store_pairs(job: Job) -> None:
     stored = job.known(tables.PAIRS)
     fresh = intake.undone(wanted, stored)
     if fresh != []:
-        hashes = signals.where(intake.condition(map(intake.Delivery.named, stored))).select("text_hash") if fresh else None
-        known = (job.read(tables.PAIRS), hashes) if fresh else None
+        known = None
+        if fresh:
+            old = signals.where(intake.condition(map(intake.Delivery.named, stored)))
+            known = job.read(tables.PAIRS), old.select("text_hash")
         job.write(duplicates.pairs(signals, job.read(tables.DOCUMENTS), near, known), tables.PAIRS, "dedup", None, wanted)
 
 

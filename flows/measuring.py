@@ -76,15 +76,18 @@ def context(job: Job) -> Context:
     return Context(lid, models, near.ngram, near.bands, near.rows, recipe.seed, recipe.routes, stop_words)
 
 
+def first_deliveries(job: Job) -> list[intake.Delivery]:
+    return [intake.Delivery(source.name, source.snapshots[0]) for source in job.recipe.sources]
+
+
 def first_documents(job: Job) -> DataFrame:
-    first = [intake.Delivery(source.name, source.snapshots[0]) for source in job.recipe.sources]
-    return job.read(tables.DOCUMENTS).where(intake.condition(first))
+    return job.read(tables.DOCUMENTS).where(intake.condition(first_deliveries(job)))
 
 
 def learnt_from(job: Job, *names: str) -> str:
     """Fingerprint of the first snapshots and of the parts of the recipe that a model is made of."""
-    first = [f"{source.name}/{source.snapshots[0]}" for source in job.recipe.sources]
-    return fingerprint([REVISION, part(job.recipe)["fit"], job.recipe.part("seed", *names), {name: job.deliveries[name] for name in first}])
+    first = {name: job.deliveries[name] for name in map(str, first_deliveries(job))}
+    return fingerprint([REVISION, part(job.recipe)["fit"], job.recipe.part("seed", *names), first])
 
 
 def quality_models(job: Job) -> dict[str, bytes]:

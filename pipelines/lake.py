@@ -65,14 +65,14 @@ class Lake:
         reader = spark.read.format("delta")
         return (reader if version is None else reader.option("versionAsOf", version)).load(self.path(table))
 
-    def write(self, rows: DataFrame, table: Table, ancestry: dict[str, Any], where: str | None = None, append: bool = False) -> int:
-        """Replace the table's content, or the rows `where` a condition holds, or add to it, in one commit that carries its ancestry.
+    def write(self, rows: DataFrame, table: Table, ancestry: dict[str, Any], where: str | None = None) -> int:
+        """Replace the table's content, or the rows `where` a condition holds, in one commit that carries its ancestry.
 
         Returns the new version. The rows are brought to the table's columns, in order. A stopped write leaves the old
         version in place.
         """
         self._create(rows.sparkSession, table)
-        writer = rows.select(*table.column_names).write.format("delta").mode("append" if append else "overwrite")
+        writer = rows.select(*table.column_names).write.format("delta").mode("overwrite")
         if where:
             writer = writer.option("replaceWhere", where)
         writer.option("userMetadata", json.dumps(ancestry, sort_keys=True)).save(self.path(table))
