@@ -115,7 +115,8 @@ def deduplicate(spark: SparkSession, file: Path, home: Path, store: bool) -> dic
     signals = stage("signals", signals)
     pairs = stage("pairs", dedup.pairs(signals, given, NEAR))
     clusters = stage("clusters", dedup.clusters(signals, pairs, {"web": 0}))
-    stage("kept", given.join(clusters.where("rank = 1").select("doc_id"), "doc_id", how="left_semi"), store=True)
+    from pyspark.sql import functions as F
+    stage("kept", given.join(F.broadcast(clusters.where("rank = 1").select("doc_id")), "doc_id", how="left_semi"), store=True)
     return spent
 
 

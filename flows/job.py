@@ -58,11 +58,5 @@ class Job:
         return self.home.lake.rows_written(table)
 
 
-def total(rows: DataFrame, column: str) -> int:
-    from pyspark.sql import functions as F
-
-    return rows.agg(F.sum(column)).first()[0] or 0
-
-
 def ddl(table: Table) -> str:
     return ", ".join(f"{column.name} {column.type}" for column in table.columns)

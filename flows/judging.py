@@ -7,9 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pyarrow.compute as pc
+
 from flows import measuring
 from flows.home import Home
-from flows.job import Counts, Job, ddl, total
+from flows.job import Counts, Job, ddl
 from flows.measuring import context, languages_file
 from pipelines import dedup as duplicates
 from pipelines import ingest as intake
@@ -31,12 +33,13 @@ def dedup(job: Job) -> Counts:
     recency = {(source.name, snapshot): time for source in sources for time, snapshot in enumerate(source.snapshots)}
     found = duplicates.clusters(job.read(tables.SIGNALS), job.read(tables.PAIRS), priority, recency)
     rows = job.write(found, tables.CLUSTERS, "dedup")
-    clusters, n_pairs = job.read(tables.CLUSTERS), job.home.lake.rows(tables.PAIRS)
+    lake, copies, exact = job.home.lake, pc.field("rank") > 1, pc.field("exact")
+    n_pairs = lake.rows(tables.PAIRS)
     told = {
         "documents": rows,
         "pairs": n_pairs,
-        "exact": clusters.where("rank > 1 and exact").count(),
-        "near": clusters.where("rank > 1 and not exact").count(),
+        "exact": lake.count(tables.CLUSTERS, copies & exact),
+        "near": lake.count(tables.CLUSTERS, copies & ~exact),
     }
     return told if duplicates.fits_one_task(rows, n_pairs) else told | {"grouped in shuffles": rows}
 
@@ -49,10 +52,7 @@ def store_pairs(job: Job) -> None:
     stored = job.known(tables.PAIRS)
     fresh = intake.undone(wanted, stored)
     if fresh != []:
-        known = None
-        if fresh:
-            old = signals.where(intake.condition(map(intake.Delivery.named, stored)))
-            known = job.read(tables.PAIRS), old.select("text_hash")
+        known = (job.read(tables.PAIRS), intake.condition(map(intake.Delivery.named, stored))) if fresh else None
         job.write(duplicates.pairs(signals, job.read(tables.DOCUMENTS), near, known), tables.PAIRS, "dedup", None, wanted)
 
 
@@ -64,7 +64,7 @@ def edits(job: Job) -> Counts:
     rows = write_or_empty(job, editing.merge(found) if found else None, tables.EDITS, "edits")
     left = rests(job, job.read(tables.EDITS)) if rows and job.recipe.edits.shorten else None
     shortened = write_or_empty(job, left, tables.RESTS.extended(signal_columns()), "edits")
-    n_bytes = total(job.read(tables.EDITS).selectExpr("end - start as n_bytes"), "n_bytes") if rows else 0
+    n_bytes = job.home.lake.total(tables.EDITS, pc.field("end") - pc.field("start")) if rows else 0
     return {"edits": rows, "documents shortened": shortened, "bytes": n_bytes}
 
 
@@ -128,7 +128,7 @@ def decontaminate(job: Job) -> Counts:
     documents = job.read(tables.DOCUMENTS).select("doc_id", "text").join(keepers, "doc_id", how="left_semi")
     found = overlaps.suite(spec)
     rows = job.write(overlaps.contamination(documents, found), tables.CONTAMINATION, "decontaminate")
-    return {"documents": keepers.count(), "items": sum(len(file.items) for file in found.files), "matches": rows}
+    return {"documents": job.home.lake.count(tables.CLUSTERS, pc.field("rank") == 1), "items": sum(len(file.items) for file in found.files), "matches": rows}
 
 
 def decontamination_part(recipe: Recipe) -> dict:
@@ -155,12 +155,13 @@ def judge(job: Job) -> Counts:
         contaminated=contaminated(job),
     )  # fmt: skip
     rows = job.write(verdicts, tables.VERDICTS, "judge")
-    verdicts = job.read(tables.VERDICTS)
     for file in decontamination_files(job):
         spec = recipe.decontaminate
         file.parent.mkdir(exist_ok=True)
-        write_json(file, overlaps.record(job.read(tables.CONTAMINATION), verdicts, overlaps.suite(spec), spec))
-    return {"documents": rows, "kept": verdicts.where("keep").count(), "heldout": verdicts.where("heldout").count()}
+        write_json(file, overlaps.record(job.read(tables.CONTAMINATION), job.read(tables.VERDICTS), overlaps.suite(spec), spec))
+    lake = job.home.lake
+    kept, heldout = (lake.count(tables.VERDICTS, pc.field(name)) for name in ("keep", "heldout"))
+    return {"documents": rows, "kept": kept, "heldout": heldout}
 
 
 def decontamination_files(job: Job) -> list[Path]:

@@ -13,8 +13,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow.compute as pc
+
 from flows.home import Home
-from flows.job import Counts, Job, total
+from flows.job import Counts, Job
 from pipelines import ingest as intake
 from pipelines import rules
 from schemas import tables
@@ -48,7 +50,7 @@ def measure(job: Job) -> Counts:
     cards = [json.loads(quality_card(job, name).read_text()) for name in made.quality_models]
     if cards and (fresh != [] or not all("corpus" in card for card in cards)):  # a run that was stopped may have left them incomplete
         complete_cards(job, made.quality_models)
-    return {"documents": job.home.lake.rows(table), "bytes": total(job.read(tables.SIGNALS), "n_bytes")}
+    return {"documents": job.home.lake.rows(table), "bytes": job.home.lake.total(tables.SIGNALS, pc.field("n_bytes"))}
 
 
 def part(recipe: Recipe) -> dict[str, Any]:

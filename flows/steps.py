@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow.compute as pc
+
 from flows import measuring
 from flows.home import Home
-from flows.job import Counts, Job, ddl, total
+from flows.job import Counts, Job, ddl
 from flows.judging import (
     decontaminate,
     decontamination_files,
@@ -60,7 +62,7 @@ def ingest(job: Job) -> Counts:
         again += store_records(job, chosen, stored, held)
         stored = held
     held = {"documents": lake.rows(tables.DOCUMENTS), "rejects": lake.rows(tables.REJECTS)}
-    return {**held, "bytes": total(job.read(tables.DOCUMENTS), "n_bytes"), "delivered before": again}
+    return {**held, "bytes": lake.total(tables.DOCUMENTS, pc.field("n_bytes")), "delivered before": again}
 
 
 def store_records(job: Job, chosen: list[intake.Delivery], stored: dict[str, str], held: dict[str, str]) -> int:
@@ -94,7 +96,7 @@ def tokenise(job: Job) -> Counts:
     ranks = tokenizer_ranks(job, texts.where("not heldout"))
     store_tokenizer(job, ranks)
     rows = job.write(tokens.tokenise(with_edits(job, texts), ranks, job.recipe.tokenizer.name), tables.TOKENS, "tokenise")
-    return {"documents": rows, "tokens": total(job.read(tables.TOKENS), "n_tokens")}
+    return {"documents": rows, "tokens": job.home.lake.total(tables.TOKENS, pc.field("n_tokens"))}
 
 
 def tokenizer_ranks(job: Job, texts: DataFrame) -> bytes:

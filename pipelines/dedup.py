@@ -28,7 +28,7 @@ IN_ONE_TASK = 400_000
 PAIRS_IN_ONE_TASK = 4_000_000
 
 FINGERPRINT = "n_shingles", "signature", "band_keys"
-Known = tuple[DataFrame, DataFrame]
+Known = tuple[DataFrame, str]
 
 
 def pairs(signals: DataFrame, documents: DataFrame, near: NearDuplicates, known: Known | None = None) -> DataFrame:
@@ -36,13 +36,14 @@ def pairs(signals: DataFrame, documents: DataFrame, near: NearDuplicates, known:
 
     signals: doc_id, text_hash, n_shingles, signature, band_keys. documents: doc_id, text.
     known: what was found before among part of these documents, with the same settings of `near` and of measuring: its
-    pairs (a, b, support), and its text_hash, each once or more. Then only new texts, the fingerprints in their buckets
-    and the texts of new candidates are read, and the result is that of a run over everything. Documents may be added, not
-    taken away.
+    pairs (a, b, support), and the SQL condition on `signals` that says which documents these are. Then only the texts of new
+    candidates are read, and the result is that of a run over everything. Documents may be added, not taken away.
     """
-    rows = signals.where("n_shingles > 0").select("doc_id", "text_hash", *FINGERPRINT)
-    rows = rows.withColumn("new", F.lit(True)) if known is None else touched(rows, known[1]).localCheckpoint()
-    small = fits_one_task((signals if known is None else rows).count())  # of a whole Delta table, its log knows
+    new = F.lit(True) if known is None else ~F.expr(known[1])
+    rows = signals.where("n_shingles > 0").select("doc_id", "text_hash", *FINGERPRINT, new.alias("new"))
+    small = fits_one_task(signals.count())  # of a whole Delta table, its log knows
+    if not small and known is not None:
+        rows = touched(rows).localCheckpoint()
     found = (in_one_task(rows, near.threshold) if small else in_shuffles(rows, near.threshold)).localCheckpoint()
     fresh = verified_pairs(found.where("change > 0"), documents, near, small)
     if known is None:
@@ -57,15 +58,13 @@ def fits_one_task(documents: int, pairs: int = 0) -> bool:
     return documents <= IN_ONE_TASK and pairs <= PAIRS_IN_ONE_TASK
 
 
-def touched(rows: DataFrame, known_hashes: DataFrame) -> DataFrame:
-    """`rows` that an increment concerns, marked `new` or not: texts not seen before, and the old ones in their buckets."""
-    fresh = rows.join(known_hashes.select("text_hash"), "text_hash", how="left_anti").localCheckpoint()
+def touched(rows: DataFrame) -> DataFrame:
+    """`rows` that an increment concerns: texts not seen before, and the old ones in their buckets."""
+    before = rows.where("not new")
+    fresh = rows.where("new").join(before.select("text_hash"), "text_hash", how="left_anti").localCheckpoint()
     keys = fresh.select(F.explode("band_keys").alias("key")).distinct()
-    old = rows.join(known_hashes.select("text_hash"), "text_hash", how="left_semi")
-    met = old.select("doc_id", F.explode("band_keys").alias("key")).join(keys, "key", how="left_semi").select("doc_id").distinct()
-    columns = "doc_id", "text_hash", *FINGERPRINT
-    old = old.join(met, "doc_id", how="left_semi").select(*columns).withColumn("new", F.lit(False))
-    return fresh.select(*columns).withColumn("new", F.lit(True)).union(old)
+    met = before.select("doc_id", F.explode("band_keys").alias("key")).join(keys, "key", how="left_semi").select("doc_id").distinct()
+    return fresh.select(*rows.columns).union(before.join(met, "doc_id", how="left_semi").select(*rows.columns))
 
 
 def in_one_task(rows: DataFrame, threshold: float) -> DataFrame:

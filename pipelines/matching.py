@@ -39,14 +39,17 @@ CHANGES = "a string, b string, change int, doc_a string, doc_b string, tile stri
 def changes(rows: pa.Table, threshold: float) -> pa.Table:
     """The columns of CHANGES: pairs (a < b, text_hash) whose support changes, by how much, and where they are verified.
 
-    rows, one or more: doc_id, text_hash, n_shingles (above 0), signature, band_keys, new; copies may be among them. Pairs that gain
-    are those whose signatures do not rule the threshold out. doc_a, doc_b: the smallest doc_id of each end.
+    rows, one or more: doc_id, text_hash, n_shingles (above 0), signature, band_keys, new; copies may be among them, and a text is
+    new if all of them are. Pairs that gain are those whose signatures do not rule the threshold out. doc_a, doc_b: the smallest
+    doc_id of each end.
     """
     rows = rows.sort_by([("n_shingles", "ascending"), ("text_hash", "ascending"), ("doc_id", "ascending")]).combine_chunks()
-    nodes = rows.filter(_first_of_each(rows.column("text_hash"))).combine_chunks()
+    first = _first_of_each(rows.column("text_hash"))
+    nodes = rows.filter(first).combine_chunks()
+    new = np.logical_and.reduceat(rows.column("new").to_numpy(), np.flatnonzero(first))
     keys = nodes.column("band_keys").combine_chunks().flatten().to_numpy().reshape(len(nodes), -1)
     signatures = fingerprints.matrix(nodes.column("signature").combine_chunks())
-    a, b, change = window_changes(keys, nodes.column("new").to_numpy(), signatures, threshold - SLACK)
+    a, b, change = window_changes(keys, new, signatures, threshold - SLACK)
     tiles = in_tiles(a, b, change > 0, nodes.column("n_shingles").to_numpy())
     hashes, ids = nodes.column("text_hash"), nodes.column("doc_id")
     swap = pc.greater(hashes.take(a), hashes.take(b)).to_numpy()

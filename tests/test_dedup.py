@@ -194,12 +194,11 @@ def preference(fact, recency) -> tuple:
 
 
 def test_increments_give_the_pairs_of_a_run_over_everything(signals, documents, found):
-    third = F.pmod(F.xxhash64("doc_id"), F.lit(3))
     known = None
     for upto in range(3):
-        there = signals.where(third <= upto)
-        pairs = dedup.pairs(there, documents, NEAR, known).localCheckpoint()
-        known = pairs, there.select("text_hash")
+        so_far = f"pmod(xxhash64(doc_id), 3) <= {upto}"
+        pairs = dedup.pairs(signals.where(so_far), documents, NEAR, known).localCheckpoint()
+        known = pairs, so_far
     assert in_order(pairs) == in_order(found)
     assert in_order(dedup.pairs(signals, documents, NEAR, known)) == in_order(found)  # nothing new changes nothing
 
@@ -208,10 +207,10 @@ def test_what_does_not_fit_into_one_worker_gives_the_same_rows(signals, document
     monkeypatch.setattr(dedup, "IN_ONE_TASK", 0)
     monkeypatch.setattr(dedup, "PAIRS_IN_ONE_TASK", 0)
     assert in_order(dedup.pairs(signals, documents, NEAR)) == in_order(found)
-    some = signals.where("pmod(xxhash64(doc_id), 2) = 0")
-    of_some = some.select("text_hash").localCheckpoint()
+    half = "pmod(xxhash64(doc_id), 2) = 0"
+    of_some = signals.where(half).select("text_hash").localCheckpoint()
     old = found.join(of_some, found.a == of_some.text_hash, how="left_semi").join(of_some, found.b == of_some.text_hash, how="left_semi")
-    assert in_order(dedup.pairs(signals, documents, NEAR, (old, of_some))) == in_order(found)
+    assert in_order(dedup.pairs(signals, documents, NEAR, (old, half))) == in_order(found)
     apart = in_order(dedup.clusters(signals, found, {}))
     monkeypatch.undo()
     assert apart == in_order(dedup.clusters(signals, found, {}))

@@ -41,6 +41,22 @@ def test_a_table_has_comments_constraints_and_ancestry_and_others_can_read_it(sp
     assert duckdb.sql(f"select text from '{path}/*.parquet'").fetchall() == [("hello",)]
 
 
+def test_a_write_that_changes_nothing_carries_its_ancestry_all_the_same(spark, lake):
+    for told in ({"step": "a"}, {"step": "b"}, {"step": "a"}):
+        lake.write(frame(spark), tables.DOCUMENTS, told, where="source = 't'")
+        assert lake.ancestry(tables.DOCUMENTS) == told and lake.rows_written(tables.DOCUMENTS) == 0
+    lake.write(frame(spark, ROW), tables.DOCUMENTS, {"step": "c"})
+    assert lake.ancestry(tables.DOCUMENTS) == {"step": "c"} and lake.rows_written(tables.DOCUMENTS) == 1
+
+
+def test_rows_are_counted_and_summed_as_spark_does(spark, lake):
+    lake.write(frame(spark, *[(f"{i:032x}", *ROW[1:8], i + 1) for i in range(40)]), tables.DOCUMENTS, {})
+    assert (lake.count(tables.DOCUMENTS), lake.count(tables.DOCUMENTS, pc.field("n_bytes") > 30)) == (40, 10)
+    assert lake.total(tables.DOCUMENTS, pc.field("n_bytes") - 1) == sum(range(40))
+    lake.write(frame(spark), tables.DOCUMENTS, {})
+    assert (lake.count(tables.DOCUMENTS), lake.total(tables.DOCUMENTS, pc.field("n_bytes"))) == (0, 0)
+
+
 def test_a_row_that_breaks_a_constraint_stops_the_write_and_the_old_version_stays(spark, lake):
     version = lake.write(frame(spark, ROW), tables.DOCUMENTS, {})
     with pytest.raises(Exception, match="has_text"):

@@ -72,6 +72,19 @@ def test_a_second_snapshot_is_added_and_equals_a_run_from_nothing_over_both(spar
     assert [lake.version(table) for table in (tables.DOCUMENTS, SIGNALS, tables.PAIRS)] == before  # the same deliveries change nothing
 
 
+def test_a_source_without_rejects_is_not_read_again(spark, tmp_path):
+    """The rejects that are written are then none, and Delta commits nothing where no row comes or goes."""
+    for snapshot in ("old", "new"):
+        deliver(tmp_path, snapshot, [prose(ord(letter)) for letter in snapshot])
+    first, both = job(spark, tmp_path, ["old"]), job(spark, tmp_path, ["old", "new"])
+    lake, versions = first.home.lake, []
+    for one in (first, first, both, both):
+        steps.ingest(one)
+        versions.append([lake.version(table) for table in (tables.DOCUMENTS, tables.REJECTS)])
+        assert lake.ancestry(tables.REJECTS)["deliveries"] == one.deliveries
+    assert versions == [[1, 1], [1, 1], [2, 2], [2, 2]]
+
+
 def test_a_run_that_was_stopped_between_two_tables_goes_on(spark, delivered):
     first, both, fresh = (job(spark, delivered, *made) for made in ((["old"],), (["old", "new"],), (["old", "new"], "other")))
     for one in (first, fresh):
