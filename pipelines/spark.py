@@ -32,6 +32,7 @@ SETTINGS = {
     "spark.sql.session.timeZone": "UTC",
     "spark.sql.ansi.enabled": "true",
     "spark.python.worker.reuse": "true",
+    "spark.python.daemon.module": "pipelines.workers",
 }
 LOCAL_SETTINGS = {
     # Both, or workers of a machine without a resolvable name are refused.

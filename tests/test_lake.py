@@ -112,3 +112,17 @@ def test_every_table_has_distinct_columns_and_a_key_among_them():
     for table in tables.ALL:
         assert len(set(table.column_names)) == len(table.columns), table.name
         assert set(table.key) <= set(table.column_names), table.name
+
+
+def test_workers_have_their_imports_from_before_the_fork(spark):
+    import pyarrow as pa
+
+    def run(batches):
+        import gc
+        import sys
+
+        told = [gc.get_freeze_count() > 100_000, "pipelines.measure" in sys.modules, "torch" in sys.modules]
+        yield from (pa.RecordBatch.from_arrays([pa.array([one]) for one in told], ["frozen", "measure", "torch"]) for _ in batches)
+
+    found = spark.range(4).repartition(2).mapInArrow(run, "frozen boolean, measure boolean, torch boolean").distinct().collect()
+    assert [tuple(row) for row in found] == [(True, True, False)]
