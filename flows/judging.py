@@ -128,7 +128,8 @@ def decontaminate(job: Job) -> Counts:
     documents = job.read(tables.DOCUMENTS).select("doc_id", "text").join(keepers, "doc_id", how="left_semi")
     found = overlaps.suite(spec)
     rows = job.write(overlaps.contamination(documents, found), tables.CONTAMINATION, "decontaminate")
-    return {"documents": job.home.lake.count(tables.CLUSTERS, pc.field("rank") == 1), "items": sum(len(file.items) for file in found.files), "matches": rows}
+    n_keepers = job.home.lake.count(tables.CLUSTERS, pc.field("rank") == 1)
+    return {"documents": n_keepers, "items": sum(len(file.items) for file in found.files), "matches": rows}
 
 
 def decontamination_part(recipe: Recipe) -> dict:
