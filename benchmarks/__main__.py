@@ -21,7 +21,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-PARTS = ("measuring", "signals", "signatures", "edits", "snapshots", "tokenising", "training", "job")
+PARTS = ("measuring", "signals", "signatures", "duplicates", "extraction", "languages", "edits", "scale", "tokenising", "training", "job")
 RESULTS = Path(__file__).parent / "results"
 TOLD = ("torch", "pyspark", "delta-spark", "numba", "gigatoken", "tiktoken", "mosaicml-streaming")
 

@@ -29,23 +29,24 @@ LINE_BYTES = 16 << 20
 TIMEOUT_SECONDS = 300
 
 
-def documents(folder: str | None = None, n: int = DOCUMENTS) -> list[str]:
-    """Distinct texts in the order of a hash, so that the first n are a fair sample: of the folder's JSON lines (field `text`, plain,
+def documents(folder: str | None = None, most: int | None = DOCUMENTS, cut: int | None = CHARS[1]) -> list[str]:
+    """Distinct texts in the order of a hash, so that the first ones are a fair sample: of the folder's JSON lines (field `text`, plain,
     .gz or .zst), else of the files of this Python's packages."""
-    texts = _of_folder(Path(folder)) if folder else _of_packages()
-    cut = {text[: CHARS[1]] for text in texts if len(text) >= CHARS[0]}
-    return sorted(cut, key=lambda text: hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=8).digest())[:n]
+    texts = texts_of(Path(folder), FILE_DOCUMENTS if most else None) if folder else _of_packages()
+    distinct = {text[:cut] for text in texts if len(text) >= CHARS[0]}
+    return sorted(distinct, key=lambda text: hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=8).digest())[:most]
 
 
-def _of_folder(folder: Path) -> Iterator[str]:
+def texts_of(folder: Path, most: int | None = None) -> Iterator[str]:
+    """Texts of the folder's JSON lines, at most so many of a file. Pages as they came are left out: no tool here is made for markup."""
     files = sorted(path for path in folder.iterdir() if path.name.endswith(jsonl.SUFFIXES) and path.name != "MANIFEST.json")
     if not files:
         raise ValueError(f"{folder} must hold files of JSON lines ({', '.join(jsonl.SUFFIXES)}), found none")
     for path in files:
         with open(path, "rb") as stream:
             lines = jsonl.lines(chunks(stream, str(path)), LINE_BYTES)
-            for line, _ in itertools.islice(lines, FILE_DOCUMENTS):
-                if line and isinstance(text := orjson.loads(line).get("text"), str):
+            for line, _ in itertools.islice(lines, most):
+                if line and isinstance(text := orjson.loads(line).get("text"), str) and not text.lstrip().startswith("<"):
                     yield text
 
 

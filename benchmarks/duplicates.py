@@ -1,7 +1,7 @@
 """Near duplicates: signatures against datasketch, the whole search in this process, the same through Spark with the kept
 documents in Delta; recall and precision against the exact Jaccard index of all pairs.
 
-    python -m benchmarks.duplicates [folder with .jsonl.zst files of {"text": ...}]
+    python -m benchmarks duplicates [folder with .jsonl, .jsonl.gz or .jsonl.zst files]
 
 Without a folder the texts are those of this Python's packages. Edited copies are planted in either, so that similarities
 lie all over the scale.
@@ -9,7 +9,6 @@ lie all over the scale.
 
 from __future__ import annotations
 
-import io
 import re
 import sys
 import sysconfig
@@ -20,12 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
-import zstandard
 from numba import njit
 
+from benchmarks.anchors import peer, texts_of
 from benchmarks.measuring import datasketch_signature, row, seconds
 from pipelines import matching
 from pipelines.measure import Context
@@ -41,6 +39,7 @@ PIECE_CHARS = 3000  # longer texts are cut at empty lines into pieces of about s
 PIECES = 8  # of one text at most
 PLANTED = 1 / 15  # edited copies a document
 N_DATASKETCH = 300
+PEERS = "daft dedup to Delta", "datatrove dedup"
 ROUNDS = 4  # the first ones warm Java
 NEAR = NearDuplicates()
 CONTEXT = Context(b"", {}, NEAR.ngram, NEAR.bands, NEAR.rows)
@@ -53,7 +52,16 @@ def rows(folder: str | None = None) -> list[dict]:
         file = Path(scratch, "documents.parquet")
         pq.write_table(documents(texts), file, compression="zstd", row_group_size=2000)
         pairs = similar_pairs(texts.to_pylist(), NEAR)
-        return [signatures(texts), *in_process(file, pairs), *through_spark(file, Path(scratch, "home"), pairs, len(texts))]
+        ours = [*in_process(file, pairs), *through_spark(file, Path(scratch, "home"), pairs, len(texts))]
+    return [signatures(texts), *ours, *map(unchecked, PEERS, [texts.to_pylist()] * len(PEERS))]
+
+
+def unchecked(work: str, texts: list[str]) -> dict:
+    """Another tool's whole job on all cores, by the clock, on the first of the texts; neither compares two texts."""
+    theirs = peer(work, texts)
+    if "missing" in theirs:
+        return row(f"{work}: {theirs['missing']}", 0, "docs/s")
+    return row(f"{theirs['version']}: {work}, unchecked", theirs["documents"] / theirs["seconds"], "docs/s")
 
 
 def signatures(texts: pa.Array) -> dict:
@@ -96,6 +104,8 @@ def through_spark(file: Path, home: Path, pairs: np.ndarray, n: int) -> list[dic
 
 def deduplicate(spark: SparkSession, file: Path, home: Path, store: bool) -> dict[str, float]:
     """Seconds of each stage; `store`: the narrow tables between are written to Delta too, else kept by Spark."""
+    from pyspark.sql import functions as F
+
     from pipelines import dedup
 
     spent, started = {}, time.perf_counter()
@@ -115,7 +125,7 @@ def deduplicate(spark: SparkSession, file: Path, home: Path, store: bool) -> dic
     signals = stage("signals", signals)
     pairs = stage("pairs", dedup.pairs(signals, given, NEAR))
     clusters = stage("clusters", dedup.clusters(signals, pairs, {"web": 0}))
-    from pyspark.sql import functions as F
+    # 43,000 ids are sent to every task: Spark does not know how few they are, and would shuffle the texts.
     stage("kept", given.join(F.broadcast(clusters.where("rank = 1").select("doc_id")), "doc_id", how="left_semi"), store=True)
     return spent
 
@@ -153,17 +163,10 @@ def against_truth(way: str, root: np.ndarray, pairs: np.ndarray) -> list[dict]:
 def corpus(folder: Path | None) -> list[str]:
     """At most N_DOCS documents, no two of them equal, and edited copies, in random order."""
     chance = np.random.default_rng(7)
-    texts = list(dict.fromkeys(piece for text in (jsonl(folder) if folder else packages()) for piece in pieces(text)))
+    texts = list(dict.fromkeys(piece for text in (texts_of(folder) if folder else packages()) for piece in pieces(text)))
     texts = [texts[i] for i in chance.permutation(len(texts))[:N_DOCS]]
     texts += [edited(text, chance) for text in texts[: int(len(texts) * PLANTED)]]
     return [texts[i] for i in chance.permutation(len(texts))]
-
-
-def jsonl(folder: Path) -> Iterator[str]:
-    for file in sorted(folder.glob("*.jsonl.zst")):
-        with file.open("rb") as packed:
-            for line in io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(packed)):
-                yield orjson.loads(line)["text"]
 
 
 def packages() -> Iterator[str]:
@@ -260,7 +263,3 @@ def _reaches(a, b, threshold):
         j += y <= x
     return common / (len(a) + len(b) - common) >= threshold
 
-
-if __name__ == "__main__":
-    for found in rows(*sys.argv[1:2]):
-        print(f"{found['work']:56}{found['value']:12,.3f} {found['unit']:8}{found['ratio']:10.3f}")

@@ -1,6 +1,7 @@
 """Language identification: ours beside plain lid.176, on texts whose place names their language; and its speed.
 
     python -m benchmarks.languages FOLDER ...
+    python -m benchmarks languages FOLDER          only the speed, beside other tools
 
 Folders with JSON lines (.jsonl.zst: text, source, path) of translated documentation, and with gettext catalogues (.mo, as
 /usr/share/locale has them). Ours reads cleaned windows; plain is fastText's own binding on the first 480 characters and
@@ -16,7 +17,6 @@ import io
 import json
 import re
 import sys
-import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
@@ -27,12 +27,15 @@ import numpy as np
 import pyarrow as pa
 import zstandard
 
+from benchmarks.anchors import documents, peer
+from benchmarks.measuring import row
 from pipelines import assets
 from pipelines.measure import Context
 from pipelines.signals import language, linear
 from pipelines.signals.characters import utf8
 
 HEAD_CHARS = 480
+LEAST_DOCS = 16_000  # documents/s a core
 PER_LANGUAGE = 150  # documents of a set and a language at most, in the order of a hash
 CATALOGUE_CHARS = 800  # messages are joined to documents of so many characters
 # Where the language stands in a path, by set.
@@ -119,25 +122,35 @@ def table(documents: list[Labelled], found: dict[str, list[str]], key: Callable[
     return "\n".join(lines)
 
 
-def speeds(texts: list[str]) -> str:
-    """Markdown: documents a second and core, distinct texts of 480 characters and the whole ones."""
+def rows(folder: str | None = None) -> list[dict]:
+    """Speed on distinct texts of HEAD_CHARS characters, and how many labels are the binding's. `must` is the least ratio."""
+    texts = documents(folder)
     pieces = list(dict.fromkeys(text[:HEAD_CHARS].replace("\n", " ") for text in texts if len(text) >= HEAD_CHARS))
     context, model = Context(assets.LANGUAGE_MODEL.read_bytes()), linear.classifier(assets.LANGUAGE_MODEL.read_bytes())
-    with tempfile.NamedTemporaryFile(suffix=".ftz") as file:
-        file.write(context.language_model)
-        file.flush()
-        binding = fasttext.load_model(file.name).f
+    binding = fasttext.load_model(str(assets.LANGUAGE_MODEL)).f
     data, offsets = utf8(pa.array(pieces))
     labels, scores = np.empty(len(pieces), np.int32), np.empty(len(pieces))
-    same = lambda: linear.predict(data, offsets, model, labels, scores)  # noqa: E731
-    rows = [
-        ("fastText's binding", len(pieces), lambda: [binding.predict(text + "\n", 1, 0.0, "strict") for text in pieces]),
-        ("`linear.predict`, the same text", len(pieces), same),
-        ("`language.measure`, the same text", len(pieces), lambda: language.measure(pa.array(pieces), None, context)),
-        ("`language.measure`, whole texts", len(texts), lambda: language.measure(pa.array(texts), None, context)),
+    linear.predict(data, offsets, model, labels, scores)  # compiled
+    theirs = [binding.predict(text + "\n", 1, 0.0, "strict")[0][1].removeprefix(linear.PREFIX) for text in pieces]
+    same = np.mean([model.labels[label] == other for label, other in zip(labels, theirs, strict=True)])
+    ours = len(pieces) / seconds(lambda: linear.predict(data, offsets, model, labels, scores))
+    plain = len(pieces) / seconds(lambda: [binding.predict(text + "\n", 1, 0.0, "strict") for text in pieces])
+    signals = {"the same texts": pieces, "whole texts": texts}
+    found = [
+        row("labels equal to those of fastText's binding", same, "", reference=1.0, must=1.0),
+        row("prediction / the least we accept", ours, "docs/s", reference=LEAST_DOCS, must=1.0),
+        row("prediction / fastText's binding", ours, "docs/s", reference=plain),
     ]
-    lines = ["| distinct texts of 480 characters | documents/s and core |", "|---|---:|"]
-    return "\n".join([*lines, *(f"| {name} | {n / seconds(work):,.0f} |" for name, n, work in rows)])
+    for which, given in signals.items():
+        spent = seconds(lambda given=given: language.measure(pa.array(given), None, context))
+        found.append(row(f"language signals, {which}", len(given) / spent, "docs/s"))
+    return found + [_beside(ours, peer(work, pieces)) for work in ("pycld2", "py3langid")]
+
+
+def _beside(ours: float, theirs: dict) -> dict:
+    if "missing" in theirs:
+        return row(f"prediction / {theirs['work']}: {theirs['missing']}", ours, "docs/s")
+    return row(f"prediction / {theirs['version']}", ours, "docs/s", reference=theirs["documents"] / theirs["cpu_seconds"])
 
 
 def seconds(work: Callable[[], object], repeats: int = 5) -> float:
@@ -157,7 +170,6 @@ def main() -> None:
     texts = [text for _, _, text in documents]
     found = answers(texts)
     prose = [i for i, document in enumerate(documents) if "HTML" not in document[0]]
-    print(speeds(texts) + "\n")
     print(table(documents, found, lambda document: document[0], "set") + "\n")
     few = {name: [labels[i] for i in prose] for name, labels in found.items()}
     print(table([documents[i] for i in prose], few, lambda document: document[1], "language (HTML apart)"))

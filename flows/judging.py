@@ -13,10 +13,8 @@ from flows import measuring
 from flows.home import Home
 from flows.job import Counts, Job, ddl
 from flows.measuring import context, languages_file
-from pipelines import dedup as duplicates
 from pipelines import ingest as intake
 from pipelines import items, rules
-from pipelines import judge as judging
 from schemas import tables
 from schemas.manifest import fingerprint, write_json
 from schemas.recipe import Recipe
@@ -27,6 +25,8 @@ if TYPE_CHECKING:  # Spark is imported by the steps that use it: `flows status` 
 
 
 def dedup(job: Job) -> Counts:
+    from pipelines import dedup as duplicates
+
     store_pairs(job)
     sources = job.recipe.sources
     priority = {source.name: source.priority for source in sources}
@@ -46,6 +46,8 @@ def dedup(job: Job) -> Counts:
 
 def store_pairs(job: Job) -> None:
     """Bring silver.pairs to what the signals hold: by the deliveries that it lacks, or anew."""
+    from pipelines import dedup as duplicates
+
     near, signals = job.recipe.near_duplicates, job.read(tables.SIGNALS)
     settings = [measuring.REVISION, near.model_dump(), job.recipe.seed]  # not what quality is: fingerprints do not go by it
     wanted = {name: fingerprint([settings, job.deliveries[name]]) for name in job.known(tables.SIGNALS)}
@@ -147,6 +149,7 @@ def contaminated(job: Job) -> DataFrame | None:
 
 def judge(job: Job) -> Counts:
     from pipelines import decontaminate as overlaps
+    from pipelines import judge as judging
 
     recipe = job.recipe
     left = job.read(tables.RESTS) if recipe.edits.shorten and job.home.lake.version(tables.RESTS) is not None else None

@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # Spark is imported by the steps that use it: `flows status` 
 
     from pipelines.measure import Context
 
-REVISION = 2  # raised by hand when the signals of the same text become others
+REVISION = 3  # raised by hand when the signals of the same text become others
 
 
 def measure(job: Job) -> Counts:
@@ -50,7 +50,9 @@ def measure(job: Job) -> Counts:
     cards = [json.loads(quality_card(job, name).read_text()) for name in made.quality_models]
     if cards and (fresh != [] or not all("corpus" in card for card in cards)):  # a run that was stopped may have left them incomplete
         complete_cards(job, made.quality_models)
-    return {"documents": job.home.lake.rows(table), "bytes": job.home.lake.total(tables.SIGNALS, pc.field("n_bytes"))}
+    counts = {"documents": job.home.lake.rows(table), "bytes": job.home.lake.total(tables.SIGNALS, pc.field("n_bytes"))}
+    refused = json.loads(models_file(job.home).read_text())["refused"] if job.recipe.quality else {}
+    return counts | {"languages without a quality model of their own": len(refused)} if refused else counts
 
 
 def part(recipe: Recipe) -> dict[str, Any]:
@@ -96,18 +98,18 @@ def quality_models(job: Job) -> dict[str, bytes]:
     """The quality models by name: domain, or domain.language. Trained unless those that are there are made of the same."""
     listed, made_of = models_file(job.home), learnt_from(job, "quality")
     told = json.loads(listed.read_text()) if listed.is_file() else {}
-    if told.get("made_of") == made_of:
+    if told.get("made_of") == made_of and "refused" in told:
         found = {name: quality_file(job, name) for name in told["sha256"]}
         models = {name: file.read_bytes() for name, file in found.items() if file.is_file() and quality_card(job, name).is_file()}
         if told["sha256"] == sha256s(models):
             return models
-    models = train_quality(job, first_documents(job))
-    write_json(listed, {"made_of": made_of, "sha256": sha256s(models)})
+    models, refused = train_quality(job, first_documents(job))
+    write_json(listed, {"made_of": made_of, "sha256": sha256s(models), "refused": refused})
     return models
 
 
 def models_file(home: Home) -> Path:
-    """Which quality models there are, and what they were made of."""
+    """Which quality models there are, what they were made of, and why a language has none of its own."""
     return home.models / "quality.json"
 
 
@@ -115,31 +117,35 @@ def sha256s(models: dict[str, bytes]) -> dict[str, str]:
     return {name: hashlib.sha256(model).hexdigest() for name, model in models.items()}
 
 
-def train_quality(job: Job, documents: DataFrame) -> dict[str, bytes]:
-    """Train and store the quality models with their cards; returns the models by name: domain, or domain.language."""
+def train_quality(job: Job, documents: DataFrame) -> tuple[dict[str, bytes], dict[str, str]]:
+    """Train and store the quality models with their cards: the models by name, domain or domain.language, and by name why there is none.
+
+    Where a language's examples do not do, the domain's model serves it. Raises ValueError where those of a domain do not.
+    """
     from pipelines import assets
     from pipelines.examples import by_language, examples
 
     models: dict[str, bytes] = {}
+    refused: dict[str, str] = {}
     for old in job.home.models.glob("quality-*"):
         old.unlink()
     for domain, spec in job.recipe.quality.items():
         good, pool = examples(documents, domain, spec, job.recipe.seed)
         for name, kinds in by_language(domain, good, pool, assets.LANGUAGE_MODEL.read_bytes()).items():
-            models |= store_quality(job, domain, name, *kinds)
-    return models
+            try:
+                models[name] = store_quality(job, domain, name, *kinds)
+            except ValueError as error:
+                if name == domain:
+                    raise
+                refused[name] = str(error)
+    return models, refused
 
 
-def store_quality(job: Job, domain: str, name: str, good: list[str], pool: list[str]) -> dict[str, bytes]:
-    """Train one model and write it with its card. None for a language whose examples do not do: the domain's model serves it."""
+def store_quality(job: Job, domain: str, name: str, good: list[str], pool: list[str]) -> bytes:
+    """Train one model and write it with its card. Raises ValueError where the examples do not do."""
     from pipelines.signals import quality
 
-    try:
-        trained = quality.train(good, pool, job.recipe.seed, name)
-    except ValueError:
-        if name == domain:
-            raise
-        return {}
+    trained = quality.train(good, pool, job.recipe.seed, name)
     file = quality_file(job, name)
     file.parent.mkdir(exist_ok=True)
     file.write_bytes(trained.model)
@@ -148,7 +154,7 @@ def store_quality(job: Job, domain: str, name: str, good: list[str], pool: list[
     recipe = job.recipe.quality[domain].model_dump(mode="json")
     card = {"domain": domain, "model": name, "auc": trained.auc, "auc_interval": trained.interval, **sizes, "left_out": left_out}
     write_json(quality_card(job, name), {**card, "calibration": trained.calibration, "recipe": recipe})
-    return {name: trained.model}
+    return trained.model
 
 
 def quality_file(job: Job, name: str) -> Path:

@@ -13,6 +13,8 @@ import numpy as np
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
+from pipelines.edits import SHOWN_BEHIND, beginnings
+
 N_BINS = 10  # of the calibration table
 LEVEL = 0.8  # AUC of source, language or length alone from which a model is flagged
 LOGIT_STEP, LOGIT_BINS = 0.05, 400  # scores are counted by their logit: ranks stay apart near 0 and 1 too
@@ -159,7 +161,8 @@ def _shown(scored: DataFrame, documents: DataFrame, ends: dict[str, tuple[int, i
     first = Window.partitionBy("quality_model", "end").orderBy("doc_id")
     chosen = at_end.withColumn("place", F.row_number().over(first)).where(F.col("place") <= SHOWN).collect()
     wanted = documents.where(F.col("doc_id").isin(sorted({row.doc_id for row in chosen})))
-    texts = {row.doc_id: row.text for row in wanted.select("doc_id", F.substring("text", 1, CHARS).alias("text")).collect()}
+    found = wanted.select("doc_id", F.substring("text", 1, CHARS + SHOWN_BEHIND).alias("text")).collect()
+    texts = dict(zip([row.doc_id for row in found], beginnings([row.text for row in found], CHARS), strict=True))
     for row in sorted(chosen, key=lambda row: row.doc_id):
         one = {"doc_id": row.doc_id, "source": row.source, "quality": row.quality, "text": texts.get(row.doc_id, "")}
         shown[row.quality_model, row.end].append(one)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # a worker that tokenises imports this file: without pydantic
 Span = tuple[int, int, str, str]  # start, end, replacement, why
 
 LINE, PASSAGE = REMOVALS = ("repeated_line", "repeated_passage")  # the strongest first; then all masks
+SHOWN_BEHIND = 300
 TYPES = (pa.string(), pa.int64(), pa.int64(), pa.string(), pa.string())  # of a row of silver.edits
 ROW = ", ".join(f"{column.name} {column.type}" for column in EDITS.columns)
 
@@ -149,6 +150,18 @@ def apply_batch(texts: pa.Array, edits: pa.ListArray) -> pa.Array:
     named = zip(texts.filter(has).cast(pa.binary()).to_pylist(), edits.filter(has).to_pylist(), strict=True)
     new = [apply(text, [tuple(edit.values()) for edit in found]) for text, found in named]
     return pc.replace_with_mask(texts, has, pa.array(new, pa.binary()).cast(texts.type))
+
+
+def beginnings(texts: list[str], chars: int) -> list[str]:
+    """The first characters of a few texts that people are shown, all personal data masked: a page travels further than the lake.
+
+    texts: each with SHOWN_BEHIND characters more, if it has them, so that what is cut in two is still known for what it is.
+    """
+    from pipelines.signals import personal
+
+    spans = personal.measure(pa.array(texts, pa.large_string()), None, None)[-1].to_pylist()
+    edits = ([(span["start"], span["end"], personal.PLACEHOLDERS[span["kind"]]) for span in found] for found in spans)
+    return [apply(text.encode(), found).decode()[:chars] for text, found in zip(texts, edits, strict=True)]
 
 
 def joined(documents: DataFrame, edits: DataFrame) -> DataFrame:

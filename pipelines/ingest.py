@@ -11,15 +11,17 @@ import stat
 from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 from itertools import accumulate, zip_longest
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
-from pyspark.sql import DataFrame, SparkSession
 
 from pipelines.readers import READERS, File, Record, Reject
 from schemas.manifest import fingerprint
 from schemas.recipe import Recipe, RecipeError, Source
 from schemas.tables import DOCUMENTS
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
 
 REVISION = 2  # raised by hand when the readers make other documents of the same files
 CHUNK_BYTES = 8 << 20  # of files on disk that one task reads; a larger file is a task of its own

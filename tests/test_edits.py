@@ -275,6 +275,11 @@ def test_masks_take_the_place_of_personal_data_of_kept_documents(spark):
     assert learnt == {"a": "Write to <EMAIL> or call 0123. Ünïcode <EMAIL>", "b": text}
 
 
+def test_what_people_are_shown_has_no_personal_data_even_where_it_is_cut_in_two():
+    text = "Ünïcode " * 2 + "jo.smith@gmail.com " + "word " * 200
+    assert edits.beginnings([text, "plain", "", text], 20) == ["Ünïcode Ünïcode <EMA", "plain", "", "Ünïcode Ünïcode <EMA"]
+
+
 def planted_pages() -> list[str]:
     """Pages with a banner that all share; the last two quote all of the first, and a part of the second with little of their own."""
     chance = random.Random(8)

@@ -12,6 +12,7 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from flows.report.census import Rows, rows, side
+from pipelines.edits import SHOWN_BEHIND, beginnings
 from pipelines.rules import Rule
 
 KEPT = 2  # texts shown of every domain and tier
@@ -47,12 +48,14 @@ def rejects(table: DataFrame) -> Rows:
 
 
 def texts(documents: DataFrame, doc_ids: set[str]) -> dict[str, dict[str, Any]]:
-    """Beginning and origin of the documents, by doc_id: one pass over the text, for all that the page shows."""
+    """Beginning, personal data masked, and origin of the documents, by doc_id: one pass over the text, for all that the page shows."""
     if not doc_ids:
         return {}
-    beginning = F.substring("text", 1, CHARS).alias("text")
+    beginning = F.substring("text", 1, CHARS + SHOWN_BEHIND).alias("text")
     wanted = documents.where(F.col("doc_id").isin(sorted(doc_ids)))
     found = rows(wanted.select("doc_id", "source", "uri", "licence", "n_bytes", beginning, (F.length("text") > CHARS).alias("cut")))
+    masked = beginnings([row["text"] for row in found], CHARS)
+    found = [{**row, "text": text} for row, text in zip(found, masked, strict=True)]
     return {row["doc_id"]: {**row, **{name: printable(row[name] or "") for name in ("uri", "licence", "text")}} for row in found}
 
 

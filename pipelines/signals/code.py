@@ -8,7 +8,8 @@ StarCoder2's expression for hex stops at ", "; ours goes on. Of the three kinds,
 covers most (a hex dump without prefixes is base64 too), `encoded_run` the longest run of any.
 
 A tag begins with < and a letter, /, ! or ? and ends with the next >; a comment ends with -->, a script or style with its end
-tag. What is not ended goes on to the end of the text. A character reference (&amp;) is one character.
+tag. What is not ended goes on to the end of the text. An address in brackets, <https://...> or <name@host>, is Markdown's and no
+tag. A character reference (&amp;) is one character.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ LETTER, ALNUM, DIGIT = 1, 2, 4
 CLASSES = table(IS_LETTER, LETTER) | table(IS_ALNUM, ALNUM) | table(np.strings.isdigit(UNICODE), DIGIT)
 WORD, HEX, BASE64, BETWEEN, IN_HEX, IN_UNICODE = (1 << bit for bit in range(6))
 NEWLINE, BACKSLASH, ZERO, X, U, LESS, GREATER, AMPERSAND, NUMBER, SEMICOLON, UNDERSCORE = (ord(character) for character in "\n\\0xu<>&#;_")
+PLUS, DOT, HYPHEN, AT, COLON, SLASH = (ord(character) for character in "+.-@:/")
 LONGEST_NAME = 31  # of a character reference
 HEADER, HEADER_CHARS = "<?xml version=", 100
 COMMENT, END_OF_COMMENT, SCRIPT, END_OF_SCRIPT, STYLE, END_OF_STYLE = (
@@ -258,17 +260,8 @@ def _visible(text):
     """Characters outside tags, comments, scripts and styles."""
     visible = i = 0
     while i < len(text):
-        if text[i] == LESS and i + 1 < len(text) and _opens(text[i + 1]):
-            if _stands(text, i, COMMENT):
-                i = _behind(text, i + 4, END_OF_COMMENT)
-            else:
-                if _stands(text, i, SCRIPT):
-                    i = _behind(text, i, END_OF_SCRIPT)
-                elif _stands(text, i, STYLE):
-                    i = _behind(text, i, END_OF_STYLE)
-                while i < len(text) and text[i] != GREATER:
-                    i += 1
-                i += 1
+        if text[i] == LESS and i + 1 < len(text) and _opens(text[i + 1]) and not _is_address(text, i + 1):
+            i = _behind_tag(text, i)
         elif text[i] == AMPERSAND:
             visible += 1
             i = _behind_reference(text, i + 1)
@@ -276,6 +269,29 @@ def _visible(text):
             visible += text[i] & 0xC0 != 0x80
             i += 1
     return visible
+
+
+@njit
+def _behind_tag(text, i):
+    """The place behind the tag, comment, script or style that begins at text[i]."""
+    if _stands(text, i, COMMENT):
+        return _behind(text, i + 4, END_OF_COMMENT)
+    if _stands(text, i, SCRIPT):
+        i = _behind(text, i, END_OF_SCRIPT)
+    elif _stands(text, i, STYLE):
+        i = _behind(text, i, END_OF_STYLE)
+    while i < len(text) and text[i] != GREATER:
+        i += 1
+    return i + 1
+
+
+@njit
+def _is_address(text, at):
+    """Whether a name and then :/ or @ stands at text[at:]."""
+    begin = at
+    while at < len(text) and (BYTES[text[at]] & WORD or text[at] == PLUS or text[at] == DOT or text[at] == HYPHEN):
+        at += 1
+    return at > begin and at < len(text) and (text[at] == AT or text[at] == COLON and at + 1 < len(text) and text[at + 1] == SLASH)
 
 
 @njit

@@ -1,0 +1,119 @@
+"""What more text costs, step by step to the verdicts: ten times the documents, and a new snapshot of a tenth; memory of Python workers.
+
+    python -m benchmarks scale FOLDER
+
+FOLDER holds JSONL (plain, .gz, .zst; field `text`); all of it is taken. Wall time, Spark's start apart, Java and compiled passes warm.
+The kept set of the run that had the new snapshot added must be that of a run from nothing over both.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+from benchmarks.anchors import documents
+from flows.home import Home
+from flows.job import Job
+from flows.steps import STEPS
+from pipelines import workers
+from schemas import tables
+from schemas.recipe import Recipe
+
+TIMES = 10  # the new snapshot is one document in so many, and the small run is over it alone
+FILE_DOCUMENTS = 3000
+DECIDING = ("ingest", "measure", "dedup", "decontaminate", "edits", "judge")
+MOST_SHARE, MOST_GROWTH, MOST_MEMORY_GB = 0.15, 1.05 * TIMES, 2.0
+
+
+def rows(folder: str | None = None) -> list[dict]:
+    with tempfile.TemporaryDirectory(dir=Path.cwd()) as scratch:
+        place = Path(scratch)
+        texts, size = deliver(place / "in", folder)
+        run(place, "warm", ["new"])
+        small, _, few = run(place, "small", ["new"])
+        run(place, "grown", ["old"])
+        new, kept, _ = run(place, "grown", ["old", "new"])
+        whole, expected, many = run(place, "whole", ["old", "new"])
+    if kept != expected:
+        raise RuntimeError(f"expected the same kept documents; {len(kept ^ expected)} of {len(expected):,} differ")
+    given = [row("documents", texts, ""), row("size", size / 1e6, "MB")]
+    steps = [row(f"{name}: all / a tenth", whole[name], "s", small[name]) for name in DECIDING]
+    steps += [row(f"{name}: a tenth added / all", new[name], "s", whole[name]) for name in DECIDING]
+    growth = row("to the verdicts: all / a tenth", sum(whole.values()), "s", sum(small.values()), MOST_GROWTH)
+    share = row("to the verdicts: a tenth added / all, the same kept set", sum(new.values()), "s", sum(whole.values()), MOST_SHARE)
+    memory = row("Python workers, peak of all / the most we accept", many / 1e9, "GB", MOST_MEMORY_GB, 1.0)
+    return [*given, *steps, growth, share, row("Python workers, peak: all / a tenth", many / 1e9, "GB", few / 1e9), memory]
+
+
+def row(work: str, value: float, unit: str, reference: float | None = None, must: float | None = None) -> dict:
+    ratio = value / reference if reference else None
+    return {"work": work, "value": value, "unit": unit, "reference": reference, "ratio": ratio, "must": must, "at_most": True}
+
+
+def deliver(folder: Path, origin: str | None) -> tuple[int, int]:
+    """Two snapshots of the documents of `origin`, dealt by turns; how many they are, and their bytes."""
+    texts = documents(origin, most=None, cut=None)
+    for name, chosen in (("old", [t for i, t in enumerate(texts) if i % TIMES]), ("new", texts[::TIMES])):
+        (folder / name).mkdir(parents=True)
+        for begin in range(0, len(chosen), FILE_DOCUMENTS):
+            with open(folder / name / f"{begin:08d}.jsonl", "w") as out:
+                out.writelines(json.dumps({"text": text}) + "\n" for text in chosen[begin : begin + FILE_DOCUMENTS])
+    return len(texts), sum(len(text.encode()) for text in texts)
+
+
+def run(place: Path, home: str, snapshots: list[str]) -> tuple[dict[str, float], set[str], int]:
+    """Seconds of each step, the kept documents, and the most bytes that all Python workers together held."""
+    source = {"name": "texts", "reader": "jsonl", "domain": "docs", "path": f"{place}/in/{{snapshot}}", "snapshots": snapshots}
+    value = {"home": str(place / home), "sources": [source], "stages": [{"name": "one", "tokens": 1, "seq_len": 512}]}
+    job = Job(Recipe.model_validate(value), Home(place / home), {step.name: step.name for step in STEPS})
+    job.home.root.mkdir(exist_ok=True)
+    job.spark  # noqa: B018 - started before the clock
+    seconds = {}
+    with peak_memory(is_worker) as peak:
+        for step in [step for step in STEPS if step.name in DECIDING]:
+            started = time.perf_counter()
+            step.work(job)
+            seconds[step.name] = time.perf_counter() - started
+    kept = job.home.lake.arrow(tables.VERDICTS, ["doc_id", "keep"])
+    return seconds, {one["doc_id"] for one in kept.to_pylist() if one["keep"]}, peak()
+
+
+def is_worker(process: psutil.Process) -> bool:
+    return workers.__name__ in process.cmdline()
+
+
+@contextmanager
+def peak_memory(wanted: Callable[[psutil.Process], bool] = lambda process: True, root: int | None = None):
+    """A function that gives the most bytes which processes below `root` (this one) held together, shared pages counted once.
+
+    Sampled twice a second.
+    """
+    above, most, done = psutil.Process(root), 0, threading.Event()
+
+    def sample() -> None:
+        nonlocal most
+        while not done.wait(0.5):
+            most = max(most, sum(_pss(process, wanted) for process in [above, *above.children(recursive=True)]))
+
+    sampler = threading.Thread(target=sample, daemon=True)
+    sampler.start()
+    try:
+        yield lambda: most
+    finally:
+        done.set()
+        sampler.join()
+
+
+def _pss(process: psutil.Process, wanted: Callable[[psutil.Process], bool]) -> int:
+    try:
+        return process.memory_full_info().pss if wanted(process) else 0
+    except psutil.Error:
+        return 0  # it ended meanwhile
+
