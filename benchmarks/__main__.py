@@ -1,7 +1,7 @@
-"""Every benchmark in turn; prints one table and writes it, with the machine's description, to benchmarks/results/.
+"""Every group of benchmarks in turn; prints one table and writes each group's, with the machine's description, to benchmarks/results/.
 
     python -m benchmarks                      all
-    python -m benchmarks measuring            one of: measuring, signals, signatures, tokenising, training, job
+    python -m benchmarks measuring scale      some of PARTS, below
     python -m benchmarks signals FOLDER       on the folder's documents, for the groups that take one
 
 `make bench-setup` installs the other tools; without it their rows say so and hold no figure.
@@ -23,6 +23,7 @@ from rich.table import Table
 
 PARTS = ("measuring", "signals", "signatures", "duplicates", "extraction", "languages", "edits", "scale", "tokenising", "training", "job")
 RESULTS = Path(__file__).parent / "results"
+NAMES = ("part", "work / against", "value", "unit", "against", "ratio", "must", "met")
 TOLD = ("torch", "pyspark", "delta-spark", "numba", "gigatoken", "tiktoken", "mosaicml-streaming")
 
 
@@ -54,22 +55,25 @@ def main() -> None:
     unknown = set(parts) - set(PARTS)
     if unknown:
         sys.exit(f"expected some of {', '.join(PARTS)}; found {', '.join(sorted(unknown))}")
-    names = ("part", "work / against", "value", "unit", "against", "ratio", "must", "met")
-    table = Table(*names, title=machine(), title_justify="left")
-    found = []
+    table = Table(*NAMES, title=machine(), title_justify="left")
     for part in parts:
         print(f"{part} ...", file=sys.stderr, flush=True)
         rows = importlib.import_module(f"benchmarks.{part}").rows
-        found += [cells(part, row) for row in rows(*folders[: len(inspect.signature(rows).parameters)])]
-    for row in found:
-        table.add_row(*row)
+        given = folders[: len(inspect.signature(rows).parameters)]
+        found = [cells(part, row) for row in rows(*given)]
+        for row in found:
+            table.add_row(*row)
+        write(part, given, found)
     Console(width=160).print(table)
+
+
+def write(part: str, folders: list[str], found: list[list[str]]) -> None:
     RESULTS.mkdir(exist_ok=True)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    command = " ".join(["python -m benchmarks", *parts, *["FOLDER"] * len(folders)])
-    lines = [f"# {'-'.join(parts)}", "", f"`{command}` at {commit}", "", machine(), ""]
-    lines += ["| " + " | ".join(row) + " |" for row in (names, ["---"] * len(names), *found)]
-    (RESULTS / f"{'-'.join(parts)}.md").write_text("\n".join(lines) + "\n")
+    command = " ".join(["python -m benchmarks", part, *["FOLDER"] * len(folders)])
+    lines = [f"# {part}", "", f"`{command}` at {commit}", "", machine(), ""]
+    lines += ["| " + " | ".join(row[1:]) + " |" for row in (NAMES, ["---"] * len(NAMES), *found)]
+    (RESULTS / f"{part}.md").write_text("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from pipelines.readers.packed import chunks
 ROOT = Path(__file__).parents[1]
 PYTHON = ROOT / ".bench" / "bin" / "python"
 DOCUMENTS = 8000
-CHARS = 200, 20_000  # a document; longer ones are cut
+CHARS = 200, 9000  # a document; longer ones are cut: the mean is 3.1 KB then, that of the set on which the rates to reach were set
 FILE_DOCUMENTS = 4000  # of one file of a folder: every file has its part
 LINE_BYTES = 16 << 20
 TIMEOUT_SECONDS = 300

@@ -39,8 +39,9 @@ PIECE_CHARS = 3000  # longer texts are cut at empty lines into pieces of about s
 PIECES = 8  # of one text at most
 PLANTED = 1 / 15  # edited copies a document
 N_DATASKETCH = 300
+PROPERTIES = {"delta.dataSkippingNumIndexedCols": "0"}  # nothing here is found by the least and greatest values of a file
 PEERS = "daft dedup to Delta", "datatrove dedup"
-ROUNDS = 4  # the first ones warm Java
+ROUNDS = 7  # the first ones warm Java
 NEAR = NearDuplicates()
 CONTEXT = Context(b"", {}, NEAR.ngram, NEAR.bands, NEAR.rows)
 
@@ -113,7 +114,7 @@ def deduplicate(spark: SparkSession, file: Path, home: Path, store: bool) -> dic
     def stage(name: str, made: DataFrame, store: bool = store) -> DataFrame:
         nonlocal started
         if store:
-            made.write.format("delta").save(str(home / name))
+            made.write.format("delta").options(**PROPERTIES).save(str(home / name))
         made = spark.read.format("delta").load(str(home / name)) if store else made.localCheckpoint()
         now = time.perf_counter()
         spent[name], started = now - started, now
@@ -123,8 +124,8 @@ def deduplicate(spark: SparkSession, file: Path, home: Path, store: bool) -> dic
     columns = ", ".join(f"{column.name} {column.type}" for column in fingerprints.COLUMNS)
     signals = given.mapInArrow(fingerprinted, f"doc_id string, source string, snapshot string, quality double, {columns}")
     signals = stage("signals", signals)
-    pairs = stage("pairs", dedup.pairs(signals, given, NEAR))
-    clusters = stage("clusters", dedup.clusters(signals, pairs, {"web": 0}))
+    pairs = stage("pairs", dedup.pairs(signals, given, NEAR, small=True))
+    clusters = stage("clusters", dedup.clusters(signals, pairs, {"web": 0}, small=True))
     # 43,000 ids are sent to every task: Spark does not know how few they are, and would shuffle the texts.
     stage("kept", given.join(F.broadcast(clusters.where("rank = 1").select("doc_id")), "doc_id", how="left_semi"), store=True)
     return spent

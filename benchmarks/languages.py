@@ -126,13 +126,14 @@ def rows(folder: str | None = None) -> list[dict]:
     """Speed on distinct texts of HEAD_CHARS characters, and how many labels are the binding's. `must` is the least ratio."""
     texts = documents(folder)
     pieces = list(dict.fromkeys(text[:HEAD_CHARS].replace("\n", " ") for text in texts if len(text) >= HEAD_CHARS))
-    context, model = Context(assets.LANGUAGE_MODEL.read_bytes()), linear.classifier(assets.LANGUAGE_MODEL.read_bytes())
+    known = assets.LANGUAGE_MODEL.read_bytes()
+    context, model, names = Context(known), linear.classifier(known), linear.read(known).labels
     binding = fasttext.load_model(str(assets.LANGUAGE_MODEL)).f
     data, offsets = utf8(pa.array(pieces))
     labels, scores = np.empty(len(pieces), np.int32), np.empty(len(pieces))
     linear.predict(data, offsets, model, labels, scores)  # compiled
     theirs = [binding.predict(text + "\n", 1, 0.0, "strict")[0][1].removeprefix(linear.PREFIX) for text in pieces]
-    same = np.mean([model.labels[label] == other for label, other in zip(labels, theirs, strict=True)])
+    same = np.mean([names[label] == other for label, other in zip(labels, theirs, strict=True)])
     ours = len(pieces) / seconds(lambda: linear.predict(data, offsets, model, labels, scores))
     plain = len(pieces) / seconds(lambda: [binding.predict(text + "\n", 1, 0.0, "strict") for text in pieces])
     signals = {"the same texts": pieces, "whole texts": texts}

@@ -52,6 +52,8 @@ def two_processes(texts: list[str], ranks: bytes) -> dict:
 def alone(work: tuple[list[str], bytes, Path]) -> float:
     texts, ranks, root = work
     root.mkdir(exist_ok=True)
+    tokens.encoder.cache_clear()
+    tokens.encoder(ranks)  # loaded, but it has seen no text
     return timed(lambda: to_shards(texts, ranks, "cl100k_base", root))[1]
 
 

@@ -31,17 +31,18 @@ def dedup(job: Job) -> Counts:
     sources = job.recipe.sources
     priority = {source.name: source.priority for source in sources}
     recency = {(source.name, snapshot): time for source in sources for time, snapshot in enumerate(source.snapshots)}
-    found = duplicates.clusters(job.read(tables.SIGNALS), job.read(tables.PAIRS), priority, recency)
-    rows = job.write(found, tables.CLUSTERS, "dedup")
     lake, copies, exact = job.home.lake, pc.field("rank") > 1, pc.field("exact")
     n_pairs = lake.rows(tables.PAIRS)
+    small = duplicates.fits_one_task(lake.rows(tables.SIGNALS), n_pairs)
+    found = duplicates.clusters(job.read(tables.SIGNALS), job.read(tables.PAIRS), priority, recency, small=small)
+    rows = job.write(found, tables.CLUSTERS, "dedup")
     told = {
         "documents": rows,
         "pairs": n_pairs,
         "exact": lake.count(tables.CLUSTERS, copies & exact),
         "near": lake.count(tables.CLUSTERS, copies & ~exact),
     }
-    return told if duplicates.fits_one_task(rows, n_pairs) else told | {"grouped in shuffles": rows}
+    return told if small else told | {"grouped in shuffles": rows}
 
 
 def store_pairs(job: Job) -> None:
@@ -55,7 +56,9 @@ def store_pairs(job: Job) -> None:
     fresh = intake.undone(wanted, stored)
     if fresh != []:
         known = (job.read(tables.PAIRS), intake.condition(map(intake.Delivery.named, stored))) if fresh else None
-        job.write(duplicates.pairs(signals, job.read(tables.DOCUMENTS), near, known), tables.PAIRS, "dedup", None, wanted)
+        small = duplicates.fits_one_task(job.home.lake.rows(tables.SIGNALS))
+        found = duplicates.pairs(signals, job.read(tables.DOCUMENTS), near, known, small=small)
+        job.write(found, tables.PAIRS, "dedup", None, wanted)
 
 
 def edits(job: Job) -> Counts:

@@ -31,17 +31,17 @@ FINGERPRINT = "n_shingles", "signature", "band_keys"
 Known = tuple[DataFrame, str]
 
 
-def pairs(signals: DataFrame, documents: DataFrame, near: NearDuplicates, known: Known | None = None) -> DataFrame:
+def pairs(signals: DataFrame, documents: DataFrame, near: NearDuplicates, known: Known | None = None, *, small: bool) -> DataFrame:
     """Columns of silver.pairs: the near copies among all documents of `signals`, verified by true Jaccard.
 
     signals: doc_id, text_hash, n_shingles, signature, band_keys. documents: doc_id, text.
     known: what was found before among part of these documents, with the same settings of `near` and of measuring: its
     pairs (a, b, support), and the SQL condition on `signals` that says which documents these are. Then only the texts of new
     candidates are read, and the result is that of a run over everything. Documents may be added, not taken away.
+    small: whether `fits_one_task`.
     """
     new = F.lit(True) if known is None else ~F.expr(known[1])
     rows = signals.where("n_shingles > 0").select("doc_id", "text_hash", *FINGERPRINT, new.alias("new"))
-    small = fits_one_task(signals.count())  # of a whole Delta table, its log knows
     if not small and known is not None:
         rows = touched(rows).localCheckpoint()
     found = (in_one_task(rows, near.threshold) if small else in_shuffles(rows, near.threshold)).localCheckpoint()
@@ -54,7 +54,8 @@ def pairs(signals: DataFrame, documents: DataFrame, near: NearDuplicates, known:
 
 
 def fits_one_task(documents: int, pairs: int = 0) -> bool:
-    """Whether so much is compared and grouped in one Python worker, not by joins and windows."""
+    """Whether so much is compared and grouped in one Python worker, not by joins and windows. Who calls has the counts: a table's log
+    holds them, where Spark would take half a second."""
     return documents <= IN_ONE_TASK and pairs <= PAIRS_IN_ONE_TASK
 
 
@@ -178,15 +179,16 @@ def shingler(ngram: int) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.Rec
 
 
 def clusters(
-    signals: DataFrame, pairs: DataFrame, priority: dict[str, int], recency: dict[tuple[str, str], int] | None = None
+    signals: DataFrame, pairs: DataFrame, priority: dict[str, int], recency: dict[tuple[str, str], int] | None = None, *, small: bool
 ) -> DataFrame:
     """Columns of silver.clusters for every document of `signals`: doc_id, source, snapshot, text_hash, quality.
 
     pairs: a, b (text_hash). Preferred in a cluster is the source of higher priority, then the better quality (none is
     worst), then the snapshot that came later (recency by source and snapshot, the greater the later), then the smaller doc_id.
+    small: whether `fits_one_task`.
     """
     members = signals.select("doc_id", "text_hash", *preference(priority, recency or {}))
-    if fits_one_task(signals.count(), pairs.count()):
+    if small:
         return clusters_in_one_task(members, pairs)
     found = members.join(connected_components(pairs), "text_hash", how="left")
     cluster = Window.partitionBy(F.coalesce("component", "text_hash"))

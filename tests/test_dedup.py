@@ -161,7 +161,7 @@ def signals(documents):
 
 @pytest.fixture(scope="module")
 def found(signals, documents):
-    return dedup.pairs(signals, documents, NEAR).localCheckpoint()
+    return dedup.pairs(signals, documents, NEAR, small=True).localCheckpoint()
 
 
 def in_order(rows):
@@ -175,7 +175,7 @@ def test_pairs_and_clusters_are_those_of_brute_force_and_the_preferred_member_is
 
     facts = {row.doc_id: row for row in signals.collect()}
     recency = {("a", "0"): 1, ("a", "1"): 2, ("b", "0"): 4, ("b", "1"): 3}
-    rows = {row.doc_id: row for row in dedup.clusters(signals, found, {"a": 0, "b": 1}, recency).collect()}
+    rows = {row.doc_id: row for row in dedup.clusters(signals, found, {"a": 0, "b": 1}, recency, small=True).collect()}
     expected = components(sorted(texts), alike)
     assert {doc_id: row.cluster_id for doc_id, row in rows.items()} == expected
     assert len(set(expected.values())) < len(texts) - 20  # something was there to be found
@@ -197,23 +197,20 @@ def test_increments_give_the_pairs_of_a_run_over_everything(signals, documents, 
     known = None
     for upto in range(3):
         so_far = f"pmod(xxhash64(doc_id), 3) <= {upto}"
-        pairs = dedup.pairs(signals.where(so_far), documents, NEAR, known).localCheckpoint()
+        pairs = dedup.pairs(signals.where(so_far), documents, NEAR, known, small=True).localCheckpoint()
         known = pairs, so_far
     assert in_order(pairs) == in_order(found)
-    assert in_order(dedup.pairs(signals, documents, NEAR, known)) == in_order(found)  # nothing new changes nothing
+    assert in_order(dedup.pairs(signals, documents, NEAR, known, small=True)) == in_order(found)  # nothing new changes nothing
 
 
 def test_what_does_not_fit_into_one_worker_gives_the_same_rows(signals, documents, found, monkeypatch):
-    monkeypatch.setattr(dedup, "IN_ONE_TASK", 0)
-    monkeypatch.setattr(dedup, "PAIRS_IN_ONE_TASK", 0)
-    assert in_order(dedup.pairs(signals, documents, NEAR)) == in_order(found)
+    monkeypatch.setattr(dedup, "PAIRS_IN_ONE_TASK", 0)  # nor do components
+    assert in_order(dedup.pairs(signals, documents, NEAR, small=False)) == in_order(found)
     half = "pmod(xxhash64(doc_id), 2) = 0"
     of_some = signals.where(half).select("text_hash").localCheckpoint()
     old = found.join(of_some, found.a == of_some.text_hash, how="left_semi").join(of_some, found.b == of_some.text_hash, how="left_semi")
-    assert in_order(dedup.pairs(signals, documents, NEAR, (old, half))) == in_order(found)
-    apart = in_order(dedup.clusters(signals, found, {}))
-    monkeypatch.undo()
-    assert apart == in_order(dedup.clusters(signals, found, {}))
+    assert in_order(dedup.pairs(signals, documents, NEAR, (old, half), small=False)) == in_order(found)
+    assert in_order(dedup.clusters(signals, found, {}, small=False)) == in_order(dedup.clusters(signals, found, {}, small=True))
 
 
 def test_a_text_that_is_no_longer_there_still_connects_its_copies_and_no_quality_is_the_worst():

@@ -3,7 +3,7 @@
 Links, code, numbers and markup look English or like nothing at all: they are left out first. A long text is read in
 three windows, at its head, in its middle and at its tail, so that neither an English licence at the top decides nor a
 text in two languages passes for one. FineWeb keeps English above a score of .65, FineWeb-2 other languages by thresholds
-of their own. The prediction is fastText's, label for label; benchmarks/results/languages.md has speeds and accuracies.
+of their own. The prediction is fastText's, label for label; benchmarks/results/languages.md has speeds, languages-accuracy.md accuracies.
 """
 
 from __future__ import annotations
