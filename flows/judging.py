@@ -124,12 +124,15 @@ def learnt(job: Job, documents: DataFrame) -> DataFrame:
 
 
 def decontaminate(job: Job) -> Counts:
+    from pyspark.sql import functions as F
+
     from pipelines import decontaminate as overlaps
+    from pipelines.spark import ID_BYTES, sent
 
     spec = job.recipe.decontaminate
     if not spec.files:
         return {"matches": write_or_empty(job, None, tables.CONTAMINATION, "decontaminate")}
-    keepers = job.read(tables.CLUSTERS).where("rank = 1").select("doc_id")
+    keepers = sent(job.read(tables.CLUSTERS).where("rank = 1").select("doc_id"), F.lit(ID_BYTES))
     documents = job.read(tables.DOCUMENTS).select("doc_id", "text").join(keepers, "doc_id", how="left_semi")
     found = overlaps.suite(spec)
     rows = job.write(overlaps.contamination(documents, found), tables.CONTAMINATION, "decontaminate")

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from pipelines.spark import ID_BYTES, sent
 from schemas.tables import EDITS
 
 if TYPE_CHECKING:  # a worker that tokenises imports this file: without pydantic and numba it starts 1 s of CPU sooner
@@ -26,7 +27,8 @@ if TYPE_CHECKING:  # a worker that tokenises imports this file: without pydantic
 Span = tuple[int, int, str, str]  # start, end, replacement, why
 
 LINE, PASSAGE = REMOVALS = ("repeated_line", "repeated_passage")  # the strongest first; then all masks
-SHOWN_BEHIND = 300
+EDIT_BYTES = 60  # of an edit in a row of Spark's
+SHOWN_BEHIND = 4000  # a private key has 3,300 characters
 TYPES = (pa.string(), pa.int64(), pa.int64(), pa.string(), pa.string())  # of a row of silver.edits
 ROW = ", ".join(f"{column.name} {column.type}" for column in EDITS.columns)
 
@@ -52,7 +54,7 @@ def removals(documents: DataFrame, found: DataFrame, spec: Edits) -> list[DataFr
     """Rows of silver.edits, not merged yet, of lines and passages that occur again; found: as `candidates` gives them."""
     from pipelines import repeats
 
-    texts = documents.select("doc_id", "text").join(found, "doc_id", how="inner")
+    texts = documents.select("doc_id", "text").join(sent(found, F.lit(ID_BYTES)), "doc_id", how="inner")
     rows = []
     if lines := spec.repeated_lines:
         of_domains = texts.where(F.col("domain").isin(*lines.domains))
@@ -167,7 +169,8 @@ def beginnings(texts: list[str], chars: int) -> list[str]:
 def joined(documents: DataFrame, edits: DataFrame) -> DataFrame:
     """documents with the column `edits`, as `apply_batch` takes it."""
     span = F.struct("start", "end", "replacement")
-    return documents.join(edits.groupBy("doc_id").agg(F.sort_array(F.collect_list(span)).alias("edits")), "doc_id", how="left")
+    lists = edits.groupBy("doc_id").agg(F.sort_array(F.collect_list(span)).alias("edits"))
+    return documents.join(sent(lists, ID_BYTES + EDIT_BYTES * F.size("edits")), "doc_id", how="left")
 
 
 def applied(documents: DataFrame) -> DataFrame:
@@ -189,5 +192,5 @@ def rests(documents: DataFrame, edits: DataFrame, context: Context) -> DataFrame
     """
     from pipelines.measure import READ, measure
 
-    shortened = edits.where(F.col("why").isin(*REMOVALS)).select("doc_id").distinct()
+    shortened = sent(edits.where(F.col("why").isin(*REMOVALS)).select("doc_id").distinct(), F.lit(ID_BYTES))
     return measure(applied(joined(documents.select(*READ).join(shortened, "doc_id", how="left_semi"), edits)), context)

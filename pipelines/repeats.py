@@ -21,6 +21,7 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from pipelines.signals.characters import IS_SPACE, constant, decode, mix64, table, utf8
+from pipelines.spark import ID_BYTES, sent
 
 Batches = Iterator[pa.RecordBatch]
 
@@ -28,8 +29,12 @@ FNV, FNV_START, COMBINE = np.uint64(0x100000001B3), np.uint64(0xCBF29CE484222325
 SPACE, ALONE, NEWLINE = 1, 2, ord("\n")
 # Thai and Lao, Tibetan, Burmese, Khmer, CJK with kana, its compatibility forms, full width, and the planes of further ideographs.
 WITHOUT_SPACES = ((0x0E00, 0x1100), (0x1780, 0x1800), (0x2E80, 0xA000), (0xF900, 0xFB00), (0xFF00, 0xFFF0), (0x20000, 0x40000))
-GIVEN = ("doc_id", "priority", "n_bytes")  # that a passage brings along
+GIVEN, EACH = ("doc_id", "priority", "n_bytes"), ("seed", "hash", "start", "end")  # of a document, of each of its passages
+PASSAGES = "doc_id string, priority int, n_bytes bigint, part bigint, " + ", ".join(f"{name} array<bigint>" for name in EACH)
 NOTHING = constant(np.zeros(0, np.uint8))
+LISTED = "doc_id string, group string, keys array<bigint>"
+KEYS_IN_ONE_TASK = 1 << 24  # counted by sorting, of 200 MB with its places, where a shuffle takes ten times as long
+PASSAGES_IN_ONE_TASK = 1 << 23  # sorted in 0.8 GB
 CHUNK_ROWS = 1 << 16  # of passages that leave a worker at once
 
 
@@ -52,10 +57,8 @@ def repeated_lines(texts: DataFrame, documents: int, min_chars: int) -> DataFram
     A span ends behind the line's \\n.
     """
     line_hashes(NOTHING, 1)  # compiled here once: the workers of this machine find it on disk
-    hashed = texts.select("doc_id", "source", "text").mapInArrow(_line_keys(min_chars), "doc_id string, source string, keys array<bigint>")
-    rows = hashed.localCheckpoint().select("doc_id", "source", F.explode("keys").alias("key"))  # read twice below
-    often = rows.groupBy("source", "key").agg(F.count("*").alias("n")).where(F.col("n") > documents)
-    mine = rows.join(often, ["source", "key"], how="left_semi").groupBy("doc_id").agg(F.collect_list("key").alias("keys"))
+    hashed = texts.select("doc_id", "source", "text").mapInArrow(_line_keys(min_chars), LISTED)
+    mine = often(hashed, documents)
     found = texts.select("doc_id", "text").join(mine, "doc_id", how="inner")
     return found.mapInArrow(_line_spans, "doc_id string, start bigint, end bigint")
 
@@ -69,26 +72,36 @@ def repeated_passages(texts: DataFrame, words: int, torso: float) -> DataFrame:
     the others are compared again without such ones: what they hold is not lost with them, if one document that stays has it.
     """
     passages(NOTHING, words, seeds(NOTHING, words).view(np.uint64))  # compiled here once, as above
-    repeated = _repeated_seeds(texts.select("doc_id", "text").mapInArrow(_seeds(words), "doc_id string, seeds array<bigint>"))
+    repeated = often(texts.select("doc_id", "text").mapInArrow(_seeds(words), LISTED), 1)
     found = texts.select("doc_id", "priority", "n_bytes", "text").join(repeated, "doc_id", how="inner")
-    schema = "doc_id string, priority int, n_bytes bigint, seed bigint, hash bigint, start bigint, end bigint"
-    compared = found.mapInArrow(_passages(words), schema).localCheckpoint()  # read twice below
-    spans = later_copies(compared).localCheckpoint()
+    compared = found.mapInArrow(_passages(words), PASSAGES).localCheckpoint()  # read twice below
+    if (compared.agg(F.sum(F.size("seed"))).first()[0] or 0) <= PASSAGES_IN_ONE_TASK:
+        return compared.coalesce(1).mapInArrow(_in_one_task(torso), "doc_id string, start bigint, end bigint")
+    rows = compared.withColumn("one", F.explode(F.arrays_zip("seed", "hash", "start", "end"))).select(*GIVEN, "one.*")
+    spans = later_copies(rows).localCheckpoint()
     lost = spans.groupBy("doc_id", "n_bytes").agg(F.sum(F.col("end") - F.col("start")).alias("lost"))
     torsos = lost.where(F.col("lost") > torso * F.col("n_bytes")).select("doc_id")
-    others = later_copies(compared.join(torsos, "doc_id", how="left_anti"))
+    others = later_copies(rows.join(torsos, "doc_id", how="left_anti"))
     return others.union(spans.join(torsos, "doc_id", how="left_semi")).select("doc_id", "start", "end")
 
 
-def _repeated_seeds(seeds: DataFrame) -> DataFrame:
-    """(doc_id, seeds): the seeds of each document that were met more than once in all."""
-    rows = seeds.localCheckpoint().select("doc_id", F.explode("seeds").alias("seed"))  # read twice below
-    repeated = rows.groupBy("seed").agg(F.count("*").alias("n")).where("n > 1")
-    return rows.join(repeated, "seed", how="left_semi").groupBy("doc_id").agg(F.collect_set("seed").alias("seeds"))
+def often(listed: DataFrame, more_than: int) -> DataFrame:
+    """(doc_id, keys): of each document the keys that stand in more than so many places of its group; those without any are left out.
+
+    listed: doc_id, group, keys.
+    """
+    listed = listed.localCheckpoint()  # read twice below
+    if (listed.agg(F.sum(F.size("keys"))).first()[0] or 0) <= KEYS_IN_ONE_TASK:
+        found = listed.coalesce(1).mapInArrow(_often(more_than), "doc_id string, keys array<bigint>")
+    else:
+        rows = listed.select("doc_id", "group", F.explode("keys").alias("key"))
+        wanted = rows.groupBy("group", "key").agg(F.count("*").alias("n")).where(F.col("n") > more_than)
+        found = rows.join(wanted, ["group", "key"], how="left_semi").groupBy("doc_id").agg(F.collect_list("key").alias("keys"))
+    return sent(found, ID_BYTES + 8 * F.size("keys"))
 
 
 def later_copies(passages: DataFrame) -> DataFrame:
-    """(doc_id, n_bytes, start, end): the union of all passages but the first of each; passages: as `_passages` gives them."""
+    """(doc_id, n_bytes, start, end): the union of all passages but the first of each; passages: GIVEN, seed, hash, start, end."""
     place = F.struct(-F.col("priority"), -F.col("n_bytes"), F.col("doc_id").alias("doc_id"), F.col("start"), F.col("end").alias("end"))
     first = F.min(place).over(Window.partitionBy("seed", "hash"))
     again = (F.col("doc_id") != F.col("first.doc_id")) | (F.col("start") >= F.col("first.end"))
@@ -133,11 +146,36 @@ def _split(text: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return hashes[:n], begins[: n + 1]
 
 
+def _often(more_than: int) -> Callable[[Batches], Batches]:
+    def run(batches: Batches) -> Batches:
+        read = list(batches)
+        if read:
+            rows = pa.Table.from_batches(read).combine_chunks()
+            groups, lists = rows.column("group").combine_chunks().dictionary_encode(), rows.column("keys").combine_chunks()
+            met = met_often(groups.indices.to_numpy(), lists.offsets.to_numpy(), lists.values.to_numpy(), more_than)
+            bounds = np.concatenate([[0], np.cumsum(met)])[lists.offsets.to_numpy()]
+            keys = pa.ListArray.from_arrays(pa.array(bounds, pa.int32()), lists.values.filter(pa.array(met)))
+            found = pa.table([rows.column("doc_id"), keys], ["doc_id", "keys"]).filter(pa.array(np.diff(bounds) > 0))
+            yield from found.to_batches(max_chunksize=10_000)
+
+    return run
+
+
+def met_often(groups: np.ndarray, offsets: np.ndarray, keys: np.ndarray, more_than: int) -> np.ndarray:
+    """Whether each key stands in more than so many places of its group: bool[keys]. keys[offsets[i] : offsets[i + 1]] are of groups[i]."""
+    group, met = np.repeat(groups, np.diff(offsets)), np.zeros(len(keys), bool)
+    for one in np.unique(groups):
+        mine = np.flatnonzero(group == one)
+        _, places, counts = np.unique(keys[mine], return_inverse=True, return_counts=True)
+        met[mine] = counts[places] > more_than
+    return met
+
+
 def _line_keys(min_chars: int) -> Callable[[Batches], Batches]:
     def run(batches: Batches) -> Batches:
         for batch in batches:
             keys = pa.array([np.unique(line_hashes(text, min_chars)[0]) for text in _texts(batch)], pa.list_(pa.int64()))
-            yield pa.RecordBatch.from_arrays([batch.column("doc_id"), batch.column("source"), keys], ["doc_id", "source", "keys"])
+            yield pa.RecordBatch.from_arrays([batch.column("doc_id"), batch.column("source"), keys], ["doc_id", "group", "keys"])
 
     return run
 
@@ -154,7 +192,8 @@ def _seeds(words: int) -> Callable[[Batches], Batches]:
     def run(batches: Batches) -> Batches:
         for batch in batches:
             found = pa.array([seeds(text, words) for text in _texts(batch)], pa.list_(pa.int64()))
-            yield pa.RecordBatch.from_arrays([batch.column("doc_id"), found], ["doc_id", "seeds"])
+            everywhere = pa.repeat("", len(batch))
+            yield pa.RecordBatch.from_arrays([batch.column("doc_id"), everywhere, found], ["doc_id", "group", "keys"])
 
     return run
 
@@ -163,13 +202,61 @@ def _passages(words: int) -> Callable[[Batches], Batches]:
     def run(batches: Batches) -> Batches:
         for batch in batches:
             given = [dict(zip(GIVEN, values, strict=True)) for values in zip(*(batch.column(name) for name in GIVEN), strict=True)]
-            for row, text, repeated in zip(given, _texts(batch), batch.column("seeds"), strict=True):
+            for row, text, repeated in zip(given, _texts(batch), batch.column("keys"), strict=True):
                 found = passages(text, words, np.sort(repeated.values.to_numpy().view(np.uint64)))
                 for at in range(0, len(found[0]), CHUNK_ROWS):
-                    columns = (column[at : at + CHUNK_ROWS] for column in found)
-                    yield _rows(row, dict(zip(("seed", "hash", "start", "end"), columns, strict=True)))
+                    lists = {name: pa.array([column[at : at + CHUNK_ROWS]]) for name, column in zip(EACH, found, strict=True)}
+                    given = {name: pa.repeat(value, 1) for name, value in row.items()}
+                    yield pa.RecordBatch.from_pydict(given | {"part": pa.array([at])} | lists)
 
     return run
+
+
+def _in_one_task(torso: float) -> Callable[[Batches], Batches]:
+    def run(batches: Batches) -> Batches:
+        read = list(batches)
+        if read:
+            preferred = [("priority", "descending"), ("n_bytes", "descending"), ("doc_id", "ascending"), ("part", "ascending")]
+            rows = pa.Table.from_batches(read).sort_by(preferred).combine_chunks()
+            names = rows.column("doc_id").combine_chunks().dictionary_encode()
+            n_bytes = np.empty(len(names.dictionary), np.int64)
+            n_bytes[names.indices.to_numpy()] = rows.column("n_bytes").to_numpy()
+            lists = [rows.column(name).combine_chunks() for name in EACH]
+            documents = np.repeat(names.indices.to_numpy(), np.diff(lists[0].offsets.to_numpy()))
+            found = further_copies(documents, n_bytes, torso, *(one.values.to_numpy() for one in lists))
+            columns = [names.dictionary.take(pa.array(found[0])), *map(pa.array, found[1:])]
+            yield from pa.table(columns, ["doc_id", "start", "end"]).to_batches(max_chunksize=100_000)
+
+    return run
+
+
+def further_copies(
+    documents: np.ndarray, n_bytes: np.ndarray, torso: float, seeds: np.ndarray, hashes: np.ndarray, starts: np.ndarray, ends: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(documents, starts, ends) of what `repeated_passages` finds. Passages are in the order of preference, n_bytes of documents."""
+    passages = documents, seeds, hashes, starts, ends
+    found = _but_the_first(*passages)
+    torsos = np.bincount(found[0], found[2] - found[1], len(n_bytes)) > torso * n_bytes
+    others = _but_the_first(*(column[~torsos[documents]] for column in passages))
+    of_torsos = torsos[found[0]]
+    return tuple(np.concatenate([column, one[of_torsos]]) for column, one in zip(others, found, strict=True))
+
+
+def _but_the_first(documents: np.ndarray, seeds: np.ndarray, hashes: np.ndarray, starts: np.ndarray, ends: np.ndarray):
+    """The union of all passages but the first of each; a later start in a document has a later end, or the same."""
+    order = np.lexsort((hashes, seeds))
+    differs = (np.diff(seeds[order], prepend=0) != 0) | (np.diff(hashes[order], prepend=0) != 0)
+    differs[:1] = True
+    begins = np.flatnonzero(differs)
+    first = np.empty(len(order), np.int64)
+    first[order] = np.repeat(order[begins], np.diff(begins, append=len(order)))
+    again = np.flatnonzero((documents != documents[first]) | (starts >= ends[first]))
+    documents, starts, ends = documents[again], starts[again], ends[again]
+    apart = np.ones(len(again), bool)
+    apart[1:] = (documents[1:] != documents[:-1]) | (starts[1:] > ends[:-1])
+    begins = np.flatnonzero(apart)
+    last = np.append(begins[1:], len(again))[: len(begins)] - 1
+    return documents[begins], starts[begins], ends[last]
 
 
 def _texts(batch: pa.RecordBatch) -> Iterator[np.ndarray]:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from pyspark.sql import SparkSession, Window
+from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from pipelines import assets
@@ -45,6 +45,9 @@ LOCAL_SETTINGS = {
 # steps took 127 s with these options and 190 s without (one reading each, on a machine with other work).
 # The first compiler alone gets 48 MB for its code, which a run of 60 MB of text fills; Java then interprets what comes after.
 JAVA_OPTIONS = "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m -XX:+UseParallelGC"
+
+SENT_BYTES = 64 << 20  # 600,000 documents' ids; Java holds them twice
+ID_BYTES = 100  # of a row with a document's id and little else
 
 
 def java_options() -> str:
@@ -96,6 +99,16 @@ def session(spark: Spark, home: str) -> SparkSession:
         started = builder.getOrCreate()
     started.sparkContext.setLogLevel("OFF")  # what fails is raised, with its cause, to the step that asked for it
     return started
+
+
+def sent(rows: DataFrame, n_bytes: Column) -> DataFrame:
+    """`rows`, for a join with texts: computed now, and sent to every task if they are at most SENT_BYTES, so that no text is shuffled.
+
+    n_bytes: of a row. Spark itself learns how few the rows are when it has shuffled both sides.
+    """
+    rows = rows.localCheckpoint()
+    size = rows.agg(F.sum(n_bytes)).first()[0] or 0
+    return F.broadcast(rows) if size <= SENT_BYTES else rows
 
 
 def rehearse(home: Path) -> None:

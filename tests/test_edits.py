@@ -169,6 +169,14 @@ def found_spans(frame) -> list[tuple[str, int, int]]:
     return sorted((row.doc_id, row.start, row.end) for row in frame.collect())
 
 
+@pytest.fixture(params=["in one task", "in shuffles"])
+def way(request, monkeypatch):
+    """Where what is found is counted: both ways must find the same."""
+    if request.param == "in shuffles":
+        monkeypatch.setattr(repeats, "KEYS_IN_ONE_TASK", -1)
+        monkeypatch.setattr(repeats, "PASSAGES_IN_ONE_TASK", -1)
+
+
 def corpus_of_repeats(seed: int) -> list[str]:
     """Texts of few words with planted copies of pieces, inside a text and across, some of them periodic."""
     chance = random.Random(seed)
@@ -183,7 +191,7 @@ def corpus_of_repeats(seed: int) -> list[str]:
     return ["".join(word + chance.choice((" ", "\n", "\t \n")) for word in text) for text in texts]
 
 
-def test_passages_are_those_of_a_quadratic_search(spark):
+def test_passages_are_those_of_a_quadratic_search(spark, way):
     """On one partition and on seven."""
     texts = corpus_of_repeats(1)
     expected = []
@@ -196,12 +204,27 @@ def test_passages_are_those_of_a_quadratic_search(spark):
         assert found_spans(repeats.repeated_passages(frame(spark, texts, parts), WORDS, torso=1.0)) == expected
 
 
-def test_a_passage_of_a_torso_is_kept_where_it_comes_next(spark):
+def test_a_passage_of_a_torso_is_kept_where_it_comes_next(spark, way):
     """The second text is mostly a copy of the first and will be dropped: what it has in common with the third is not lost."""
     mine, shared = " ".join(f"m{i}" for i in range(60)), " ".join(f"s{i}" for i in range(20))
     texts = [mine, f"{mine} {shared}", " ".join(f"t{i}" for i in range(60)) + f" {shared}", f"{shared} u1 u2"]
     found = found_spans(repeats.repeated_passages(frame(spark, texts), WORDS, torso=0.5))
     assert found == [(f"{1:032x}", 0, len(mine) + 1), (f"{3:032x}", 0, len(shared) + 1)]
+
+
+def test_a_long_text_leaves_its_worker_in_parts_and_nothing_changes(monkeypatch):
+    texts = corpus_of_repeats(5)
+    keys = [sorted({int(seed) for seed in repeats.seeds(np.frombuffer(text.encode(), np.uint8), WORDS)}) for text in texts]
+    n = len(texts)
+    columns = {"doc_id": [f"{i:032x}" for i in range(n)], "priority": [-i for i in range(n)], "n_bytes": [len(t.encode()) for t in texts]}
+    batch = pa.RecordBatch.from_pydict(columns | {"text": texts, "keys": pa.array(keys, pa.list_(pa.int64()))})
+    found = []
+    for rows in (5, 1 << 16):
+        monkeypatch.setattr(repeats, "CHUNK_ROWS", rows)
+        passages = list(repeats._passages(WORDS)([batch]))
+        found.append(pa.Table.from_batches(repeats._in_one_task(0.5)(passages[::-1])).sort_by([("doc_id", "ascending"), ("start", "ascending")]))
+        found.append(len(passages))
+    assert found[0] == found[2] and len(found[0]) > 20 and found[1] > 2 * found[3]
 
 
 def test_many_copies_are_no_more_work_a_copy(spark):
@@ -239,7 +262,7 @@ def earlier(split: list, first: dict, at: tuple[int, int]) -> tuple[int, int]:
     raise AssertionError(f"word {i} of text {d} is in no later copy")
 
 
-def test_lines_are_counted_by_document_and_source(spark):
+def test_lines_are_counted_by_document_and_source(spark, way):
     chance = random.Random(6)
     lines = ["Share this page", "  Share this\tpage", "short", "Cookies help us", "", "所有权利保留所有权利保留", "Subscribe now!"]
     texts = ["\n".join(chance.choice([*lines, f"own line {i} {j}"]) for j in range(12)) + "\n" * (i % 2) for i in range(30)]

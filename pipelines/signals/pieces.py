@@ -64,33 +64,35 @@ COUNTS = np.dtype([(name, np.int64) for name in (
 )] + [("top", np.int64, 3), ("dup", np.int64, 6)])  # fmt: skip
 
 
+SEEN_BITS = 26  # 64 MB: only texts of more than 8 million pieces would have more of it
+
+
 class Scratch(NamedTuple):
     """Arrays for the pieces of the longest document of a batch; pages that are not reached are never touched."""
 
-    edge: np.ndarray  # int64, first byte of each piece and the byte after it, in turn
-    char: np.ndarray  # int64, characters before each edge
+    edge: np.ndarray  # int32, first byte of each piece and the byte after it, in turn
+    char: np.ndarray  # int32, characters before each edge
     kind: np.ndarray  # uint16, classes of all characters of a piece
     hash: np.ndarray  # uint64, of its bytes
-    ink: np.ndarray  # int64, ink before it; one more than pieces
-    row: np.ndarray  # int64, newlines before it
+    ink: np.ndarray  # int32, ink before it; one more than pieces
+    row: np.ndarray  # int32, newlines before it
     last: np.ndarray  # uint16, classes of its last character
     flag: np.ndarray  # uint8, END, and the phrases that begin in it
     key: np.ndarray  # uint64, of lines, paragraphs, n-grams in turn
-    size: np.ndarray  # int64, ink of lines and paragraphs; of n-grams: whether met
-    place: np.ndarray  # int64, row of a line; piece where an n-gram begins
+    size: np.ndarray  # int32, ink of lines and paragraphs; of n-grams: whether met
+    place: np.ndarray  # int32, row of a line; piece where an n-gram begins
     first: np.ndarray  # int32, index of the first equal key
     copies: np.ndarray  # int32, at that index: how many keys are equal
     slots: np.ndarray  # int32, hash table of indices
-    seen: np.ndarray  # uint8, how many keys fall into a place, at most 2
+    seen: np.ndarray  # uint8[at most 1 << SEEN_BITS], how many keys fall into a place, at most 2
 
 
 def scratch(longest_bytes: int) -> Scratch:
     """Room for the most pieces that so many bytes can hold: every other byte one."""
     n = longest_bytes // 2 + 2
-    sizes = {"edge": 2 * n, "char": 2 * n, "slots": 2 << n.bit_length(), "seen": 64 << n.bit_length()}
-    narrow = {"hash": np.uint64, "key": np.uint64, "kind": np.uint16, "last": np.uint16, "flag": np.uint8, "seen": np.uint8}
-    narrow |= {"first": np.int32, "copies": np.int32, "slots": np.int32}
-    return Scratch(**{name: np.empty(sizes.get(name, n), narrow.get(name, np.int64)) for name in Scratch._fields})
+    sizes = {"edge": 2 * n, "char": 2 * n, "slots": 2 << n.bit_length(), "seen": min(64 << n.bit_length(), 1 << SEEN_BITS)}
+    kinds = {"hash": np.uint64, "key": np.uint64, "kind": np.uint16, "last": np.uint16, "flag": np.uint8, "seen": np.uint8}
+    return Scratch(**{name: np.empty(sizes.get(name, n), kinds.get(name, np.int32)) for name in Scratch._fields})
 
 
 @njit(inline="always")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from pipelines.signals.pieces import SEEN_BITS
+
 COMBINE = np.uint64(0x9E3779B97F4A7C15)  # of polynomials over pieces
 LEAST_REPEATS = 32  # of a span (OLMoE, 2409.02060); fewer are none
 LONGEST_SPAN = 13  # pieces
@@ -66,9 +68,9 @@ def count_ngrams(s, row):
 
 @njit
 def _maybe_repeated(s, n):
-    """Keep the keys that share one of 8 n places with another key: every one that repeats, and few others."""
+    """Keep the keys that share one of 8 n places with another key: every one that repeats, and few others (more, above SEEN_BITS)."""
     bits = 6
-    while 1 << bits < 8 * n:
+    while 1 << bits < 8 * n and bits < SEEN_BITS:
         bits += 1
     shift = np.uint64(64 - bits)
     s.seen[: 1 << bits] = 0
