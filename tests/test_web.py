@@ -270,6 +270,24 @@ def test_html_files_and_html_in_jsonl_and_parquet_become_the_same_text(tmp_path)
     assert {m[0].text for m in made} == {f"{TEXT}\n\n{TEXT[::-1]}"} and kinds(made[1] + made[2]) == ["record", "no_text"] * 2
 
 
+def test_pages_among_texts_are_known_by_how_they_begin(tmp_path):
+    import json
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    text = "A <html> tag begins a page, and <!doctype html> says so."
+    pages = [PAGE.decode(), "\n<!-- note -->\n<!DOCTYPE  HTML>" + PAGE.decode(), '\ufeff<?xml version="1.0"?><HTML>' + PAGE.decode()]
+    values = [*pages, text, "<htmlx> & so on", "<!-- " + "x" * 2000]
+    pq.write_table(pa.table({"text": values}), tmp_path / "t.parquet")
+    lines = "\n".join(json.dumps({"text": value}) for value in [*values, 5, None]).encode()
+    made = [one.text for one in read(tmp_path, lines, "jsonl", "l.jsonl", content="mixed")[:6]]
+    assert made == [f"{TEXT}\n\n{TEXT[::-1]}"] * 3 + values[3:]
+    assert kinds(read(tmp_path, lines, "jsonl", "l.jsonl", content="mixed")[6:]) == ["no_text"] * 2
+    parquet = (tmp_path / "t.parquet").read_bytes()
+    assert [one.text for one in read(tmp_path, parquet, "parquet", "t.parquet", content="mixed")] == made
+
+
 def test_readers_list_their_files(tmp_path):
     for name in ("a.html", "b.htm", "c.warc.gz", "d.warc", "e.wet.gz", "f.warc.wet.gz", "g.txt"):
         (tmp_path / name).write_bytes(b"x")

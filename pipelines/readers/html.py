@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from codecs import BOM_UTF8
 from collections.abc import Iterator
+from typing import Any
 
 from pipelines.charset import decode
 from pipelines.readers.archives import ARCHIVES, each
@@ -11,6 +13,8 @@ from pipelines.readers.files import File, Record, Reject, document, listed, too_
 from schemas.recipe import Source
 
 SUFFIXES = (".html", ".htm", ".xhtml", ".HTML", ".HTM")
+HEAD = 1000  # bytes or characters in which a page's first tag stands
+BEGINNING = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<(?:!doctype\s+html|html)\b", re.IGNORECASE | re.DOTALL)
 
 
 def list_files(source: Source, seed: int) -> list[File]:
@@ -32,6 +36,14 @@ def _read(file: File, source: Source) -> Iterator[Record | Reject]:
     yield data if isinstance(data, Reject) else page(file.uri, data, file.licence, source)
 
 
+def is_page(value: Any, source: Source) -> bool:
+    """Whether a field's value is a page: as the recipe says, or where it holds both, if it begins as one."""
+    if source.content != "mixed":
+        return source.content == "html"
+    head = value[:HEAD] if isinstance(value, bytes | str) else b""
+    return bool(BEGINNING.match(head if isinstance(head, bytes) else head.encode("utf-8", "replace")))
+
+
 def page(
     uri: str, html: bytes | str, licence: str | None, source: Source, label: str | None = None, facts: tuple[tuple[str, str], ...] = ()
 ) -> Record | Reject:
@@ -42,7 +54,7 @@ def page(
         return document(uri, html, licence, source)
     if len(html) > source.max_document_bytes:
         return too_large(uri, len(html), source)
-    text, charset = (html, "utf-8") if isinstance(html, str) else decode(html, label)
+    text, charset = (html.removeprefix("\ufeff"), "utf-8") if isinstance(html, str) else decode(html, label)
     if text is None:
         return Reject(uri, "undecodable", charset, len(html))
     data = html.removeprefix(BOM_UTF8) if charset == "utf-8" and isinstance(html, bytes) else text.encode("utf-8", "replace")

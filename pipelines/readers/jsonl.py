@@ -14,7 +14,7 @@ import orjson
 
 from pipelines.readers.archives import ARCHIVES, each
 from pipelines.readers.files import File, Record, Reject, decoded, document, listed, opened, too_large
-from pipelines.readers.html import page
+from pipelines.readers.html import is_page, page
 from pipelines.readers.packed import DAMAGE, chunks
 from schemas.recipe import Source
 
@@ -92,8 +92,9 @@ def record(uri: str, value: dict[str, Any], source: Source) -> Record | Reject:
     if source.text_field not in value:
         found = ", ".join(map(repr, list(value)[:20]))
         return Reject(uri, "no_text", f"expected field {source.text_field!r}, found {found:.200}", 0)
-    make = page if source.content == "html" else document
-    return make(uri, value[source.text_field], licence_text(value.get(source.licence_field)), source)
+    text = value[source.text_field]
+    make = page if is_page(text, source) else document
+    return make(uri, text, licence_text(value.get(source.licence_field)), source)
 
 
 def licence_text(value: Any) -> str | None:

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.readers.files import File, Record, Reject, decoded, listed
-from pipelines.readers.html import page
+from pipelines.readers.html import is_page, page
 from pipelines.readers.jsonl import licence_text
 from schemas.recipe import RecipeError, Source
 
@@ -60,7 +60,7 @@ def read(file: File, source: Source) -> Iterator[Record | Reject]:
             for data, licence in _rows(parquet, source):
                 uri = f"{file.uri}#{number}"
                 number += 1
-                make = page if source.content == "html" else decoded
+                make = page if is_page(data, source) else decoded
                 yield make(uri, data, licence, source) if data is not None else Reject(uri, "no_text", "expected text, found null", 0)
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             yield Reject(f"{file.uri}#{number}", "damaged", f"{str(error).splitlines()[0]:.200}, after {number:,} rows", 0)
