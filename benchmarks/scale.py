@@ -9,6 +9,7 @@ The kept set of the run that had the new snapshot added must be that of a run fr
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 import threading
 import time
@@ -29,7 +30,7 @@ from schemas.recipe import Recipe
 TIMES = 10  # the new snapshot is one document in so many, and the small run is over it alone
 FILE_DOCUMENTS = 3000
 DECIDING = ("ingest", "measure", "dedup", "decontaminate", "edits", "judge")
-MOST_SHARE, MOST_GROWTH, MOST_MEMORY_GB = 0.15, 1.05 * TIMES, 2.0
+MOST_SHARE, MOST_GROWTH, MOST_MEMORY_GB, LEAST_MB = 0.15, 1.05 * TIMES, 2.0, 25.0
 
 
 def rows(folder: str | None = None) -> list[dict]:
@@ -46,10 +47,12 @@ def rows(folder: str | None = None) -> list[dict]:
     given = [row("documents", texts, ""), row("size", size / 1e6, "MB")]
     steps = [row(f"{name}: all / a tenth", whole[name], "s", small[name]) for name in DECIDING]
     steps += [row(f"{name}: a tenth added / all", new[name], "s", whole[name]) for name in DECIDING]
+    rate = size / 1e6 / whole["measure"] / os.cpu_count()
+    measuring = row("measuring pass, Delta write included / the least we accept", rate, "MB/s a core", LEAST_MB, 1.0) | {"at_most": False}
     growth = row("to the verdicts: all / a tenth", sum(whole.values()), "s", sum(small.values()), MOST_GROWTH)
     share = row("to the verdicts: a tenth added / all, the same kept set", sum(new.values()), "s", sum(whole.values()), MOST_SHARE)
     memory = row("Python workers, peak of all / the most we accept", many / 1e9, "GB", MOST_MEMORY_GB, 1.0)
-    return [*given, *steps, growth, share, row("Python workers, peak: all / a tenth", many / 1e9, "GB", few / 1e9), memory]
+    return [*given, *steps, measuring, growth, share, row("Python workers, peak: all / a tenth", many / 1e9, "GB", few / 1e9), memory]
 
 
 def row(work: str, value: float, unit: str, reference: float | None = None, must: float | None = None) -> dict:
