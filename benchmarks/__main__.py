@@ -63,7 +63,8 @@ def main() -> None:
         found = [cells(part, row) for row in rows(*given)]
         for row in found:
             table.add_row(*row)
-        write(part, given, found)
+        if found:
+            write(part, given, found)
     Console(width=160).print(table)
 
 

@@ -48,7 +48,8 @@ def rows(gold: str | None = None, pages: str | None = None) -> list[dict]:
     """
     file = Path(gold or ".", GOLD) if not gold or Path(gold).is_dir() else Path(gold)
     if not file.is_file():
-        return [row(f"no pages to judge by: python -m benchmarks extraction FOLDER, with {GOLD} in it", 0, "")]
+        print(f"  no pages to judge by: python -m benchmarks extraction FOLDER, with {GOLD} in it", file=sys.stderr)
+        return []
     items = list(read(str(file)))
     timed = [page["html"] for page in (read(pages) if pages else items)]
     found = []

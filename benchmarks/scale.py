@@ -2,7 +2,8 @@
 
     python -m benchmarks scale FOLDER
 
-FOLDER holds JSONL (plain, .gz, .zst; field `text`); all of it is taken. Wall time, Spark's start apart, Java and compiled passes warm.
+FOLDER holds JSONL (plain, .gz, .zst; field `text`), of which texts of 200 characters or more are taken, each once, and no pages. The
+recipe has no edits, evaluations and quality models. Wall time, Spark's start apart, Java and compiled passes warm.
 The kept set of the run that had the new snapshot added must be that of a run from nothing over both.
 """
 
@@ -14,7 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -103,7 +104,8 @@ def peak_memory(wanted: Callable[[psutil.Process], bool] = lambda process: True,
     def sample() -> None:
         nonlocal most
         while not done.wait(0.5):
-            most = max(most, sum(_pss(process, wanted) for process in [above, *above.children(recursive=True)]))
+            with suppress(psutil.NoSuchProcess):  # the last sample may come late
+                most = max(most, sum(_pss(process, wanted) for process in [above, *above.children(recursive=True)]))
 
     sampler = threading.Thread(target=sample, daemon=True)
     sampler.start()

@@ -98,7 +98,7 @@ def quality_models(job: Job) -> dict[str, bytes]:
     """The quality models by name: domain, or domain.language. Trained unless those that are there are made of the same."""
     listed, made_of = models_file(job.home), learnt_from(job, "quality")
     told = json.loads(listed.read_text()) if listed.is_file() else {}
-    if told.get("made_of") == made_of and "refused" in told:
+    if told.get("made_of") == made_of:
         found = {name: quality_file(job, name) for name in told["sha256"]}
         models = {name: file.read_bytes() for name, file in found.items() if file.is_file() and quality_card(job, name).is_file()}
         if told["sha256"] == sha256s(models):

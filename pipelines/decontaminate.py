@@ -17,6 +17,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from pipelines import items, overlap
+from pipelines.edits import beginnings
 from pipelines.items import Item, Items
 from schemas.recipe import Decontaminate
 from schemas.tables import CONTAMINATION
@@ -195,4 +196,6 @@ def _shown(rows: DataFrame, verdicts: DataFrame, found: Suite) -> list[dict[str,
     chosen = rows.orderBy(F.desc("cover"), F.desc("matched"), "item", "doc_id").limit(SHOWN)
     named = chosen.join(verdicts.select("doc_id", "source", "keep"), "doc_id", how="left").collect()
     named.sort(key=lambda row: (-row.cover, -row.matched, row.item, row.doc_id))
-    return [{**row.asDict(), "item_text": texts[row["item"]][:EXCERPT_BYTES]} for row in named]
+    masked = beginnings([row.excerpt for row in named], EXCERPT_BYTES)
+    told = [{**row.asDict(), "item_text": texts[row["item"]][:EXCERPT_BYTES]} for row in named]
+    return [{**row, "excerpt": excerpt} for row, excerpt in zip(told, masked, strict=True)]

@@ -38,12 +38,13 @@ def pairs(signals: DataFrame, documents: DataFrame, near: NearDuplicates, known:
     known: what was found before among part of these documents, with the same settings of `near` and of measuring: its
     pairs (a, b, support), and the SQL condition on `signals` that says which documents these are. Then only the texts of new
     candidates are read, and the result is that of a run over everything. Documents may be added, not taken away.
-    small: whether `fits_one_task`.
+    small: whether all of `signals` `fits_one_task`.
     """
     new = F.lit(True) if known is None else ~F.expr(known[1])
     rows = signals.where("n_shingles > 0").select("doc_id", "text_hash", *FINGERPRINT, new.alias("new"))
     if not small and known is not None:
         rows = touched(rows).localCheckpoint()
+        small = fits_one_task(rows.count())
     found = (in_one_task(rows, near.threshold) if small else in_shuffles(rows, near.threshold)).localCheckpoint()
     fresh = verified_pairs(found.where("change > 0"), documents, near, small)
     if known is None:

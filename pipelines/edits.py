@@ -19,7 +19,7 @@ from pyspark.sql import functions as F
 from pipelines.spark import ID_BYTES, sent
 from schemas.tables import EDITS
 
-if TYPE_CHECKING:  # a worker that tokenises imports this file: without pydantic and numba it starts 1 s of CPU sooner
+if TYPE_CHECKING:
     from pipelines.measure import Context
     from pipelines.rules import Rule
     from schemas.recipe import Edits
@@ -28,7 +28,7 @@ Span = tuple[int, int, str, str]  # start, end, replacement, why
 
 LINE, PASSAGE = REMOVALS = ("repeated_line", "repeated_passage")  # the strongest first; then all masks
 EDIT_BYTES = 60  # of an edit in a row of Spark's
-SHOWN_BEHIND = 4000  # a private key has 3,300 characters
+SHOWN_BEHIND = 20_000  # signals.patterns.AFTER: the longest that is looked for is a private key
 TYPES = (pa.string(), pa.int64(), pa.int64(), pa.string(), pa.string())  # of a row of silver.edits
 ROW = ", ".join(f"{column.name} {column.type}" for column in EDITS.columns)
 
@@ -193,4 +193,5 @@ def rests(documents: DataFrame, edits: DataFrame, context: Context) -> DataFrame
     from pipelines.measure import READ, measure
 
     shortened = sent(edits.where(F.col("why").isin(*REMOVALS)).select("doc_id").distinct(), F.lit(ID_BYTES))
-    return measure(applied(joined(documents.select(*READ).join(shortened, "doc_id", how="left_semi"), edits)), context)
+    mine = edits.join(shortened, "doc_id", how="left_semi")  # most others are masks
+    return measure(applied(joined(documents.select(*READ).join(shortened, "doc_id", how="left_semi"), mine)), context)

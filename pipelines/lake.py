@@ -19,8 +19,8 @@ if TYPE_CHECKING:  # 1 s of imports that `flows status` and `flows trace` do wit
     from pyarrow.dataset import Dataset
     from pyspark.sql import DataFrame, SparkSession
 
-# Conditions by which rows are replaced or read name these columns. Delta would gather the least and greatest values of the first
-# 32 columns of a table, text among them, in a sixth of the time of a write, and parse them whenever it reads the log.
+# Rows are replaced and read by conditions on these columns; ids are hashes, whose least and greatest tell nothing. Delta would gather
+# them of the first 32 columns, text among them, in a sixth of the time of a write, and parse them whenever it reads the log.
 SKIPPED_BY = "source", "snapshot", "run"
 
 

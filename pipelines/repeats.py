@@ -90,7 +90,7 @@ def often(listed: DataFrame, more_than: int) -> DataFrame:
 
     listed: doc_id, group, keys.
     """
-    listed = listed.localCheckpoint()  # read twice below
+    listed = listed.where(F.size("keys") > 0).localCheckpoint()  # read twice below
     if (listed.agg(F.sum(F.size("keys"))).first()[0] or 0) <= KEYS_IN_ONE_TASK:
         found = listed.coalesce(1).mapInArrow(_often(more_than), "doc_id string, keys array<bigint>")
     else:

@@ -17,6 +17,7 @@ from flows.home import Home
 from flows.job import Job
 from flows.steps import STEPS
 from pipelines import assets, edits, repeats, rules
+from pipelines import spark as sparks
 from pipelines.edits import LINE, PASSAGE, BrokenEdit
 from pipelines.lineage import life
 from pipelines.measure import Context, batch_of, measure_batch, signal_columns
@@ -173,6 +174,7 @@ def found_spans(frame) -> list[tuple[str, int, int]]:
 def way(request, monkeypatch):
     """Where what is found is counted: both ways must find the same."""
     if request.param == "in shuffles":
+        monkeypatch.setattr(sparks, "SENT_BYTES", -1)
         monkeypatch.setattr(repeats, "KEYS_IN_ONE_TASK", -1)
         monkeypatch.setattr(repeats, "PASSAGES_IN_ONE_TASK", -1)
 
@@ -301,6 +303,25 @@ def test_masks_take_the_place_of_personal_data_of_kept_documents(spark):
 def test_what_people_are_shown_has_no_personal_data_even_where_it_is_cut_in_two():
     text = "Ünïcode " * 2 + "jo.smith@gmail.com " + "word " * 200
     assert edits.beginnings([text, "plain", "", text], 20) == ["Ünïcode Ünïcode <EMA", "plain", "", "Ünïcode Ünïcode <EMA"]
+
+
+def test_pages_and_cards_show_masked_texts(spark):
+    from flows.report.samples import texts
+    from pipelines.audit import audit
+    from pipelines.signals.patterns import AFTER
+
+    assert edits.SHOWN_BEHIND >= AFTER
+    chance = random.Random(2)
+    letters = "".join(chance.choice("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/") for _ in range(6_400))
+    lines = "\n".join(letters[at : at + 64] for at in range(0, len(letters), 64))
+    key = f"-----BEGIN RSA PRIVATE KEY-----\n{lines}\n-----END RSA PRIVATE KEY-----"
+    rows = [("a", "s", "u", None, 9, f"Ask jo.smith@gmail.com. {key}"), ("b", "s", "u", None, 9, "plain")]
+    documents = spark.createDataFrame(rows, "doc_id string, source string, uri string, licence string, n_bytes bigint, text string")
+    assert {i: row["text"] for i, row in texts(documents, {"a", "b"}).items()} == {"a": "Ask <EMAIL>. <KEY>", "b": "plain"}
+    scored = [(i, "s", "en", 9, quality, "web") for i, quality in (("a", 0.9), ("b", 0.1))]
+    signals = spark.createDataFrame(scored, "doc_id string, source string, lang string, n_bytes bigint, quality double, quality_model string")
+    shown = audit(signals, documents)["web"]
+    assert {row["text"] for end in ("top", "bottom") for row in shown[end]} == {"Ask <EMAIL>. <KEY>", "plain"}
 
 
 def planted_pages() -> list[str]:

@@ -72,6 +72,20 @@ def test_a_second_snapshot_is_added_and_equals_a_run_from_nothing_over_both(spar
     assert [lake.version(table) for table in (tables.DOCUMENTS, SIGNALS, tables.PAIRS)] == before  # the same deliveries change nothing
 
 
+def test_what_does_not_fit_into_one_task_is_said_and_gives_the_same(spark, delivered, monkeypatch):
+    from pipelines import dedup
+
+    whole, parts = job(spark, delivered, ["old", "new"]), [job(spark, delivered, names, "parts") for names in (["old"], ["old", "new"])]
+    for one in (whole, *parts):
+        monkeypatch.setattr(dedup, "IN_ONE_TASK", 400_000 if one is whole else 2)
+        steps.ingest(one)
+        measuring.measure(one)
+        told = steps.dedup(one)
+        assert ("grouped in shuffles" in told) == (one is not whole)
+    for table in (tables.PAIRS, tables.CLUSTERS):
+        assert content(whole.home.lake, table) == content(parts[1].home.lake, table)
+
+
 def test_a_source_without_rejects_is_not_read_again(spark, tmp_path):
     """The rejects that are written are then none, and Delta commits nothing where no row comes or goes."""
     for snapshot in ("old", "new"):

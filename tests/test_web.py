@@ -278,12 +278,12 @@ def test_pages_among_texts_are_known_by_how_they_begin(tmp_path):
 
     text = "A <html> tag begins a page, and <!doctype html> says so."
     pages = [PAGE.decode(), "\n<!-- note -->\n<!DOCTYPE  HTML>" + PAGE.decode(), '\ufeff<?xml version="1.0"?><HTML>' + PAGE.decode()]
-    values = [*pages, text, "<htmlx> & so on", "<!-- " + "x" * 2000]
+    values = [*pages, text, "<htmlx> & so on", "<!-- " + "x" * 2000, "<!-- note -->\n" * 60 + "# Title"]
     pq.write_table(pa.table({"text": values}), tmp_path / "t.parquet")
     lines = "\n".join(json.dumps({"text": value}) for value in [*values, 5, None]).encode()
-    made = [one.text for one in read(tmp_path, lines, "jsonl", "l.jsonl", content="mixed")[:6]]
+    made = [one.text for one in read(tmp_path, lines, "jsonl", "l.jsonl", content="mixed")[:7]]
     assert made == [f"{TEXT}\n\n{TEXT[::-1]}"] * 3 + values[3:]
-    assert kinds(read(tmp_path, lines, "jsonl", "l.jsonl", content="mixed")[6:]) == ["no_text"] * 2
+    assert kinds(read(tmp_path, lines, "jsonl", "l.jsonl", content="mixed")[7:]) == ["no_text"] * 2
     parquet = (tmp_path / "t.parquet").read_bytes()
     assert [one.text for one in read(tmp_path, parquet, "parquet", "t.parquet", content="mixed")] == made
 

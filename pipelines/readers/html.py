@@ -14,7 +14,10 @@ from schemas.recipe import Source
 
 SUFFIXES = (".html", ".htm", ".xhtml", ".HTML", ".HTM")
 HEAD = 1000  # bytes or characters in which a page's first tag stands
-BEGINNING = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<(?:!doctype\s+html|html)\b", re.IGNORECASE | re.DOTALL)
+# Possessive: many comments are never divided in another way, in which time would double with each.
+BEGINNING = re.compile(
+    rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*>\s*)?(?:(?><!--.*?-->\s*))*+<(?:!doctype\s+html|html)\b", re.IGNORECASE | re.DOTALL
+)
 
 
 def list_files(source: Source, seed: int) -> list[File]:
