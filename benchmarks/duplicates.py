@@ -264,4 +264,3 @@ def _reaches(a, b, threshold):
         i += x <= y
         j += y <= x
     return common / (len(a) + len(b) - common) >= threshold
-

@@ -27,7 +27,7 @@ import numpy as np
 import pyarrow as pa
 import zstandard
 
-from benchmarks.anchors import documents, peer
+from benchmarks.anchors import beside, documents
 from benchmarks.measuring import row
 from pipelines import assets
 from pipelines.measure import Context
@@ -145,13 +145,8 @@ def rows(folder: str | None = None) -> list[dict]:
     for which, given in signals.items():
         spent = seconds(lambda given=given: language.measure(pa.array(given), None, context))
         found.append(row(f"language signals, {which}", len(given) / spent, "docs/s"))
-    return found + [_beside(ours, peer(work, pieces)) for work in ("pycld2", "py3langid")]
-
-
-def _beside(ours: float, theirs: dict) -> dict:
-    if "missing" in theirs:
-        return row(f"prediction / {theirs['work']}: {theirs['missing']}", ours, "docs/s")
-    return row(f"prediction / {theirs['version']}", ours, "docs/s", reference=theirs["documents"] / theirs["cpu_seconds"])
+    size = sum(len(text.encode()) for text in pieces) / len(pieces) / 1e6
+    return [*found, *beside("prediction", ours * size, ("pycld2", "py3langid"), pieces, {})]
 
 
 def seconds(work: Callable[[], object], repeats: int = 5) -> float:

@@ -21,6 +21,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks.anchors import documents
+from benchmarks.measuring import row
 from flows.home import Home
 from flows.job import Job
 from flows.steps import STEPS
@@ -49,16 +50,12 @@ def rows(folder: str | None = None) -> list[dict]:
     steps = [row(f"{name}: all / a tenth", whole[name], "s", small[name]) for name in DECIDING]
     steps += [row(f"{name}: a tenth added / all", new[name], "s", whole[name]) for name in DECIDING]
     rate = size / 1e6 / whole["measure"] / os.cpu_count()
-    measuring = row("measuring pass, Delta write included / the least we accept", rate, "MB/s a core", LEAST_MB, 1.0) | {"at_most": False}
-    growth = row("to the verdicts: all / a tenth", sum(whole.values()), "s", sum(small.values()), MOST_GROWTH)
-    share = row("to the verdicts: a tenth added / all, the same kept set", sum(new.values()), "s", sum(whole.values()), MOST_SHARE)
-    memory = row("Python workers, peak of all / the most we accept", many / 1e9, "GB", MOST_MEMORY_GB, 1.0)
+    measuring = row("measuring pass, Delta write included / the least we accept", rate, "MB/s a core", LEAST_MB, 1.0)
+    limit = {"at_most": True}
+    growth = row("to the verdicts: all / a tenth", sum(whole.values()), "s", sum(small.values()), MOST_GROWTH) | limit
+    share = row("to the verdicts: a tenth added / all, the same kept set", sum(new.values()), "s", sum(whole.values()), MOST_SHARE) | limit
+    memory = row("Python workers, peak of all / the most we accept", many / 1e9, "GB", MOST_MEMORY_GB, 1.0) | limit
     return [*given, *steps, measuring, growth, share, row("Python workers, peak: all / a tenth", many / 1e9, "GB", few / 1e9), memory]
-
-
-def row(work: str, value: float, unit: str, reference: float | None = None, must: float | None = None) -> dict:
-    ratio = value / reference if reference else None
-    return {"work": work, "value": value, "unit": unit, "reference": reference, "ratio": ratio, "must": must, "at_most": True}
 
 
 def deliver(folder: Path, origin: str | None) -> tuple[int, int]:
@@ -121,4 +118,3 @@ def _pss(process: psutil.Process, wanted: Callable[[psutil.Process], bool]) -> i
         return process.memory_full_info().pss if wanted(process) else 0
     except psutil.Error:
         return 0  # it ended meanwhile
-

@@ -185,12 +185,16 @@ def store_ledger(job: Job) -> None:
 
 def evaluate(job: Job) -> Counts:
     """Beside the trainer's held-out figures: two references on the same documents, and continuations of the prompts."""
+    from pyspark.sql import functions as F
+
     from flows.evaluation import evaluate as evaluated
+    from pipelines.spark import ID_BYTES, sent
 
     ranks, card = tokenizer_files(job.home)
     tokenizer = json.loads(card.read_text())
     rows = job.read(tables.TOKENS)
-    heldout = job.read(tables.DOCUMENTS).join(rows.where("stream = 'heldout'").select("doc_id"), "doc_id", how="left_semi")
+    chosen = sent(rows.where("stream = 'heldout'").select("doc_id"), F.lit(ID_BYTES))
+    heldout = job.read(tables.DOCUMENTS).join(chosen, "doc_id", how="left_semi")
     found = evaluated(rows, learnt(job, heldout.select("doc_id", "text")), job.recipe, job.run_folder, tokenizer, ranks.read_bytes())
     write_json(evaluation_file(job), found)
     return {f"bits/byte {domain}": figures["final"] for domain, figures in found["domains"].items()}

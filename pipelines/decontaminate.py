@@ -197,5 +197,5 @@ def _shown(rows: DataFrame, verdicts: DataFrame, found: Suite) -> list[dict[str,
     named = chosen.join(verdicts.select("doc_id", "source", "keep"), "doc_id", how="left").collect()
     named.sort(key=lambda row: (-row.cover, -row.matched, row.item, row.doc_id))
     masked = beginnings([row.excerpt for row in named], EXCERPT_BYTES)
-    told = [{**row.asDict(), "item_text": texts[row["item"]][:EXCERPT_BYTES]} for row in named]
-    return [{**row, "excerpt": excerpt} for row, excerpt in zip(told, masked, strict=True)]
+    shown = zip(named, masked, strict=True)
+    return [{**row.asDict(), "excerpt": excerpt, "item_text": texts[row["item"]][:EXCERPT_BYTES]} for row, excerpt in shown]

@@ -19,6 +19,8 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from pipelines.edits import apply_batch
+from pipelines.sequences import in_seeded_order
+from pipelines.spark import ID_BYTES, sent
 from schemas.tables import TOKENS
 
 if TYPE_CHECKING:
@@ -156,8 +158,6 @@ def training_sample(documents: DataFrame, seed: int, sample_bytes: int) -> DataF
 
     They may be collected: the recipe bounds their size.
     """
-    from pipelines.sequences import in_seeded_order  # numba: 1.5 s that a worker which tokenises need not spend
-
     sizes = documents.select("doc_id", F.lit("all").alias("stream"), F.col("n_bytes").alias("cost"))
-    first = in_seeded_order(sizes, seed).where(F.col("offset") < sample_bytes).select("doc_id")
+    first = sent(in_seeded_order(sizes, seed).where(F.col("offset") < sample_bytes).select("doc_id"), F.lit(ID_BYTES))
     return documents.join(first, "doc_id", how="left_semi").select("doc_id", "text")

@@ -19,13 +19,14 @@ import yaml
 
 KILLED = ("measure", "dedup", "judge", "tokenise", "mixture", "shard", "train", "evaluate", "report")
 SPARK_STARTS = 5  # seconds that a step begins with where it is the first of a run
+ALL = ("ingest", *KILLED)
 LONGEST = 10  # seconds of a step, at most; where the first run of a checkout compiled in it, it took longer than it will again
 
 
 def run_until(step: str, file, delay: float, env: dict[str, str]) -> bool:
     """Start a run and kill its whole process group `delay` seconds after `step` begins, or a later one where the last kill came behind
     it; whether it was still running."""
-    wanted = ("ingest", *KILLED)[("ingest", *KILLED).index(step) :]
+    wanted = ALL[ALL.index(step) :]
     command = [sys.executable, "-u", "-m", "flows.cli", "run", "curriculum", "--recipe", str(file)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     run = subprocess.Popen(command, cwd=conftest.ROOT, env=env, start_new_session=True, **pipes)
@@ -62,7 +63,7 @@ def kill_in_every_step(finished: conftest.Finished, folder: Path) -> Killed:
     one_core = {"master": "local[1]", "driver_memory": "1g"}
     value = yaml.safe_load(finished.file.read_text()) | {"home": str(home), "spark": one_core}
     file = corpus.save(value, folder / "killed.yaml")
-    seconds = {step: min(finished.home.receipt(step).seconds, LONGEST) for step in ("ingest", *KILLED)}
+    seconds = {step: min(finished.home.receipt(step).seconds, LONGEST) for step in ALL}
     chance = random.Random(int(os.environ.get("MILLRACE_SEED", time.time())))
     own_server = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
     assert run_until("ingest", file, chance.random() * seconds["ingest"] / 2, own_server)
