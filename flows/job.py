@@ -14,6 +14,7 @@ from schemas.recipe import Recipe
 from schemas.tables import Table
 
 if TYPE_CHECKING:  # Spark is imported by the steps that use it: `flows status` starts without
+    import pyarrow as pa
     from pyspark.sql import DataFrame, SparkSession
 
 Counts = dict[str, float]
@@ -51,10 +52,13 @@ class Job:
     def read(self, table: Table) -> DataFrame:
         return self.home.lake.read(self.spark, table)
 
-    def write(self, rows: DataFrame, table: Table, step: str, where: str | None = None, deliveries: dict[str, str] | None = None) -> int:
-        """Write a table with its ancestry; `deliveries` are those that it holds afterwards. Returns the rows written."""
+    def write(
+        self, rows: DataFrame | pa.Table, table: Table, step: str, *,
+        where: str | None = None, append: bool = False, deliveries: dict[str, str] | None = None,
+    ) -> int:  # fmt: skip
+        """`Lake.write` with an ancestry; `deliveries` are those that the table holds afterwards. Returns the rows written."""
         ancestry = {"step": step, "fingerprint": self.fingerprints[step], "deliveries": deliveries or {}}
-        self.home.lake.write(rows, table, ancestry, where)
+        self.home.lake.write(rows, table, ancestry, where, append=append)
         return self.home.lake.rows_written(table)
 
 

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from flows import measuring
@@ -26,6 +27,7 @@ if TYPE_CHECKING:  # Spark is imported by the steps that use it: `flows status` 
 
 def dedup(job: Job) -> Counts:
     from pipelines import dedup as duplicates
+    from pipelines import matching
 
     store_pairs(job)
     sources = job.recipe.sources
@@ -33,8 +35,12 @@ def dedup(job: Job) -> Counts:
     recency = {(source.name, snapshot): time for source in sources for time, snapshot in enumerate(source.snapshots)}
     lake, copies, exact = job.home.lake, pc.field("rank") > 1, pc.field("exact")
     n_pairs = lake.rows(tables.PAIRS)
-    small = duplicates.fits_one_task(lake.rows(tables.SIGNALS), n_pairs)
-    found = duplicates.clusters(job.read(tables.SIGNALS), job.read(tables.PAIRS), priority, recency, small=small)
+    here = duplicates.fits_one_process(lake.rows(tables.SIGNALS), n_pairs)
+    if here:
+        members = matching.members(lake.arrow(tables.SIGNALS, MEMBERS), priority, recency)
+        found = matching.clusters(members, lake.arrow(tables.PAIRS, ["a", "b"]))
+    else:
+        found = duplicates.clusters(job.read(tables.SIGNALS), job.read(tables.PAIRS), priority, recency)
     rows = job.write(found, tables.CLUSTERS, "dedup")
     told = {
         "documents": rows,
@@ -42,23 +48,42 @@ def dedup(job: Job) -> Counts:
         "exact": lake.count(tables.CLUSTERS, copies & exact),
         "near": lake.count(tables.CLUSTERS, copies & ~exact),
     }
-    return told if small else told | {"grouped in shuffles": rows}
+    return told if here else told | {"grouped in shuffles": rows}
+
+
+MEMBERS = ["doc_id", "source", "snapshot", "text_hash", "quality"]
 
 
 def store_pairs(job: Job) -> None:
     """Bring silver.pairs to what the signals hold: by the deliveries that it lacks, or anew."""
     from pipelines import dedup as duplicates
 
-    near, signals = job.recipe.near_duplicates, job.read(tables.SIGNALS)
+    near, lake = job.recipe.near_duplicates, job.home.lake
     settings = [measuring.REVISION, near.model_dump(), job.recipe.seed]  # not what quality is: fingerprints do not go by it
     wanted = {name: fingerprint([settings, job.deliveries[name]]) for name in job.known(tables.SIGNALS)}
     stored = job.known(tables.PAIRS)
     fresh = intake.undone(wanted, stored)
-    if fresh != []:
-        known = (job.read(tables.PAIRS), intake.condition(map(intake.Delivery.named, stored))) if fresh else None
-        small = duplicates.fits_one_task(job.home.lake.rows(tables.SIGNALS))
-        found = duplicates.pairs(signals, job.read(tables.DOCUMENTS), near, known, small=small)
-        job.write(found, tables.PAIRS, "dedup", None, wanted)
+    if fresh == []:
+        return
+    held = list(map(intake.Delivery.named, stored if fresh else ()))
+    if duplicates.fits_one_process(lake.rows(tables.SIGNALS)):
+        rows, known = fingerprints(job, held), lake.arrow(tables.PAIRS) if held else None
+        found = duplicates.pairs_here(rows, known, lake.files(tables.DOCUMENTS), job.spark, near)
+    else:
+        known = (job.read(tables.PAIRS), intake.condition(held)) if held else None
+        found = duplicates.pairs(job.read(tables.SIGNALS), job.read(tables.DOCUMENTS), near, known)
+    job.write(found, tables.PAIRS, "dedup", deliveries=wanted)
+
+
+def fingerprints(job: Job, held: list[intake.Delivery]) -> pa.Table:
+    """The rows of `matching.changes` of all documents with words; new are those of deliveries that are not `held`."""
+    from pipelines.dedup import FINGERPRINT
+
+    columns = ["doc_id", "source", "snapshot", "text_hash", *FINGERPRINT]
+    rows = job.home.lake.arrow(tables.SIGNALS, columns, pc.field("n_shingles") > 0)
+    delivery = pc.binary_join_element_wise(rows.column("source"), rows.column("snapshot"), "/")
+    new = pc.invert(pc.is_in(delivery, pa.array(map(str, held), pa.string())))
+    return rows.drop_columns(["source", "snapshot"]).append_column("new", new)
 
 
 def edits(job: Job) -> Counts:

@@ -43,10 +43,9 @@ def measure(job: Job) -> Counts:
     wanted = {name: fingerprint([settings, found]) for name, found in job.deliveries.items()}
     fresh = intake.undone(wanted, job.known(table))
     if fresh is None:
-        job.write(measured(documents, made), table, "measure", None, wanted)
+        job.write(measured(documents, made), table, "measure", deliveries=wanted)
     elif fresh:
-        where = intake.condition(fresh)
-        job.write(measured(documents.where(where), made), table, "measure", where, wanted)
+        job.write(measured(documents.where(intake.condition(fresh)), made), table, "measure", append=True, deliveries=wanted)
     cards = [json.loads(quality_card(job, name).read_text()) for name in made.quality_models]
     if cards and (fresh != [] or not all("corpus" in card for card in cards)):  # a run that was stopped may have left them incomplete
         complete_cards(job, made.quality_models)

@@ -68,17 +68,24 @@ def ingest(job: Job) -> Counts:
 def store_records(job: Job, chosen: list[intake.Delivery], stored: dict[str, str], held: dict[str, str]) -> int:
     """Add the deliveries' documents and rejects to the tables; returns how many of the documents had been delivered before."""
     from pyspark import StorageLevel
+    from pyspark.sql import functions as F
 
-    where = intake.condition(chosen) if stored else None  # with nothing stored, what the tables hold goes
+    from pipelines.spark import ID_BYTES, SENT_BYTES
+
+    where = intake.condition(chosen)
+    halfway = any(str(one) in job.known(tables.DOCUMENTS) for one in chosen)  # a run was stopped between the two tables
+    # With nothing stored, what the tables hold goes.
+    new_documents = ({"where": where} if halfway else {"append": True}) if stored else {}
     # Text and rejects come out of one reading of the sources: kept on disk between the two writes.
     records = intake.records(job.spark, job.recipe, chosen).persist(StorageLevel.DISK_ONLY)
     try:
         documents = new = records.where("reason is null")
         if stored:
-            others = job.read(tables.DOCUMENTS).where(f"not ({where})").select("doc_id")
-            new = documents.join(others, "doc_id", how="left_anti")
-        written = job.write(new, tables.DOCUMENTS, "ingest", where, held)
-        job.write(records.where("reason is not null"), tables.REJECTS, "ingest", where, held)
+            others = job.read(tables.DOCUMENTS).where(f"not ({where})").where(F.col("source").isin([one.source for one in chosen])).select("doc_id")
+            few = job.home.lake.rows(tables.DOCUMENTS) * ID_BYTES <= SENT_BYTES  # then no text is shuffled
+            new = documents.join(F.broadcast(others) if few else others, "doc_id", how="left_anti")
+        written = job.write(new, tables.DOCUMENTS, "ingest", **new_documents, deliveries=held)
+        job.write(records.where("reason is not null"), tables.REJECTS, "ingest", append=bool(stored), deliveries=held)
         return documents.count() - written if stored else 0
     finally:
         records.unpersist()

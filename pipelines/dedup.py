@@ -1,52 +1,123 @@
 """Exact and near duplicates: candidates by LSH, decided by true Jaccard, grouped by connected components.
 
-Everything runs in Spark; nothing proportional to the corpus reaches the driver. What fits into one Python worker is
-done there in one task (pipelines.matching), which saves a dozen shuffles; what does not, by joins and windows. Both give
-the same rows. `pipelines.matching` defines nodes, buckets and support, and says why an increment is exact.
+Narrow columns that fit into this process are compared and grouped here (`pairs_here`, `pipelines.matching`), which saves a dozen
+shuffles and Delta tables' way through Java; texts are read by Spark's workers all the same. What does not fit is done by joins and
+windows (`pairs`, `clusters`). Both give the same rows. `pipelines.matching` defines nodes, buckets and support, and says why an
+increment is exact.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from pipelines import matching
 from pipelines.matching import BLOCK, CHANGES, NEIGHBOURS, SLACK
 from pipelines.signals import fingerprints
 from pipelines.signals.shingles import shingle_sets
+from pipelines.spark import ID_BYTES, sent
 from schemas import tables
 from schemas.recipe import NearDuplicates
 
-# Up to so many documents or pairs one task does the work. Peak memory of its worker, measured: 400,000 rows of signals
-# (0.66 KB each) 1.4 GB in pairs of copies, 3.3 GB in families of 1,000 near copies, which make 11 million candidates;
-# grouping as many documents by 4 million pairs 0.9 GB. 0.35 GB of each are the worker's imports and the test's own ids.
-IN_ONE_TASK = 400_000
-PAIRS_IN_ONE_TASK = 4_000_000
+# Up to so many documents or pairs one process does the work. Its peak memory, measured: 400,000 rows of signals (0.66 KB each)
+# 1.4 GB in pairs of copies, 3.3 GB in families of 1,000 near copies, which make 11 million candidates; grouping as many documents
+# by 4 million pairs 0.9 GB. 0.35 GB of each are imports and the test's own ids.
+IN_ONE_PROCESS = 400_000
+PAIRS_IN_ONE_PROCESS = 4_000_000
+TASKS_A_CORE = 2
+READ_AT_A_TIME = 500  # texts that a worker holds while it makes their shingles
 
 FINGERPRINT = "n_shingles", "signature", "band_keys"
 Known = tuple[DataFrame, str]
 
 
-def pairs(signals: DataFrame, documents: DataFrame, near: NearDuplicates, known: Known | None = None, *, small: bool) -> DataFrame:
+def fits_one_process(documents: int, pairs: int = 0) -> bool:
+    """Whether so much is compared and grouped in one process, not by joins and windows. Who calls has the counts: a table's log
+    holds them, where Spark would take half a second."""
+    return documents <= IN_ONE_PROCESS and pairs <= PAIRS_IN_ONE_PROCESS
+
+
+def pairs_here(rows: pa.Table, known: pa.Table | None, texts: list[str], spark: SparkSession, near: NearDuplicates) -> pa.Table:
+    """Columns of silver.pairs, as `pairs` gives them, of what fits into this process.
+
+    rows: those of `matching.changes`, of all documents with words. known: the pairs (a, b, support) among those that are not new,
+    None where all are. texts: paths of the Parquet files, which every worker can open, that hold doc_id and text of all documents.
+    """
+    found = matching.changes(rows, near.threshold)
+    fresh = verified_here(found.filter(pc.greater(found.column("change"), 0)), texts, spark, near)
+    return fresh if known is None else matching.updated(known, found.filter(pc.less(found.column("change"), 0)), fresh)
+
+
+def verified_here(found: pa.Table, texts: list[str], spark: SparkSession, near: NearDuplicates) -> pa.Table:
+    """(a, b, support) of the pairs whose true Jaccard index reaches the threshold. found: CHANGES.
+
+    Each file is read by one worker, no more of it decoded than the candidates' texts.
+    """
+    if not len(found):
+        return matching.NO_PAIRS
+    tasks = min(len(texts), TASKS_A_CORE * spark.sparkContext.defaultParallelism)
+    files = spark.createDataFrame(pa.table({"task": pa.array(np.arange(len(texts), dtype=np.int32) % tasks), "file": texts}))
+    sets = files.repartitionById(tasks, "task").mapInArrow(sets_of_files(matching.ends(found), near.ngram), SETS)
+
+    found = found.select(["tile", "a", "b", "change"])
+
+    def alike(sets: pa.Table) -> pa.Table:
+        of_tile = found.filter(pc.equal(found.column("tile"), sets.column("tile")[0])).drop_columns("tile")
+        return matching.verified(of_tile, sets, near.threshold).rename_columns(["a", "b", "support"])
+
+    return sets.groupBy("tile").applyInArrow(alike, "a string, b string, support int").toArrow()
+
+
+SETS = "tile string, text_hash string, shingles binary"
+
+
+def sets_of_files(ends: pa.Table, ngram: int) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+    """An Arrow function: Parquet files (column `file`) -> SETS, the sets of shingles of those documents that `ends` names.
+
+    DuckDB decodes only the texts that are asked for: 2.1 GB of text, 8,500 of 226,000 documents wanted, take it 1.1 s on 2 cores, Spark
+    3.6, Arrow 3.5.
+    """
+
+    def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        with duckdb.connect(config={"threads": 1}) as db:
+            db.register("ends", ends)
+            for file in (file for batch in batches for file in batch.column("file").to_pylist()):
+                wanted = db.sql(WANTED, params=[file]).to_arrow_reader(READ_AT_A_TIME)
+                for texts in wanted:
+                    sets = pa.array(shingle_sets(texts.column("text"), ngram))
+                    yield from each_tile(texts.column("text_hash"), texts.column("tiles"), sets)
+
+    return run
+
+
+WANTED = "select text_hash, tiles, text from read_parquet(?) join ends using (doc_id)"
+
+
+def each_tile(text_hash: pa.Array, tiles: pa.Array, shingles: pa.Array) -> Iterator[pa.RecordBatch]:
+    """The columns SETS: a row for every tile that a text is in."""
+    rows = pc.list_parent_indices(tiles)
+    columns = [tiles.flatten(), text_hash.take(rows), shingles.take(rows)]
+    yield pa.RecordBatch.from_arrays(columns, names=["tile", "text_hash", "shingles"])
+
+
+def pairs(signals: DataFrame, documents: DataFrame, near: NearDuplicates, known: Known | None = None) -> DataFrame:
     """Columns of silver.pairs: the near copies among all documents of `signals`, verified by true Jaccard.
 
     signals: doc_id, text_hash, n_shingles, signature, band_keys. documents: doc_id, text.
     known: what was found before among part of these documents, with the same settings of `near` and of measuring: its
     pairs (a, b, support), and the SQL condition on `signals` that says which documents these are. Then only the texts of new
     candidates are read, and the result is that of a run over everything. Documents may be added, not taken away.
-    small: whether all of `signals` `fits_one_task`.
     """
     new = F.lit(True) if known is None else ~F.expr(known[1])
     rows = signals.where("n_shingles > 0").select("doc_id", "text_hash", *FINGERPRINT, new.alias("new"))
-    if not small and known is not None:
-        rows = touched(rows).localCheckpoint()
-        small = fits_one_task(rows.count())
-    found = (in_one_task(rows, near.threshold) if small else in_shuffles(rows, near.threshold)).localCheckpoint()
-    fresh = verified_pairs(found.where("change > 0"), documents, near, small)
+    found = (in_shuffles(rows, near.threshold) if known is None else of_touched(rows, near.threshold)).localCheckpoint()
+    fresh = verified_pairs(found.where("change > 0"), documents, near)
     if known is None:
         return fresh
     lost = found.where("change < 0").select("a", "b", "change")
@@ -54,10 +125,12 @@ def pairs(signals: DataFrame, documents: DataFrame, near: NearDuplicates, known:
     return left.where("support > 0").select("a", "b", "support").union(fresh)
 
 
-def fits_one_task(documents: int, pairs: int = 0) -> bool:
-    """Whether so much is compared and grouped in one Python worker, not by joins and windows. Who calls has the counts: a table's log
-    holds them, where Spark would take half a second."""
-    return documents <= IN_ONE_TASK and pairs <= PAIRS_IN_ONE_TASK
+def of_touched(rows: DataFrame, threshold: float) -> DataFrame:
+    """The columns CHANGES of an increment: what it concerns may fit into this process where the whole does not."""
+    rows = touched(rows).localCheckpoint()
+    if not fits_one_process(rows.count()):
+        return in_shuffles(rows, threshold)
+    return rows.sparkSession.createDataFrame(matching.changes(rows.toArrow(), threshold), CHANGES)
 
 
 def touched(rows: DataFrame) -> DataFrame:
@@ -67,17 +140,6 @@ def touched(rows: DataFrame) -> DataFrame:
     keys = fresh.select(F.explode("band_keys").alias("key")).distinct()
     met = before.select("doc_id", F.explode("band_keys").alias("key")).join(keys, "key", how="left_semi").select("doc_id").distinct()
     return fresh.select(*rows.columns).union(before.join(met, "doc_id", how="left_semi").select(*rows.columns))
-
-
-def in_one_task(rows: DataFrame, threshold: float) -> DataFrame:
-    """The columns CHANGES of rows that fit into one Python worker."""
-
-    def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        read = list(batches)
-        if read:
-            yield from matching.changes(pa.Table.from_batches(read), threshold).to_batches(max_chunksize=100_000)
-
-    return rows.coalesce(1).mapInArrow(run, CHANGES)
 
 
 def in_shuffles(rows: DataFrame, threshold: float) -> DataFrame:
@@ -148,16 +210,15 @@ def in_tiles(found: DataFrame, nodes: DataFrame) -> DataFrame:
     return found.select("a", "b", "change", "doc_a", "doc_b", tile.alias("tile"))
 
 
-def verified_pairs(found: DataFrame, documents: DataFrame, near: NearDuplicates, small: bool) -> DataFrame:
+def verified_pairs(found: DataFrame, documents: DataFrame, near: NearDuplicates) -> DataFrame:
     """(a, b, support) of the pairs whose true Jaccard similarity of word n-grams reaches the threshold; found: CHANGES.
 
-    Reads the text of candidates only, and moves each one's set of shingles once for every tile that it is in. `small`:
-    the ends fit into every task's memory, so that no text is shuffled.
+    Reads the text of candidates only, and moves each one's set of shingles once for every tile that it is in.
     """
     sides = F.array(*[F.struct(F.col(side).alias("text_hash"), F.col(f"doc_{side}").alias("doc_id")) for side in ("a", "b")])
     ends = found.select("tile", F.explode(sides).alias("end")).groupBy("end").agg(F.collect_set("tile").alias("tiles"))
-    ends = ends.select("end.*", "tiles")
-    texts = documents.select("doc_id", "text").join(F.broadcast(ends) if small else ends, "doc_id", how="inner")
+    ends = sent(ends.select("end.*", "tiles"), ID_BYTES + ID_BYTES * F.size("tiles"))
+    texts = documents.select("doc_id", "text").join(ends, "doc_id", how="inner")
     sets = texts.mapInArrow(shingler(near.ngram), "text_hash string, tiles array<string>, shingles binary")
     sets = sets.select("text_hash", "shingles", F.explode("tiles").alias("tile"))
 
@@ -180,17 +241,15 @@ def shingler(ngram: int) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.Rec
 
 
 def clusters(
-    signals: DataFrame, pairs: DataFrame, priority: dict[str, int], recency: dict[tuple[str, str], int] | None = None, *, small: bool
+    signals: DataFrame, pairs: DataFrame, priority: dict[str, int], recency: dict[tuple[str, str], int] | None = None
 ) -> DataFrame:
     """Columns of silver.clusters for every document of `signals`: doc_id, source, snapshot, text_hash, quality.
 
     pairs: a, b (text_hash). Preferred in a cluster is the source of higher priority, then the better quality (none is
     worst), then the snapshot that came later (recency by source and snapshot, the greater the later), then the smaller doc_id.
-    small: whether `fits_one_task`.
+    `matching.clusters` gives the same of what fits into this process.
     """
     members = signals.select("doc_id", "text_hash", *preference(priority, recency or {}))
-    if small:
-        return clusters_in_one_task(members, pairs)
     found = members.join(connected_components(pairs), "text_hash", how="left")
     cluster = Window.partitionBy(F.coalesce("component", "text_hash"))
     order = cluster.orderBy(F.desc("priority"), F.desc_nulls_last("quality"), F.desc("recency"), F.asc("doc_id"))
@@ -204,29 +263,11 @@ def clusters(
     ).select(*tables.CLUSTERS.column_names)
 
 
-def clusters_in_one_task(members: DataFrame, pairs: DataFrame) -> DataFrame:
-    """The columns of silver.clusters of rows that fit into one Python worker: members and pairs, one table to it, need no shuffle.
-
-    members: doc_id, text_hash, priority, quality, recency.
-    """
-
-    def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        read = list(batches)
-        if read:
-            rows = pa.Table.from_batches(read)
-            is_pair = pc.is_valid(rows.column("b"))
-            found = matching.clusters(rows.filter(pc.invert(is_pair)), rows.filter(is_pair).rename_columns({"text_hash": "a"}))
-            yield from found.select(tables.CLUSTERS.column_names).to_batches(max_chunksize=100_000)
-
-    rows = members.unionByName(pairs.select(F.col("a").alias("text_hash"), "b"), allowMissingColumns=True).coalesce(1)
-    return rows.mapInArrow(run, ", ".join(f"{column.name} {column.type}" for column in tables.CLUSTERS.columns))
-
-
 def preference(priority: dict[str, int], recency: dict[tuple[str, str], int]) -> tuple[Column, ...]:
     """The columns priority, quality, recency; a source or snapshot that is not named comes last."""
     ranks = [F.when(F.col("source") == source, F.lit(rank)) for source, rank in priority.items()]
     times = [F.when((F.col("source") == of) & (F.col("snapshot") == name), F.lit(time)) for (of, name), time in recency.items()]
-    last = F.lit(-(1 << 31))
+    last = F.lit(matching.LAST)
     return F.coalesce(*ranks, last).alias("priority"), F.col("quality"), F.coalesce(*times, last).alias("recency")
 
 
@@ -240,7 +281,7 @@ def removed_shares(clusters: DataFrame, signals: DataFrame) -> DataFrame:
 def connected_components(edges: DataFrame) -> DataFrame:
     """(text_hash, component) for every end of an edge (a, b): the smallest text_hash that it is connected with."""
     edges = edges.select("a", "b")
-    if edges.count() > PAIRS_IN_ONE_TASK:
+    if edges.count() > PAIRS_IN_ONE_PROCESS:
         return alternating_stars(edges)
 
     def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

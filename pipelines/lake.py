@@ -45,7 +45,7 @@ class Lake:
         newest = max(self._commits(table.name))
         actions = [json.loads(line) for line in newest.read_text().splitlines()]
         metrics = next(action["commitInfo"] for action in actions if "commitInfo" in action).get("operationMetrics", {})
-        return int(metrics.get("numOutputRows", 0))
+        return int(metrics.get("numOutputRows", metrics.get("num_added_rows", 0)))  # as Spark and delta-rs call them
 
     def rows(self, table: Table) -> int:
         """Rows of the table, from the statistics in its log."""
@@ -72,20 +72,35 @@ class Lake:
         reader = spark.read.format("delta")
         return (reader if version is None else reader.option("versionAsOf", version)).load(self.path(table))
 
-    def write(self, rows: DataFrame, table: Table, ancestry: dict[str, Any], where: str | None = None) -> int:
+    def write(
+        self, rows: DataFrame | pa.Table, table: Table, ancestry: dict[str, Any], where: str | None = None, *, append: bool = False
+    ) -> int:
         """Replace the table's content, or the rows `where` a condition holds, in one commit that carries its ancestry.
 
-        Returns the new version. The rows are brought to the table's columns, in order. A stopped write leaves the old
-        version in place.
+        append: nothing is replaced, which saves Delta the search for it (a second). Returns the new version. The rows are brought
+        to the table's columns, in order; those of an Arrow table replace all, without Java. A stopped write leaves the old version
+        in place.
         """
+        if isinstance(rows, pa.Table):
+            return self._write_arrow(rows, table, ancestry)
         self._create(rows.sparkSession, table)
-        writer = rows.select(*table.column_names).write.format("delta").mode("overwrite")
+        writer = rows.select(*table.column_names).write.format("delta").mode("append" if append else "overwrite")
         if where:
             writer = writer.option("replaceWhere", where)
         before, told = self.version(table), json.dumps(ancestry, sort_keys=True)
         writer.option("userMetadata", told).save(self.path(table))
         if self.version(table) == before:  # no row came and none went: Delta commits nothing
             self._tell(rows.sparkSession, table, told)
+        return self.version(table)
+
+    def _write_arrow(self, rows: pa.Table, table: Table, ancestry: dict[str, Any]) -> int:
+        """By delta-rs: rows that are here already take it .01 s, Spark 1 s."""
+        from deltalake import CommitProperties, write_deltalake
+        from pyspark.sql import SparkSession
+
+        self._create(SparkSession.active(), table)
+        told = CommitProperties(custom_metadata={"userMetadata": json.dumps(ancestry, sort_keys=True)})
+        write_deltalake(self.path(table), rows.select(table.column_names), mode="overwrite", commit_properties=told)
         return self.version(table)
 
     def _tell(self, spark: SparkSession, table: Table, ancestry: str) -> None:

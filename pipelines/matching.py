@@ -34,20 +34,29 @@ PART = 500
 
 # The columns of `changes`, as Spark names types.
 CHANGES = "a string, b string, change int, doc_a string, doc_b string, tile string"
+NO_CHANGES = pa.schema([(name, pa.int32() if name == "change" else pa.string()) for name in ("a", "b", "change", "doc_a", "doc_b", "tile")])
+PAIRS = pa.schema([("a", pa.string()), ("b", pa.string()), ("support", pa.int32())])
+LAST = -(1 << 31)  # in preference: a source or snapshot that is not named
+
+# New keys are marked in so many places of a table of bytes: with 400,000 new texts 9 of 10 others that share no key are told apart.
+MARKS = 1 << 26
 
 
 def changes(rows: pa.Table, threshold: float) -> pa.Table:
     """The columns of CHANGES: pairs (a < b, text_hash) whose support changes, by how much, and where they are verified.
 
-    rows, one or more: doc_id, text_hash, n_shingles (above 0), signature, band_keys, new; copies may be among them, and a text is
+    rows: doc_id, text_hash, n_shingles (above 0), signature, band_keys, new; copies may be among them, and a text is
     new if all of them are. Pairs that gain are those whose signatures do not rule the threshold out. doc_a, doc_b: the smallest
     doc_id of each end.
     """
+    rows = touched(rows)
+    if not len(rows):
+        return NO_CHANGES.empty_table()
     rows = rows.sort_by([("n_shingles", "ascending"), ("text_hash", "ascending"), ("doc_id", "ascending")]).combine_chunks()
     first = _first_of_each(rows.column("text_hash"))
     nodes = rows.filter(first).combine_chunks()
     new = np.logical_and.reduceat(rows.column("new").to_numpy(), np.flatnonzero(first))
-    keys = nodes.column("band_keys").combine_chunks().flatten().to_numpy().reshape(len(nodes), -1)
+    keys = _band_keys(nodes)
     signatures = fingerprints.matrix(nodes.column("signature").combine_chunks())
     a, b, change = window_changes(keys, new, signatures, threshold - SLACK)
     tiles = in_tiles(a, b, change > 0, nodes.column("n_shingles").to_numpy())
@@ -56,6 +65,36 @@ def changes(rows: pa.Table, threshold: float) -> pa.Table:
     a, b = np.where(swap, b, a), np.where(swap, a, b)
     columns = [hashes.take(a), hashes.take(b), pa.array(change.astype(np.int32)), ids.take(a), ids.take(b), tiles]
     return pa.table(columns, names=["a", "b", "change", "doc_a", "doc_b", "tile"])
+
+
+def touched(rows: pa.Table) -> pa.Table:
+    """`rows` without most of those that share no band's key with a new one, whose buckets therefore change nothing."""
+    new = rows.column("new").to_numpy()
+    if new.all():
+        return rows
+    keys = _band_keys(rows) & (MARKS - 1)
+    marked = np.zeros(MARKS, bool)
+    marked[keys[new]] = True
+    return rows.filter(pa.array(marked[keys].any(axis=1)))
+
+
+def _band_keys(rows: pa.Table) -> np.ndarray:
+    return rows.column("band_keys").combine_chunks().flatten().to_numpy().reshape(len(rows), -1)
+
+
+def ends(found: pa.Table) -> pa.Table:
+    """(doc_id, text_hash, tiles) of the ends of pairs. found: the columns CHANGES."""
+    sides = [found.select([f"doc_{side}", side, "tile"]).rename_columns(["doc_id", "text_hash", "tile"]) for side in ("a", "b")]
+    grouped = pa.concat_tables(sides).group_by(["doc_id", "text_hash"]).aggregate([("tile", "distinct")])
+    return grouped.rename_columns({"tile_distinct": "tiles"})
+
+
+def updated(known: pa.Table, lost: pa.Table, fresh: pa.Table) -> pa.Table:
+    """The pairs (a, b, support) that were known, less the support that they lost, and the fresh ones. lost: a, b, change (below 0)."""
+    joined = known.join(lost.select(["a", "b", "change"]), ["a", "b"], join_type="left outer")
+    support = pc.add(joined.column("support"), pc.fill_null(joined.column("change"), 0))
+    left = joined.select(["a", "b"]).append_column("support", support).filter(pc.greater(support, 0))
+    return pa.concat_tables([left.cast(PAIRS), fresh.cast(PAIRS)])
 
 
 def kept(texts: fingerprints.Strings, near: NearDuplicates, seed: int = 1) -> np.ndarray:
@@ -141,6 +180,23 @@ def named_components(pairs: pa.Table) -> pa.Table:
     names = names.take(pc.sort_indices(names))
     a, b = (pc.index_in(pairs.column(side), names).to_numpy() for side in ("a", "b"))
     return pa.table([names, names.take(pa.array(components(a, b, len(names))))], names=["text_hash", "component"])
+
+
+def members(signals: pa.Table, priority: dict[str, int], recency: dict[tuple[str, str], int]) -> pa.Table:
+    """(doc_id, text_hash, priority, quality, recency) of signals: doc_id, source, snapshot, text_hash, quality.
+
+    A source or snapshot that is not named comes last.
+    """
+    snapshot = pc.binary_join_element_wise(signals.column("source"), signals.column("snapshot"), "/")  # names hold none
+    times = {f"{source}/{name}": time for (source, name), time in recency.items()}
+    ranks = {"priority": _rank(signals.column("source"), priority), "recency": _rank(snapshot, times)}
+    kept = {name: signals.column(name) for name in ("doc_id", "text_hash", "quality")}
+    return pa.table(kept | ranks)
+
+
+def _rank(values: pa.ChunkedArray, ranks: dict[str, int]) -> pa.ChunkedArray:
+    places = pc.index_in(values, pa.array(list(ranks), pa.string()))
+    return pc.fill_null(pa.chunked_array([pa.array(list(ranks.values()), pa.int64())]).take(places), LAST)
 
 
 def clusters(members: pa.Table, pairs: pa.Table) -> pa.Table:
