@@ -18,8 +18,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import deltalake
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numba import njit
 
@@ -39,6 +41,7 @@ PIECE_CHARS = 3000  # longer texts are cut at empty lines into pieces of about s
 PIECES = 8  # of one text at most
 PLANTED = 1 / 15  # edited copies a document
 N_DATASKETCH = 300
+FILE_DOCUMENTS = 6000
 PROPERTIES = {"delta.dataSkippingNumIndexedCols": "0"}  # nothing here is found by the least and greatest values of a file
 PEERS = "daft dedup to Delta", "datatrove dedup"
 ROUNDS = 7  # the first ones warm Java
@@ -50,11 +53,19 @@ def rows(folder: str | None = None) -> list[dict]:
     """Rates, and shares of true duplicates found. `must` is the least ratio."""
     texts = pa.array(corpus(Path(folder) if folder else None))
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as scratch:
-        file = Path(scratch, "documents.parquet")
-        pq.write_table(documents(texts), file, compression="zstd", row_group_size=2000)
+        files = written(documents(texts), Path(scratch, "documents"))
         pairs = similar_pairs(texts.to_pylist(), NEAR)
-        ours = [*in_process(file, pairs), *through_spark(file, Path(scratch, "home"), pairs, len(texts))]
+        ours = [*in_process(files, pairs), *through_spark(files, Path(scratch, "home"), pairs, len(texts))]
     return [signatures(texts), *ours, *map(unchecked, PEERS, [texts.to_pylist()] * len(PEERS))]
+
+
+def written(rows: pa.Table, folder: Path) -> list[str]:
+    """Paths of the Parquet files that the documents are dealt out to, as a table's are."""
+    folder.mkdir()
+    files = [str(folder / f"{begin:08d}.parquet") for begin in range(0, len(rows), FILE_DOCUMENTS)]
+    for number, file in enumerate(files):
+        pq.write_table(rows.slice(number * FILE_DOCUMENTS, FILE_DOCUMENTS), file, compression="zstd", row_group_size=2000)
+    return files
 
 
 def unchecked(work: str, texts: list[str]) -> dict:
@@ -74,29 +85,30 @@ def signatures(texts: pa.Array) -> dict:
     return row("signatures / datasketch update_batch", ours, "docs/s", reference=theirs, must=20.0)
 
 
-def in_process(file: Path, pairs: np.ndarray) -> list[dict]:
+def in_process(files: list[str], pairs: np.ndarray) -> list[dict]:
     """Parquet to the numbers of the kept documents, one core."""
-    work = lambda: matching.kept(pq.read_table(file, columns=["text"], use_threads=False).column("text").combine_chunks(), NEAR)  # noqa: E731
+    read = lambda file: pq.read_table(file, columns=["text"], use_threads=False).column("text").combine_chunks()  # noqa: E731
+    work = lambda: matching.kept(pa.concat_arrays(list(map(read, files))), NEAR)  # noqa: E731
     root = work()
     rate = len(root) / seconds(work, repeats=3)
     found = row("verified, in process / the least we accept", rate, "docs/s", reference=30_000, must=1.0)
     return [found, *against_truth("in process", root, pairs)]
 
 
-def through_spark(file: Path, home: Path, pairs: np.ndarray, n: int) -> list[dict]:
+def through_spark(files: list[str], home: Path, pairs: np.ndarray, n: int) -> list[dict]:
     """Wall time from documents in Parquet to the kept ones in a new Delta table, Java running and warm."""
     from pipelines.spark import session
 
     spark = session(Spark(master="local[2]"), str(home))
     found, ways = [], {"kept ones in Delta": False, "all tables in Delta": True}
     for way, store in ways.items():
-        spent = [deduplicate(spark, file, home / f"{way} {i}", store) for i in range(ROUNDS)]
+        spent = [deduplicate(spark, files, home / f"{way} {i}", store) for i in range(ROUNDS)]
         best = min(spent, key=lambda stages: sum(stages.values()))
         print(f"  {way}: " + ", ".join(f"{stage} {value:.2f} s" for stage, value in best.items()), file=sys.stderr)
         rate = n / sum(best.values())
         least = {} if store else {"reference": 12_000, "must": 1.0}
         found.append(row(f"verified, Spark, {way}" + " / the least we accept" * bool(least), rate, "docs/s", **least))
-    clusters = spark.read.format("delta").load(str(home / f"{way} 0" / "clusters")).select("doc_id", "cluster_id").toArrow()
+    clusters = deltalake.DeltaTable(str(home / "all tables in Delta 0" / "clusters")).to_pyarrow_table(["doc_id", "cluster_id"])
     spark.stop()
     root = np.arange(n)
     doc, first = (np.array([int(name, 16) for name in clusters.column(side).to_pylist()]) for side in ("doc_id", "cluster_id"))
@@ -104,32 +116,40 @@ def through_spark(file: Path, home: Path, pairs: np.ndarray, n: int) -> list[dic
     return [*found, *against_truth("Spark", root, pairs)]
 
 
-def deduplicate(spark: SparkSession, file: Path, home: Path, store: bool) -> dict[str, float]:
-    """Seconds of each stage; `store`: the narrow tables between are written to Delta too, else kept by Spark."""
+def deduplicate(spark: SparkSession, files: list[str], home: Path, store: bool) -> dict[str, float]:
+    """Seconds of each stage; `store`: the narrow tables between are written to Delta too, by Spark or here as in the job."""
     from pyspark.sql import functions as F
 
     from pipelines import dedup
 
     spent, started = {}, time.perf_counter()
 
-    def stage(name: str, made: DataFrame, store: bool = store) -> DataFrame:
+    def stage(name: str, made: DataFrame | pa.Table) -> pa.Table:
         nonlocal started
-        if store:
-            made.write.format("delta").options(**PROPERTIES).save(str(home / name))
-        made = spark.read.format("delta").load(str(home / name)) if store else made.localCheckpoint()
+        if not store:
+            made = made if isinstance(made, pa.Table) else made.toArrow()
+        else:
+            if isinstance(made, pa.Table):
+                deltalake.write_deltalake(str(home / name), made, configuration=PROPERTIES)
+            else:
+                made.write.format("delta").options(**PROPERTIES).save(str(home / name))
+            made = deltalake.DeltaTable(str(home / name)).to_pyarrow_table()
         now = time.perf_counter()
         spent[name], started = now - started, now
         return made
 
-    given = spark.read.parquet(str(file))
+    given = spark.read.parquet(*files)
     columns = ", ".join(f"{column.name} {column.type}" for column in fingerprints.COLUMNS)
     signals = given.mapInArrow(fingerprinted, f"doc_id string, source string, snapshot string, quality double, {columns}")
     signals = stage("signals", signals)
-    pairs = stage("pairs", dedup.pairs(signals, given, NEAR, small=True))
-    clusters = stage("clusters", dedup.clusters(signals, pairs, {"web": 0}, small=True))
+    rows = signals.filter(pc.field("n_shingles") > 0).select(["doc_id", "text_hash", *dedup.FINGERPRINT])
+    rows = rows.append_column("new", pa.array(np.ones(len(rows), bool)))
+    pairs = stage("pairs", dedup.pairs_here(rows, None, files, spark, NEAR))
+    clusters = stage("clusters", matching.clusters(matching.members(signals, {"web": 0}, {}), pairs))
+    kept = spark.createDataFrame(clusters.filter(pc.field("rank") == 1).select(["doc_id"]))
     # 43,000 ids are sent to every task: Spark does not know how few they are, and would shuffle the texts.
-    stage("kept", given.join(F.broadcast(clusters.where("rank = 1").select("doc_id")), "doc_id", how="left_semi"), store=True)
-    return spent
+    given.join(F.broadcast(kept), "doc_id", how="left_semi").write.format("delta").options(**PROPERTIES).save(str(home / "kept"))
+    return spent | {"kept": time.perf_counter() - started}
 
 
 def fingerprinted(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

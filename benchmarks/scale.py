@@ -3,7 +3,8 @@
     python -m benchmarks scale FOLDER
 
 FOLDER holds JSONL (plain, .gz, .zst; field `text`), of which texts of 200 characters or more are taken, each once, and no pages. The
-recipe has no edits, evaluations and quality models. Wall time, Spark's start apart, Java and compiled passes warm.
+recipe has no edits, evaluations and quality models. Wall time, Spark's start apart, Java and compiled passes warm
+(a small run and an increment of it went before).
 The kept set of the run that had the new snapshot added must be that of a run from nothing over both.
 """
 
@@ -31,6 +32,7 @@ from schemas.recipe import Recipe
 
 TIMES = 10  # the new snapshot is one document in so many, and the small run is over it alone
 FILE_DOCUMENTS = 3000
+WARMING = 2000
 DECIDING = ("ingest", "measure", "dedup", "decontaminate", "edits", "judge")
 MOST_SHARE, MOST_GROWTH, MOST_MEMORY_GB, LEAST_MB = 0.15, 1.05 * TIMES, 2.0, 25.0
 
@@ -39,7 +41,8 @@ def rows(folder: str | None = None) -> list[dict]:
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as scratch:
         place = Path(scratch)
         texts, size = deliver(place / "in", folder)
-        run(place, "warm", ["new"])
+        run(place, "warm", ["few"])
+        run(place, "warm", ["few", "new"])
         small, _, few = run(place, "small", ["new"])
         run(place, "grown", ["old"])
         new, kept, _ = run(place, "grown", ["old", "new"])
@@ -59,9 +62,10 @@ def rows(folder: str | None = None) -> list[dict]:
 
 
 def deliver(folder: Path, origin: str | None) -> tuple[int, int]:
-    """Two snapshots of the documents of `origin`, dealt by turns; how many they are, and their bytes."""
+    """Two snapshots of the documents of `origin`, dealt by turns, and a few of the old ones; how many there are, and their bytes."""
     texts = documents(origin, most=None, cut=None)
-    for name, chosen in (("old", [t for i, t in enumerate(texts) if i % TIMES]), ("new", texts[::TIMES])):
+    old = [text for i, text in enumerate(texts) if i % TIMES]
+    for name, chosen in (("old", old), ("new", texts[::TIMES]), ("few", old[:WARMING])):
         (folder / name).mkdir(parents=True)
         for begin in range(0, len(chosen), FILE_DOCUMENTS):
             with open(folder / name / f"{begin:08d}.jsonl", "w") as out:

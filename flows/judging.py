@@ -180,23 +180,34 @@ def contaminated(job: Job) -> DataFrame | None:
 
 def judge(job: Job) -> Counts:
     from pipelines import decontaminate as overlaps
-    from pipelines import judge as judging
 
-    recipe = job.recipe
-    left = job.read(tables.RESTS) if recipe.edits.shorten and job.home.lake.version(tables.RESTS) is not None else None
-    verdicts = judging.judge(
-        job.read(tables.SIGNALS), job.read(tables.CLUSTERS), domain_rules(recipe, job.home), recipe.tiers, recipe.heldout, recipe.seed,
-        rests=left, torso=recipe.edits.torso,
-        contaminated=contaminated(job),
-    )  # fmt: skip
-    rows = job.write(verdicts, tables.VERDICTS, "judge")
+    recipe, lake = job.recipe, job.home.lake
+    rows = job.write(verdicts(job), tables.VERDICTS, "judge")
     for file in decontamination_files(job):
         spec = recipe.decontaminate
         file.parent.mkdir(exist_ok=True)
         write_json(file, overlaps.record(job.read(tables.CONTAMINATION), job.read(tables.VERDICTS), overlaps.suite(spec), spec))
-    lake = job.home.lake
     kept, heldout = (lake.count(tables.VERDICTS, pc.field(name)) for name in ("keep", "heldout"))
     return {"documents": rows, "kept": kept, "heldout": heldout}
+
+
+def verdicts(job: Job) -> pa.Table | DataFrame:
+    """Columns of silver.verdicts: judged in this process where the narrow columns fit, else by Spark."""
+    from pipelines import judge as judging
+    from pipelines.dedup import fits_one_process
+
+    recipe, lake = job.recipe, job.home.lake
+    by = domain_rules(recipe, job.home), recipe.tiers, recipe.heldout, recipe.seed
+    has_rests = recipe.edits.shorten and lake.version(tables.RESTS) is not None
+    if not fits_one_process(lake.rows(tables.SIGNALS)):
+        rests = job.read(tables.RESTS) if has_rests else None
+        found = job.read(tables.SIGNALS), job.read(tables.CLUSTERS)
+        return judging.judge(*found, *by, rests=rests, torso=recipe.edits.torso, contaminated=contaminated(job))
+    rests = lake.files(tables.RESTS) if has_rests else None
+    beyond = pc.field("cover") >= recipe.decontaminate.threshold
+    spoilt = lake.arrow(tables.CONTAMINATION, ["doc_id"], beyond) if recipe.decontaminate.files else None
+    found = lake.files(tables.SIGNALS), lake.files(tables.CLUSTERS)
+    return judging.judge_here(*found, *by, rests=rests, torso=recipe.edits.torso, contaminated=spoilt)
 
 
 def decontamination_files(job: Job) -> list[Path]:

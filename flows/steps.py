@@ -6,9 +6,12 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from flows import measuring
@@ -70,25 +73,35 @@ def store_records(job: Job, chosen: list[intake.Delivery], stored: dict[str, str
     from pyspark import StorageLevel
     from pyspark.sql import functions as F
 
-    from pipelines.spark import ID_BYTES, SENT_BYTES
-
     where = intake.condition(chosen)
     halfway = any(str(one) in job.known(tables.DOCUMENTS) for one in chosen)  # a run was stopped between the two tables
-    # With nothing stored, what the tables hold goes.
-    new_documents = ({"where": where} if halfway else {"append": True}) if stored else {}
+    way = ({"where": where} if halfway else {"append": True}) if stored else {}  # with nothing stored, what the table holds goes
+    ids = few_ids(job, chosen) if stored else None
     # Text and rejects come out of one reading of the sources: kept on disk between the two writes.
-    records = intake.records(job.spark, job.recipe, chosen).persist(StorageLevel.DISK_ONLY)
+    records = intake.records(job.spark, job.recipe, chosen, ids).persist(StorageLevel.DISK_ONLY)
     try:
-        documents = new = records.where("reason is null")
-        if stored:
-            others = job.read(tables.DOCUMENTS).where(f"not ({where})").where(F.col("source").isin([one.source for one in chosen])).select("doc_id")
-            few = job.home.lake.rows(tables.DOCUMENTS) * ID_BYTES <= SENT_BYTES  # then no text is shuffled
-            new = documents.join(F.broadcast(others) if few else others, "doc_id", how="left_anti")
-        written = job.write(new, tables.DOCUMENTS, "ingest", **new_documents, deliveries=held)
-        job.write(records.where("reason is not null"), tables.REJECTS, "ingest", append=bool(stored), deliveries=held)
-        return documents.count() - written if stored else 0
+        documents, rejected = records.where("reason is null"), F.col("reason").isNotNull() & (F.col("reason") != intake.HELD)
+        if stored and ids is None:
+            others = job.read(tables.DOCUMENTS).where(f"not ({where})")
+            documents = documents.join(others.select("doc_id"), "doc_id", how="left_anti")
+        written = job.write(documents, tables.DOCUMENTS, "ingest", **way, deliveries=held)
+        n, n_rejects = records.agg(F.count("*"), F.count_if(rejected)).first()
+        rejects = records.where(rejected) if n_rejects else intake.SCHEMA.empty_table()
+        job.write(rejects, tables.REJECTS, "ingest", append=bool(stored), deliveries=held)
+        return n - n_rejects - written
     finally:
         records.unpersist()
+
+
+def few_ids(job: Job, chosen: list[intake.Delivery]) -> pa.ChunkedArray | None:
+    """Ids of the documents that the other deliveries of the same sources hold; None where they are too many to be sent to every task."""
+    from pipelines.spark import ID_BYTES, SENT_BYTES
+
+    if job.home.lake.rows(tables.DOCUMENTS) * ID_BYTES > SENT_BYTES:
+        return None
+    these = reduce(or_, [(pc.field("source") == one.source) & (pc.field("snapshot") == one.snapshot) for one in chosen])
+    others = pc.field("source").isin([one.source for one in chosen]) & ~these
+    return job.home.lake.arrow(tables.DOCUMENTS, ["doc_id"], others).column("doc_id")
 
 
 def tokenise(job: Job) -> Counts:
@@ -240,7 +253,7 @@ STEPS = (
     Step(
         "judge", judge, ("measure", "dedup", "decontaminate", "edits"),
         lambda r: {**r.part("tiers", "heldout", "seed"), "rules": rules_part(r), "contaminated": r.decontaminate.threshold},
-        (tables.VERDICTS,), decontamination_files,
+        (tables.VERDICTS,), decontamination_files, revision=2,
     ),
     Step(
         "tokenise", tokenise, ("ingest", "edits", "judge"), lambda r: r.part("tokenizer", "seed"), (tables.TOKENS,),

@@ -30,7 +30,6 @@ from schemas.recipe import NearDuplicates
 # by 4 million pairs 0.9 GB. 0.35 GB of each are imports and the test's own ids.
 IN_ONE_PROCESS = 400_000
 PAIRS_IN_ONE_PROCESS = 4_000_000
-TASKS_A_CORE = 2
 READ_AT_A_TIME = 500  # texts that a worker holds while it makes their shingles
 
 FINGERPRINT = "n_shingles", "signature", "band_keys"
@@ -60,16 +59,15 @@ def verified_here(found: pa.Table, texts: list[str], spark: SparkSession, near: 
     Each file is read by one worker, no more of it decoded than the candidates' texts.
     """
     if not len(found):
-        return matching.NO_PAIRS
-    tasks = min(len(texts), TASKS_A_CORE * spark.sparkContext.defaultParallelism)
+        return matching.PAIRS.empty_table()
+    tasks = min(len(texts), int(spark.conf.get("spark.sql.shuffle.partitions")))
     files = spark.createDataFrame(pa.table({"task": pa.array(np.arange(len(texts), dtype=np.int32) % tasks), "file": texts}))
     sets = files.repartitionById(tasks, "task").mapInArrow(sets_of_files(matching.ends(found), near.ngram), SETS)
-
     found = found.select(["tile", "a", "b", "change"])
 
     def alike(sets: pa.Table) -> pa.Table:
         of_tile = found.filter(pc.equal(found.column("tile"), sets.column("tile")[0])).drop_columns("tile")
-        return matching.verified(of_tile, sets, near.threshold).rename_columns(["a", "b", "support"])
+        return matching.verified(of_tile, sets, near.threshold).rename_columns(matching.PAIRS.names)
 
     return sets.groupBy("tile").applyInArrow(alike, "a string, b string, support int").toArrow()
 
@@ -85,11 +83,11 @@ def sets_of_files(ends: pa.Table, ngram: int) -> Callable[[Iterator[pa.RecordBat
     """
 
     def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        with duckdb.connect(config={"threads": 1}) as db:
-            db.register("ends", ends)
-            for file in (file for batch in batches for file in batch.column("file").to_pylist()):
-                wanted = db.sql(WANTED, params=[file]).to_arrow_reader(READ_AT_A_TIME)
-                for texts in wanted:
+        files = [file for batch in batches for file in batch.column("file").to_pylist()]
+        if files:
+            with duckdb.connect(config={"threads": 1}) as db:
+                db.register("ends", ends)
+                for texts in db.sql(WANTED, params=[files]).to_arrow_reader(READ_AT_A_TIME):
                     sets = pa.array(shingle_sets(texts.column("text"), ngram))
                     yield from each_tile(texts.column("text_hash"), texts.column("tiles"), sets)
 

@@ -45,7 +45,7 @@ def candidates(signals: DataFrame, clusters: DataFrame, rules: dict[str, tuple[R
     from pipelines.judge import failed
 
     ranks = F.create_map(*[F.lit(x) for item in priority.items() for x in item])
-    passed = signals.where(F.size(F.array_compact(failed(rules))) == 0)
+    passed = signals.where(F.expr(failed(rules)) == "")
     named = passed.select("doc_id", "source", "domain", "n_bytes", ranks[F.col("source")].alias("priority"))
     return named.join(clusters.where("rank = 1").select("doc_id"), "doc_id", how="left_semi")
 

@@ -14,6 +14,7 @@ from itertools import accumulate, zip_longest
 from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipelines.readers import READERS, File, Record, Reject
 from schemas.manifest import fingerprint
@@ -37,6 +38,7 @@ TYPES = {"bigint": pa.int64(), "string": pa.string(), "map<string,string>": pa.m
 SCHEMA = pa.schema([pa.field(c.name, TYPES[c.type]) for c in DOCUMENTS.columns]
                    + [pa.field("reason", pa.string()), pa.field("detail", pa.string())])
 RECORDS = ", ".join([*(f"{column.name} {column.type}" for column in DOCUMENTS.columns), "reason string", "detail string"])
+HELD = "delivered_before"  # no reject: the document stands in the table
 FILES = pa.schema([("path", pa.binary()), ("uri", pa.string()), ("bytes", pa.int64()), ("mtime_ns", pa.int64()), ("licence", pa.string()),
                    ("facts", pa.map_(pa.string(), pa.string()))])
 
@@ -132,16 +134,21 @@ def condition(chosen: Iterable[Delivery]) -> str:
     return " or ".join(f"(source = '{one.source}' and snapshot = '{one.snapshot}')" for one in chosen)
 
 
-def records(spark: SparkSession, recipe: Recipe, chosen: Iterable[Delivery] | None = None) -> DataFrame:
+def records(
+    spark: SparkSession, recipe: Recipe, chosen: Iterable[Delivery] | None = None, held: pa.ChunkedArray | None = None
+) -> DataFrame:
     """A row for every input record: the columns of `bronze.documents`, and `reason` and `detail`, null for documents.
 
-    Of all deliveries, or those `chosen`. Files are listed now, read each time the frame is evaluated. Raises RecipeError like `check`.
+    Of all deliveries, or those `chosen`. Documents whose ids are among `held`, which must be few enough to be sent to every task, have the
+    reason HELD. Files are listed now, read each time the frame is evaluated. Raises RecipeError like `check`.
     """
     sources = deliveries(recipe)
     wanted = set(sources if chosen is None else chosen)
     chunks = [(delivery, chunk) for delivery, files in listing(recipe).items() if delivery in wanted for chunk in chunked(files)]
     dealt = spark.createDataFrame(_chunk_table(chunks)).repartitionById(len(chunks), "chunk")
-    return dealt.mapInArrow(lambda batches: _read_chunks(batches, sources), RECORDS)
+    if held is None:
+        return dealt.mapInArrow(lambda batches: _read_chunks(batches, sources), RECORDS)
+    return dealt.mapInArrow(lambda batches: (_told_if_held(batch, held) for batch in _read_chunks(batches, sources)), RECORDS)
 
 
 def chunked(files: list[File]) -> Iterator[list[File]]:
@@ -170,6 +177,11 @@ def _read_chunks(batches: Iterable[pa.RecordBatch], sources: dict[Delivery, Sour
             source = sources[Delivery(chunk["source"], chunk["snapshot"])]
             files = (File(**file | {"path": os.fsdecode(file["path"]), "facts": tuple(file["facts"])}) for file in chunk["files"])
             yield from batched(row(made, source) for file in files for made in read(file, source))
+
+
+def _told_if_held(batch: pa.RecordBatch, held: pa.ChunkedArray) -> pa.RecordBatch:
+    again = pc.is_in(batch.column("doc_id"), held)  # null, a reject's, is not among them
+    return batch.set_column(batch.schema.get_field_index("reason"), SCHEMA.field("reason"), pc.if_else(again, HELD, batch.column("reason")))
 
 
 def read(file: File, source: Source) -> Iterator[Record | Reject]:

@@ -72,10 +72,7 @@ def touched(rows: pa.Table) -> pa.Table:
     new = rows.column("new").to_numpy()
     if new.all():
         return rows
-    keys = _band_keys(rows) & (MARKS - 1)
-    marked = np.zeros(MARKS, bool)
-    marked[keys[new]] = True
-    return rows.filter(pa.array(marked[keys].any(axis=1)))
+    return rows.filter(pa.array(_share_a_mark(_band_keys(rows), new, np.zeros(MARKS, np.bool_))))
 
 
 def _band_keys(rows: pa.Table) -> np.ndarray:
@@ -233,6 +230,19 @@ def verified(pairs: pa.Table, sets: pa.Table, threshold: float) -> pa.Table:
     names, shingles = sets.column("text_hash"), sets.column("shingles").combine_chunks()
     a, b = (pc.index_in(pairs.column(side), names).combine_chunks() for side in ("a", "b"))
     return pairs.filter(pa.array(alike(shingles, a, b, threshold)))
+
+
+@njit(cache=True)
+def _share_a_mark(keys, new, marked):
+    """Whether each row of keys has one at whose place a new row's stands."""
+    for i in np.flatnonzero(new):
+        for key in keys[i]:
+            marked[key & (MARKS - 1)] = True
+    found = np.zeros(len(keys), np.bool_)
+    for i in range(len(keys)):
+        for key in keys[i]:
+            found[i] |= marked[key & (MARKS - 1)]
+    return found
 
 
 @njit(cache=True)

@@ -29,6 +29,8 @@ SETTINGS = {
     "spark.sql.execution.arrow.pyspark.enabled": "true",
     # One task reads so much of a table: enough tasks to balance the cores and to show progress.
     "spark.sql.files.maxPartitionBytes": str(16 << 20),
+    # A group of rows is read by one task, however large its file: 128 MB by default, which keep one core busy for seconds alone.
+    "spark.hadoop.parquet.block.size": str(16 << 20),
     "spark.sql.session.timeZone": "UTC",
     "spark.sql.ansi.enabled": "true",
     "spark.python.worker.reuse": "true",

@@ -16,6 +16,7 @@ from pyspark.sql import functions as F
 
 from pipelines import assets, dedup, matching
 from pipelines.measure import Context, measure
+from schemas import tables
 from schemas.recipe import NearDuplicates
 
 WORDS = [f"word{i}" for i in range(400)]
@@ -160,32 +161,51 @@ def signals(documents):
 
 
 @pytest.fixture(scope="module")
-def found(signals, documents):
-    return dedup.pairs(signals, documents, NEAR, small=True).localCheckpoint()
+def files(documents, tmp_path_factory) -> list[str]:
+    """The texts, as the table's files hold them."""
+    folder = tmp_path_factory.mktemp("texts")
+    documents.repartition(3).write.parquet(str(folder / "documents"))
+    return sorted(map(str, folder.glob("documents/*.parquet")))
+
+
+def fingerprints(signals, new: str = "true") -> pa.Table:
+    return signals.where("n_shingles > 0").selectExpr("doc_id", "text_hash", *dedup.FINGERPRINT, f"{new} as new").toArrow()
+
+
+@pytest.fixture(scope="module")
+def found(spark, signals, files) -> pa.Table:
+    return dedup.pairs_here(fingerprints(signals), None, files, spark, NEAR)
 
 
 def in_order(rows):
-    return sorted(map(tuple, rows.collect()))
+    table = rows if isinstance(rows, pa.Table) else rows.toArrow()
+    return sorted(tuple(row.values()) for row in table.to_pylist())
+
+
+def clustered(signals, pairs: pa.Table, priority: dict, recency: dict) -> pa.Table:
+    narrow = signals.select("doc_id", "source", "snapshot", "text_hash", "quality").toArrow()
+    return matching.clusters(matching.members(narrow, priority, recency), pairs)
 
 
 def test_pairs_and_clusters_are_those_of_brute_force_and_the_preferred_member_is_kept(texts, signals, found):
     hashes = {row.doc_id: row.text_hash for row in signals.collect()}
     alike = [(a, b) for a, b in combinations(sorted(texts), 2) if jaccard(texts[a], texts[b]) >= NEAR.threshold]
-    assert {(row.a, row.b) for row in found.collect()} == {tuple(sorted((hashes[a], hashes[b]))) for a, b in alike if hashes[a] != hashes[b]}
+    pairs = {(row["a"], row["b"]) for row in found.to_pylist()}
+    assert pairs == {tuple(sorted((hashes[a], hashes[b]))) for a, b in alike if hashes[a] != hashes[b]}
 
     facts = {row.doc_id: row for row in signals.collect()}
     recency = {("a", "0"): 1, ("a", "1"): 2, ("b", "0"): 4, ("b", "1"): 3}
-    rows = {row.doc_id: row for row in dedup.clusters(signals, found, {"a": 0, "b": 1}, recency, small=True).collect()}
+    rows = {row["doc_id"]: row for row in clustered(signals, found, {"a": 0, "b": 1}, recency).to_pylist()}
     expected = components(sorted(texts), alike)
-    assert {doc_id: row.cluster_id for doc_id, row in rows.items()} == expected
+    assert {doc_id: row["cluster_id"] for doc_id, row in rows.items()} == expected
     assert len(set(expected.values())) < len(texts) - 20  # something was there to be found
     for doc_id, row in rows.items():
         members = [m for m in texts if expected[m] == expected[doc_id]]
         best = min(members, key=lambda m: preference(facts[m], recency))
-        assert (row.size, row.keeper, row.rank == 1) == (len(members), best, doc_id == best)
+        assert (row["size"], row["keeper"], row["rank"] == 1) == (len(members), best, doc_id == best)
         folded = [" ".join(texts[m].lower().split()) for m in (doc_id, best)]
-        assert row.exact == (folded[0] == folded[1])
-    assert Counter(row.cluster_id for row in rows.values() if row.rank == 1) == Counter(set(expected.values()))  # one of each is kept
+        assert row["exact"] == (folded[0] == folded[1])
+    assert Counter(row["cluster_id"] for row in rows.values() if row["rank"] == 1) == Counter(set(expected.values()))  # one of each is kept
 
 
 def preference(fact, recency) -> tuple:
@@ -193,24 +213,36 @@ def preference(fact, recency) -> tuple:
     return fact.source != "b", -quality, -recency[fact.source, fact.snapshot], fact.doc_id
 
 
-def test_increments_give_the_pairs_of_a_run_over_everything(signals, documents, found):
+def test_increments_give_the_pairs_of_a_run_over_everything(spark, signals, files, found):
     known = None
     for upto in range(3):
-        so_far = f"pmod(xxhash64(doc_id), 3) <= {upto}"
-        pairs = dedup.pairs(signals.where(so_far), documents, NEAR, known, small=True).localCheckpoint()
-        known = pairs, so_far
-    assert in_order(pairs) == in_order(found)
-    assert in_order(dedup.pairs(signals, documents, NEAR, known, small=True)) == in_order(found)  # nothing new changes nothing
+        number = "pmod(xxhash64(doc_id), 3)"
+        rows = fingerprints(signals.where(f"{number} <= {upto}"), f"{number} = {upto}")
+        known = dedup.pairs_here(rows, known, files, spark, NEAR)
+    assert in_order(known) == in_order(found)
+    assert in_order(dedup.pairs_here(fingerprints(signals, "false"), known, files, spark, NEAR)) == in_order(found)  # nothing new changes nothing
+    assert len(dedup.pairs_here(rows.slice(0, 0), None, files, spark, NEAR)) == 0
 
 
-def test_what_does_not_fit_into_one_worker_gives_the_same_rows(signals, documents, found, monkeypatch):
-    monkeypatch.setattr(dedup, "PAIRS_IN_ONE_TASK", 0)  # nor do components
-    assert in_order(dedup.pairs(signals, documents, NEAR, small=False)) == in_order(found)
+def test_an_increment_concerns_what_shares_a_bands_key_with_a_new_text(signals):
+    rows = fingerprints(signals, f"doc_id = '{5:032x}'")
+    new = {key for row in rows.to_pylist() if row["new"] for key in row["band_keys"]}
+    expected = {row["doc_id"] for row in rows.to_pylist() if new & set(row["band_keys"])}
+    assert set(matching.touched(rows).column("doc_id").to_pylist()) == expected and 1 < len(expected) < len(rows) / 2
+
+
+@pytest.mark.parametrize("touched_fits", [True, False])
+def test_what_does_not_fit_into_one_process_gives_the_same_rows(spark, signals, documents, found, monkeypatch, touched_fits):
+    monkeypatch.setattr(dedup, "PAIRS_IN_ONE_PROCESS", 0)  # nor do components
+    monkeypatch.setattr(dedup, "IN_ONE_PROCESS", 400_000 if touched_fits else 0)
     half = "pmod(xxhash64(doc_id), 2) = 0"
-    of_some = signals.where(half).select("text_hash").localCheckpoint()
-    old = found.join(of_some, found.a == of_some.text_hash, how="left_semi").join(of_some, found.b == of_some.text_hash, how="left_semi")
-    assert in_order(dedup.pairs(signals, documents, NEAR, (old, half), small=False)) == in_order(found)
-    assert in_order(dedup.clusters(signals, found, {}, small=False)) == in_order(dedup.clusters(signals, found, {}, small=True))
+    of_some, pairs = signals.where(half).select("text_hash").localCheckpoint(), spark.createDataFrame(found)
+    old = pairs.join(of_some, pairs.a == of_some.text_hash, how="left_semi").join(of_some, pairs.b == of_some.text_hash, how="left_semi")
+    assert in_order(dedup.pairs(signals, documents, NEAR, (old, half))) == in_order(found)
+    if not touched_fits:
+        assert in_order(dedup.pairs(signals, documents, NEAR)) == in_order(found)
+        columns = list(tables.CLUSTERS.column_names)
+        assert in_order(dedup.clusters(signals, pairs, {})) == in_order(clustered(signals, found, {}, {}).select(columns))
 
 
 def test_a_text_that_is_no_longer_there_still_connects_its_copies_and_no_quality_is_the_worst():
@@ -231,7 +263,7 @@ def test_shares_removed_of_each_source(spark):
 # ---- components ----
 
 
-@pytest.mark.parametrize("way", ["in one task", "by alternating stars"])
+@pytest.mark.parametrize("way", ["in one process", "by alternating stars"])
 def test_components_of_chains_stars_and_random_graphs_are_those_of_union_find(spark, way):
     chance = random.Random(3)
     chain = [(f"c{i:03}", f"c{i + 1:03}") for i in range(60)]
@@ -240,7 +272,7 @@ def test_components_of_chains_stars_and_random_graphs_are_those_of_union_find(sp
     wedge = [("w1", "w9"), ("w2", "w9")]
     loose = [tuple(sorted(chance.sample([f"r{i:03}" for i in range(80)], 2))) for _ in range(60)]
     edges = sorted(set(chain + star + wedge + loose))
-    method = dedup.connected_components if way == "in one task" else dedup.alternating_stars
+    method = dedup.connected_components if way == "in one process" else dedup.alternating_stars
     found = method(spark.createDataFrame(edges, "a string, b string")).collect()
     assert len(found) == len({end for edge in edges for end in edge})
     assert {row.text_hash: row.component for row in found} == components(sorted({end for edge in edges for end in edge}), edges)

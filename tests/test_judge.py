@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+from types import SimpleNamespace
+
 import duckdb
 import pyarrow as pa
 import pytest
 
 from pipelines import rules
-from pipelines.judge import judge
+from pipelines.judge import judge, judge_here
 from pipelines.rules import Rule
+from schemas import tables
 from schemas.recipe import Heldout
 
 RULES = {
@@ -30,13 +34,28 @@ ROWS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def verdicts(spark):
+def judged(way, folder, signals, clusters, *by, **further) -> dict[str, dict]:
+    """Verdicts by doc_id, by Spark or by this process."""
+    if way == "spark":
+        found = judge(signals, clusters, *by, **further).toArrow()
+    else:
+        files = {}
+        for name, rows in {"signals": signals, "clusters": clusters, "rests": further.get("rests")}.items():
+            if rows is not None:
+                rows.write.parquet(str(folder / name))
+                files[name] = sorted(map(str, (folder / name).glob("*.parquet")))
+        further |= {"rests": files.get("rests"), "contaminated": further["contaminated"].toArrow() if "contaminated" in further else None}
+        found = judge_here(files["signals"], files["clusters"], *by, **further)
+    assert found.column_names == list(tables.VERDICTS.column_names)
+    return {row["doc_id"]: SimpleNamespace(**row) for row in found.to_pylist()}
+
+
+@pytest.fixture(scope="module", params=["spark", "here"])
+def verdicts(request, spark, tmp_path_factory):
     schema = "doc_id string, source string, domain string, n_bytes long, n_words long, mean_word_len double, max_line_len long, quality double, quality_model string"
     signals = spark.createDataFrame([(r[0], "s", r[1], 100 * i, *r[2:6], r[1]) for i, r in enumerate(ROWS)], schema)
     clusters = spark.createDataFrame([(r[0], f"cluster{r[0]}", r[6], r[7]) for r in ROWS], "doc_id string, cluster_id string, rank int, exact boolean")
-    found = judge(signals, clusters, RULES, TIERS, Heldout(fraction=1.0, max_bytes=500), seed=1).collect()
-    return {row.doc_id: row for row in found}
+    return judged(request.param, tmp_path_factory.mktemp("tables"), signals, clusters, RULES, TIERS, Heldout(fraction=1.0, max_bytes=500), 1)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0])
@@ -51,14 +70,39 @@ def test_only_kept_documents_below_the_size_are_held_out(verdicts):
     assert {doc_id for doc_id, row in verdicts.items() if row.heldout} == {"1", "5", "6"}
 
 
-def test_the_held_out_share_is_drawn_by_cluster(spark):
+# doc, rest (n_bytes, n_words, quality), contaminated, rank -> reasons, percentile; documents have 100 bytes, 50 words and quality .5
+EDITED = [
+    ("1", None, False, 1, [], 2 / 3),
+    ("2", (90, 40, 0.9), False, 1, [], 1.0),  # graded by what is left
+    ("3", (60, 9, 0.9), False, 2, ["torso", "rest_few_words", "near_duplicate"], None),
+    ("4", (0, 0, None), False, 1, ["torso", "rest_few_words"], None),
+    ("5", None, True, 2, ["contaminated", "near_duplicate"], None),
+    ("6", (70, 40, 0.1), False, 1, [], 1 / 3),  # 1 - torso of it is just enough
+]
+
+
+@pytest.mark.parametrize("way", ["spark", "here"])
+def test_what_edits_leave_is_judged_in_the_documents_place_and_evaluation_items_count(spark, tmp_path, way):
+    columns = "doc_id string, source string, domain string, n_bytes long, n_words long, mean_word_len double, quality double, quality_model string"
+    signals = spark.createDataFrame([(row[0], "s", "docs", 100, 50, 5.0, 0.5, "docs") for row in EDITED], columns)
+    clusters = spark.createDataFrame([(row[0], row[0], row[3], False) for row in EDITED], "doc_id string, cluster_id string, rank int, exact boolean")
+    rests = spark.createDataFrame([(row[0], "s", "docs", *row[1][:2], 5.0, row[1][2], "docs") for row in EDITED if row[1]], columns)
+    spoilt = spark.createDataFrame([(row[0],) for row in EDITED if row[2]] * 2, "doc_id string")
+    by = {"docs": RULES["docs"]}, {"all": 0.0}, Heldout(fraction=0.0), 1
+    found = judged(way, tmp_path, signals, clusters, *by, rests=rests, torso=0.3, contaminated=spoilt)
+    assert {doc_id: (row.reasons, row.percentile) for doc_id, row in found.items()} == {row[0]: row[4:] for row in EDITED}
+    assert not any(row.heldout for row in found.values())
+
+
+@pytest.mark.parametrize("way", ["spark", "here"])
+def test_the_held_out_share_is_drawn_by_cluster(spark, tmp_path, way):
     n = 4000
     signals = spark.range(n).selectExpr("cast(id as string) doc_id", "'s' source", "'x' domain", "1L n_bytes", "0.5D quality", "'x' quality_model")
     clusters = spark.range(n).selectExpr("cast(id as string) doc_id", "cast(id div 2 as string) cluster_id", "1 rank", "true exact")
-    found = judge(signals, clusters, {}, {"all": 0.0}, Heldout(fraction=0.1), seed=4).where("heldout").collect()
-    ids = {int(row.doc_id) for row in found}
+    found = judged(way, tmp_path, signals, clusters, {}, {"all": 0.0}, Heldout(fraction=0.1), 4)
+    ids = {int(doc_id) for doc_id, row in found.items() if row.heldout}
+    assert ids == {i for i in range(n) if int(hashlib.md5(f"4/heldout/{i // 2}".encode()).hexdigest()[:8], 16) < int(0.1 * 2**32)}
     assert 0.08 * n < len(ids) < 0.12 * n
-    assert all(i ^ 1 in ids for i in ids)
 
 
 def test_every_default_rule_names_a_signal_that_is_measured_and_a_source():

@@ -7,6 +7,7 @@ import json
 import random
 import resource
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
@@ -66,6 +67,26 @@ def test_a_row_that_breaks_a_constraint_stops_the_write_and_the_old_version_stay
     assert lake.version(tables.DOCUMENTS) == version and lake.arrow(tables.DOCUMENTS).num_rows == 1
 
 
+def test_rows_of_this_process_are_written_like_sparks(spark, lake):
+    mixed = [("a" * 32, "b" * 32, 1), ("b" * 32, "c" * 32, 2), ("c" * 32, "d" * 32, 3)]
+    rows = [pa.table(dict(zip("a b support".split(), ([value], [other], pa.array([n], pa.int32())), strict=True))) for value, other, n in mixed]
+    lake.write(rows[0], tables.PAIRS, {"step": "a"})
+    lake.write(spark.createDataFrame(mixed[1:2], "a string, b string, support int"), tables.PAIRS, {"step": "b"}, append=True)
+    lake.write(rows[2], tables.PAIRS, {"step": "c"}, append=True)
+    assert lake.ancestry(tables.PAIRS) == {"step": "c"} and lake.rows_written(tables.PAIRS) == 1
+    assert sorted(map(tuple, lake.read(spark, tables.PAIRS).collect())) == mixed
+    path = lake.path(tables.PAIRS)
+    assert [json.loads(row.userMetadata or "{}") for row in spark.sql(f"describe history delta.`{path}`").collect()][:2] == [{"step": "c"}, {"step": "b"}]
+    version = lake.version(tables.PAIRS)
+    for broken in (rows[0].set_column(0, "a", [["z"]]), rows[0].set_column(0, "a", [pa.nulls(1, pa.string())])):
+        with pytest.raises(Exception, match=r"a_before_b|[Nn]ull"):
+            lake.write(broken, tables.PAIRS, {})
+    assert lake.version(tables.PAIRS) == version
+    lake.write(rows[0], tables.PAIRS, {})
+    lake.write(rows[0].slice(0, 0), tables.PAIRS, {"step": "none"}, append=True)
+    assert list(map(tuple, lake.read(spark, tables.PAIRS).collect())) == mixed[:1] and lake.ancestry(tables.PAIRS) == {"step": "none"}
+
+
 def test_old_versions_can_be_read_and_a_part_can_be_replaced(spark, lake):
     first = lake.write(frame(spark, ROW), tables.DOCUMENTS, {})
     lake.write(frame(spark, ("b" * 32, "t", *ROW[2:])), tables.DOCUMENTS, {}, where="source = 't'")
@@ -115,8 +136,6 @@ def test_every_table_has_distinct_columns_and_a_key_among_them():
 
 
 def test_workers_have_their_imports_from_before_the_fork(spark):
-    import pyarrow as pa
-
     def run(batches):
         import gc
         import sys

@@ -72,17 +72,18 @@ def test_a_second_snapshot_is_added_and_equals_a_run_from_nothing_over_both(spar
     assert [lake.version(table) for table in (tables.DOCUMENTS, SIGNALS, tables.PAIRS)] == before  # the same deliveries change nothing
 
 
-def test_what_does_not_fit_into_one_task_is_said_and_gives_the_same(spark, delivered, monkeypatch):
+def test_what_does_not_fit_into_one_process_is_said_and_gives_the_same(spark, delivered, monkeypatch):
     from pipelines import dedup
 
     whole, parts = job(spark, delivered, ["old", "new"]), [job(spark, delivered, names, "parts") for names in (["old"], ["old", "new"])]
     for one in (whole, *parts):
-        monkeypatch.setattr(dedup, "IN_ONE_TASK", 400_000 if one is whole else 2)
+        monkeypatch.setattr(dedup, "IN_ONE_PROCESS", 400_000 if one is whole else 2)
+        monkeypatch.setattr("pipelines.spark.SENT_BYTES", 64 << 20 if one is whole else 0)
         steps.ingest(one)
         measuring.measure(one)
         told = steps.dedup(one)
         assert ("grouped in shuffles" in told) == (one is not whole)
-    for table in (tables.PAIRS, tables.CLUSTERS):
+    for table in (tables.DOCUMENTS, tables.REJECTS, tables.PAIRS, tables.CLUSTERS):
         assert content(whole.home.lake, table) == content(parts[1].home.lake, table)
 
 
@@ -106,7 +107,7 @@ def test_a_run_that_was_stopped_between_two_tables_goes_on(spark, delivered):
         steps.ingest(one)
     (new,) = [one for one in ingest.deliveries(both.recipe) if one.snapshot == "new"]
     half = ingest.records(spark, both.recipe, [new]).where("reason is null")  # all of them, as if some were not dropped yet
-    both.write(half, tables.DOCUMENTS, "ingest", ingest.condition([new]), both.deliveries)
+    both.write(half, tables.DOCUMENTS, "ingest", append=True, deliveries=both.deliveries)
     steps.ingest(both)
     for table in (tables.DOCUMENTS, tables.REJECTS):
         assert content(both.home.lake, table) == content(fresh.home.lake, table)

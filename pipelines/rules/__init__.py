@@ -88,9 +88,9 @@ class Rule:
     @property
     def sql(self) -> str:
         """The same as SQL that Spark and DuckDB read alike; null where a signal is."""
-        threshold = _number(self.threshold)
+        threshold = number(self.threshold)
         if self.languages:
-            cases = [f"when {_text(lang)} then {'null' if other is None else _number(other)}" for lang, other in self.languages.items()]
+            cases = [f"when {_text(lang)} then {'null' if other is None else number(other)}" for lang, other in self.languages.items()]
             threshold = f"case coalesce(lang, '') {' '.join(cases)} else {threshold} end"
         conditions = [f"{self.signal} {'<' if self.above is None else '>'} {threshold}"]
         for names, verb in ((self.only, "in"), (self.unless, "not in")):
@@ -98,7 +98,7 @@ class Rule:
         return "(" + " and ".join(conditions) + ")"
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
     """With an exponent: a number without one is a decimal in SQL, and compares as one."""
     said = repr(float(value))
     return said if "e" in said else f"{said}e0"
