@@ -11,7 +11,6 @@ from operator import or_
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from flows import measuring
@@ -36,6 +35,7 @@ from schemas.recipe import Recipe
 from schemas.tables import Table
 
 if TYPE_CHECKING:  # Spark is imported by the steps that use it: `flows status` starts without
+    import numpy as np
     from pyspark.sql import DataFrame
 
 
@@ -93,15 +93,17 @@ def store_records(job: Job, chosen: list[intake.Delivery], stored: dict[str, str
         records.unpersist()
 
 
-def few_ids(job: Job, chosen: list[intake.Delivery]) -> pa.ChunkedArray | None:
-    """Ids of the documents that the other deliveries of the same sources hold; None where they are too many to be sent to every task."""
+def few_ids(job: Job, chosen: list[intake.Delivery]) -> np.ndarray | None:
+    """Ids, in order, of the documents that other deliveries of the same sources hold; None where they are too many to be sent to tasks."""
+    import numpy as np
+
     from pipelines.spark import ID_BYTES, SENT_BYTES
 
     if job.home.lake.rows(tables.DOCUMENTS) * ID_BYTES > SENT_BYTES:
         return None
     these = reduce(or_, [(pc.field("source") == one.source) & (pc.field("snapshot") == one.snapshot) for one in chosen])
     others = pc.field("source").isin([one.source for one in chosen]) & ~these
-    return job.home.lake.arrow(tables.DOCUMENTS, ["doc_id"], others).column("doc_id")
+    return np.sort(np.array(job.home.lake.arrow(tables.DOCUMENTS, ["doc_id"], others).column("doc_id").to_pylist(), "S32"))
 
 
 def tokenise(job: Job) -> Counts:

@@ -13,6 +13,7 @@ from hashlib import blake2b
 from itertools import accumulate, zip_longest
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -135,12 +136,12 @@ def condition(chosen: Iterable[Delivery]) -> str:
 
 
 def records(
-    spark: SparkSession, recipe: Recipe, chosen: Iterable[Delivery] | None = None, held: pa.ChunkedArray | None = None
+    spark: SparkSession, recipe: Recipe, chosen: Iterable[Delivery] | None = None, held: np.ndarray | None = None
 ) -> DataFrame:
     """A row for every input record: the columns of `bronze.documents`, and `reason` and `detail`, null for documents.
 
-    Of all deliveries, or those `chosen`. Documents whose ids are among `held`, which must be few enough to be sent to every task, have the
-    reason HELD. Files are listed now, read each time the frame is evaluated. Raises RecipeError like `check`.
+    Of all deliveries, or those `chosen`. Documents whose ids are among `held` (in order, as bytes; few enough to be sent to every task)
+    have the reason HELD. Files are listed now, read each time the frame is evaluated. Raises RecipeError like `check`.
     """
     sources = deliveries(recipe)
     wanted = set(sources if chosen is None else chosen)
@@ -179,9 +180,12 @@ def _read_chunks(batches: Iterable[pa.RecordBatch], sources: dict[Delivery, Sour
             yield from batched(row(made, source) for file in files for made in read(file, source))
 
 
-def _told_if_held(batch: pa.RecordBatch, held: pa.ChunkedArray) -> pa.RecordBatch:
-    again = pc.is_in(batch.column("doc_id"), held)  # null, a reject's, is not among them
-    return batch.set_column(batch.schema.get_field_index("reason"), SCHEMA.field("reason"), pc.if_else(again, HELD, batch.column("reason")))
+def _told_if_held(batch: pa.RecordBatch, held: np.ndarray) -> pa.RecordBatch:
+    ids = np.array(batch.column("doc_id").fill_null("").to_pylist(), "S32")  # a reject has none
+    places = np.searchsorted(held, ids)
+    again = held[np.minimum(places, len(held) - 1)] == ids if len(held) else np.zeros(len(ids), bool)
+    reason = pc.if_else(pa.array(again), HELD, batch.column("reason"))
+    return batch.set_column(batch.schema.get_field_index("reason"), SCHEMA.field("reason"), reason)
 
 
 def read(file: File, source: Source) -> Iterator[Record | Reject]:
