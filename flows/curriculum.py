@@ -13,13 +13,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from prefect import Task, flow, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.states import State
 
 from flows.home import Home, Receipt
-from flows.job import Job, ddl
+from flows.job import Job
 from flows.progress import Display, spark_tasks
 from flows.status import check, pending, plain, states
 from flows.steps import STEPS, Step, report_file
@@ -45,8 +46,7 @@ def curriculum(recipe: str, only: str | None = None) -> None:
         for step in pending(found, only):
             as_task(step)(step, job, decided[step.name], run, display)
         publish(job)
-        if "spark" in vars(job):
-            store_runs(job, run)
+        store_runs(job, run)
 
 
 def remember_server(home: Home) -> None:
@@ -104,10 +104,13 @@ def store_runs(job: Job, run: str) -> None:
     """Bring this run's receipts into ops.runs."""
     receipts = [found for step in STEPS if (found := job.home.receipt(step.name)) and found.run == run]
     rows = [{**asdict(one), "recipe": job.recipe.fingerprint} for one in receipts]
-    values = [tuple(row[column] for column in tables.RUNS.column_names) for row in rows]
-    if values:
-        frame = job.spark.createDataFrame(values, ddl(tables.RUNS))
-        job.home.lake.write(frame, tables.RUNS, {"run": run}, where=f"run = '{run}'")
+    if rows:
+        columns = {name: pa.array([row[name] for row in rows]) for name in tables.RUNS.column_names if name not in MAPS}
+        maps = {name: pa.array([list(row[name].items()) for row in rows], pa.map_(pa.string(), kind)) for name, kind in MAPS.items()}
+        job.store(pa.table(columns | maps), tables.RUNS, {"run": run}, append=True)
+
+
+MAPS = {"inputs": pa.string(), "tables": pa.int64(), "counts": pa.float64()}  # of ops.runs: what the values are
 
 
 def publish(job: Job) -> None:

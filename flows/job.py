@@ -58,8 +58,16 @@ class Job:
     ) -> int:  # fmt: skip
         """`Lake.write` with an ancestry; `deliveries` are those that the table holds afterwards. Returns the rows written."""
         ancestry = {"step": step, "fingerprint": self.fingerprints[step], "deliveries": deliveries or {}}
-        self.home.lake.write(rows, table, ancestry, where, append=append)
+        self.store(rows, table, ancestry, where, append=append)
         return self.home.lake.rows_written(table)
+
+    def store(
+        self, rows: DataFrame | pa.Table, table: Table, ancestry: dict[str, Any], where: str | None = None, *, append: bool = False
+    ) -> None:
+        """`Lake.write`; Spark is started where the table is to be created."""
+        if not self.home.lake.has(table):
+            self.spark  # noqa: B018 - the session that creates it
+        self.home.lake.write(rows, table, ancestry, where, append=append)
 
 
 def ddl(table: Table) -> str:

@@ -39,6 +39,13 @@ class Lake:
     def version_of(self, name: str) -> int | None:
         return max((int(commit.stem) for commit in self._commits(name)), default=None)
 
+    def has(self, table: Table) -> bool:
+        """Whether the table is there with just these columns."""
+        from deltalake import DeltaTable as RustTable
+
+        there = self.version(table) is not None
+        return there and [field.name for field in RustTable(self.path(table)).schema().fields] == list(table.column_names)
+
     def rows_written(self, table: Table) -> int:
         """Rows of the newest commit, as Delta counted them while it wrote."""
         newest = max(self._commits(table.name))
@@ -77,7 +84,8 @@ class Lake:
         """Replace the table's content, or the rows `where` a condition holds, in one commit that carries its ancestry.
 
         append: nothing is replaced, which saves Delta the search for it (a second). Returns the new version. The rows are brought
-        to the table's columns, in order. A stopped write leaves the old version in place. An Arrow table knows no `where`.
+        to the table's columns, in order. A stopped write leaves the old version in place. An Arrow table
+        knows no `where`; a new table needs an active Spark session.
         """
         if isinstance(rows, pa.Table):
             return self._write_arrow(rows, table, ancestry, "append" if append else "overwrite")
@@ -92,9 +100,10 @@ class Lake:
         return self.version(table)
 
     def _write_arrow(self, rows: pa.Table, table: Table, ancestry: dict[str, Any], mode: str) -> int:
-        from pyspark.sql import SparkSession
+        if not self.has(table):
+            from pyspark.sql import SparkSession
 
-        self._create(SparkSession.active(), table)
+            self._create(SparkSession.active(), table)
         return self._commit(rows.select(table.column_names), table, ancestry, mode)
 
     def _commit(self, rows: pa.Table | None, table: Table, ancestry: dict[str, Any], mode: str) -> int:
@@ -146,7 +155,7 @@ class Lake:
         """
         from delta.tables import DeltaTable
 
-        if self.version(table) is not None and self.read(spark, table).columns == list(table.column_names):
+        if self.has(table):
             return
         shutil.rmtree(self.path(table), ignore_errors=True)
         builder = DeltaTable.create(spark).location(self.path(table)).comment(table.meaning)
