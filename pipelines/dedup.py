@@ -30,7 +30,7 @@ from schemas.recipe import NearDuplicates
 # by 4 million pairs 0.9 GB. 0.35 GB of each are imports and the test's own ids.
 IN_ONE_PROCESS = 400_000
 PAIRS_IN_ONE_PROCESS = 4_000_000
-READ_AT_A_TIME = 500  # texts that a worker holds while it makes their shingles
+READ_AT_A_TIME = 64  # texts that a worker holds while it makes their shingles: 1 GB at the most
 
 FINGERPRINT = "n_shingles", "signature", "band_keys"
 Known = tuple[DataFrame, str]
@@ -63,13 +63,7 @@ def verified_here(found: pa.Table, texts: list[str], spark: SparkSession, near: 
     tasks = min(len(texts), int(spark.conf.get("spark.sql.shuffle.partitions")))
     files = spark.createDataFrame(pa.table({"task": pa.array(np.arange(len(texts), dtype=np.int32) % tasks), "file": texts}))
     sets = files.repartitionById(tasks, "task").mapInArrow(sets_of_files(matching.ends(found), near.ngram), SETS)
-    found = found.select(["tile", "a", "b", "change"])
-
-    def alike(sets: pa.Table) -> pa.Table:
-        of_tile = found.filter(pc.equal(found.column("tile"), sets.column("tile")[0])).drop_columns("tile")
-        return matching.verified(of_tile, sets, near.threshold).rename_columns(matching.PAIRS.names)
-
-    return sets.groupBy("tile").applyInArrow(alike, "a string, b string, support int").toArrow()
+    return decided(spark.createDataFrame(found.select(["tile", "a", "b", "change"])), sets, near.threshold).toArrow()
 
 
 SETS = "tile string, text_hash string, shingles binary"
@@ -87,9 +81,7 @@ def sets_of_files(ends: pa.Table, ngram: int) -> Callable[[Iterator[pa.RecordBat
         if files:
             with duckdb.connect(config={"threads": 1}) as db:
                 db.register("ends", ends)
-                for texts in db.sql(WANTED, params=[files]).to_arrow_reader(READ_AT_A_TIME):
-                    sets = pa.array(shingle_sets(texts.column("text"), ngram))
-                    yield from each_tile(texts.column("text_hash"), texts.column("tiles"), sets)
+                yield from (sets_of(texts, ngram) for texts in db.sql(WANTED, params=[files]).to_arrow_reader(READ_AT_A_TIME))
 
     return run
 
@@ -97,11 +89,12 @@ def sets_of_files(ends: pa.Table, ngram: int) -> Callable[[Iterator[pa.RecordBat
 WANTED = "select text_hash, tiles, text from read_parquet(?) join ends using (doc_id)"
 
 
-def each_tile(text_hash: pa.Array, tiles: pa.Array, shingles: pa.Array) -> Iterator[pa.RecordBatch]:
-    """The columns SETS: a row for every tile that a text is in."""
+def sets_of(texts: pa.RecordBatch, ngram: int) -> pa.RecordBatch:
+    """text_hash, tiles, text -> SETS: the sorted distinct shingles of each text, a row for every tile that it is in."""
+    tiles, sets = texts.column("tiles"), shingle_sets(texts.column("text"), ngram)
     rows = pc.list_parent_indices(tiles)
-    columns = [tiles.flatten(), text_hash.take(rows), shingles.take(rows)]
-    yield pa.RecordBatch.from_arrays(columns, names=["tile", "text_hash", "shingles"])
+    columns = [tiles.flatten(), texts.column("text_hash").take(rows), sets.take(rows)]
+    return pa.RecordBatch.from_arrays(columns, names=["tile", "text_hash", "shingles"])
 
 
 def pairs(signals: DataFrame, documents: DataFrame, near: NearDuplicates, known: Known | None = None) -> DataFrame:
@@ -217,25 +210,18 @@ def verified_pairs(found: DataFrame, documents: DataFrame, near: NearDuplicates)
     ends = found.select("tile", F.explode(sides).alias("end")).groupBy("end").agg(F.collect_set("tile").alias("tiles"))
     ends = sent(ends.select("end.*", "tiles"), ID_BYTES + ID_BYTES * F.size("tiles"))
     texts = documents.select("doc_id", "text").join(ends, "doc_id", how="inner")
-    sets = texts.mapInArrow(shingler(near.ngram), "text_hash string, tiles array<string>, shingles binary")
-    sets = sets.select("text_hash", "shingles", F.explode("tiles").alias("tile"))
+    sets = texts.mapInArrow(lambda batches: (sets_of(batch, near.ngram) for batch in batches), SETS)
+    return decided(found, sets, near.threshold)
+
+
+def decided(found: DataFrame, sets: DataFrame, threshold: float) -> DataFrame:
+    """(a, b, support) of the pairs found (tile, a, b, change) whose sets (SETS) are alike, a tile in one task."""
 
     def alike(found: pa.Table, sets: pa.Table) -> pa.Table:
-        return matching.verified(found.select(["a", "b", "change"]), sets, near.threshold).rename_columns(["a", "b", "support"])
+        return matching.verified(found.select(["a", "b", "change"]), sets, threshold).rename_columns(matching.PAIRS.names)
 
     tiles = found.select("tile", "a", "b", "change").groupBy("tile")
     return tiles.cogroup(sets.groupBy("tile")).applyInArrow(alike, "a string, b string, support int")
-
-
-def shingler(ngram: int) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
-    """An Arrow function: text_hash, tiles, text -> text_hash, tiles, sorted distinct shingle hashes."""
-
-    def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for batch in batches:
-            sets = shingle_sets(batch.column("text"), ngram)
-            yield pa.RecordBatch.from_arrays([batch.column("text_hash"), batch.column("tiles"), sets], ["text_hash", "tiles", "shingles"])
-
-    return run
 
 
 def clusters(
