@@ -108,7 +108,7 @@ def through_spark(files: list[str], home: Path, pairs: np.ndarray, n: int) -> li
         rate = n / sum(best.values())
         least = {} if store else {"reference": 12_000, "must": 1.0}
         found.append(row(f"verified, Spark, {way}" + " / the least we accept" * bool(least), rate, "docs/s", **least))
-    clusters = deltalake.DeltaTable(str(home / "all tables in Delta 0" / "clusters")).to_pyarrow_table(["doc_id", "cluster_id"])
+    clusters = deltalake.DeltaTable(str(home / "all tables in Delta 0" / "clusters")).to_pyarrow_table(columns=["doc_id", "cluster_id"])
     spark.stop()
     root = np.arange(n)
     doc, first = (np.array([int(name, 16) for name in clusters.column(side).to_pylist()]) for side in ("doc_id", "cluster_id"))
