@@ -8,13 +8,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+
 from flows.home import Home
 from pipelines import ingest
 from schemas.recipe import Recipe
 from schemas.tables import Table
 
 if TYPE_CHECKING:  # Spark is imported by the steps that use it: `flows status` starts without
-    import pyarrow as pa
     from pyspark.sql import DataFrame, SparkSession
 
 Counts = dict[str, float]
@@ -65,7 +66,7 @@ class Job:
         self, rows: DataFrame | pa.Table, table: Table, ancestry: dict[str, Any], where: str | None = None, *, append: bool = False
     ) -> None:
         """`Lake.write`; Spark is started where the table is to be created."""
-        if not self.home.lake.has(table):
+        if isinstance(rows, pa.Table) and not self.home.lake.has(table):
             self.spark  # noqa: B018 - the session that creates it
         self.home.lake.write(rows, table, ancestry, where, append=append)
 

@@ -73,9 +73,8 @@ def store_records(job: Job, chosen: list[intake.Delivery], stored: dict[str, str
     from pyspark import StorageLevel
     from pyspark.sql import functions as F
 
-    where = intake.condition(chosen)
-    halfway = any(str(one) in job.known(tables.DOCUMENTS) for one in chosen)  # a run was stopped between the two tables
-    way = ({"where": where} if halfway else {"append": True}) if stored else {}  # with nothing stored, what the table holds goes
+    where, append = intake.condition(chosen), bool(stored)  # with nothing stored, what the tables hold goes
+    halfway = append and not job.known(tables.DOCUMENTS).keys().isdisjoint(map(str, chosen))  # a run was stopped between the two tables
     ids = few_ids(job, chosen) if stored else None
     # Text and rejects come out of one reading of the sources: kept on disk between the two writes.
     records = intake.records(job.spark, job.recipe, chosen, ids).persist(StorageLevel.DISK_ONLY)
@@ -84,10 +83,11 @@ def store_records(job: Job, chosen: list[intake.Delivery], stored: dict[str, str
         if stored and ids is None:
             others = job.read(tables.DOCUMENTS).where(f"not ({where})")
             documents = documents.join(others.select("doc_id"), "doc_id", how="left_anti")
-        written = job.write(documents, tables.DOCUMENTS, "ingest", **way, deliveries=held)
+        instead = where if halfway else None
+        written = job.write(documents, tables.DOCUMENTS, "ingest", where=instead, append=append and not halfway, deliveries=held)
         n, n_rejects = records.agg(F.count("*"), F.count_if(rejected)).first()
         rejects = records.where(rejected) if n_rejects else intake.SCHEMA.empty_table()
-        job.write(rejects, tables.REJECTS, "ingest", append=bool(stored), deliveries=held)
+        job.write(rejects, tables.REJECTS, "ingest", append=append, deliveries=held)
         return n - n_rejects - written
     finally:
         records.unpersist()

@@ -18,7 +18,7 @@ from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from pipelines import matching
-from pipelines.matching import BLOCK, CHANGES, NEIGHBOURS, SLACK
+from pipelines.matching import BLOCK, NEIGHBOURS, SLACK
 from pipelines.signals import fingerprints
 from pipelines.signals.shingles import shingle_sets
 from pipelines.spark import ID_BYTES, sent
@@ -121,7 +121,7 @@ def of_touched(rows: DataFrame, threshold: float) -> DataFrame:
     rows = touched(rows).localCheckpoint()
     if not fits_one_process(rows.count()):
         return in_shuffles(rows, threshold)
-    return rows.sparkSession.createDataFrame(matching.changes(rows.toArrow(), threshold), CHANGES)
+    return rows.sparkSession.createDataFrame(matching.changes(rows.toArrow(), threshold))
 
 
 def touched(rows: DataFrame) -> DataFrame:

@@ -7,6 +7,7 @@ share, says what a verdict is; DuckDB executes it in this process where the colu
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -32,8 +33,7 @@ def judge(
     document's place, and must be more than the share 1 - torso of it (reason torso).
     contaminated: doc_id of documents that hold an evaluation's items; one may be named more than once.
     """
-    given = {"signals": signals, "clusters": clusters, "rests": rests, "contaminated": contaminated}
-    given = {name: rows for name, rows in given.items() if rows is not None}
+    given = _given(signals=signals, clusters=clusters, rests=rests, contaminated=contaminated)
     return signals.sparkSession.sql(statement(given, rules, tiers, heldout, seed, torso, "cast(array() as array<string>)"), **given)
 
 
@@ -42,14 +42,16 @@ def judge_here(
     *, rests: list[str] | None = None, torso: float = 1.0, contaminated: pa.Table | None = None,
 ) -> pa.Table:  # fmt: skip
     """The same of what fits into this process, in the order of doc_id; the tables as paths of their Parquet files."""
-    given = {"signals": signals, "clusters": clusters, "rests": rests, "contaminated": contaminated}
-    given = {name: rows for name, rows in given.items() if rows is not None}
-    places = {name: "contaminated" if name == "contaminated" else f"read_parquet({_list(files)})" for name, files in given.items()}
+    given = _given(signals=signals, clusters=clusters, rests=rests, contaminated=contaminated)
     with duckdb.connect() as db:
-        if contaminated is not None:
-            db.register("contaminated", contaminated)
-        text = statement(given, rules, tiers, heldout, seed, torso, "[]::varchar[]").format(**places)
+        for name, rows in given.items():
+            (db.from_arrow(rows) if isinstance(rows, pa.Table) else db.read_parquet(rows)).create_view(name)
+        text = statement(given, rules, tiers, heldout, seed, torso, "[]::varchar[]").format(**{name: name for name in given})
         return db.sql(f"{text} order by doc_id").to_arrow_table()
+
+
+def _given(**rows: Any) -> dict[str, Any]:
+    return {name: found for name, found in rows.items() if found is not None}
 
 
 def statement(
@@ -59,19 +61,19 @@ def statement(
 
     none: an empty list of texts, the one thing that the engines spell differently.
     """
-    has_rests, by_rules = "rests" in given, _braced(failed(rules))
+    has_rests = "rests" in given
     graded = {name: f"case when r.doc_id is not null then r.{name} else s.{name} end" if has_rests else f"s.{name}" for name in QUALITY}
     reasons = ["nullif(s.failed, '')"]
     if has_rests:
-        left, shorter = "r.n_bytes", f"r.n_bytes < {number(1 - torso)} * s.n_bytes or r.n_bytes = 0"
-        reasons += [f"case when {left} is not null and ({shorter}) then 'torso' end", "nullif(r.failed, '')"]
+        shorter = f"r.n_bytes < {number(1 - torso)} * s.n_bytes or r.n_bytes = 0"  # null, so no torso, where nothing was edited
+        reasons += [f"case when {shorter} then 'torso' end", "nullif(r.failed, '')"]
     reasons += ["case when x.doc_id is not null then 'contaminated' end"] * ("contaminated" in given)
     reasons += ["case when c.rank > 1 then case when c.exact then 'exact_duplicate' else 'near_duplicate' end end"]
     joins = [f"left join ({RESTS.format(failed=_braced(failed(rules, 'rest_')))}) r on s.doc_id = r.doc_id"] * has_rests
     joins += ["left join (select distinct doc_id from {contaminated}) x on s.doc_id = x.doc_id"] * ("contaminated" in given)
     drawn = f"concat('0', substr(md5(concat('{seed}/heldout/', cluster_id)), 1, {DRAWN_BITS // 4})) < '{_share(heldout.fraction)}'"
     return VERDICTS.format(
-        failed=by_rules, reasons=", ".join(reasons), joins=" ".join(joins), tier=_tier(tiers), none=none, **graded,
+        failed=_braced(failed(rules)), reasons=", ".join(reasons), joins=" ".join(joins), tier=_tier(tiers), none=none, **graded,
         heldout=f"n_bytes <= {heldout.max_bytes} and {drawn}", bin=f"floor(quality * {BINS})",
     )  # fmt: skip
 
@@ -127,7 +129,3 @@ def _share(fraction: float) -> str:
 def _braced(text: str) -> str:
     """For a text that is formatted once more."""
     return text.replace("{", "{{").replace("}", "}}")
-
-
-def _list(paths: list[str]) -> str:
-    return "[" + ", ".join("'" + path.replace("'", "''") + "'" for path in paths) + "]"

@@ -87,10 +87,12 @@ class Lake:
         to the table's columns, in order. A stopped write leaves the old version in place. An Arrow table
         knows no `where`; a new table needs an active Spark session.
         """
+        mode = "append" if append else "overwrite"
         if isinstance(rows, pa.Table):
-            return self._write_arrow(rows, table, ancestry, "append" if append else "overwrite")
-        self._create(rows.sparkSession, table)
-        writer = rows.select(*table.column_names).write.format("delta").mode("append" if append else "overwrite")
+            self._create(table)
+            return self._commit(rows.select(table.column_names), table, ancestry, mode)
+        self._create(table, rows.sparkSession)
+        writer = rows.select(*table.column_names).write.format("delta").mode(mode)
         if where:
             writer = writer.option("replaceWhere", where)
         before = self.version(table)
@@ -98,13 +100,6 @@ class Lake:
         if self.version(table) == before:  # no row came and none went: Delta commits nothing
             self._commit(None, table, ancestry, "append")
         return self.version(table)
-
-    def _write_arrow(self, rows: pa.Table, table: Table, ancestry: dict[str, Any], mode: str) -> int:
-        if not self.has(table):
-            from pyspark.sql import SparkSession
-
-            self._create(SparkSession.active(), table)
-        return self._commit(rows.select(table.column_names), table, ancestry, mode)
 
     def _commit(self, rows: pa.Table | None, table: Table, ancestry: dict[str, Any], mode: str) -> int:
         """By delta-rs: rows that are here already take it .01 s, Spark a second; and it commits where there are none."""
@@ -147,18 +142,20 @@ class Lake:
 
         return RustTable(self.path(table)).file_uris()
 
-    def _create(self, spark: SparkSession, table: Table) -> None:
-        """Create the table with its columns, comments and constraints, unless it is there with just these columns.
+    def _create(self, table: Table, spark: SparkSession | None = None) -> None:
+        """Create the table with its columns, comments and constraints, unless it is there with just these columns; by the active
+        session where none is given.
 
         One with other columns is of an older Millrace or of other signals: it goes, with its history, as all of it can be
         made again. A folder without a log is no table but what a stopped run left behind: Delta would refuse to create one.
         """
-        from delta.tables import DeltaTable
-
         if self.has(table):
             return
+        from delta.tables import DeltaTable
+        from pyspark.sql import SparkSession
+
         shutil.rmtree(self.path(table), ignore_errors=True)
-        builder = DeltaTable.create(spark).location(self.path(table)).comment(table.meaning)
+        builder = DeltaTable.create(spark or SparkSession.active()).location(self.path(table)).comment(table.meaning)
         for column in table.columns:
             builder = builder.addColumn(column.name, column.type, nullable=column.nullable, comment=column.meaning)
         builder = builder.property("delta.dataSkippingStatsColumns", ",".join(c for c in table.column_names if c in SKIPPED_BY))

@@ -32,9 +32,8 @@ BLOCK = 1 << 21
 # Texts that are measured, or made sets, at a time: what a pass writes stays in the processor's cache.
 PART = 500
 
-# The columns of `changes`, as Spark names types.
-CHANGES = "a string, b string, change int, doc_a string, doc_b string, tile string"
-NO_CHANGES = pa.schema([(name, pa.int32() if name == "change" else pa.string()) for name in ("a", "b", "change", "doc_a", "doc_b", "tile")])
+# The columns of `changes`.
+CHANGES = pa.schema([(name, pa.int32() if name == "change" else pa.string()) for name in ("a", "b", "change", "doc_a", "doc_b", "tile")])
 PAIRS = pa.schema([("a", pa.string()), ("b", pa.string()), ("support", pa.int32())])
 LAST = -(1 << 31)  # in preference: a source or snapshot that is not named
 
@@ -51,7 +50,7 @@ def changes(rows: pa.Table, threshold: float) -> pa.Table:
     """
     rows = touched(rows)
     if not len(rows):
-        return NO_CHANGES.empty_table()
+        return CHANGES.empty_table()
     rows = rows.sort_by([("n_shingles", "ascending"), ("text_hash", "ascending"), ("doc_id", "ascending")]).combine_chunks()
     first = _first_of_each(rows.column("text_hash"))
     nodes = rows.filter(first).combine_chunks()
@@ -64,7 +63,7 @@ def changes(rows: pa.Table, threshold: float) -> pa.Table:
     swap = pc.greater(hashes.take(a), hashes.take(b)).to_numpy()
     a, b = np.where(swap, b, a), np.where(swap, a, b)
     columns = [hashes.take(a), hashes.take(b), pa.array(change.astype(np.int32)), ids.take(a), ids.take(b), tiles]
-    return pa.table(columns, names=["a", "b", "change", "doc_a", "doc_b", "tile"])
+    return pa.table(columns, names=CHANGES.names)
 
 
 def touched(rows: pa.Table) -> pa.Table:

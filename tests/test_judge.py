@@ -103,6 +103,7 @@ def test_the_held_out_share_is_drawn_by_cluster(spark, tmp_path, way):
     ids = {int(doc_id) for doc_id, row in found.items() if row.heldout}
     assert ids == {i for i in range(n) if int(hashlib.md5(f"4/heldout/{i // 2}".encode()).hexdigest()[:8], 16) < int(0.1 * 2**32)}
     assert 0.08 * n < len(ids) < 0.12 * n
+    assert all(i ^ 1 in ids for i in ids)
 
 
 def test_every_default_rule_names_a_signal_that_is_measured_and_a_source():
