@@ -76,11 +76,11 @@ def store_pairs(job: Job) -> None:
 
 
 def fingerprints(job: Job, held: list[intake.Delivery]) -> pa.Table:
-    """The rows of `matching.changes` of all documents with words; new are those of deliveries that are not `held`."""
+    """The rows of `matching.changes` of all documents; new are those of deliveries that are not `held`."""
     from pipelines.dedup import FINGERPRINT
 
     columns = ["doc_id", "source", "snapshot", "text_hash", *FINGERPRINT]
-    rows = job.home.lake.arrow(tables.SIGNALS, columns, pc.field("n_shingles") > 0)
+    rows = job.home.lake.arrow(tables.SIGNALS, columns)
     delivery = pc.binary_join_element_wise(rows.column("source"), rows.column("snapshot"), "/")
     new = pc.invert(pc.is_in(delivery, pa.array(map(str, held), pa.string())))
     return rows.drop_columns(["source", "snapshot"]).append_column("new", new)

@@ -29,6 +29,7 @@ NEIGHBOURS = 16
 SLACK = 0.15
 # Shingles of the documents of one block, 16 MB. A Python worker holds two blocks at once.
 BLOCK = 1 << 21
+LEAST_BLOCKS = 8  # smaller ones where there is little to verify, so that it is dealt to several tasks
 # Texts that are measured, or made sets, at a time: what a pass writes stays in the processor's cache.
 PART = 500
 
@@ -37,24 +38,23 @@ CHANGES = pa.schema([(name, pa.int32() if name == "change" else pa.string()) for
 PAIRS = pa.schema([("a", pa.string()), ("b", pa.string()), ("support", pa.int32())])
 LAST = -(1 << 31)  # in preference: a source or snapshot that is not named
 
-# New keys are marked in so many places of a table of bytes: with 400,000 new texts 9 of 10 others that share no key are told apart.
+# New keys are marked in a table of so many bits, 8 MB: with 400,000 new texts 9 of 10 others that share no key are told apart.
 MARKS = 1 << 26
 
 
 def changes(rows: pa.Table, threshold: float) -> pa.Table:
     """The columns of CHANGES: pairs (a < b, text_hash) whose support changes, by how much, and where they are verified.
 
-    rows: doc_id, text_hash, n_shingles (above 0), signature, band_keys, new; copies may be among them, and a text is
-    new if all of them are. Pairs that gain are those whose signatures do not rule the threshold out. doc_a, doc_b: the smallest
-    doc_id of each end.
+    rows: doc_id, text_hash, n_shingles, signature, band_keys, new; copies may be among them, and a text is new if all of them are.
+    Pairs that gain are those whose signatures do not rule the threshold out. doc_a, doc_b: the smallest doc_id of each end.
     """
-    rows = touched(rows)
+    rows = touched(rows).combine_chunks()
     if not len(rows):
         return CHANGES.empty_table()
-    rows = rows.sort_by([("n_shingles", "ascending"), ("text_hash", "ascending"), ("doc_id", "ascending")]).combine_chunks()
-    first = _first_of_each(rows.column("text_hash"))
-    nodes = rows.filter(first).combine_chunks()
-    new = np.logical_and.reduceat(rows.column("new").to_numpy(), np.flatnonzero(first))
+    order = pc.sort_indices(rows, [("n_shingles", "ascending"), ("text_hash", "ascending"), ("doc_id", "ascending")])
+    first = _first_of_each(rows.column("text_hash").take(order))
+    new = np.logical_and.reduceat(rows.column("new").take(order).to_numpy(), np.flatnonzero(first))
+    nodes = rows.take(order.filter(first)).combine_chunks()  # once: a row is half a kilobyte
     keys = _band_keys(nodes)
     signatures = fingerprints.matrix(nodes.column("signature").combine_chunks())
     a, b, change = window_changes(keys, new, signatures, threshold - SLACK)
@@ -67,22 +67,17 @@ def changes(rows: pa.Table, threshold: float) -> pa.Table:
 
 
 def touched(rows: pa.Table) -> pa.Table:
-    """`rows` without most of those that share no band's key with a new one, whose buckets therefore change nothing."""
-    new = rows.column("new").to_numpy()
-    if new.all():
-        return rows
-    return rows.filter(pa.array(_share_a_mark(_band_keys(rows), new, np.zeros(MARKS, np.bool_))))
+    """`rows` with words, without most of those that share no band's key with a new one, whose buckets therefore change nothing."""
+    parts, marked = rows.to_batches(), np.zeros(MARKS // 8, np.uint8)
+    keys = [(part.column("band_keys").values.to_numpy(), part.column("band_keys").offsets.to_numpy()) for part in parts]
+    for part, of_part in zip(parts, keys, strict=True):
+        _mark(*of_part, part.column("new").to_numpy(zero_copy_only=False), marked)
+    near = [pa.array(_any_marked(*of_part, marked)) for of_part in keys]
+    return pa.Table.from_batches([part.filter(found) for part, found in zip(parts, near, strict=True)], rows.schema)
 
 
 def _band_keys(rows: pa.Table) -> np.ndarray:
     return rows.column("band_keys").combine_chunks().flatten().to_numpy().reshape(len(rows), -1)
-
-
-def ends(found: pa.Table) -> pa.Table:
-    """(doc_id, text_hash, tiles) of the ends of pairs. found: the columns CHANGES."""
-    sides = [found.select([f"doc_{side}", side, "tile"]).rename_columns(["doc_id", "text_hash", "tile"]) for side in ("a", "b")]
-    grouped = pa.concat_tables(sides).group_by(["doc_id", "text_hash"]).aggregate([("tile", "distinct")])
-    return grouped.rename_columns({"tile_distinct": "tiles"})
 
 
 def updated(known: pa.Table, lost: pa.Table, fresh: pa.Table) -> pa.Table:
@@ -105,7 +100,7 @@ def kept(texts: fingerprints.Strings, near: NearDuplicates, seed: int = 1) -> np
     numbers, new = pa.array(np.arange(len(texts))), pa.array(np.ones(len(texts), bool))
     names = ["doc_id", "text_hash", "n_shingles", "signature", "band_keys", "new"]
     rows = pa.table([numbers, text_hash, n_shingles, signature, band_keys, new], names=names)
-    pairs = changes(rows.filter(pc.greater(n_shingles, 0)), near.threshold)
+    pairs = changes(rows, near.threshold)
     a, b = (pairs.column(side).to_numpy() for side in ("doc_a", "doc_b"))
     ends, places = np.unique(np.concatenate([a, b]), return_inverse=True)
     sets = shingle_sets(texts.take(pa.array(ends)), near.ngram)
@@ -157,9 +152,10 @@ def in_tiles(a: np.ndarray, b: np.ndarray, wanted: np.ndarray, n_shingles: np.nd
     ends = np.unique(np.concatenate([a[wanted], b[wanted]]))
     order = ends[np.argsort(component[ends], kind="stable")]
     block = np.zeros(len(n_shingles), np.int64)
-    block[order] = np.cumsum(n_shingles[order], dtype=np.int64) // BLOCK
+    upto = np.cumsum(n_shingles[order], dtype=np.int64)
+    block[order] = upto // min(BLOCK, upto.max(initial=0) // LEAST_BLOCKS + 1)
     sides = [pa.array(side(block[a], block[b])).cast(pa.string()) for side in (np.minimum, np.maximum)]
-    return pc.binary_join_element_wise(*sides, "-")
+    return pc.binary_join_element_wise(*[pc.utf8_lpad(side, 8, "0") for side in sides], "-")
 
 
 def components(a: np.ndarray, b: np.ndarray, n: int) -> np.ndarray:
@@ -203,9 +199,9 @@ def clusters(members: pa.Table, pairs: pa.Table) -> pa.Table:
     """
     members = members.sort_by("doc_id").combine_chunks()  # a member's number tells the order of its id
     columns = [members.column("text_hash"), pairs.column("a"), pairs.column("b")]
-    names = pc.unique(pa.chunked_array([chunk for column in columns for chunk in column.chunks], pa.string()))
-    text, a, b = (pc.index_in(column, names).to_numpy() for column in columns)
-    component = components(a, b, len(names))[text]
+    names = pa.chunked_array([chunk for column in columns for chunk in column.chunks], pa.string()).dictionary_encode().combine_chunks()
+    text, a, b = np.split(names.indices.to_numpy(), np.cumsum([len(column) for column in columns[:2]]))
+    component = components(a, b, len(names.dictionary))[text]
     quality = pc.fill_null(members.column("quality"), -np.inf).to_numpy()
     priority, recency = (members.column(name).to_numpy().astype(np.int64) for name in ("priority", "recency"))
     order = np.lexsort((-recency, -quality, -priority, component))
@@ -225,22 +221,29 @@ def clusters(members: pa.Table, pairs: pa.Table) -> pa.Table:
 
 
 def verified(pairs: pa.Table, sets: pa.Table, threshold: float) -> pa.Table:
-    """The pairs (a, b, ...) whose true Jaccard index reaches the threshold. sets: text_hash, shingles as int64 in ascending order."""
-    names, shingles = sets.column("text_hash"), sets.column("shingles").combine_chunks()
+    """The pairs (a, b, ...) whose true Jaccard index reaches the threshold. sets: end of pairs, shingles as int64 in ascending order."""
+    names, shingles = sets.column("end"), sets.column("shingles").combine_chunks()
     a, b = (pc.index_in(pairs.column(side), names).combine_chunks() for side in ("a", "b"))
     return pairs.filter(pa.array(alike(shingles, a, b, threshold)))
 
 
 @njit(cache=True)
-def _share_a_mark(keys, new, marked):
-    """Whether each row of keys has one at whose place a new row's stands."""
+def _mark(keys, bounds, new, marked):
+    """Set the bits of the keys of new rows; a row's are keys[bounds[i] : bounds[i + 1]]."""
     for i in np.flatnonzero(new):
-        for key in keys[i]:
-            marked[key & (MARKS - 1)] = True
-    found = np.zeros(len(keys), np.bool_)
-    for i in range(len(keys)):
-        for key in keys[i]:
-            found[i] |= marked[key & (MARKS - 1)]
+        for key in keys[bounds[i] : bounds[i + 1]]:
+            marked[(key & (MARKS - 1)) >> 3] |= 1 << (key & 7)
+
+
+@njit(cache=True)
+def _any_marked(keys, bounds, marked):
+    """Whether each row has a key whose bit is set."""
+    found = np.zeros(len(bounds) - 1, np.bool_)
+    for i in range(len(found)):
+        for key in keys[bounds[i] : bounds[i + 1]]:
+            if marked[(key & (MARKS - 1)) >> 3] >> (key & 7) & 1:
+                found[i] = True
+                break
     return found
 
 

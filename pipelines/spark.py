@@ -31,6 +31,11 @@ SETTINGS = {
     "spark.sql.files.maxPartitionBytes": str(16 << 20),
     # A group of rows is read by one task, however large its file: 128 MB by default, which keep one core busy for seconds alone.
     "spark.hadoop.parquet.block.size": str(16 << 20),
+    # A page holds few texts, 1 MB of them by default, so that a few that are wanted are read without decompressing all others; for
+    # that the writer must look at its pages' sizes after every row, not when by those before it the page should be half full.
+    "spark.hadoop.parquet.page.size": str(16 << 10),
+    "spark.hadoop.parquet.page.size.check.estimate": "false",
+    "spark.hadoop.parquet.page.size.row.check.min": "1",
     "spark.sql.session.timeZone": "UTC",
     "spark.sql.ansi.enabled": "true",
     "spark.python.worker.reuse": "true",
