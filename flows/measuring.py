@@ -36,16 +36,15 @@ def measure(job: Job) -> Counts:
     from pipelines.measure import measure as measured
     from pipelines.measure import signal_columns
 
-    documents, table = job.read(tables.DOCUMENTS), tables.SIGNALS.extended(signal_columns())
-    made = context(job)
+    table, made = tables.SIGNALS.extended(signal_columns()), context(job)
     near = job.recipe.near_duplicates.model_dump(exclude={"threshold"})
     settings = [REVISION, near, job.recipe.part("seed", "routes"), sha256s(made.quality_models), made.stop_words, table.column_names]
     wanted = {name: fingerprint([settings, found]) for name, found in job.deliveries.items()}
     fresh = intake.undone(wanted, job.known(table))
     if fresh is None:
-        job.write(measured(documents, made), table, "measure", deliveries=wanted)
+        job.write(measured(job.read(tables.DOCUMENTS), made), table, "measure", deliveries=wanted)
     elif fresh:
-        job.write(measured(documents.where(intake.condition(fresh)), made), table, "measure", append=True, deliveries=wanted)
+        job.write(measured(job.delivered(tables.DOCUMENTS, fresh), made), table, "measure", append=True, deliveries=wanted)
     cards = [json.loads(quality_card(job, name).read_text()) for name in made.quality_models]
     if cards and (fresh != [] or not all("corpus" in card for card in cards)):  # a run that was stopped may have left them incomplete
         complete_cards(job, made.quality_models)

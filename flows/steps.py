@@ -6,8 +6,6 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import reduce
-from operator import or_
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,8 +99,7 @@ def few_ids(job: Job, chosen: list[intake.Delivery]) -> np.ndarray | None:
 
     if job.home.lake.rows(tables.DOCUMENTS) * ID_BYTES > SENT_BYTES:
         return None
-    these = reduce(or_, [(pc.field("source") == one.source) & (pc.field("snapshot") == one.snapshot) for one in chosen])
-    others = pc.field("source").isin([one.source for one in chosen]) & ~these
+    others = pc.field("source").isin([one.source for one in chosen]) & ~intake.among(chosen)
     return np.sort(np.array(job.home.lake.arrow(tables.DOCUMENTS, ["doc_id"], others).column("doc_id").to_pylist(), "S32"))
 
 

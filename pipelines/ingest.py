@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable, Iterator
+from functools import reduce
 from hashlib import blake2b
 from itertools import accumulate, zip_longest
+from operator import or_
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -133,6 +135,11 @@ def undone(wanted: dict[str, str], known: dict[str, str]) -> list[Delivery] | No
 def condition(chosen: Iterable[Delivery]) -> str:
     """SQL: the rows of these deliveries. Their names hold no quotes (schemas.recipe)."""
     return " or ".join(f"(source = '{one.source}' and snapshot = '{one.snapshot}')" for one in chosen)
+
+
+def among(chosen: Iterable[Delivery]) -> pc.Expression:
+    """The same for Arrow."""
+    return reduce(or_, [(pc.field("source") == one.source) & (pc.field("snapshot") == one.snapshot) for one in chosen])
 
 
 def records(

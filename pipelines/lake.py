@@ -136,11 +136,10 @@ class Lake:
         files = SubTreeFileSystem(self.path(table), LocalFileSystem())
         return RustTable(self.path(table), version=version).to_pyarrow_dataset(filesystem=files)
 
-    def files(self, table: Table) -> list[str]:
-        """Paths of the Parquet files that make up the table now, for readers of plain Parquet."""
-        from deltalake import DeltaTable as RustTable
-
-        return RustTable(self.path(table)).file_uris()
+    def files(self, table: Table, where: pc.Expression | None = None) -> list[str]:
+        """Paths of the Parquet files that make up the table now, or of those that may hold rows `where` a condition on SKIPPED_BY holds,
+        for readers of plain Parquet."""
+        return [f"{self.path(table)}/{file.path}" for file in self._dataset(table).get_fragments(where)]
 
     def _create(self, table: Table, spark: SparkSession | None = None) -> None:
         """Create the table with its columns, comments and constraints, unless it is there with just these columns; by the active
