@@ -55,8 +55,8 @@ class Job:
 
     def delivered(self, table: Table, chosen: list[ingest.Delivery]) -> DataFrame:
         """The rows of these deliveries, read from the files alone that may hold some: Delta takes two jobs, half a second, to find them."""
-        files, columns = self.home.lake.files(table, ingest.among(chosen)), ddl(table)
-        found = self.spark.read.schema(columns).parquet(*files) if files else self.spark.createDataFrame([], columns)
+        files = self.home.lake.files(table, ingest.among(chosen))
+        found = self.spark.read.schema(table.ddl).parquet(*files) if files else self.spark.createDataFrame([], table.ddl)
         return found.where(ingest.condition(chosen))
 
     def write(
@@ -75,7 +75,3 @@ class Job:
         if isinstance(rows, pa.Table) and not self.home.lake.has(table):
             self.spark  # noqa: B018 - the session that creates it
         self.home.lake.write(rows, table, ancestry, where, append=append)
-
-
-def ddl(table: Table) -> str:
-    return ", ".join(f"{column.name} {column.type}" for column in table.columns)

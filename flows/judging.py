@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from flows import measuring
 from flows.home import Home
-from flows.job import Counts, Job, ddl
+from flows.job import Counts, Job
 from flows.measuring import context, languages_file
 from pipelines import ingest as intake
 from pipelines import items, rules
@@ -102,7 +102,7 @@ def write_or_empty(job: Job, rows: DataFrame | None, table: Table, step: str) ->
     """Write a table that not every recipe fills; without rows only one that is there is emptied, as each write takes seconds."""
     if rows is None and job.home.lake.version(table) is None:
         return 0
-    return job.write(job.spark.createDataFrame([], ddl(table)) if rows is None else rows, table, step)
+    return job.write(job.spark.createDataFrame([], table.ddl) if rows is None else rows, table, step)
 
 
 def rests(job: Job, written: DataFrame) -> DataFrame:

@@ -41,10 +41,10 @@ def measure(job: Job) -> Counts:
     settings = [REVISION, near, job.recipe.part("seed", "routes"), sha256s(made.quality_models), made.stop_words, table.column_names]
     wanted = {name: fingerprint([settings, found]) for name, found in job.deliveries.items()}
     fresh = intake.undone(wanted, job.known(table))
-    if fresh is None:
-        job.write(measured(job.read(tables.DOCUMENTS), made), table, "measure", deliveries=wanted)
-    elif fresh:
-        job.write(measured(job.delivered(tables.DOCUMENTS, fresh), made), table, "measure", append=True, deliveries=wanted)
+    if fresh != []:
+        chosen = list(map(intake.Delivery.named, wanted)) if fresh is None else fresh
+        rows = measured(job.delivered(tables.DOCUMENTS, chosen), made)
+        job.write(rows, table, "measure", append=fresh is not None, deliveries=wanted)
     cards = [json.loads(quality_card(job, name).read_text()) for name in made.quality_models]
     if cards and (fresh != [] or not all("corpus" in card for card in cards)):  # a run that was stopped may have left them incomplete
         complete_cards(job, made.quality_models)

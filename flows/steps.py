@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from flows import measuring
 from flows.home import Home
-from flows.job import Counts, Job, ddl
+from flows.job import Counts, Job
 from flows.judging import (
     decontaminate,
     decontamination_files,
@@ -152,7 +152,7 @@ def mixture(job: Job) -> Counts:
     sizes = stream_sizes(job.read(tables.TOKENS)).collect()
     streams = [(row.stream, *row.stream.split(".", 1), row.tokens) for row in sizes]
     rows = mixing.mix(recipe.stages, streams, recipe.max_epochs, recipe.train.batch_tokens, recipe.tiers)
-    frame = job.spark.createDataFrame([tuple(row[c] for c in tables.MIXTURE.column_names) for row in rows], ddl(tables.MIXTURE))
+    frame = job.spark.createDataFrame([tuple(row[c] for c in tables.MIXTURE.column_names) for row in rows], tables.MIXTURE.ddl)
     job.write(frame, tables.MIXTURE, "mixture")
     return {"stages": len(recipe.stages), "tokens": sum(row["tokens"] for row in rows)}
 

@@ -97,8 +97,7 @@ def contamination(documents: DataFrame, found: Suite) -> DataFrame:
         searcher = overlap.Searcher(index)
         return (covered(batch, searcher, holders) for batch in batches)
 
-    schema = ", ".join(f"{column.name} {column.type}" for column in CONTAMINATION.columns)
-    return documents.select("doc_id", "text").mapInArrow(run, schema)
+    return documents.select("doc_id", "text").mapInArrow(run, CONTAMINATION.ddl)
 
 
 def covered(batch: pa.RecordBatch, searcher: overlap.Searcher, holders: list[list[Holder]]) -> pa.RecordBatch:

@@ -30,7 +30,6 @@ LINE, PASSAGE = REMOVALS = ("repeated_line", "repeated_passage")  # the stronges
 EDIT_BYTES = 60  # of an edit in a row of Spark's
 SHOWN_BEHIND = 20_000  # signals.patterns.AFTER: the longest that is looked for is a private key
 TYPES = (pa.string(), pa.int64(), pa.int64(), pa.string(), pa.string())  # of a row of silver.edits
-ROW = ", ".join(f"{column.name} {column.type}" for column in EDITS.columns)
 
 
 class BrokenEdit(ValueError):
@@ -92,7 +91,7 @@ def merge(rows: list[DataFrame]) -> DataFrame:
             arrays = [pa.array(column, kind) for column, kind in zip(columns, TYPES, strict=True)]
             yield pa.RecordBatch.from_arrays(arrays, list(EDITS.column_names))
 
-    return spans.mapInArrow(run, ROW)
+    return spans.mapInArrow(run, EDITS.ddl)
 
 
 def merged(spans: list[Span]) -> list[Span]:

@@ -40,7 +40,7 @@ PACKED_SUFFIXES = (".gz", ".zst", ".parquet", ".zip", ".tgz", ".bz2", ".xz")
 TYPES = {"bigint": pa.int64(), "string": pa.string(), "map<string,string>": pa.map_(pa.string(), pa.string())}
 SCHEMA = pa.schema([pa.field(c.name, TYPES[c.type]) for c in DOCUMENTS.columns]
                    + [pa.field("reason", pa.string()), pa.field("detail", pa.string())])
-RECORDS = ", ".join([*(f"{column.name} {column.type}" for column in DOCUMENTS.columns), "reason string", "detail string"])
+RECORDS = f"{DOCUMENTS.ddl}, reason string, detail string"
 HELD = "delivered_before"  # no reject: the document stands in the table
 FILES = pa.schema([("path", pa.binary()), ("uri", pa.string()), ("bytes", pa.int64()), ("mtime_ns", pa.int64()), ("licence", pa.string()),
                    ("facts", pa.map_(pa.string(), pa.string()))])

@@ -87,13 +87,12 @@ class Lake:
         to the table's columns, in order. A stopped write leaves the old version in place. An Arrow table
         knows no `where`; a new table needs an active Spark session.
         """
-        mode = "append" if append else "overwrite"
-        if isinstance(rows, pa.Table):
-            self._create(table)
-            return self._commit(rows.select(table.column_names), table, ancestry, mode)
-        self._create(table, rows.sparkSession)
-        writer = rows.select(*table.column_names).write.format("delta").mode(mode)
-        if where:
+        spark = None if isinstance(rows, pa.Table) else rows.sparkSession
+        append = self._create(table, spark) or append
+        if spark is None:
+            return self._commit(rows.select(table.column_names), table, ancestry, "append" if append else "overwrite")
+        writer = rows.select(*table.column_names).write.format("delta").mode("append" if append else "overwrite")
+        if where and not append:
             writer = writer.option("replaceWhere", where)
         before = self.version(table)
         writer.option("userMetadata", json.dumps(ancestry, sort_keys=True)).save(self.path(table))
@@ -141,23 +140,28 @@ class Lake:
         for readers of plain Parquet."""
         return [f"{self.path(table)}/{file.path}" for file in self._dataset(table).get_fragments(where)]
 
-    def _create(self, table: Table, spark: SparkSession | None = None) -> None:
+    def _create(self, table: Table, spark: SparkSession | None = None) -> bool:
         """Create the table with its columns, comments and constraints, unless it is there with just these columns; by the active
-        session where none is given.
+        session where none is given. Returns whether it is new.
 
         One with other columns is of an older Millrace or of other signals: it goes, with its history, as all of it can be
         made again. A folder without a log is no table but what a stopped run left behind: Delta would refuse to create one.
         """
         if self.has(table):
-            return
+            return False
         from delta.tables import DeltaTable
         from pyspark.sql import SparkSession
+        from pyspark.sql.types import StructField, StructType
 
         shutil.rmtree(self.path(table), ignore_errors=True)
+        columns = [
+            StructField(column.name, parsed.dataType, column.nullable, {"comment": column.meaning})
+            for column, parsed in zip(table.columns, StructType.fromDDL(table.ddl), strict=True)  # one by one they take half a second
+        ]
         builder = DeltaTable.create(spark or SparkSession.active()).location(self.path(table)).comment(table.meaning)
-        for column in table.columns:
-            builder = builder.addColumn(column.name, column.type, nullable=column.nullable, comment=column.meaning)
+        builder = builder.addColumns(StructType(columns))
         builder = builder.property("delta.dataSkippingStatsColumns", ",".join(c for c in table.column_names if c in SKIPPED_BY))
         for name, condition in table.checks.items():
             builder = builder.property(f"delta.constraints.{name}", condition)
         builder.execute()
+        return True

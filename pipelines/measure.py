@@ -75,8 +75,7 @@ def measure(documents: DataFrame, context: Context) -> DataFrame:
     def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         return (measure_batch(batch, context) for batch in batches)
 
-    schema = ", ".join(f"{column.name} {column.type}" for column in (*BASE, *signal_columns()))
-    return documents.select(*READ).mapInArrow(run, schema)
+    return documents.select(*READ).mapInArrow(run, SIGNALS.extended(signal_columns()).ddl)
 
 
 def batch_of(texts: list[str], domains: list[str] | None = None, kind: pa.DataType | None = None) -> pa.RecordBatch:

@@ -116,7 +116,7 @@ def write_windows(tokens: DataFrame, assigned: DataFrame, needed: set, seed: int
 
     wanted = tokens.sparkSession.createDataFrame(sorted(needed), "stream string, seq_len int, window int")
     placed = assigned.join(F.broadcast(wanted), ["stream", "window"], how="inner").drop("doc_key")
-    schema = ", ".join([f"{column.name} {column.type}" for column in SPANS.columns] + [f"{name} {kind}" for name, kind in WRITTEN.items()])
+    schema = ", ".join([SPANS.ddl, *(f"{name} {kind}" for name, kind in WRITTEN.items())])
     wide = tokens.select("doc_id", "doc_key", "tokens").join(placed, "doc_id", how="inner")
     return wide.groupBy("stream", "seq_len", "window").applyInArrow(run, schema)
 

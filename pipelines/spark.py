@@ -124,8 +124,7 @@ def rehearse(home: Path) -> None:
     from schemas.tables import DOCUMENTS
 
     spark, lake = session(Spark(driver_memory="1g"), str(home)), Lake(home / "lake")
-    columns = ", ".join(f"{column.name} {column.type}" for column in DOCUMENTS.columns)
-    rows = spark.createDataFrame([(f"{i:032x}", "s", "1", "u", "docs", None, {}, "text", 4) for i in range(9)], columns)
+    rows = spark.createDataFrame([(f"{i:032x}", "s", "1", "u", "docs", None, {}, "text", 4) for i in range(9)], DOCUMENTS.ddl)
     lake.write(rows, DOCUMENTS, {})
     lake.write(rows.where("source = 's'"), DOCUMENTS, {}, where="source = 's'")
     found = lake.read(spark, DOCUMENTS).join(rows.select("doc_id"), "doc_id", how="left_semi")

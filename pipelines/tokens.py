@@ -149,8 +149,7 @@ def tokenise(documents: DataFrame, ranks: bytes, kind: str) -> DataFrame:
             doc_id, stream, domain = (batch.column(name) for name in ("doc_id", "stream", "domain"))
             yield pa.RecordBatch.from_arrays([doc_id, keys, stream, domain, n_bytes, lengths, blobs], list(TOKENS.column_names))
 
-    schema = ", ".join(f"{column.name} {column.type}" for column in TOKENS.columns)
-    return documents.select("doc_id", "stream", "domain", "text", *(["edits"] if edited else [])).mapInArrow(run, schema)
+    return documents.select("doc_id", "stream", "domain", "text", *(["edits"] if edited else [])).mapInArrow(run, TOKENS.ddl)
 
 
 def training_sample(documents: DataFrame, seed: int, sample_bytes: int) -> DataFrame:

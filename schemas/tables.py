@@ -33,6 +33,11 @@ class Table:
     def column_names(self) -> tuple[str, ...]:
         return tuple(column.name for column in self.columns)
 
+    @property
+    def ddl(self) -> str:
+        """Names and types, for Spark's parser."""
+        return ", ".join(f"{column.name} {column.type}" for column in self.columns)
+
 
 DOC_ID = Column("doc_id", "string", "32 hex digits: blake2b-128 of source, uri and text")
 

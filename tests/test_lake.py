@@ -9,14 +9,16 @@ import resource
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 from flows.home import DiskFull, Home
+from pipelines.dedup import wanted_texts
+from pipelines.ingest import Delivery, among
 from pipelines.lake import Lake
 from schemas import tables
 
 ROW = ("a" * 32, "s", "1", "u#1", "docs", None, {"title": "t"}, "hello", 5)
-SCHEMA = ", ".join(f"{column.name} {column.type}" for column in tables.DOCUMENTS.columns)
 
 
 @pytest.fixture
@@ -25,7 +27,7 @@ def lake(tmp_path):
 
 
 def frame(spark, *rows):
-    return spark.createDataFrame(list(rows), SCHEMA)
+    return spark.createDataFrame(list(rows), tables.DOCUMENTS.ddl)
 
 
 def test_a_table_has_comments_constraints_and_ancestry_and_others_can_read_it(spark, lake):
@@ -85,6 +87,33 @@ def test_rows_of_this_process_are_written_like_sparks(spark, lake):
     lake.write(rows[0], tables.PAIRS, {})
     lake.write(rows[0].slice(0, 0), tables.PAIRS, {"step": "none"}, append=True)
     assert list(map(tuple, lake.read(spark, tables.PAIRS).collect())) == mixed[:1] and lake.ancestry(tables.PAIRS) == {"step": "none"}
+
+
+def test_a_deliverys_rows_are_sought_in_the_files_that_may_hold_some(spark, lake):
+    for snapshot in "123":
+        lake.write(frame(spark, (snapshot * 32, "s", snapshot, *ROW[3:])), tables.DOCUMENTS, {}, append=True)
+    files = lake.files(tables.DOCUMENTS, among([Delivery("s", "1"), Delivery("s", "3")]))
+    assert sorted(name for file in files for name in pq.read_table(file, columns=["snapshot"])["snapshot"].to_pylist()) == ["1", "3"]
+    assert len(lake.files(tables.DOCUMENTS)) == 3 and lake.files(tables.DOCUMENTS, among([Delivery("t", "1")])) == []
+
+
+def test_few_texts_stand_in_a_page_and_those_that_are_wanted_are_found(spark, lake):
+    texts = {f"{i:032x}": f"{i} " * (1 + i % 50 * 50) for i in range(600)}
+    lake.write(frame(spark, *[(i, *ROW[1:7], text, len(text)) for i, text in texts.items()]), tables.DOCUMENTS, {})
+    files = lake.files(tables.DOCUMENTS)
+    assert sum(pages(spark, file, "text") for file in files) > sum(map(len, texts.values())) / 40_000  # of 16 KB and a text at the most
+    wanted = [*list(texts)[5::7], "f" * 32]
+    found = pa.Table.from_batches(wanted_texts(files, pa.array(wanted)))
+    assert dict(zip(*found.to_pydict().values(), strict=True)) == {i: texts[i] for i in wanted[:-1]}
+
+
+def pages(spark, file: str, column: str) -> int:
+    """How many pages hold the column, by the file's own index."""
+    java = spark._jvm.org.apache
+    path = java.parquet.hadoop.util.HadoopInputFile.fromPath(java.hadoop.fs.Path(file), spark._jsc.hadoopConfiguration())
+    reader = java.parquet.hadoop.ParquetFileReader.open(path)
+    columns = [chunk for block in reader.getFooter().getBlocks() for chunk in block.getColumns()]
+    return sum(reader.readOffsetIndex(chunk).getPageCount() for chunk in columns if chunk.getPath().toDotString() == column)
 
 
 def test_old_versions_can_be_read_and_a_part_can_be_replaced(spark, lake):
