@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from deltalake import QueryBuilder
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
@@ -98,8 +99,6 @@ def wanted_texts(files: list[str], ids: pa.Array) -> Iterator[pa.RecordBatch]:
     DataFusion, which comes with delta-rs, sends the ids into its scan and decompresses those pages only that hold one of them: 14,500
     of 396,000 documents, 3.7 GB of text, take a core 0.9 s, Polars 1.0; DuckDB, which reads all pages, 2.9.
     """
-    from deltalake import QueryBuilder
-
     with tempfile.TemporaryDirectory() as folder:  # its tables are files and folders of files
         pq.write_table(pa.table({"doc_id": ids}), Path(folder, "wanted.parquet"))
         texts = Path(folder, "texts")
