@@ -66,8 +66,9 @@ def store_pairs(job: Job) -> None:
     if fresh == []:
         return
     held = list(map(intake.Delivery.named, stored if fresh else ()))
-    if duplicates.fits_one_process(lake.rows(tables.SIGNALS)):
-        rows, known = fingerprints(job, held), lake.arrow(tables.PAIRS) if held else None
+    rows = fingerprints(job, fresh if held else None)
+    if rows is not None:
+        known = lake.arrow(tables.PAIRS) if held else None
         found = duplicates.pairs_here(rows, known, lake.files(tables.DOCUMENTS), job.spark, near)
     else:
         known = (job.read(tables.PAIRS), intake.condition(held)) if held else None
@@ -75,15 +76,29 @@ def store_pairs(job: Job) -> None:
     job.write(found, tables.PAIRS, "dedup", deliveries=wanted)
 
 
-def fingerprints(job: Job, held: list[intake.Delivery]) -> pa.Table:
-    """The rows of `matching.changes` of all documents; new are those of deliveries that are not `held`."""
-    from pipelines.dedup import FINGERPRINT
+def fingerprints(job: Job, fresh: list[intake.Delivery] | None) -> pa.Table | None:
+    """The rows of `matching.changes` of all documents with words, or of those alone that the fresh deliveries' texts share a band's
+    key with; None where they do not fit into this process."""
+    from pipelines import matching
+    from pipelines.dedup import FINGERPRINT, fits_one_process
 
-    columns = ["doc_id", "source", "snapshot", "text_hash", *FINGERPRINT]
-    rows = job.home.lake.arrow(tables.SIGNALS, columns)
-    delivery = pc.binary_join_element_wise(rows.column("source"), rows.column("snapshot"), "/")
-    new = pc.invert(pc.is_in(delivery, pa.array(map(str, held), pa.string())))
-    return rows.drop_columns(["source", "snapshot"]).append_column("new", new)
+    lake, columns = job.home.lake, ["doc_id", "source", "snapshot", "text_hash", *FINGERPRINT]
+    if not fits_one_process(lake.rows(tables.SIGNALS) if fresh is None else lake.count(tables.SIGNALS, intake.among(fresh))):
+        return None
+    if fresh is None:
+        parts = lake.batches(tables.SIGNALS, columns, pc.field("n_shingles") > 0)
+    else:
+        marked = matching.marks(lake.batches(tables.SIGNALS, ["band_keys"], intake.among(fresh)))
+        parts = (matching.touched(part, marked) for part in lake.batches(tables.SIGNALS, columns))
+    rows, n = [], 0
+    for part in parts:
+        delivery = pc.binary_join_element_wise(part.column("source"), part.column("snapshot"), "/")
+        new = pc.is_in(delivery, delivery if fresh is None else pa.array(map(str, fresh), pa.string()))
+        rows.append(part.drop_columns(["source", "snapshot"]).append_column("new", new))
+        n += len(part)
+        if not fits_one_process(n):
+            return None
+    return pa.Table.from_batches(rows) if rows else pa.table({})
 
 
 def edits(job: Job) -> Counts:

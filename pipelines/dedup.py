@@ -49,8 +49,9 @@ def fits_one_process(documents: int, pairs: int = 0) -> bool:
 def pairs_here(rows: pa.Table, known: pa.Table | None, texts: list[str], spark: SparkSession, near: NearDuplicates) -> pa.Table:
     """Columns of silver.pairs, as `pairs` gives them, of what fits into this process.
 
-    rows: those of `matching.changes`, of all documents. known: the pairs (a, b, support) among those that are not new,
-    None where all are. texts: paths of the Parquet files, which every worker can open, that hold doc_id and text of all documents.
+    rows: those of `matching.changes`, of all documents or of those that new ones touch. known: the pairs (a, b, support) among those
+    that are not new, None where all are. texts: paths of the Parquet files, which every worker can open, that hold doc_id and text of
+    all documents.
     """
     found = matching.changes(rows, near.threshold)
     fresh = verified_here(found.filter(pc.greater(found.column("change"), 0)), texts, spark, near)

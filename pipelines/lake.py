@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -117,14 +118,19 @@ class Lake:
         """Rows that fit in memory (traces, notebooks), found by delta-rs and read by Arrow: no Java starts."""
         return self._dataset(table, version).to_table(columns=columns, filter=where)
 
+    def batches(
+        self, table: Table, columns: list[str] | dict[str, pc.Expression], where: pc.Expression | None = None
+    ) -> Iterator[pa.RecordBatch]:
+        """The same, a part at a time."""
+        return self._dataset(table).to_batches(columns=columns, filter=where)
+
     def count(self, table: Table, where: pc.Expression | None = None) -> int:
         """Rows, or those where a condition holds, without Spark: a job for a number takes it half a second."""
         return self._dataset(table).count_rows(filter=where)
 
     def total(self, table: Table, value: pc.Expression) -> int:
         """Sum of an integer expression over the rows, read a batch at a time."""
-        batches = self._dataset(table).to_batches(columns={"value": value})
-        return sum(pc.sum(batch.column(0)).as_py() or 0 for batch in batches)
+        return sum(pc.sum(part.column(0)).as_py() or 0 for part in self.batches(table, {"value": value}))
 
     def _dataset(self, table: Table, version: int | None = None) -> Dataset:
         """Arrow reads the files itself. Through delta-rs's own file system (Python) its threads can outlive the interpreter,

@@ -11,6 +11,8 @@ all nodes together, whatever the order in which they arrived.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -38,19 +40,20 @@ CHANGES = pa.schema([(name, pa.int32() if name == "change" else pa.string()) for
 PAIRS = pa.schema([("a", pa.string()), ("b", pa.string()), ("support", pa.int32())])
 LAST = -(1 << 31)  # in preference: a source or snapshot that is not named
 
-# New keys are marked in a table of so many bits, 8 MB: with 400,000 new texts 9 of 10 others that share no key are told apart.
-MARKS = 1 << 26
+# Bits of the table in which new keys are marked, for each of them: fewer than 1 of 8 others that share no key are taken for touched.
+MARK_BITS = 128
 
 
 def changes(rows: pa.Table, threshold: float) -> pa.Table:
     """The columns of CHANGES: pairs (a < b, text_hash) whose support changes, by how much, and where they are verified.
 
-    rows: doc_id, text_hash, n_shingles, signature, band_keys, new; copies may be among them, and a text is new if all of them are.
-    Pairs that gain are those whose signatures do not rule the threshold out. doc_a, doc_b: the smallest doc_id of each end.
+    rows: doc_id, text_hash, n_shingles (above 0), signature, band_keys, new; copies may be among them, and a text is
+    new if all of them are. Pairs that gain are those whose signatures do not rule the threshold out. doc_a, doc_b: the smallest
+    doc_id of each end.
     """
-    rows = touched(rows).combine_chunks()
     if not len(rows):
         return CHANGES.empty_table()
+    rows = rows.combine_chunks()
     order = pc.sort_indices(rows, [("n_shingles", "ascending"), ("text_hash", "ascending"), ("doc_id", "ascending")])
     first = _first_of_each(rows.column("text_hash").take(order))
     new = np.logical_and.reduceat(rows.column("new").take(order).to_numpy(), np.flatnonzero(first))
@@ -66,14 +69,19 @@ def changes(rows: pa.Table, threshold: float) -> pa.Table:
     return pa.table(columns, names=CHANGES.names)
 
 
-def touched(rows: pa.Table) -> pa.Table:
-    """`rows` with words, without most of those that share no band's key with a new one, whose buckets therefore change nothing."""
-    parts, marked = rows.to_batches(), np.zeros(MARKS // 8, np.uint8)
-    keys = [(part.column("band_keys").values.to_numpy(), part.column("band_keys").offsets.to_numpy()) for part in parts]
-    for part, of_part in zip(parts, keys, strict=True):
-        _mark(*of_part, part.column("new").to_numpy(zero_copy_only=False), marked)
-    near = [pa.array(_any_marked(*of_part, marked)) for of_part in keys]
-    return pa.Table.from_batches([part.filter(found) for part, found in zip(parts, near, strict=True)], rows.schema)
+def marks(parts: Iterable[pa.RecordBatch]) -> np.ndarray:
+    """A table of bits in which the keys of new texts are marked: uint8, a power of two long, 1 MB at the least. parts: band_keys."""
+    keys = [part.column("band_keys").flatten().to_numpy() for part in parts]
+    marked = np.zeros(1 << max(20, (sum(map(len, keys)) * MARK_BITS // 8).bit_length()), np.uint8)
+    for some in keys:
+        _mark(some, marked)
+    return marked
+
+
+def touched(part: pa.RecordBatch, marked: np.ndarray) -> pa.RecordBatch:
+    """Its rows without most of those that share no key with a new text, whose buckets therefore change nothing; none without words."""
+    keys = part.column("band_keys")
+    return part.filter(pa.array(_any_marked(keys.values.to_numpy(), keys.offsets.to_numpy(), marked)))
 
 
 def _band_keys(rows: pa.Table) -> np.ndarray:
@@ -100,7 +108,7 @@ def kept(texts: fingerprints.Strings, near: NearDuplicates, seed: int = 1) -> np
     numbers, new = pa.array(np.arange(len(texts))), pa.array(np.ones(len(texts), bool))
     names = ["doc_id", "text_hash", "n_shingles", "signature", "band_keys", "new"]
     rows = pa.table([numbers, text_hash, n_shingles, signature, band_keys, new], names=names)
-    pairs = changes(rows, near.threshold)
+    pairs = changes(rows.filter(pc.greater(n_shingles, 0)), near.threshold)
     a, b = (pairs.column(side).to_numpy() for side in ("doc_a", "doc_b"))
     ends, places = np.unique(np.concatenate([a, b]), return_inverse=True)
     sets = shingle_sets(texts.take(pa.array(ends)), near.ngram)
@@ -228,20 +236,18 @@ def verified(pairs: pa.Table, sets: pa.Table, threshold: float) -> pa.Table:
 
 
 @njit(cache=True)
-def _mark(keys, bounds, new, marked):
-    """Set the bits of the keys of new rows; a row's are keys[bounds[i] : bounds[i + 1]]."""
-    for i in np.flatnonzero(new):
-        for key in keys[bounds[i] : bounds[i + 1]]:
-            marked[(key & (MARKS - 1)) >> 3] |= 1 << (key & 7)
+def _mark(keys, marked):
+    for key in keys:
+        marked[(key >> 3) & (len(marked) - 1)] |= 1 << (key & 7)
 
 
 @njit(cache=True)
 def _any_marked(keys, bounds, marked):
-    """Whether each row has a key whose bit is set."""
+    """Whether each row has a key whose bit is set; a row's keys are keys[bounds[i] : bounds[i + 1]]."""
     found = np.zeros(len(bounds) - 1, np.bool_)
     for i in range(len(found)):
         for key in keys[bounds[i] : bounds[i + 1]]:
-            if marked[(key & (MARKS - 1)) >> 3] >> (key & 7) & 1:
+            if marked[(key >> 3) & (len(marked) - 1)] >> (key & 7) & 1:
                 found[i] = True
                 break
     return found

@@ -9,6 +9,7 @@ from itertools import combinations
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -228,7 +229,9 @@ def test_an_increment_concerns_what_shares_a_bands_key_with_a_new_text(signals):
     rows = fingerprints(signals, f"doc_id = '{5:032x}'")
     new = {key for row in rows.to_pylist() if row["new"] for key in row["band_keys"]}
     expected = {row["doc_id"] for row in rows.to_pylist() if new & set(row["band_keys"])}
-    assert set(matching.touched(rows).column("doc_id").to_pylist()) == expected and 1 < len(expected) < len(rows) / 2
+    marked = matching.marks(rows.filter(pc.field("new")).to_batches())
+    parts = [matching.touched(part, marked) for part in rows.to_batches(max_chunksize=20)]
+    assert {i for part in parts for i in part.column("doc_id").to_pylist()} == expected and 1 < len(expected) < len(rows) / 2
 
 
 @pytest.mark.parametrize("touched_fits", [True, False])
