@@ -35,7 +35,7 @@ def dedup(job: Job) -> Counts:
     recency = {(source.name, snapshot): time for source in sources for time, snapshot in enumerate(source.snapshots)}
     lake, copies, exact = job.home.lake, pc.field("rank") > 1, pc.field("exact")
     n_pairs = lake.rows(tables.PAIRS)
-    here = duplicates.fits_one_process(lake.rows(tables.SIGNALS), n_pairs)
+    here = duplicates.fits_one_process(documents=lake.rows(tables.SIGNALS), pairs=n_pairs)
     if here:
         members = matching.members(lake.arrow(tables.SIGNALS, MEMBERS), priority, recency)
         found = matching.clusters(members, lake.arrow(tables.PAIRS, ["a", "b"]))
@@ -83,7 +83,8 @@ def fingerprints(job: Job, fresh: list[intake.Delivery] | None) -> pa.Table | No
     from pipelines.dedup import FINGERPRINT, fits_one_process
 
     lake, columns = job.home.lake, ["doc_id", "source", "snapshot", "text_hash", *FINGERPRINT]
-    if not fits_one_process(lake.rows(tables.SIGNALS) if fresh is None else lake.count(tables.SIGNALS, intake.among(fresh))):
+    n_fresh = lake.rows(tables.SIGNALS) if fresh is None else lake.count(tables.SIGNALS, intake.among(fresh))
+    if not fits_one_process(fingerprints=n_fresh):
         return None
     if fresh is None:
         parts = lake.batches(tables.SIGNALS, columns, pc.field("n_shingles") > 0)
@@ -96,7 +97,7 @@ def fingerprints(job: Job, fresh: list[intake.Delivery] | None) -> pa.Table | No
         new = pc.is_in(delivery, delivery if fresh is None else pa.array(map(str, fresh), pa.string()))
         rows.append(part.drop_columns(["source", "snapshot"]).append_column("new", new))
         n += len(part)
-        if not fits_one_process(n):
+        if not fits_one_process(fingerprints=n):
             return None
     return pa.Table.from_batches(rows) if rows else pa.table({})
 
@@ -214,7 +215,7 @@ def verdicts(job: Job) -> pa.Table | DataFrame:
     recipe, lake = job.recipe, job.home.lake
     by = domain_rules(recipe, job.home), recipe.tiers, recipe.heldout, recipe.seed
     has_rests = recipe.edits.shorten and lake.version(tables.RESTS) is not None
-    if not fits_one_process(lake.rows(tables.SIGNALS)):
+    if not fits_one_process(documents=lake.rows(tables.SIGNALS)):
         rests = job.read(tables.RESTS) if has_rests else None
         found = job.read(tables.SIGNALS), job.read(tables.CLUSTERS)
         return judging.judge(*found, *by, rests=rests, torso=recipe.edits.torso, contaminated=contaminated(job))

@@ -28,10 +28,11 @@ from pipelines.spark import ID_BYTES, sent
 from schemas import tables
 from schemas.recipe import NearDuplicates
 
-# Up to so many documents or pairs one process does the work. Its peak memory, measured: 400,000 rows of signals (0.66 KB each)
-# 1.4 GB in pairs of copies, 3.3 GB in families of 1,000 near copies, which make 11 million candidates; grouping as many documents
-# by 4 million pairs 0.9 GB. 0.35 GB of each are imports and the test's own ids.
-IN_ONE_PROCESS = 400_000
+# Up to so many one process does the work. Its peak memory, measured: comparing 400,000 fingerprints (0.66 KB each) 1.4 GB in pairs of
+# copies, 3.3 GB in families of 1,000 near copies, which make 11 million candidates; grouping 2 million documents, and judging them, 1.3
+# GB, 4 million pairs 0.4 GB more.
+FINGERPRINTS_IN_ONE_PROCESS = 400_000
+DOCUMENTS_IN_ONE_PROCESS = 2_000_000
 PAIRS_IN_ONE_PROCESS = 4_000_000
 READ_AT_A_TIME = 64  # texts that a worker holds while it makes their shingles: 1 GB at the most
 TILES_AT_A_TIME = 4  # whose sets of shingles a worker holds: 130 MB
@@ -40,10 +41,11 @@ FINGERPRINT = "n_shingles", "signature", "band_keys"
 Known = tuple[DataFrame, str]
 
 
-def fits_one_process(documents: int, pairs: int = 0) -> bool:
-    """Whether so much is compared and grouped in one process, not by joins and windows. Who calls has the counts: a table's log
+def fits_one_process(*, fingerprints: int = 0, documents: int = 0, pairs: int = 0) -> bool:
+    """Whether so much is compared, grouped or judged in one process, not by joins and windows. Who calls has the counts: a table's log
     holds them, where Spark would take half a second."""
-    return documents <= IN_ONE_PROCESS and pairs <= PAIRS_IN_ONE_PROCESS
+    fits = fingerprints <= FINGERPRINTS_IN_ONE_PROCESS and documents <= DOCUMENTS_IN_ONE_PROCESS
+    return fits and pairs <= PAIRS_IN_ONE_PROCESS
 
 
 def pairs_here(rows: pa.Table, known: pa.Table | None, texts: list[str], spark: SparkSession, near: NearDuplicates) -> pa.Table:
@@ -155,7 +157,7 @@ def pairs(signals: DataFrame, documents: DataFrame, near: NearDuplicates, known:
 def of_touched(rows: DataFrame, threshold: float) -> DataFrame:
     """The columns CHANGES of an increment: what it concerns may fit into this process where the whole does not."""
     rows = touched(rows).localCheckpoint()
-    if not fits_one_process(rows.count()):
+    if not fits_one_process(fingerprints=rows.count()):
         return in_shuffles(rows, threshold)
     return rows.sparkSession.createDataFrame(matching.changes(rows.toArrow(), threshold))
 

@@ -237,7 +237,7 @@ def test_an_increment_concerns_what_shares_a_bands_key_with_a_new_text(signals):
 @pytest.mark.parametrize("touched_fits", [True, False])
 def test_what_does_not_fit_into_one_process_gives_the_same_rows(spark, signals, documents, found, monkeypatch, touched_fits):
     monkeypatch.setattr(dedup, "PAIRS_IN_ONE_PROCESS", 0)  # nor do components
-    monkeypatch.setattr(dedup, "IN_ONE_PROCESS", 400_000 if touched_fits else 0)
+    monkeypatch.setattr(dedup, "FINGERPRINTS_IN_ONE_PROCESS", 400_000 if touched_fits else 0)
     half = "pmod(xxhash64(doc_id), 2) = 0"
     of_some, pairs = signals.where(half).select("text_hash").localCheckpoint(), spark.createDataFrame(found)
     old = pairs.join(of_some, pairs.a == of_some.text_hash, how="left_semi").join(of_some, pairs.b == of_some.text_hash, how="left_semi")

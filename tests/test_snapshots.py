@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows import measuring, steps
+from flows import judging, measuring, steps
 from flows.home import Home
 from flows.job import Job
 from flows.steps import STEPS
@@ -72,17 +72,21 @@ def test_a_second_snapshot_is_added_and_equals_a_run_from_nothing_over_both(spar
     assert [lake.version(table) for table in (tables.DOCUMENTS, SIGNALS, tables.PAIRS)] == before  # the same deliveries change nothing
 
 
-def test_what_does_not_fit_into_one_process_is_said_and_gives_the_same(spark, delivered, monkeypatch):
+@pytest.mark.parametrize("fitting", [2, 3, 4])  # 3 texts are new and near one other: not even these fit, these alone, all of them
+def test_what_does_not_fit_into_one_process_is_said_and_gives_the_same(spark, delivered, monkeypatch, fitting):
     from pipelines import dedup
 
     whole, parts = job(spark, delivered, ["old", "new"]), [job(spark, delivered, names, "parts") for names in (["old"], ["old", "new"])]
     for one in (whole, *parts):
-        monkeypatch.setattr(dedup, "IN_ONE_PROCESS", 400_000 if one is whole else 2)
+        monkeypatch.setattr(dedup, "FINGERPRINTS_IN_ONE_PROCESS", 400_000 if one is whole else fitting)
+        monkeypatch.setattr(dedup, "DOCUMENTS_IN_ONE_PROCESS", 400_000 if one is whole else 2)
         monkeypatch.setattr("pipelines.spark.SENT_BYTES", 64 << 20 if one is whole else 0)
         steps.ingest(one)
         measuring.measure(one)
         told = steps.dedup(one)
         assert ("grouped in shuffles" in told) == (one is not whole)
+    compared = judging.fingerprints(parts[1], [Delivery("web", "new")])
+    assert compared is None if fitting < 4 else len(compared) == 4
     for table in (tables.DOCUMENTS, tables.REJECTS, tables.PAIRS, tables.CLUSTERS):
         assert content(whole.home.lake, table) == content(parts[1].home.lake, table)
 
