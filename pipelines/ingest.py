@@ -134,12 +134,22 @@ def undone(wanted: dict[str, str], known: dict[str, str]) -> list[Delivery] | No
 
 def condition(chosen: Iterable[Delivery]) -> str:
     """SQL: the rows of these deliveries. Their names hold no quotes (schemas.recipe)."""
-    return " or ".join(f"(source = '{one.source}' and snapshot = '{one.snapshot}')" for one in chosen)
+    listed = {source: "', '".join(snapshots) for source, snapshots in by_source(chosen).items()}
+    return " or ".join(f"(source = '{source}' and snapshot in ('{snapshots}'))" for source, snapshots in listed.items())
 
 
 def among(chosen: Iterable[Delivery]) -> pc.Expression:
     """The same for Arrow."""
-    return reduce(or_, [(pc.field("source") == one.source) & (pc.field("snapshot") == one.snapshot) for one in chosen])
+    named = by_source(chosen).items()
+    return reduce(or_, [(pc.field("source") == source) & pc.field("snapshot").isin(snapshots) for source, snapshots in named])
+
+
+def by_source(chosen: Iterable[Delivery]) -> dict[str, list[str]]:
+    """Snapshots by source: a condition on these is no deeper than there are sources."""
+    found: dict[str, list[str]] = {}
+    for one in chosen:
+        found.setdefault(one.source, []).append(one.snapshot)
+    return found
 
 
 def records(
