@@ -164,4 +164,4 @@ def test_undone_deliveries():
     assert undone({"s/1": "x", "s/2": "y"}, {"s/1": "other"}) is None
     assert undone({"s/1": "x"}, {"s/1": "x", "s/2": "y"}) is None
     assert undone({"s/1": "x"}, {}) is None
-    assert ingest.condition([a, b]) == "(source = 's' and snapshot = '1') or (source = 's' and snapshot = '2')"
+    assert ingest.condition([a, Delivery("t", "1"), b]) == "(source = 's' and snapshot in ('1', '2')) or (source = 't' and snapshot in ('1'))"
