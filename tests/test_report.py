@@ -14,7 +14,7 @@ from rich.console import Console
 
 from flows import report
 from flows.home import Home, Receipt
-from flows.job import Job, ddl
+from flows.job import Job
 from flows.report import census, corpus, distributions, plots, samples, training
 from flows.steps import STEPS
 from flows.summary import print_summary
@@ -146,7 +146,7 @@ def job(spark, tmp_path_factory) -> Job:
     job.spark = spark
     for table, rows in table_rows():
         values = [tuple(row[name] for name in table.column_names) for row in rows]
-        home.lake.write(spark.createDataFrame(values, ddl(table)), table, {"step": "test"})
+        home.lake.write(spark.createDataFrame(values, table.ddl), table, {"step": "test"})
     write_run(job)
     home.keep(receipt("ingest", tables={"bronze.documents": 1, "bronze.rejects": 1}, counts={"documents": 9.0}))
     home.keep(receipt("judge", tables={"silver.verdicts": 1}))
