@@ -351,12 +351,12 @@ def edited(spark, tmp_path_factory) -> Job:
     job.spark = spark
     ids = [f"{i:032x}" for i in range(len(planted_pages()))]
     rows = [(i, "pages", "1", i, "docs", None, {}, text, len(text)) for i, text in zip(ids, planted_pages(), strict=True)]
-    job.write(spark.createDataFrame(rows, steps.ddl(tables.DOCUMENTS)), tables.DOCUMENTS, "ingest")
-    job.write(spark.createDataFrame([(i, i, 1, 1, i, True) for i in ids], steps.ddl(tables.CLUSTERS)), tables.CLUSTERS, "dedup")
+    job.write(spark.createDataFrame(rows, tables.DOCUMENTS.ddl), tables.DOCUMENTS, "ingest")
+    job.write(spark.createDataFrame([(i, i, 1, 1, i, True) for i in ids], tables.CLUSTERS.ddl), tables.CLUSTERS, "dedup")
     batch = measure_batch(batch_of(planted_pages(), ["docs"] * len(ids)), Context(assets.LANGUAGE_MODEL.read_bytes()))
     signals = [tuple(row.values()) for row in batch.set_column(1, "source", pa.array(["pages"] * len(ids))).to_pylist()]
     table = tables.SIGNALS.extended(signal_columns())
-    job.write(spark.createDataFrame(signals, steps.ddl(table)), table, "measure")
+    job.write(spark.createDataFrame(signals, table.ddl), table, "measure")
     for work in (steps.edits, steps.judge, steps.tokenise):
         work(job)
     return job
