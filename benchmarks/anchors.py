@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.measuring import SUFFIXES, row, seconds
 from pipelines.readers import jsonl
-from pipelines.readers.packed import chunks
+from pipelines.readers.compressed import chunks
 
 ROOT = Path(__file__).parents[1]
 PYTHON = ROOT / ".bench" / "bin" / "python"

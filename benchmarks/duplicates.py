@@ -27,10 +27,10 @@ from numba import njit
 
 from benchmarks.anchors import peer, texts_of
 from benchmarks.measuring import datasketch_signature, row, seconds
-from pipelines import matching
-from pipelines.measure import Context
+from pipelines.dedup import buckets, clusters, verify
 from pipelines.signals import fingerprints
-from schemas.recipe import NearDuplicates, Spark
+from pipelines.signals.context import Context
+from schemas.parts import NearDuplicates, Spark
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -44,6 +44,7 @@ N_DATASKETCH = 300
 FILE_DOCUMENTS = 6000
 PROPERTIES = {"delta.dataSkippingNumIndexedCols": "0"}  # nothing here is found by the least and greatest values of a file
 PEERS = "daft dedup to Delta", "datatrove dedup"
+PART = 500  # texts that are measured at a time
 ROUNDS = 7  # the first ones warm Java
 NEAR = NearDuplicates()
 CONTEXT = Context(b"", {}, NEAR.ngram, NEAR.bands, NEAR.rows)
@@ -88,11 +89,34 @@ def signatures(texts: pa.Array) -> dict:
 def in_process(files: list[str], pairs: np.ndarray) -> list[dict]:
     """Parquet to the numbers of the kept documents, one core."""
     read = lambda file: pq.read_table(file, columns=["text"], use_threads=False).column("text").combine_chunks()  # noqa: E731
-    work = lambda: matching.kept(pa.concat_arrays(list(map(read, files))), NEAR)  # noqa: E731
+    work = lambda: kept(pa.concat_arrays(list(map(read, files))), NEAR)  # noqa: E731
     root = work()
     rate = len(root) / seconds(work, repeats=3)
     found = row("verified, in process / the least we accept", rate, "docs/s", reference=30_000, must=1.0)
     return [found, *against_truth("in process", root, pairs)]
+
+
+def kept(texts: pa.Array, near: NearDuplicates, seed: int = 1) -> np.ndarray:
+    """For each text the number of the first text of its cluster, itself where that is kept: int64. All in this process.
+
+    The clusters are those that the job makes of the same texts.
+    """
+    context = Context(b"", {}, near.ngram, near.bands, near.rows, seed)
+    # What a pass over so many texts writes stays in the processor's cache.
+    parts = [texts.slice(begin, PART) for begin in range(0, len(texts), PART)]
+    columns = zip(*(fingerprints.measure(part, part, context) for part in parts), strict=True)
+    text_hash, n_shingles, signature, band_keys = map(pa.concat_arrays, columns)
+    numbers, new = pa.array(np.arange(len(texts))), pa.array(np.ones(len(texts), bool))
+    names = ["doc_id", "text_hash", "n_shingles", "signature", "band_keys", "new"]
+    rows = pa.table([numbers, text_hash, n_shingles, signature, band_keys, new], names=names)
+    pairs = buckets.changes(rows.filter(pc.greater(n_shingles, 0)), near.threshold)
+    a, b = (pairs.column(side).to_numpy() for side in ("doc_a", "doc_b"))
+    ends, places = np.unique(np.concatenate([a, b]), return_inverse=True)
+    sets = verify.shingle_sets(texts.take(pa.array(ends)), near.ngram)
+    true = verify.alike(sets, *(pa.array(side.astype(np.int32)) for side in np.split(places, 2)), near.threshold)
+    codes = text_hash.dictionary_encode().indices.to_numpy()
+    copies = np.unique(codes, return_index=True)[1][codes]
+    return clusters.components(np.concatenate([a[true], copies]), np.concatenate([b[true], np.arange(len(texts))]), len(texts))
 
 
 def through_spark(files: list[str], home: Path, pairs: np.ndarray, n: int) -> list[dict]:
@@ -120,7 +144,7 @@ def deduplicate(spark: SparkSession, files: list[str], home: Path, store: bool) 
     """Seconds of each stage; `store`: the narrow tables between are written to Delta too, by Spark or here as in the job."""
     from pyspark.sql import functions as F
 
-    from pipelines import dedup
+    from pipelines.dedup import dedup
 
     spent, started = {}, time.perf_counter()
 
@@ -145,8 +169,8 @@ def deduplicate(spark: SparkSession, files: list[str], home: Path, store: bool) 
     rows = signals.filter(pc.field("n_shingles") > 0).select(["doc_id", "text_hash", *dedup.FINGERPRINT])
     rows = rows.append_column("new", pa.array(np.ones(len(rows), bool)))
     pairs = stage("pairs", dedup.pairs_here(rows, None, files, spark, NEAR))
-    clusters = stage("clusters", matching.clusters(matching.members(signals, {"web": 0}, {}), pairs))
-    kept = spark.createDataFrame(clusters.filter(pc.field("rank") == 1).select(["doc_id"]))
+    grouped = stage("clusters", clusters.clusters(clusters.members(signals, {"web": 0}, {}), pairs))
+    kept = spark.createDataFrame(grouped.filter(pc.field("rank") == 1).select(["doc_id"]))
     # 43,000 ids are sent to every task: Spark does not know how few they are, and would shuffle the texts.
     given.join(F.broadcast(kept), "doc_id", how="left_semi").write.format("delta").options(**PROPERTIES).save(str(home / "kept"))
     return spent | {"kept": time.perf_counter() - started}
@@ -172,7 +196,7 @@ def documents(texts: pa.Array) -> pa.Table:
 def against_truth(way: str, root: np.ndarray, pairs: np.ndarray) -> list[dict]:
     """Of pairs: found in one cluster. Of documents: dropped, and in no pair (a false drop) or not dropped (a missed one)."""
     together = (root[pairs[:, 0]] == root[pairs[:, 1]]).mean()
-    expected = matching.components(pairs[:, 0], pairs[:, 1], len(root))
+    expected = clusters.components(pairs[:, 0], pairs[:, 1], len(root))
     dropped, should = root != np.arange(len(root)), expected != np.arange(len(root))
     right = (dropped & should).sum()
     shares = {"pair recall": together, "document recall": right / should.sum(), "document precision": right / max(dropped.sum(), 1)}

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.measuring import pieces, row, seconds, show
-from pipelines import repeats
-from pipelines.signals.characters import constant
+from pipelines.edits import lines, passages
+from pipelines.texts.characters import constant
 
 WORDS, MIN_CHARS = 50, 10
 LEAST_MB = 50.0  # of each loop, MB/s a core: twice what the measuring pass aims at
@@ -26,11 +26,11 @@ def rows(folder: str | None = None) -> list[dict]:
     """Each loop over the same texts. `must` is the least ratio."""
     texts = [constant(np.frombuffer(piece.encode(), np.uint8)) for piece in pieces(Path(folder or sysconfig.get_path("purelib")))]
     mb = sum(map(len, texts)) / 1e6
-    seeds = [np.sort(repeats.seeds(text, WORDS).view(np.uint64)) for text in texts]
+    seeds = [np.sort(passages.seeds(text, WORDS).view(np.uint64)) for text in texts]
     work = {
-        "lines, hashed": lambda: [repeats.line_hashes(text, MIN_CHARS) for text in texts],
-        "seeds of passages": lambda: [repeats.seeds(text, WORDS) for text in texts],
-        "passages, every seed repeated": lambda: [repeats.passages(text, WORDS, known) for text, known in zip(texts, seeds, strict=True)],
+        "lines, hashed": lambda: [lines.line_hashes(text, MIN_CHARS) for text in texts],
+        "seeds of passages": lambda: [passages.seeds(text, WORDS) for text in texts],
+        "passages, every seed repeated": lambda: [passages.passages(text, WORDS, known) for text, known in zip(texts, seeds, strict=True)],
     }
     for loop in work.values():
         loop()  # compiled

@@ -29,9 +29,9 @@ import zstandard
 from resiliparse.extract.html2text import extract_plain_text
 
 from benchmarks.measuring import row, seconds
-from pipelines import content
-from pipelines.extraction import extract, extract_slowly
-from pipelines.markup import B_END, B_START, Markup, scan
+from pipelines.html import content
+from pipelines.html.extract import extract, extract_slowly
+from pipelines.html.markup import B_END, B_START, Markup, scan
 
 LEAST_F1, LEAST_PAGES = 0.93, 1000.0  # the goals are .95 and 1,200
 GOLD = "articles.jsonl.zst"

@@ -17,10 +17,13 @@ from benchmarks.scale import peak_memory
 from flows.home import Home
 from flows.job import Job
 from flows.steps import STEPS, Step
-from pipelines import assets, ingest
-from pipelines.measure import Context, measure, signal_columns
+from pipelines import assets, deliveries
+from pipelines.readers import ingest
+from pipelines.signals.context import Context
+from pipelines.signals.measure import measure, signal_columns
 from schemas import tables
-from schemas.recipe import Recipe, Source
+from schemas.parts import Source
+from schemas.recipe import Recipe
 
 TEXT_BYTES = 50_000_000  # the smaller corpus; the larger one has twice as much
 COPIES = 5  # of the larger corpus for the measuring pass: what a step costs before its first document is 1 % then
@@ -66,7 +69,7 @@ def corpus(file: Path, size: int) -> Path:
     recipe = Recipe.model_validate({"home": "x", "sources": [source.model_dump()], "stages": [{"name": "x", "tokens": 1, "seq_len": 16}]})
     written = 0
     with open(file, "w") as out:
-        for one in ingest.listing(recipe)[ingest.Delivery("code", "1")]:
+        for one in ingest.listing(recipe)[deliveries.Delivery("code", "1")]:
             for made in ingest.read(one, source):
                 if written < size and hasattr(made, "text"):
                     written += len(made.text.encode())
@@ -78,7 +81,7 @@ def corpus(file: Path, size: int) -> Path:
 
 def timed(step: Step, job: Job) -> dict:
     started = time.perf_counter()
-    counts = step.work(job)
+    counts = step.run(job)
     return {"seconds": time.perf_counter() - started, **counts}
 
 

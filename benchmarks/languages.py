@@ -30,9 +30,10 @@ import zstandard
 from benchmarks.anchors import beside, documents
 from benchmarks.measuring import row
 from pipelines import assets
-from pipelines.measure import Context
 from pipelines.signals import language, linear
-from pipelines.signals.characters import utf8
+from pipelines.signals.context import Context
+from pipelines.texts import fasttext_file
+from pipelines.texts.characters import utf8
 
 HEAD_CHARS = 480
 LEAST_DOCS = 16_000  # documents/s a core
@@ -46,7 +47,6 @@ PLACES = {
 }
 WHOLE = {"bundestag/gesetze": ("laws", "de"), "COST-ELTeC/ELTeC-fra": ("novels", "fr"), "reactjs/fr.react.dev": ("articles", "fr")}
 SAME = {"nb": "no", "fil": "tl", "iw": "he", "in": "id"}  # codes by other names in lid.176
-
 Labelled = tuple[str, str, str]  # set, language, text
 
 
@@ -100,7 +100,7 @@ def chosen(folders: list[Path], known: set[str]) -> list[Labelled]:
 def answers(texts: list[str]) -> dict[str, list[str]]:
     """The label of every text by each method."""
     binding = fasttext.load_model(str(assets.LANGUAGE_MODEL)).f
-    plain = lambda text: binding.predict(text.replace("\n", " ") + "\n", 1, 0.0, "strict")[0][1].removeprefix(linear.PREFIX)  # noqa: E731
+    plain = lambda text: binding.predict(text.replace("\n", " ") + "\n", 1, 0.0, "strict")[0][1].removeprefix(fasttext_file.PREFIX)  # noqa: E731
     return {
         "ours": language.measure(pa.array(texts), None, Context(assets.LANGUAGE_MODEL.read_bytes()))[0].to_pylist(),
         f"first {HEAD_CHARS}": [plain(text[:HEAD_CHARS]) for text in texts],
@@ -127,12 +127,12 @@ def rows(folder: str | None = None) -> list[dict]:
     texts = documents(folder)
     pieces = list(dict.fromkeys(text[:HEAD_CHARS].replace("\n", " ") for text in texts if len(text) >= HEAD_CHARS))
     known = assets.LANGUAGE_MODEL.read_bytes()
-    context, model, names = Context(known), linear.classifier(known), linear.read(known).labels
+    context, model, names = Context(known), linear.classifier(known), fasttext_file.read(known).labels
     binding = fasttext.load_model(str(assets.LANGUAGE_MODEL)).f
     data, offsets = utf8(pa.array(pieces))
     labels, scores = np.empty(len(pieces), np.int32), np.empty(len(pieces))
     linear.predict(data, offsets, model, labels, scores)  # compiled
-    theirs = [binding.predict(text + "\n", 1, 0.0, "strict")[0][1].removeprefix(linear.PREFIX) for text in pieces]
+    theirs = [binding.predict(text + "\n", 1, 0.0, "strict")[0][1].removeprefix(fasttext_file.PREFIX) for text in pieces]
     same = np.mean([names[label] == other for label, other in zip(labels, theirs, strict=True)])
     ours = len(pieces) / seconds(lambda: linear.predict(data, offsets, model, labels, scores))
     plain = len(pieces) / seconds(lambda: [binding.predict(text + "\n", 1, 0.0, "strict") for text in pieces])
@@ -162,7 +162,7 @@ def seconds(work: Callable[[], object], repeats: int = 5) -> float:
 def main() -> None:
     if not sys.argv[1:]:
         sys.exit("expected folders with .jsonl.zst files or gettext catalogues; found none")
-    documents = chosen([Path(name) for name in sys.argv[1:]], set(linear.read(assets.LANGUAGE_MODEL.read_bytes()).labels))
+    documents = chosen([Path(name) for name in sys.argv[1:]], set(fasttext_file.read(assets.LANGUAGE_MODEL.read_bytes()).labels))
     texts = [text for _, _, text in documents]
     found = answers(texts)
     prose = [i for i, document in enumerate(documents) if "HTML" not in document[0]]

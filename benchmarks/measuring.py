@@ -19,8 +19,10 @@ import datasketch
 import pyarrow as pa
 
 from pipelines import assets
-from pipelines.measure import Context, batch_of, measure_batch
-from pipelines.signals import FAMILIES, fingerprints, quality
+from pipelines.models import quality
+from pipelines.signals import FAMILIES, fingerprints
+from pipelines.signals.context import Context
+from pipelines.signals.measure import batch_of, measure_batch
 
 DOC_CHARS = 3400  # the mean of the corpus that the peers were measured on
 N_DOCS = 3000  # 10 MB

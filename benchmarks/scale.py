@@ -84,7 +84,7 @@ def run(place: Path, home: str, snapshots: list[str]) -> tuple[dict[str, float],
     with peak_memory(is_worker) as peak:
         for step in [step for step in STEPS if step.name in DECIDING]:
             started = time.perf_counter()
-            step.work(job)
+            step.run(job)
             seconds[step.name] = time.perf_counter() - started
     kept = job.home.lake.arrow(tables.VERDICTS, ["doc_id", "keep"])
     return seconds, {one["doc_id"] for one in kept.to_pylist() if one["keep"]}, peak()

@@ -14,8 +14,9 @@ import pyarrow as pa
 from benchmarks.anchors import beside, documents, rates, sample
 from benchmarks.measuring import row, seconds
 from pipelines import assets
-from pipelines.measure import Context, batch_of, measure_batch
 from pipelines.signals import code, stopwords, text
+from pipelines.signals.context import Context
+from pipelines.signals.measure import batch_of, measure_batch
 
 MUST = {"datatrove filters": 20.0, "dolma taggers": 5.0}
 QUALITY = code, stopwords, text

@@ -12,8 +12,8 @@ import pyarrow as pa
 
 from benchmarks.anchors import beside, documents, rates, sample
 from benchmarks.measuring import row
-from pipelines.measure import Context
 from pipelines.signals import fingerprints
+from pipelines.signals.context import Context
 
 MUST = {"daft": 1.0, "rensa": 10.0, "datasketch": 20.0, "datatrove signatures": 100.0}
 LEAST_DOCS = 80_000  # documents/s a core

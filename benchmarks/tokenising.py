@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from pipelines import tokens
-from pipelines.mds import write
-from pipelines.sequences import MARKS, pack
-from pipelines.shards import packed_window
+from pipelines.shards import tokens
+from pipelines.shards.mds import write
+from pipelines.shards.sequences import MARKS, pack
+from pipelines.shards.write import packed_window
 
 TEXT_BYTES = 12_000_000  # of Python code: 3 M tokens of cl100k, a second of tiktoken
 SEQ_LEN, WINDOW_TOKENS = 2048, 1 << 20

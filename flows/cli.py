@@ -15,12 +15,12 @@ from rich.console import Console
 from rich.table import Table
 
 from flows.home import Home, HomeBusy
+from schemas import fields
 from schemas import recipe as recipes
-from schemas.recipe import Recipe, RecipeError
+from schemas.recipe import RecipeError
 
 DEFAULT = Path(__file__).parent / "recipes" / "local.yaml"
 STEPS = ("ingest", "measure", "dedup", "decontaminate", "edits", "judge", "tokenise", "mixture", "shard", "train", "evaluate", "report")
-
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False,
                   help="Raw text in, a trained mixture of experts out. Start with: `flows run curriculum`")  # fmt: skip
 recipe_app = typer.Typer(no_args_is_help=True, help="Check recipes, list their fields.")
@@ -28,7 +28,6 @@ app.add_typer(recipe_app, name="recipe")
 rules_app = typer.Typer(no_args_is_help=True, help="Try other thresholds on the measured corpus; see why a document fails.")
 app.add_typer(rules_app, name="rules")
 console = Console(highlight=False)
-
 RecipePath = Annotated[Path, typer.Option("--recipe", "-r", help="Recipe (YAML); the default curates this machine's Python installation.")]
 
 
@@ -51,7 +50,7 @@ def run(
         checked = check(recipe)
         home = Home(Path(checked.home))
         if not pending(states(checked, home), only):
-            console.print(f"Nothing to do: every step of {recipe} is done. The report: {_page(checked, home)}")
+            console.print(f"Nothing to do: every step of {recipe} is done. The report: {home.report_page()}")
             return
         home.require_space()
         with home.held():
@@ -88,7 +87,7 @@ def report(recipe: RecipePath = DEFAULT, show: Annotated[bool, typer.Option("--o
         from flows.status import check
 
         checked = check(recipe)
-        page = _page(checked, Home(Path(checked.home)))
+        page = Home(Path(checked.home)).report_page()
         console.print(str(page), soft_wrap=True)
         if show:
             webbrowser.open(page.resolve().as_uri())
@@ -125,7 +124,7 @@ def recipe_check(file: Path) -> None:
 def recipe_fields() -> None:
     """List every field of a recipe with its type, default and meaning. Example: `flows recipe fields | grep stages`"""
     table = Table("field", "type", "default", "meaning", box=None)
-    for row in recipes.fields():
+    for row in fields.fields():
         table.add_row(*(cell.replace("[", "\\[") for cell in row))
     Console(highlight=False, width=max(console.width, 160)).print(table)
 
@@ -138,10 +137,10 @@ def rules_try(file: Path, recipe: RecipePath = DEFAULT) -> None:
     `rules: {docs: {too_few_words: 50, top_2gram: null}}`; thresholds not named stay those of the recipe.
     """
     with _said_plainly():
-        from flows.judging import domain_rules
+        from flows.job import domain_rules
         from flows.status import check
         from flows.summary import print_trial
-        from pipelines.trial import try_rules
+        from pipelines.rules.trial import try_rules
 
         checked = check(recipe)
         home = Home(Path(checked.home))
@@ -155,7 +154,7 @@ def rules_explain(
 ) -> None:
     """Show every rule of a document's domain beside what was measured. Example: `flows rules explain 3f2a`"""
     with _said_plainly():
-        from flows.judging import domain_rules
+        from flows.job import domain_rules
         from flows.status import check
         from pipelines.lineage import rules_of
 
@@ -167,14 +166,6 @@ def rules_explain(
             measured = "" if value is None else f"{value:.4g}" if isinstance(value, float) else f"{value:,}"
             table.add_row(rule.name, rule.signal, measured, limit, "[red]fails[/]" if fails else "", rule.source)
         Console(highlight=False, width=max(console.width, 160)).print(table)
-
-
-def _page(recipe: Recipe, home: Home) -> Path:
-    """Raises FileNotFoundError if no run has finished."""
-    receipt = home.receipt("report")
-    if receipt is None:
-        raise FileNotFoundError(f"{recipe.home} holds no report yet: `flows run curriculum` writes it")
-    return home.root / next(name for name in receipt.files if name.endswith(".html"))
 
 
 def _prepare_prefect(home: Home) -> None:

@@ -23,7 +23,7 @@ from flows.home import Home, Receipt
 from flows.job import Job
 from flows.progress import Display, spark_tasks
 from flows.status import check, pending, plain, states
-from flows.steps import STEPS, Step, report_file
+from flows.steps import STEPS, Step
 from schemas import tables
 
 
@@ -79,7 +79,7 @@ def work(step: Step, job: Job, part: Any, run: str, display: Display) -> None:
     with display.step(step.name, number, len(STEPS)) as bar, spark_tasks(bar, lambda: vars(job).get("spark")):
         job.on_training = bar.training
         with job.home.space_named(step.name):
-            counts = step.work(job)
+            counts = step.run(job)
         seconds = time.monotonic() - started
         job.home.keep(receipt(step, job, part, run, counts, seconds))
         bar.finish(counts, seconds)
@@ -115,9 +115,9 @@ MAPS = {"inputs": pa.string(), "tables": pa.int64(), "counts": pa.float64()}  # 
 
 def publish(job: Job) -> None:
     """Prefect artifacts: the funnel as a table, and where the report is."""
-    page = report_file(job)
-    if page.is_file():
-        create_markdown_artifact(f"Report: `{page.resolve()}`", key="report", description="the run as one HTML page")
+    if job.home.receipt("report"):
+        page = job.home.report_page().resolve()
+        create_markdown_artifact(f"Report: `{page}`", key="report", description="the run as one HTML page")
     found = [job.home.receipt(step.name) for step in STEPS]
     rows = [{"step": one.step, "seconds": one.seconds, **one.counts} for one in found if one]
     if rows:

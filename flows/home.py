@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.lake import Lake
-from schemas.manifest import write_json
+from schemas.files import write_json
 
 FULL = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))  # Java quotes the same words
 LEAST_FREE = 500_000_000  # bytes; Prefect's database, Spark's scratch and the JVM's take half of it before any data
@@ -63,6 +63,16 @@ class Home:
         return self.root / "models"
 
     @property
+    def quality_models(self) -> Path:
+        """Which quality models there are, what they were made of, and why a language has none of its own."""
+        return self.models / "quality.json"
+
+    @property
+    def languages(self) -> Path:
+        """What is usual in the languages of the documents that the recipe trusts."""
+        return self.models / "languages.json"
+
+    @property
     def shards(self) -> Path:
         return self.root / "shards"
 
@@ -97,6 +107,14 @@ class Home:
             if not path.is_file() or path.stat().st_size != size:
                 return f"file {name} is missing or has another size than the {size:,} bytes that the step left"
         return None
+
+    def report_page(self) -> Path:
+        """The page of the last report. Raises FileNotFoundError if there is none."""
+        receipt = self.receipt("report")
+        pages = [name for name in receipt.files if name.endswith(".html")] if receipt else []
+        if not pages:
+            raise FileNotFoundError(f"{self.root} holds no report yet: `flows run curriculum` writes it")
+        return self.root / pages[0]
 
     def require_space(self) -> None:
         """Raises DiskFull if there is too little to start with."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,7 +12,10 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from flows.home import Home
-from pipelines import ingest
+from pipelines import deliveries, rules
+from pipelines.deliveries import Delivery
+from pipelines.readers import ingest
+from pipelines.rules import Rule
 from schemas.recipe import Recipe
 from schemas.tables import Table
 
@@ -46,6 +50,10 @@ class Job:
         """By delivery, the fingerprint of its files and of how they are read."""
         return ingest.fingerprints(self.recipe)
 
+    @property
+    def rules(self) -> dict[str, tuple[Rule, ...]]:
+        return domain_rules(self.recipe, self.home)
+
     def known(self, table: Table) -> dict[str, str]:
         """By delivery, the fingerprint of what the table holds of it; empty where it does not say."""
         return self.home.lake.ancestry(table).get("deliveries", {})
@@ -53,11 +61,11 @@ class Job:
     def read(self, table: Table) -> DataFrame:
         return self.home.lake.read(self.spark, table)
 
-    def delivered(self, table: Table, chosen: list[ingest.Delivery]) -> DataFrame:
+    def delivered(self, table: Table, chosen: list[Delivery]) -> DataFrame:
         """The rows of these deliveries, read from the files alone that may hold some: Delta takes two jobs, half a second, to find them."""
-        files = self.home.lake.files(table, ingest.among(chosen))
+        files = self.home.lake.files(table, deliveries.among(chosen))
         found = self.spark.read.schema(table.ddl).parquet(*files) if files else self.spark.createDataFrame([], table.ddl)
-        return found.where(ingest.condition(chosen))
+        return found.where(deliveries.condition(chosen))
 
     def write(
         self, rows: DataFrame | pa.Table, table: Table, step: str, *,
@@ -68,6 +76,12 @@ class Job:
         self.store(rows, table, ancestry, where, append=append)
         return self.home.lake.rows_written(table)
 
+    def write_or_empty(self, rows: DataFrame | None, table: Table, step: str) -> int:
+        """Write a table that not every recipe fills; without rows only one that is there is emptied, as each write takes seconds."""
+        if rows is None and self.home.lake.version(table) is None:
+            return 0
+        return self.write(self.spark.createDataFrame([], table.ddl) if rows is None else rows, table, step)
+
     def store(
         self, rows: DataFrame | pa.Table, table: Table, ancestry: dict[str, Any], where: str | None = None, *, append: bool = False
     ) -> None:
@@ -75,3 +89,13 @@ class Job:
         if isinstance(rows, pa.Table) and not self.home.lake.has(table):
             self.spark  # noqa: B018 - the session that creates it
         self.home.lake.write(rows, table, ancestry, where, append=append)
+
+
+def domain_rules(recipe: Recipe, home: Home | None = None) -> dict[str, tuple[Rule, ...]]:
+    """The rules of the recipe's domains; with those thresholds that were fitted to languages in this home, if any."""
+    fitted = {}
+    if home and recipe.languages.trusted:
+        if not home.languages.is_file():
+            raise FileNotFoundError(f"{home.languages} is missing: `flows run measure` fits thresholds to languages")
+        fitted = json.loads(home.languages.read_text())["thresholds"]
+    return {domain: rules.load(domain, recipe.rules.get(domain), fitted) for domain in sorted(recipe.domains)}

@@ -9,8 +9,10 @@ from typing import Any
 
 from flows.home import Home, Receipt
 from flows.steps import STEPS, Step
-from pipelines import ingest, items, rules
-from schemas.manifest import fingerprint
+from pipelines import rules
+from pipelines.decontaminate import items
+from pipelines.readers import ingest
+from schemas.files import fingerprint
 from schemas.recipe import Recipe, RecipeError, load
 
 
@@ -61,7 +63,7 @@ def _check_kinds(recipe: Recipe) -> None:
 def _check_routes(recipe: Recipe) -> None:
     """Raises ValueError for a route that could never hold, or that goes by what is not measured before it."""
     if recipe.routes:
-        from pipelines.routes import SIGNALS
+        from pipelines.signals.routes import SIGNALS
 
         sources = {source.domain for source in recipe.sources}
         for i, route in enumerate(recipe.routes):

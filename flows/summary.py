@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -13,7 +12,7 @@ from rich.text import Text
 
 from flows.home import Home
 from flows.report.plots import share, short, size
-from pipelines.trial import Trial
+from pipelines.rules.trial import Trial
 from schemas.recipe import Recipe
 
 GENERATIONS = 2
@@ -24,7 +23,7 @@ OUTCOMES = {"rejected": "rejected", "dropped by rules": "rules", "near duplicate
 
 def print_summary(recipe: Recipe, home: Home, console: Console) -> None:
     """Print the tables of the last report of a home folder. Raises FileNotFoundError if there is none."""
-    page = report_page(home)
+    page = home.report_page()
     facts = json.loads(page.with_suffix(".json").read_text())
     for table in (funnel(facts), losses(facts), curriculum(facts), heldout(facts)):
         console.print(table)
@@ -59,15 +58,6 @@ def print_trial(trial: Trial, console: Console) -> None:
 
 def _number(n: int) -> str:
     return f"{n:,}" if n else ""
-
-
-def report_page(home: Home) -> Path:
-    """The page of the last report. Raises FileNotFoundError if there is none."""
-    receipt = home.receipt("report")
-    pages = [name for name in receipt.files if name.endswith(".html")] if receipt else []
-    if not pages:
-        raise FileNotFoundError(f"{home.root} holds no report yet: `flows run report` writes it")
-    return home.root / pages[0]
 
 
 def _table(title: str, *columns: str, words: int = 1) -> Table:

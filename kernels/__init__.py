@@ -1,7 +1,7 @@
 """Expert layers. Torch and triton only; `reference.py` is the definition of every operation in plain torch.
 
     layer.py        `experts` and `route`, one differentiable call each, and the choice of the kernels behind them
-    hopper.py       the path for sm_90, its kernels in hopper_*.py
+    hopper/         the path for sm_90: rows, outer, both on the ring
     blocksparse.py  the portable path: block-sparse products in Triton
     topology.py     where rows and blocks lie, for both
     router.py       softmax, top-k and load-balancing statistics in one kernel

@@ -16,7 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from schemas.manifest import Manifest, Plan, fingerprint
+from schemas.files import fingerprint
+from schemas.manifest import Manifest, Plan
 from schemas.training import ModelConfig, TrainConfig, require
 
 KEEP = 2  # checkpoints; the older one is for when the newer one's disk or numbers turn out bad

@@ -28,7 +28,8 @@ from model.ledger import Journal, document_losses, load_metrics
 from model.loss import MeanLoss, targets
 from model.optim import learning_rate, moments, optimiser, set_learning_rate, set_moments
 from model.transformer import Transformer, parameter_counts
-from schemas.manifest import Manifest, fingerprint, load_manifest, load_plan, write_json
+from schemas.files import fingerprint, write_json
+from schemas.manifest import Manifest, load_manifest, load_plan
 from schemas.training import ModelConfig, TrainConfig
 
 LAST_STEPS = 20  # over which result.json's final loss is averaged

@@ -1,1 +1,21 @@
-"""From raw text to shards: read, measure, judge, mix, tokenise and pack, on Spark; no model code and no scheduler."""
+"""From raw text to shards, on Spark where it must be: rooms, the step that each does, the tables that it fills.
+
+    room           step                        tables
+    readers        ingest                      bronze.documents, bronze.rejects
+    signals        measure                     silver.signals
+    models         (trained before measuring)  models/
+    dedup          dedup                       silver.pairs, silver.clusters
+    decontaminate  decontaminate               silver.contamination
+    edits          edits                       silver.edits, silver.rests
+    rules          judge                       silver.verdicts
+    shards         tokenise, mixture, shard    silver.tokens, gold.mixture, gold.spans, shards/
+
+Two rooms have no step: `texts` (bytes to characters and words) and `html` (a page's main content). The ground floor is flat:
+
+    lake        where tables are and how they are written
+    deliveries  snapshots of sources: which a table holds, which it lacks
+    spark       the session; what is sent to every task
+    workers     Spark's daemon of Python workers
+    assets      files that a package installer does not bring
+    lineage     a document's life; a rule beside what was measured
+"""

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from pipelines.lake import Lake
 from pipelines.rules import Rule
-from pipelines.tokens import doc_key
+from pipelines.shards.tokens import doc_key
 from schemas import tables
 from schemas.tables import Table
 

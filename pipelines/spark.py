@@ -12,7 +12,7 @@ from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from pipelines import assets
-from schemas.recipe import Spark
+from schemas.parts import Spark
 
 SETTINGS = {
     "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
@@ -52,7 +52,6 @@ LOCAL_SETTINGS = {
 # steps took 127 s with these options and 190 s without (one reading each, on a machine with other work).
 # The first compiler alone gets 48 MB for its code, which a run of 60 MB of text fills; Java then interprets what comes after.
 JAVA_OPTIONS = "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m -XX:+UseParallelGC"
-
 SENT_BYTES = 64 << 20  # 600,000 documents' ids; Java holds them twice
 ID_BYTES = 100  # of a row with a document's id and little else
 

@@ -10,12 +10,12 @@ import gc
 import pyspark.worker  # noqa: F401
 from pyspark.daemon import manager
 
-import pipelines.decontaminate
-import pipelines.dedup
-import pipelines.edits
-import pipelines.ingest
-import pipelines.measure
-import pipelines.tokens  # noqa: F401
+import pipelines.decontaminate.overlap
+import pipelines.dedup.dedup
+import pipelines.edits.edits
+import pipelines.readers.ingest
+import pipelines.shards.tokens
+import pipelines.signals.measure  # noqa: F401
 
 if __name__ == "__main__":
     gc.collect()

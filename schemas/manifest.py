@@ -18,13 +18,11 @@ A segment is a whole document or a piece of one longer than L. Attention, positi
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from schemas.files import fingerprint, write_json
 from schemas.training import doc, require
 
 
@@ -143,28 +141,9 @@ class Manifest:
         raise KeyError(f"the manifest has no windows of stream {stream!r} at sequence length {seq_len}")
 
 
-def fingerprint(value: Any) -> str:
-    """Hash of a JSON value or dataclass: 32 hex digits, the same for equal content."""
-    if dataclasses.is_dataclass(value):
-        value = dataclasses.asdict(value)
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
 def save(value: Manifest | Plan, path: Path) -> None:
     """Write as JSON with its own fingerprint under `hash`."""
     write_json(path, {"hash": fingerprint(value), **dataclasses.asdict(value)})
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a file that readers see as it was or whole and new, also after a power cut."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.writing")
-    with open(scratch, "w") as file:
-        file.write(json.dumps(value, indent=1) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    scratch.replace(path)
 
 
 def load_manifest(path: Path) -> Manifest:

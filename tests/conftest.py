@@ -16,7 +16,8 @@ import pytest
 
 from flows.home import Home
 from schemas import recipe as recipes
-from schemas.recipe import Recipe, Spark
+from schemas.parts import Spark
+from schemas.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))

@@ -15,10 +15,13 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines import decontaminate, items, overlap
-from pipelines.decontaminate import contamination, kinds, record, suite
-from pipelines.judge import judge
-from schemas.recipe import Decontaminate, Heldout, RecipeError
+from pipelines.decontaminate import index, items, overlap, search
+from pipelines.decontaminate.overlap import contamination, suite
+from pipelines.decontaminate.record import kinds, record
+from pipelines.rules.judge import judge
+from pipelines.texts.words import WORD_FOLD
+from schemas.parts import Decontaminate, Heldout
+from schemas.recipe import RecipeError
 
 WORDS = [f"word{i}" for i in range(3000)]
 
@@ -39,12 +42,12 @@ def naive(text: str, passage: str, n: int, short: int) -> tuple[float, int, int,
         at = next((i for i in range(len(plain)) if plain[i : i + len(wanted)] == wanted), None)
         return None if at is None else (1.0, len(wanted), there[at][1], there[at + len(wanted) - 1][2])
     target = {tuple(wanted[i : i + n]) for i in range(len(wanted) - n + 1)}
-    if len(target) < overlap.RUN_WORDS - n + 1:
+    if len(target) < index.RUN_WORDS - n + 1:
         return None
     hits = [i for i, gram in enumerate(grams) if gram in target]
     best, place = 0, (0, 0)
     for last in hits:
-        for first in (i for i in hits if 0 <= last - i <= overlap.SPAN * len(wanted) - n):
+        for first in (i for i in hits if 0 <= last - i <= search.SPAN * len(wanted) - n):
             held = len({grams[i] for i in hits if first <= i <= last})
             if held > best or (held == best and last == place[1] and first > place[0]):
                 best, place = held, (first, last)
@@ -53,14 +56,14 @@ def naive(text: str, passage: str, n: int, short: int) -> tuple[float, int, int,
         stretch = stretch + 1 if grams[i] in target else 0
         longest = max(longest, stretch)
     run = min(longest + n - 1, len(wanted)) if longest else 0
-    if best / len(target) < overlap.FLOOR and run < overlap.RUN_WORDS:
+    if best / len(target) < index.FLOOR and run < index.RUN_WORDS:
         return None
     return best / len(target), run, there[place[0]][1], there[place[1] + n - 1][2]
 
 
 def found(texts: list[str], passages: list[str], n: int = 8, short: int = 20, **tuning) -> dict[tuple[int, int], tuple]:
-    searcher = overlap.Searcher(overlap.index(overlap.strings(passages), n, short, **tuning))
-    return {(d, m.passage): (m.cover, m.run, m.start, m.end) for d, matches in searcher.search(overlap.strings(texts)) for m in matches}
+    searcher = search.Searcher(index.build(index.strings(passages), n, short, **tuning))
+    return {(d, m.passage): (m.cover, m.run, m.start, m.end) for d, matches in searcher.search(index.strings(texts)) for m in matches}
 
 
 def expected(texts: list[str], passages: list[str], n: int = 8, short: int = 20) -> dict[tuple[int, int], tuple]:
@@ -126,23 +129,23 @@ def test_texts_of_few_words_give_what_the_oracle_says_even_when_all_keys_share_a
 
 def test_the_words_are_those_of_the_fingerprints():
     text = "x_1 naïve—Straße 北京 İstanbul ΣΑΣ 3.14 \u00a0end"
-    _, _, n_words = overlap.grams(overlap.strings([text, "", "..."]), 8)
-    places = overlap._word_places(np.frombuffer(text.encode(), np.uint8), overlap.WORD_FOLD, 10)
+    _, _, n_words = index.grams(index.strings([text, "", "..."]), 8)
+    places = search._word_places(np.frombuffer(text.encode(), np.uint8), WORD_FOLD, 10)
     assert [text.encode()[a:b].decode() for a, b in places if b] == re.findall(r"[北京]|[^\W北京]+", text) and n_words.tolist() == [10, 0, 0]
 
 
 def test_what_many_items_share_is_a_template_and_counts_for_nothing():
     template = prose(1, 40)
-    passages = [" ".join([*template, *prose(100 + i, 25)]) for i in range(overlap.COMMON + 1)] + [" ".join(template), " ".join(template[:15])]
-    known = overlap.index(overlap.strings(passages), 8, 20)
-    assert (known.distinct[:-2] == 25).all() and set(known.least[-2:]) == {overlap.NEVER}
+    passages = [" ".join([*template, *prose(100 + i, 25)]) for i in range(index.COMMON + 1)] + [" ".join(template), " ".join(template[:15])]
+    known = index.build(index.strings(passages), 8, 20)
+    assert (known.distinct[:-2] == 25).all() and set(known.least[-2:]) == {index.NEVER}
     assert found([" ".join(template)], passages) == {}
     told = found([" ".join([*prose(7, 9), *prose(103, 25)])], passages)
     assert list(told) == [(0, 3)] and told[0, 3][0] == 18 / 25
 
 
 def test_a_document_of_one_ngram_a_million_times_over_takes_linear_time_and_bounded_memory(monkeypatch):
-    monkeypatch.setattr(overlap, "COMMON", 10_000)
+    monkeypatch.setattr(index, "COMMON", 10_000)
     passages = [" ".join(["a"] * 12 + prose(i, 12)) for i in range(200)]
     text = "a " * 1_000_000
     assert found([text], passages) == {}
@@ -266,7 +269,7 @@ def test_the_record_says_what_was_searched_found_and_dropped(spark, planted):
     rows = contamination(frame(spark, texts), all_of_it).localCheckpoint()
     signals = spark.createDataFrame([(i, "s", "docs", 100, 0.5, None, 3) for i in texts], "doc_id string, source string, domain string, n_bytes long, quality double, quality_model string, n_words int")
     clusters = signals.selectExpr("doc_id", "doc_id as cluster_id", "1 as rank", "true as exact")
-    verdicts = judge(signals, clusters, {}, {"all": 0.0}, Heldout(), 1, contaminated=decontaminate.beyond(rows, files)).localCheckpoint()
+    verdicts = judge(signals, clusters, {}, {"all": 0.0}, Heldout(), 1, contaminated=overlap.beyond(rows, files)).localCheckpoint()
     dropped = sorted(int(row.doc_id, 16) for row in verdicts.where("not keep").collect())
     assert dropped == [3, 5, 7, 9] and {row.reason for row in verdicts.where("not keep").collect()} == {"contaminated"}
     told = json.loads(json.dumps(record(rows, verdicts, all_of_it, files)))
@@ -282,5 +285,5 @@ def test_the_record_says_what_was_searched_found_and_dropped(spark, planted):
 
 
 def test_without_evaluations_nothing_is_joined_and_nothing_dropped(spark):
-    assert decontaminate.beyond(spark.range(1), Decontaminate()) is None
+    assert overlap.beyond(spark.range(1), Decontaminate()) is None
     assert suite(Decontaminate()).holders == [] and kinds(suite(Decontaminate())) == {}

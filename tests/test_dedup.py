@@ -15,10 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyspark.sql import functions as F
 
-from pipelines import assets, dedup, matching
-from pipelines.measure import Context, measure
+from pipelines import assets
+from pipelines.dedup import buckets, clusters, dedup
+from pipelines.signals.context import Context
+from pipelines.signals.measure import measure
 from schemas import tables
-from schemas.recipe import NearDuplicates
+from schemas.parts import NearDuplicates
 
 WORDS = [f"word{i}" for i in range(400)]
 NEAR = NearDuplicates(bands=28, rows=4)  # so many candidates that none is missed: verification decides
@@ -71,10 +73,10 @@ def planted() -> dict[str, str]:
 def naive_supports(keys: np.ndarray, neighbours: int) -> dict[tuple[int, int], int]:
     found = Counter()
     for band in keys.T:
-        buckets = defaultdict(list)
+        by_key = defaultdict(list)
         for node, key in enumerate(band):
-            buckets[key].append(node)
-        found.update(pair for members in buckets.values() for pair in combinations(members, 2) if close(members, pair, neighbours))
+            by_key[key].append(node)
+        found.update(pair for members in by_key.values() for pair in combinations(members, 2) if close(members, pair, neighbours))
     return dict(found)
 
 
@@ -84,7 +86,7 @@ def close(members: list[int], pair: tuple[int, int], neighbours: int) -> bool:
 
 def changes(keys: np.ndarray, new: np.ndarray) -> dict[tuple[int, int], int]:
     same = np.zeros((len(keys), 1), np.uint32)  # every pair may be alike
-    return {(int(a), int(b)): int(c) for a, b, c in zip(*matching.window_changes(keys, new, same, 0.0), strict=True)}
+    return {(int(a), int(b)): int(c) for a, b, c in zip(*buckets.window_changes(keys, new, same, 0.0), strict=True)}
 
 
 BUCKETS = st.tuples(st.integers(1, 60), st.integers(1, 4), st.integers(1, 6), st.integers(0, 2**32), st.integers(1, 5))
@@ -95,7 +97,7 @@ BUCKETS = st.tuples(st.integers(1, 60), st.integers(1, 4), st.integers(1, 6), st
 def test_supports_are_those_of_a_naive_loop(drawn):
     n, bands, n_keys, seed, _ = drawn
     keys = np.random.default_rng(seed).integers(0, n_keys, (n, bands))
-    assert changes(keys, np.ones(n, bool)) == naive_supports(keys, matching.NEIGHBOURS)
+    assert changes(keys, np.ones(n, bool)) == naive_supports(keys, buckets.NEIGHBOURS)
 
 
 @settings(max_examples=200, deadline=None)
@@ -110,13 +112,13 @@ def test_increments_in_any_split_and_order_are_the_run_over_everything(drawn):
         for (a, b), change in changes(keys[there], delivery[there] == now).items():
             supports[int(there[a]), int(there[b])] += change
     assert all(support >= 0 for support in supports.values())
-    assert +supports == Counter(naive_supports(keys, matching.NEIGHBOURS))
+    assert +supports == Counter(naive_supports(keys, buckets.NEIGHBOURS))
 
 
 def test_pairs_of_unlike_signatures_are_left_out_but_never_what_old_pairs_lose():
     keys, new = np.zeros((40, 1), np.int64), np.arange(40) % 2 == 0
     unlike = np.arange(40, dtype=np.uint32)[:, None]
-    changed = {(int(a), int(b)): int(c) for a, b, c in zip(*matching.window_changes(keys, new, unlike, 0.5), strict=True)}
+    changed = {(int(a), int(b)): int(c) for a, b, c in zip(*buckets.window_changes(keys, new, unlike, 0.5), strict=True)}
     assert changed and set(changed.values()) == {-1}
     assert changed == {pair: change for pair, change in changes(keys, new).items() if change < 0}
 
@@ -185,7 +187,7 @@ def in_order(rows):
 
 def clustered(signals, pairs: pa.Table, priority: dict, recency: dict) -> pa.Table:
     narrow = signals.select("doc_id", "source", "snapshot", "text_hash", "quality").toArrow()
-    return matching.clusters(matching.members(narrow, priority, recency), pairs)
+    return clusters.clusters(clusters.members(narrow, priority, recency), pairs)
 
 
 def test_pairs_and_clusters_are_those_of_brute_force_and_the_preferred_member_is_kept(texts, signals, found):
@@ -229,8 +231,8 @@ def test_an_increment_concerns_what_shares_a_bands_key_with_a_new_text(signals):
     rows = fingerprints(signals, f"doc_id = '{5:032x}'")
     new = {key for row in rows.to_pylist() if row["new"] for key in row["band_keys"]}
     expected = {row["doc_id"] for row in rows.to_pylist() if new & set(row["band_keys"])}
-    marked = matching.marks(rows.filter(pc.field("new")).to_batches())
-    parts = [matching.touched(part, marked) for part in rows.to_batches(max_chunksize=20)]
+    marked = buckets.marks(rows.filter(pc.field("new")).to_batches())
+    parts = [buckets.touched(part, marked) for part in rows.to_batches(max_chunksize=20)]
     assert {i for part in parts for i in part.column("doc_id").to_pylist()} == expected and 1 < len(expected) < len(rows) / 2
 
 
@@ -251,16 +253,16 @@ def test_what_does_not_fit_into_one_process_gives_the_same_rows(spark, signals, 
 def test_a_text_that_is_no_longer_there_still_connects_its_copies_and_no_quality_is_the_worst():
     members = {"doc_id": ["1", "2", "3", "4"], "text_hash": ["x", "z", "z", "w"], "priority": [0] * 4, "recency": [1, 1, 0, 0]}
     members = pa.table(members | {"quality": pa.array([None, 0.0, 0.0, None], pa.float64())})
-    found = matching.clusters(members, pa.table({"a": ["x", "y"], "b": ["y", "z"]}))
+    found = clusters.clusters(members, pa.table({"a": ["x", "y"], "b": ["y", "z"]}))
     rows = [tuple(row[name] for name in ("doc_id", "cluster_id", "size", "rank", "keeper", "exact")) for row in found.to_pylist()]
     assert sorted(rows) == [("1", "1", 3, 3, "2", False), ("2", "1", 3, 1, "2", True), ("3", "1", 3, 2, "2", True), ("4", "4", 1, 1, "4", True)]
-    assert len(matching.clusters(members.slice(0, 0), pa.table({"a": ["x"], "b": ["y"]}))) == 0
+    assert len(clusters.clusters(members.slice(0, 0), pa.table({"a": ["x"], "b": ["y"]}))) == 0
 
 
 def test_shares_removed_of_each_source(spark):
-    clusters = spark.createDataFrame([("1", 1), ("2", 2), ("3", 3), ("4", 1)], "doc_id string, rank int")
+    ranks = spark.createDataFrame([("1", 1), ("2", 2), ("3", 3), ("4", 1)], "doc_id string, rank int")
     sources = spark.createDataFrame([("1", "a"), ("2", "a"), ("3", "a"), ("4", "b")], "doc_id string, source string")
-    assert in_order(dedup.removed_shares(clusters, sources)) == [("a", 3, 2, 2 / 3), ("b", 1, 0, 0.0)]
+    assert in_order(dedup.removed_shares(ranks, sources)) == [("a", 3, 2, 2 / 3), ("b", 1, 0, 0.0)]
 
 
 # ---- components ----
@@ -292,9 +294,9 @@ def test_no_edges_give_no_components(spark):
 def test_a_bucket_of_many_near_copies_gives_a_linear_number_of_pairs_in_few_tiles():
     n = 20_000
     keys, new = np.ones((n, 16), np.int64), np.ones(n, bool)
-    a, b, change = matching.window_changes(keys, new, np.zeros((n, 4), np.uint32), 0.5)
-    assert n - 1 <= len(a) <= n * matching.NEIGHBOURS
+    a, b, change = buckets.window_changes(keys, new, np.zeros((n, 4), np.uint32), 0.5)
+    assert n - 1 <= len(a) <= n * buckets.NEIGHBOURS
     assert set(change.tolist()) == {16}
-    tiles = matching.in_tiles(a, b, change > 0, np.full(n, 1000))
-    blocks = n * 1000 // matching.BLOCK + 1
+    tiles = buckets.in_tiles(a, b, change > 0, np.full(n, 1000))
+    blocks = n * 1000 // buckets.BLOCK + 1
     assert len(tiles.unique()) <= 2 * blocks

@@ -12,18 +12,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flows import steps
 from flows.home import Home
 from flows.job import Job
-from flows.steps import STEPS
-from pipelines import assets, edits, repeats, rules
+from flows.steps import STEPS, judge, tokenise
+from flows.steps import edits as step
+from pipelines import assets, rules
 from pipelines import spark as sparks
-from pipelines.edits import LINE, PASSAGE, BrokenEdit
+from pipelines.edits import edits, often, passages, preview
+from pipelines.edits.lines import line_hashes, repeated_lines
+from pipelines.edits.spans import LINE, PASSAGE, BrokenEdit, apply, apply_batch, merged
 from pipelines.lineage import life
-from pipelines.measure import Context, batch_of, measure_batch, signal_columns
-from pipelines.tokens import encoding
+from pipelines.shards.tokens import encoding
+from pipelines.signals.context import Context
+from pipelines.signals.measure import batch_of, measure_batch, signal_columns
 from schemas import tables
-from schemas.recipe import Recipe, fields
+from schemas.fields import fields
+from schemas.recipe import Recipe
 
 WORDS = 12  # of a passage, in these tests
 ALPHABET = "ab ßは\n\t　😀กx"  # ink, white space of one and three bytes, characters that are words by themselves
@@ -37,7 +41,7 @@ def naive_words(text: str) -> list[tuple[str, int]]:
     """(word, its first byte): split by hand, character by character."""
     found, word, begin, at = [], "", 0, 0
     for character in text:
-        alone = any(low <= ord(character) < high for low, high in repeats.WITHOUT_SPACES) and not character.isspace()
+        alone = any(low <= ord(character) < high for low, high in often.WITHOUT_SPACES) and not character.isspace()
         if word and (alone or character.isspace()):
             found.append((word, begin))
             word = ""
@@ -65,11 +69,11 @@ def naive_passages(texts: list[str], words: int) -> list[set[int]]:
 @settings(deadline=None)  # the first example waits for numba
 @given(st.text(ALPHABET, max_size=60))
 def test_words_and_lines_are_those_of_a_plain_loop(text):
-    hashes, begins = repeats._split(as_bytes(text))
+    hashes, begins = passages._split(as_bytes(text))
     words = naive_words(text)
     assert begins.tolist() == [begin for _, begin in words] + [len(text.encode())]
     assert len(set(zip(hashes.tolist(), (word for word, _ in words), strict=True))) == len({word for word, _ in words}) == len(set(hashes.tolist()))
-    keys, begins, ends = repeats.line_hashes(as_bytes(text), 2)
+    keys, begins, ends = line_hashes(as_bytes(text), 2)
     lines = [" ".join(line.split()) for line in text.split("\n")]
     assert len(keys) == sum(len(line) >= 2 for line in lines)
     found = [text.encode()[begin:end].decode() for begin, end in zip(begins, ends, strict=True)]
@@ -83,9 +87,9 @@ def test_words_and_lines_are_those_of_a_plain_loop(text):
 def test_equal_passages_have_equal_seeds_at_different_places(letters, words):
     """The theorem behind the search: a passage whose seed was met once has no copy that lies apart from it."""
     text = as_bytes(" ".join(letters))
-    all_seeds = Counter(repeats.seeds(text, words).tolist())
+    all_seeds = Counter(passages.seeds(text, words).tolist())
     known = np.sort(np.array(list(all_seeds), np.int64).view(np.uint64))
-    seed, hashes, begins, _ = repeats.passages(text, words, known)
+    seed, hashes, begins, _ = passages.passages(text, words, known)
     split = [tuple(letters[i : i + words]) for i in range(len(letters) - words + 1)]
     assert len(split) == len(hashes) == len(begins)
     assert len(set(zip(split, hashes.tolist(), strict=True))) == len(set(split)) == len(set(hashes.tolist()))
@@ -97,8 +101,8 @@ def test_equal_passages_have_equal_seeds_at_different_places(letters, words):
 def test_about_one_place_in_a_quarter_passage_is_a_seed():
     chance = random.Random(2)
     text = as_bytes(" ".join(str(chance.random()) for _ in range(20_000)))
-    assert 20_000 * 2 / 27 * 0.9 < len(repeats.seeds(text, 50)) < 20_000 * 2 / 27 * 1.1
-    assert len(repeats.seeds(as_bytes("a " * 20_000), 50)) < 1000, "one word over and over has no more"
+    assert 20_000 * 2 / 27 * 0.9 < len(passages.seeds(text, 50)) < 20_000 * 2 / 27 * 1.1
+    assert len(passages.seeds(as_bytes("a " * 20_000), 50)) < 1000, "one word over and over has no more"
 
 
 spans = st.lists(
@@ -108,7 +112,7 @@ spans = st.lists(
 
 @given(spans, st.randoms())
 def test_merged_spans_are_in_order_apart_and_cover_by_strength(found, chance):
-    result = edits.merged(found)
+    result = merged(found)
     strength = {LINE: 0, PASSAGE: 1, "email": 2}
     best = {}
     for start, end, _, why in found:
@@ -120,13 +124,13 @@ def test_merged_spans_are_in_order_apart_and_cover_by_strength(found, chance):
     assert all((replacement == "") == (why != "email") for _, _, replacement, why in result)
     shuffled = list(found)
     chance.shuffle(shuffled)
-    assert edits.merged(shuffled) == result
+    assert merged(shuffled) == result
 
 
 def test_a_removed_line_wins_over_a_mask_inside_it():
-    assert edits.merged([(3, 9, "<EMAIL>", "email"), (0, 20, "", LINE)]) == [(0, 20, "", LINE)]
-    assert edits.merged([(3, 9, "<EMAIL>", "email"), (9, 14, "<EMAIL>", "email")]) == [(3, 9, "<EMAIL>", "email"), (9, 14, "<EMAIL>", "email")]
-    assert edits.merged([(0, 6, "", PASSAGE), (4, 9, "", LINE)]) == [(0, 4, "", PASSAGE), (4, 9, "", LINE)]
+    assert merged([(3, 9, "<EMAIL>", "email"), (0, 20, "", LINE)]) == [(0, 20, "", LINE)]
+    assert merged([(3, 9, "<EMAIL>", "email"), (9, 14, "<EMAIL>", "email")]) == [(3, 9, "<EMAIL>", "email"), (9, 14, "<EMAIL>", "email")]
+    assert merged([(0, 6, "", PASSAGE), (4, 9, "", LINE)]) == [(0, 4, "", PASSAGE), (4, 9, "", LINE)]
 
 
 @settings(deadline=None)
@@ -139,22 +143,22 @@ def test_applied_edits_are_those_of_python_slices(text, found):
         expected = expected[:start] + replacement + expected[end:]
     byte = [len(text[:i].encode()) for i in range(len(text) + 1)]
     rows = [(byte[start], byte[end], replacement) for start, end, replacement in chosen]
-    assert edits.apply(text.encode(), rows).decode() == expected
+    assert apply(text.encode(), rows).decode() == expected
     kind = pa.list_(pa.struct([("start", pa.int64()), ("end", pa.int64()), ("replacement", pa.string())]))
     column = pa.array([None, [dict(zip(("start", "end", "replacement"), row, strict=True)) for row in rows], []], kind)
-    learnt = edits.apply_batch(pa.array(["first", text, "last"]), column)
+    learnt = apply_batch(pa.array(["first", text, "last"]), column)
     assert learnt.to_pylist() == ["first", expected, "last"] and learnt.type == pa.string()
 
 
 @pytest.mark.parametrize("broken", [[(3, 2, "")], [(-1, 2, "")], [(0, 5, "")], [(2, 3, ""), (0, 1, "")], [(0, 2, ""), (1, 3, "")]])
 def test_edits_that_do_not_fit_are_refused(broken):
     with pytest.raises(BrokenEdit, match="expected edits in order, apart and inside the text's 4 bytes, found"):
-        edits.apply(b"abcd", broken)
+        apply(b"abcd", broken)
 
 
 def test_edits_inside_a_character_are_refused():
     with pytest.raises(BrokenEdit, match="between characters, found 0 to 1"):
-        edits.apply("ßb".encode(), [(0, 1, "")])
+        apply("ßb".encode(), [(0, 1, "")])
 
 
 SCHEMA = "doc_id string, source string, priority int, n_bytes bigint, text string"
@@ -175,8 +179,8 @@ def way(request, monkeypatch):
     """Where what is found is counted: both ways must find the same."""
     if request.param == "in shuffles":
         monkeypatch.setattr(sparks, "SENT_BYTES", -1)
-        monkeypatch.setattr(repeats, "KEYS_IN_ONE_TASK", -1)
-        monkeypatch.setattr(repeats, "PASSAGES_IN_ONE_TASK", -1)
+        monkeypatch.setattr(often, "KEYS_IN_ONE_TASK", -1)
+        monkeypatch.setattr(passages, "PASSAGES_IN_ONE_TASK", -1)
 
 
 def corpus_of_repeats(seed: int) -> list[str]:
@@ -203,29 +207,29 @@ def test_passages_are_those_of_a_quadratic_search(spark, way):
         expected += [(f"{number:032x}", begins[i], begins[j]) for i, j in zip(*edges, strict=True)]
     assert len(expected) > 20
     for parts in (1, 7):
-        assert found_spans(repeats.repeated_passages(frame(spark, texts, parts), WORDS, torso=1.0)) == expected
+        assert found_spans(passages.repeated_passages(frame(spark, texts, parts), WORDS, torso=1.0)) == expected
 
 
 def test_a_passage_of_a_torso_is_kept_where_it_comes_next(spark, way):
     """The second text is mostly a copy of the first and will be dropped: what it has in common with the third is not lost."""
     mine, shared = " ".join(f"m{i}" for i in range(60)), " ".join(f"s{i}" for i in range(20))
     texts = [mine, f"{mine} {shared}", " ".join(f"t{i}" for i in range(60)) + f" {shared}", f"{shared} u1 u2"]
-    found = found_spans(repeats.repeated_passages(frame(spark, texts), WORDS, torso=0.5))
+    found = found_spans(passages.repeated_passages(frame(spark, texts), WORDS, torso=0.5))
     assert found == [(f"{1:032x}", 0, len(mine) + 1), (f"{3:032x}", 0, len(shared) + 1)]
 
 
 def test_a_long_text_leaves_its_worker_in_parts_and_nothing_changes(monkeypatch):
     texts = corpus_of_repeats(5)
-    keys = [sorted({int(seed) for seed in repeats.seeds(np.frombuffer(text.encode(), np.uint8), WORDS)}) for text in texts]
+    keys = [sorted({int(seed) for seed in passages.seeds(np.frombuffer(text.encode(), np.uint8), WORDS)}) for text in texts]
     n = len(texts)
     columns = {"doc_id": [f"{i:032x}" for i in range(n)], "priority": [-i for i in range(n)], "n_bytes": [len(t.encode()) for t in texts]}
     batch = pa.RecordBatch.from_pydict(columns | {"text": texts, "keys": pa.array(keys, pa.list_(pa.int64()))})
     found = []
     for rows in (5, 1 << 16):
-        monkeypatch.setattr(repeats, "CHUNK_ROWS", rows)
-        passages = list(repeats._passages(WORDS)([batch]))
-        found.append(pa.Table.from_batches(repeats._in_one_task(0.5)(passages[::-1])).sort_by([("doc_id", "ascending"), ("start", "ascending")]))
-        found.append(len(passages))
+        monkeypatch.setattr(passages, "CHUNK_ROWS", rows)
+        compared = list(passages._passages(WORDS)([batch]))
+        found.append(pa.Table.from_batches(passages._in_one_task(0.5)(compared[::-1])).sort_by([("doc_id", "ascending"), ("start", "ascending")]))
+        found.append(len(compared))
     assert found[0] == found[2] and len(found[0]) > 20 and found[1] > 2 * found[3]
 
 
@@ -235,7 +239,7 @@ def test_many_copies_are_no_more_work_a_copy(spark):
     texts = spark.range(10_000).selectExpr(
         "lpad(hex(id), 32, '0') doc_id", "'s' source", "0 priority", "20L n_bytes", f"concat('own', id, ' {shared} ', id) text"
     )
-    found = repeats.repeated_passages(texts, WORDS, torso=1e9).selectExpr("count(*)", "min(doc_id)", "sum(end - start)").first()
+    found = passages.repeated_passages(texts, WORDS, torso=1e9).selectExpr("count(*)", "min(doc_id)", "sum(end - start)").first()
     assert tuple(found) == (9_999, f"{1:032X}", 9_999 * (len(shared) + 1))
 
 
@@ -282,7 +286,7 @@ def test_lines_are_counted_by_document_and_source(spark, way):
             at += size
     rows = [(f"{i:032x}", source, 0, 1, text) for i, (source, text) in enumerate(zip(sources, texts, strict=True))]
     for parts in (1, 7):
-        found = repeats.repeated_lines(spark.createDataFrame(rows, SCHEMA).repartition(parts), documents=10, min_chars=10)
+        found = repeated_lines(spark.createDataFrame(rows, SCHEMA).repartition(parts), documents=10, min_chars=10)
         assert found_spans(found) == sorted(expected)
     assert {sources[int(doc_id, 16)] for doc_id, *_ in expected} == {"a"}, "as many lines of the other source were too few"
 
@@ -302,15 +306,15 @@ def test_masks_take_the_place_of_personal_data_of_kept_documents(spark):
 
 def test_what_people_are_shown_has_no_personal_data_even_where_it_is_cut_in_two():
     text = "Ünïcode " * 2 + "jo.smith@gmail.com " + "word " * 200
-    assert edits.beginnings([text, "plain", "", text], 20) == ["Ünïcode Ünïcode <EMA", "plain", "", "Ünïcode Ünïcode <EMA"]
+    assert preview.beginnings([text, "plain", "", text], 20) == ["Ünïcode Ünïcode <EMA", "plain", "", "Ünïcode Ünïcode <EMA"]
 
 
 def test_pages_and_cards_show_masked_texts(spark):
     from flows.report.samples import texts
-    from pipelines.audit import audit
-    from pipelines.signals.patterns import AFTER
+    from pipelines.models.audit import audit
+    from pipelines.signals.spans import AFTER
 
-    assert edits.SHOWN_BEHIND >= AFTER
+    assert preview.SHOWN_BEHIND >= AFTER
     chance = random.Random(2)
     letters = "".join(chance.choice("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/") for _ in range(6_400))
     lines = "\n".join(letters[at : at + 64] for at in range(0, len(letters), 64))
@@ -357,8 +361,8 @@ def edited(spark, tmp_path_factory) -> Job:
     signals = [tuple(row.values()) for row in batch.set_column(1, "source", pa.array(["pages"] * len(ids))).to_pylist()]
     table = tables.SIGNALS.extended(signal_columns())
     job.write(spark.createDataFrame(signals, table.ddl), table, "measure")
-    for work in (steps.edits, steps.judge, steps.tokenise):
-        work(job)
+    for one in (step, judge, tokenise):
+        one.run(job)
     return job
 
 
@@ -373,7 +377,7 @@ def test_the_text_is_learnt_without_what_is_left_out(edited):
         learnt = texts[row["doc_id"]].removeprefix("Share this page with all\n")
         assert np.frombuffer(row["tokens"], np.uint16).tolist() == words.encode_ordinary(learnt)
         assert row["n_bytes"] == len(learnt.encode())
-    assert {row.text for row in steps.learnt(edited, edited.read(tables.DOCUMENTS)).select("text").collect()} > {words.decode(words.encode_ordinary(learnt))}
+    assert {row.text for row in step.learnt(edited, edited.read(tables.DOCUMENTS)).select("text").collect()} > {words.decode(words.encode_ordinary(learnt))}
 
 
 def test_what_is_left_is_judged_again(edited):
@@ -401,6 +405,6 @@ def test_edits_are_checked_in_the_recipe_and_their_rules_count_only_where_text_i
     value["edits"]["repeated_lines"]["domains"] = ["web"]
     with pytest.raises(ValueError, match=r"edits\.repeated_lines\.domains: expected names among docs; found web"):
         Recipe.model_validate(value)
-    assert "too_few_words" in steps.edits_part(edited.recipe)["rules"]["docs"]
-    assert "rules" not in steps.edits_part(Recipe.model_validate(value | {"edits": {"personal": ["email"]}}))
+    assert "too_few_words" in step.part(edited.recipe)["rules"]["docs"]
+    assert "rules" not in step.part(Recipe.model_validate(value | {"edits": {"personal": ["email"]}}))
     assert ("edits.repeated_passages.words", "int", "50") in {row[:3] for row in fields()}

@@ -11,9 +11,9 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.measure import Context
+from pipelines.dedup.verify import alike, shingle_sets
 from pipelines.signals import fingerprints
-from pipelines.signals.shingles import alike, shingle_sets
+from pipelines.signals.context import Context
 
 CONTEXT = Context(b"")
 ENTRIES = CONTEXT.bands * CONTEXT.rows

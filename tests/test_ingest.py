@@ -17,11 +17,11 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from pipelines import ingest
-from pipelines.readers import READERS, File, Reader, Record, Reject, jsonl, python
+from pipelines.readers import READERS, File, Reader, Record, Reject, ingest, jsonl, python
 from pipelines.readers.docstrings import docstrings
 from pipelines.readers.files import REASONS, document
-from schemas.recipe import Recipe, RecipeError, Source
+from schemas.parts import Source
+from schemas.recipe import Recipe, RecipeError
 from schemas.tables import DOCUMENTS
 
 PACK = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.compress}

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pytest
 
 from pipelines import rules
-from pipelines.judge import judge, judge_here
 from pipelines.rules import Rule
+from pipelines.rules.judge import judge, judge_here
 from schemas import tables
-from schemas.recipe import Heldout
+from schemas.parts import Heldout
 
 RULES = {
     "docs": (Rule("few_words", "n_words", "hand", below=10), Rule("long_words", "mean_word_len", "hand", above=8)),
@@ -107,7 +107,7 @@ def test_the_held_out_share_is_drawn_by_cluster(spark, tmp_path, way):
 
 
 def test_every_default_rule_names_a_signal_that_is_measured_and_a_source():
-    from pipelines.measure import BASE, signal_columns
+    from pipelines.signals.measure import BASE, signal_columns
 
     measured = {column.name for column in (*BASE, *signal_columns())}
     assert rules.domains() == ("code", "docs", "instruct", "math", "multilingual", "web")

@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from flows.home import DiskFull, Home
-from pipelines.dedup import wanted_texts
-from pipelines.ingest import Delivery, among
+from pipelines.dedup.verify import wanted_texts
+from pipelines.deliveries import Delivery, among
 from pipelines.lake import Lake
 from schemas import tables
 
@@ -169,7 +169,7 @@ def test_workers_have_their_imports_from_before_the_fork(spark):
         import gc
         import sys
 
-        told = [gc.get_freeze_count() > 100_000, "pipelines.measure" in sys.modules, "torch" in sys.modules]
+        told = [gc.get_freeze_count() > 100_000, "pipelines.signals.measure" in sys.modules, "torch" in sys.modules]
         yield from (pa.RecordBatch.from_arrays([pa.array([one]) for one in told], ["frozen", "measure", "torch"]) for _ in batches)
 
     found = spark.range(4).repartition(2).mapInArrow(run, "frozen boolean, measure boolean, torch boolean").distinct().collect()

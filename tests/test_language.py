@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.measure import Context
 from pipelines.signals import language, linear
-from pipelines.signals.characters import utf8
+from pipelines.signals.context import Context
+from pipelines.texts import fasttext_file
+from pipelines.texts.characters import utf8
 
 SENTENCES = {
     "en": "The quick brown fox jumps over the lazy dog, and nobody in the village was surprised.",
@@ -53,7 +54,7 @@ def assert_predicts(texts: list[str], language_model, binding) -> None:
     linear.predict(data, offsets, model, labels, scores)
     for text, label, score in zip(texts, labels, scores, strict=True):
         ((expected, name),) = binding.predict(text.replace("\n", " ") + "\n", 1, 0.0, "strict")
-        assert (linear.PREFIX + linear.read(language_model).labels[label], score) == (name, pytest.approx(expected, abs=1e-5)), text[:100]
+        assert (fasttext_file.PREFIX + fasttext_file.read(language_model).labels[label], score) == (name, pytest.approx(expected, abs=1e-5)), text[:100]
 
 
 def mixtures(n: int) -> list[str]:
@@ -90,7 +91,7 @@ def test_a_label_s_own_probability_is_the_one_it_wins_with(language_model):
 
 def test_a_file_that_is_no_language_model_is_refused():
     with pytest.raises(ValueError, match="expected a fastText model of version 12, found 5 bytes"):
-        linear.read(b"hello")
+        fasttext_file.read(b"hello")
 
 
 def test_sentences_are_told_with_certainty(language_model):

@@ -19,7 +19,7 @@ import yaml
 
 from flows.home import DiskFull
 from flows.status import states
-from pipelines.tokens import encoding
+from pipelines.shards.tokens import encoding
 from schemas import recipe as recipes
 from schemas import tables
 from schemas.manifest import load_manifest, load_plan

@@ -7,8 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.mixture import MixtureError, apportion, effective_tokens, mix, source_weights, tier_factors, upsampling_curve, water_fill
-from schemas.recipe import Mixture, Stage, Upsampling
+from pipelines.shards.mixture import (
+    MixtureError,
+    apportion,
+    effective_tokens,
+    mix,
+    source_weights,
+    tier_factors,
+    upsampling_curve,
+    water_fill,
+)
+from schemas.parts import Mixture, Stage, Upsampling
 from schemas.tables import MIXTURE
 
 

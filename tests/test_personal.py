@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.personal import rates, spans_of
-from pipelines.signals import patterns, personal
-from pipelines.signals.characters import utf8
+from pipelines.signals import accounts, personal, personal_scan, secrets
+from pipelines.texts.characters import utf8
 from tests.personal import cases
 
 LEAST = {"key": (1, 1), "token": (0.97, 1), "iban": (1, 1), "card": (1, 1), "email": (1, 1), "ip": (1, 1), "phone": (1, 1)}
@@ -81,7 +81,7 @@ def test_spans_of_any_text_are_the_naive_ones_sorted_disjoint_and_between_charac
 @given(st.text("0123456789", min_size=1, max_size=19))
 def test_luhn_is_the_naive_one(number):
     doubled = [int(digit) * (2 if i % 2 == len(number) % 2 else 1) for i, digit in enumerate(number)]
-    assert patterns.luhn(number.encode()) == (sum(value - 9 if value > 9 else value for value in doubled) % 10 == 0)
+    assert accounts.luhn(number.encode()) == (sum(value - 9 if value > 9 else value for value in doubled) % 10 == 0)
 
 
 @settings(max_examples=300, deadline=None)
@@ -91,7 +91,7 @@ def test_mod97_is_the_remainder_taken_digit_by_digit(account):
     for character in account[4:] + account[:4]:
         value = int(character) if character.isdigit() else ord(character) - ord("A") + 10
         remainder = (remainder * (100 if value > 9 else 10) + value) % 97
-    assert patterns.mod97(account.encode()) == remainder
+    assert accounts.mod97(account.encode()) == remainder
 
 
 def test_every_wrong_digit_of_a_card_or_an_account_is_noticed():
@@ -112,8 +112,8 @@ def test_an_address_is_found_where_ipaddress_calls_it_global(address):
 
 def test_the_published_token_with_a_check_passes_and_no_neighbour_of_it():
     token = b"ghp_" + b"zQWBuTSOoRi4A9spHcVY5ncnsDkxkJ" + b"0mLq17"  # revoked; stands in an article on GitHub's format
-    assert patterns.crc_checked(token)
-    assert not any(patterns.crc_checked(token[:i] + (b"a" if token[i : i + 1] != b"a" else b"b") + token[i + 1 :]) for i in range(4, 40))
+    assert secrets.crc_checked(token)
+    assert not any(secrets.crc_checked(token[:i] + (b"a" if token[i : i + 1] != b"a" else b"b") + token[i + 1 :]) for i in range(4, 40))
 
 
 def test_counts_and_rate_are_those_of_the_spans():
@@ -163,7 +163,7 @@ HOSTILE = {
 @pytest.mark.parametrize("name", HOSTILE)
 def test_places_and_the_bytes_that_finders_may_look_at_grow_with_the_text_and_not_faster(name):
     """A place costs a bounded look, so time is linear if the places are."""
-    counts = [len(personal._places(*utf8(pa.array([(HOSTILE[name] * n)[:n]])))) for n in (100_000, 200_000)]
+    counts = [len(personal_scan._places(*utf8(pa.array([(HOSTILE[name] * n)[:n]])))) for n in (100_000, 200_000)]
     assert counts[1] <= 2 * counts[0] + 8
     assert counts[1] <= 200_000 / 3
 
@@ -180,14 +180,14 @@ def test_ten_megabytes_of_the_worst_marks_are_scanned_in_seconds_at_most():
     personal.measure(pa.array(["compiled"]), None, None)
     for unit, most in (("@", 0), ("a.a.a.a@", 1_250_000), ("7", 0), ("1.", 1), ("x", 0)):
         start = time.process_time()
-        assert len(personal._places(*utf8(pa.array([(unit * 10_000_000)[:10_000_000]])))) <= most
+        assert len(personal_scan._places(*utf8(pa.array([(unit * 10_000_000)[:10_000_000]])))) <= most
         assert time.process_time() - start < 3
 
 
 def test_every_prefix_that_the_patterns_know_is_one_that_the_scan_knows():
-    fixed = {re.match(rb"[A-Za-z_]*", form)[0][:3].decode() for name, form in patterns.TOKENS.items() if name not in ("github", "gitlab", "stripe", "aws")}
-    assert {prefix for prefix in fixed if len(prefix) == 3} <= set(personal.PREFIXES.split())
-    assert len(np.unique(personal.FIRST_THREE)) == len(personal.PREFIXES.split())
+    fixed = {re.match(rb"[A-Za-z_]*", form)[0][:3].decode() for name, form in secrets.TOKENS.items() if name not in ("github", "gitlab", "stripe", "aws")}
+    assert {prefix for prefix in fixed if len(prefix) == 3} <= set(personal_scan.PREFIXES.split())
+    assert len(np.unique(personal_scan.FIRST_THREE)) == len(personal_scan.PREFIXES.split())
 
 
 def test_a_token_in_any_surroundings_is_found():

@@ -13,10 +13,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipelines import audit
-from pipelines.examples import by_language
-from pipelines.measure import Context
+from pipelines.models import audit
+from pipelines.models.examples import by_language
+from pipelines.models.quality import _heldout, near_copies, train
 from pipelines.signals import linear, quality
+from pipelines.signals.context import Context
 
 STANDARD_LIBRARY = Path(sysconfig.get_path("stdlib"))
 FILES = ("this.py", "textwrap.py", "heapq.py", "encodings/cp1252.py", "json/decoder.py", "token.py")
@@ -46,19 +47,19 @@ def standard_library_texts() -> list[str]:
 
 
 def test_models_are_the_same_bytes_twice_and_separate_kinds():
-    trained = quality.train(essays(100, 1), adverts(150, 2), seed=7)
-    assert trained == quality.train(essays(100, 1), adverts(150, 2), seed=7)
-    assert trained.model != quality.train(essays(100, 1), adverts(150, 2), seed=8).model
+    trained = train(essays(100, 1), adverts(150, 2), seed=7)
+    assert trained == train(essays(100, 1), adverts(150, 2), seed=7)
+    assert trained.model != train(essays(100, 1), adverts(150, 2), seed=8).model
     assert trained.auc > 0.99
     assert (trained.n_positives, trained.n_pool, trained.n_heldout, trained.n_empty, trained.n_copies) == (100, 150, 25, 0, 0)
-    assert quality.train(essays(150, 1), adverts(100, 2), seed=7).auc > 0.99  # fastText puts the commoner label first
+    assert train(essays(150, 1), adverts(100, 2), seed=7).auc > 0.99  # fastText puts the commoner label first
     scores = quality.score(pa.array(essays(20, 3) + adverts(20, 4)), trained.model)
     assert scores[:20].min() > scores[20:].max()
     assert scores.min() >= 0 and scores.max() <= 1
 
 
 def test_texts_that_cannot_be_told_apart_are_a_guess_and_the_interval_says_so():
-    trained = quality.train(essays(300, 1), essays(300, 2), seed=7)
+    trained = train(essays(300, 1), essays(300, 2), seed=7)
     assert abs(trained.auc - 0.5) < 0.2
     assert trained.interval[0] < 0.5 < trained.interval[1]
 
@@ -78,18 +79,18 @@ def test_texts_that_cannot_be_told_apart_are_a_guess_and_the_interval_says_so():
 )
 def test_examples_that_do_not_do_are_refused_with_what_to_do(positives, pool, said):
     with pytest.raises(ValueError, match=said):
-        quality.train(positives, pool, seed=1, name="docs")
+        train(positives, pool, seed=1, name="docs")
 
 
 def test_near_copies_stand_on_one_side_and_those_of_positives_leave_the_pool():
     letter = "dear reader this long letter was sent to every customer of ours without a single change but the name of"
     copies = [f"{letter} {name}" for name in ("ann", "bob", "cleo", "dora", "emil")]
-    groups = quality.near_copies([*essays(50, 1), *copies, *essays(50, 1)])
+    groups = near_copies([*essays(50, 1), *copies, *essays(50, 1)])
     assert len(set(groups[50:55])) == 1 and (groups[:50] == groups[55:]).all() and len(set(groups)) == 51
-    trained = quality.train([*essays(40, 1), *copies[:2]], [*adverts(40, 2), *copies[2:], "", "\0"], seed=3)
+    trained = train([*essays(40, 1), *copies[:2]], [*adverts(40, 2), *copies[2:], "", "\0"], seed=3)
     assert (trained.n_positives, trained.n_pool, trained.n_copies, trained.n_empty) == (42, 40, 3, 2)
     groups = np.repeat(np.arange(30), 3)
-    drawn = quality._heldout("docs", np.arange(90), groups, seed=5)
+    drawn = _heldout("docs", np.arange(90), groups, seed=5)
     assert 0 < drawn.sum() <= 9 and all(len(set(drawn[groups == group])) == 1 for group in range(30))
 
 
@@ -97,7 +98,7 @@ def test_a_memorised_copy_does_not_raise_the_held_out_figure():
     """Labels at random: whoever is tested on what it learnt by heart seems to know them."""
     shared = essays(120, 1)
     copies = [text + f" x{i}" for i, text in enumerate(shared)]
-    trained = quality.train(shared[:60] + copies[:60], shared[60:] + copies[60:], seed=2)
+    trained = train(shared[:60] + copies[:60], shared[60:] + copies[60:], seed=2)
     assert trained.interval[0] < 0.5 < trained.interval[1]
 
 
@@ -109,7 +110,7 @@ def test_windows_are_head_middle_and_tail_and_hold_no_labels():
 
 
 def test_scores_are_what_fasttext_predicts():
-    trained = quality.train(essays(100, 1), [*adverts(100, 2), *standard_library_texts()], seed=7)
+    trained = train(essays(100, 1), [*adverts(100, 2), *standard_library_texts()], seed=7)
     documents = [*essays(10, 3), *adverts(10, 4), *standard_library_texts(), *ODD]
     with tempfile.NamedTemporaryFile(suffix=".bin") as file:
         file.write(trained.model)
@@ -122,22 +123,22 @@ def test_scores_are_what_fasttext_predicts():
 
 
 def test_memory_that_was_used_before_does_not_leak_into_a_model():
-    expected = quality.train(essays(50, 1), adverts(50, 2), seed=7).model
+    expected = train(essays(50, 1), adverts(50, 2), seed=7).model
     garbage = [np.random.default_rng(i).random(200_000 + i) for i in range(20)]  # 32 MB, some of it kept by malloc
     del garbage
-    assert quality.train(essays(50, 1), adverts(50, 2), seed=7).model == expected
+    assert train(essays(50, 1), adverts(50, 2), seed=7).model == expected
 
 
 def test_a_quality_model_is_no_language_model():
     with pytest.raises(ValueError, match="hierarchical softmax and character 2 to 4-grams in 2,000,000 buckets"):
-        linear.classifier(quality.train(essays(20, 1), adverts(20, 2), seed=7).model)
+        linear.classifier(train(essays(20, 1), adverts(20, 2), seed=7).model)
 
 
 # ---- one model a domain, or a language of it ----
 
 
 def test_the_language_s_model_scores_else_the_domain_s_else_none():
-    web, german = (quality.train(essays(30, seed), adverts(30, 2), seed=7).model for seed in (1, 3))
+    web, german = (train(essays(30, seed), adverts(30, 2), seed=7).model for seed in (1, 3))
     context = Context(b"", {"web": web, "web.de": german})
     texts = pa.array(essays(6, 4))
     known = {"domain": pa.array(["web", "web", "code", "web", "web.de", "code"]), "lang": pa.array(["en", "de", "de", "und", "x", "en"])}

@@ -20,14 +20,15 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines import ingest
-from pipelines.readers import READERS, File, Record, Reject, archives, chat, packed
+from pipelines import deliveries
+from pipelines.readers import READERS, File, Record, Reject, archives, chat, compressed, ingest, members, tar_members, zip_members
 from pipelines.readers.files import REASONS
-from pipelines.readers.languages import NAMES, language_of
 from pipelines.readers.licences import LICENCE_FILE, declared, licence_of, spdx_named
 from pipelines.readers.python import LICENCE_HEADER, package_roots
+from pipelines.readers.suffixes import NAMES, language_of
 from pipelines.readers.tree import GENERATED, attributes, compiled
-from schemas.recipe import Recipe, RecipeError, Source
+from schemas.parts import Source
+from schemas.recipe import Recipe, RecipeError
 
 
 def source(path, reader, **fields):
@@ -344,7 +345,7 @@ def test_sizes_that_lie_in_a_zip(tmp_path, claimed):
 
 @pytest.mark.parametrize("suffix", [".zip", ".tar.gz", ".tar.zst", ".tar.bz2", ".tar.xz"])
 def test_bombs_are_left_where_they_would_unpack_to_too_much(tmp_path, monkeypatch, suffix):
-    monkeypatch.setattr(archives, "FREE_BYTES", 1 << 20)
+    monkeypatch.setattr(members, "FREE_BYTES", 1 << 20)
     (tmp_path / f"x{suffix}").write_bytes(pack(suffix, {"a.jsonl": '{"text": "first"}\n', "b.jsonl": b" " * (40 << 20), "c.jsonl": "{}"}))
     assert (tmp_path / f"x{suffix}").stat().st_size < 45_000
     read(tmp_path, "jsonl")  # what is imported late is no part of what an archive costs
@@ -361,7 +362,7 @@ def test_text_as_it_compresses_best_is_no_bomb(tmp_path):
     for suffix in (".zip", ".tar.zst"):
         (tmp_path / f"x{suffix}").write_bytes(pack(suffix, texts))
         assert [outcome(one) for one in read(tmp_path / f"x{suffix}")] == list(texts.values())
-    assert archives.allowed(1 << 30) == 200 << 30 and archives.allowed(1 << 40) == archives.UNPACKED_BYTES
+    assert members.allowed(1 << 30) == 200 << 30 and members.allowed(1 << 40) == members.UNPACKED_BYTES
 
 
 def test_members_larger_than_a_document_cost_no_memory(tmp_path):
@@ -382,7 +383,7 @@ def test_headers_directories_and_members_without_end_are_refused(tmp_path, monke
     (tmp_path / "pax.tar").write_bytes(pax.tobuf() + b" " * (50 << 20))
     (tmp_path / "many.zip").write_bytes(pack(".zip", {f"{i}.txt": "a" for i in range(40)}))
     (tmp_path / "many.tar").write_bytes(pack(".tar", {f"{i}.txt": "a" for i in range(40)}))
-    monkeypatch.setattr(archives._Directory, "most", 2000)
+    monkeypatch.setattr(zip_members._Directory, "most", 2000)
     monkeypatch.setattr(archives, "MEMBERS", 30)
     tracemalloc.start()
     made = read(tmp_path)
@@ -396,7 +397,7 @@ def test_pax_records_are_those_that_tarfile_writes(found):
     found = {key: value for key, value in found.items() if key and "=" not in key and "\n" not in key and "\0" not in key}
     data = tarfile.TarInfo._create_pax_generic_header(found, tarfile.XHDTYPE, "utf-8")[512:]
     size = int.from_bytes(b"") if not found else len(data.rstrip(b"\0"))
-    assert archives._pax(data[:size]) == found
+    assert tar_members._pax(data[:size]) == found
 
 
 SEEDS = {suffix: pack(suffix, {"a.txt": "text " * 40, "b/ü.txt": "second", "c.bin": "x" * 300, "n" * 120 + ".txt": "third"}) for suffix in WRITERS}
@@ -427,8 +428,8 @@ def test_files_that_are_no_archives_are_damaged(tmp_path_factory, suffix, data):
 def test_bz2_and_xz_unpack_in_small_pieces(suffix, compress):
     parts = [random.Random(1).randbytes(300_000), b"", b"a" * 3_000_000]
     stream = io.BytesIO(b"".join(map(compress, parts)) + bytes(8))
-    pieces = list(packed.chunks(stream, "x" + suffix))
-    assert b"".join(pieces) == b"".join(parts) and max(map(len, pieces)) <= packed.CHUNK_BYTES
+    pieces = list(compressed.chunks(stream, "x" + suffix))
+    assert b"".join(pieces) == b"".join(parts) and max(map(len, pieces)) <= compressed.CHUNK_BYTES
 
 
 # --- source trees
@@ -604,7 +605,7 @@ def test_what_a_listing_says_of_files_reaches_the_workers(tmp_path):
         (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / place).write_bytes(text if isinstance(text, bytes) else text.encode())
     origin = source(tmp_path, "tree")
-    delivery = ingest.Delivery("web", "1")
+    delivery = deliveries.Delivery("web", "1")
     table = ingest._chunk_table([(delivery, READERS["tree"].list_files(origin, 17))])
     rows = [row for batch in ingest._read_chunks(table.to_batches(), {delivery: origin}) for row in batch.to_pylist()]
     found = {row["uri"]: row["reason"] or (row["licence"], *(dict(row["facts"]).get(fact) for fact in ("language", "vendored"))) for row in rows}

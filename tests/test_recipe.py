@@ -14,6 +14,7 @@ import yaml
 from pipelines import rules
 from pipelines.readers import READERS
 from pipelines.signals.personal import PLACEHOLDERS
+from schemas import fields, parts
 from schemas import recipe as recipes
 from schemas.manifest import Draw, LearningRate, Manifest, Plan, Stage, load_manifest, load_plan, save
 
@@ -96,9 +97,9 @@ def test_a_file_that_is_no_recipe_is_refused(tmp_path, content, said):
 
 
 def test_a_source_is_delivered_in_snapshots():
-    source = recipes.Source(name="web", reader="jsonl", domain="docs", path="in/{snapshot}/*.jsonl", snapshots=("a", "b"))
+    source = parts.Source(name="web", reader="jsonl", domain="docs", path="in/{snapshot}/*.jsonl", snapshots=("a", "b"))
     assert [(one.snapshot, one.path) for one in source.deliveries] == [("a", "in/a/*.jsonl"), ("b", "in/b/*.jsonl")]
-    assert [one.path for one in recipes.Source(name="code", reader="python-code", domain="code").deliveries] == [None]
+    assert [one.path for one in parts.Source(name="code", reader="python-code", domain="code").deliveries] == [None]
 
 
 @pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.name)
@@ -137,7 +138,7 @@ def test_the_fingerprint_is_of_what_decides_the_result(good, tmp_path):
 
 
 def test_every_field_is_described():
-    rows = list(recipes.fields())
+    rows = list(fields.fields())
     assert all(meaning for _, _, _, meaning in rows)
     paths = [path for path, *_ in rows]
     assert len(set(paths)) == len(paths)

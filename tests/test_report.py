@@ -18,9 +18,9 @@ from flows.job import Job
 from flows.report import census, corpus, distributions, plots, samples, training
 from flows.steps import STEPS
 from flows.summary import print_summary
-from pipelines.measure import signal_columns
+from pipelines.signals.measure import signal_columns
 from schemas import tables
-from schemas.manifest import write_json
+from schemas.files import write_json
 from schemas.recipe import Recipe
 
 HOSTILE = "<script>alert(1)</script></pre><img src=x onerror=alert(2)> {{ 7 * 7 }} https://evil.example/x.js \x1b[31mred \u202e reversed"
@@ -39,7 +39,6 @@ RECIPE = {
     "model": {"layers": 2, "experts": 4, "top_k": 2, "d_model": 24, "heads": 2, "kv_heads": 1},
     "train": {"batch_tokens": 128},
 }
-
 # number, source, text, reasons, tier, held out, tokens, signals that differ from those of a good document
 DOCUMENTS = (
     (1, "code", "def one():\n    return 1\n" * 4, [], "high", False, 30, {}),

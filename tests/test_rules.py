@@ -6,12 +6,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipelines import assets, languages, rules
-from pipelines.measure import Context, batch_of, measure_batch
-from pipelines.routes import routed
+from pipelines import assets, rules
+from pipelines.models import languages
 from pipelines.rules import Rule
 from pipelines.signals import code, personal, stopwords, text
-from schemas.recipe import Route
+from pipelines.signals.context import Context
+from pipelines.signals.measure import batch_of, measure_batch
+from pipelines.signals.routes import routed
+from schemas.parts import Route
 
 PROSE = """The river had risen in the night, and by morning the lower meadow lay under water.
 Nobody in the village seemed to be surprised, for it happened nearly every spring that anyone could remember.

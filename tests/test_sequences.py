@@ -10,9 +10,9 @@ import xxhash
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pipelines import sequences
-from pipelines.sequences import HELDOUT, assign_windows, pack, shuffled, stream_sizes, window_samples
-from pipelines.tokens import doc_key
+from pipelines.shards import sequences
+from pipelines.shards.sequences import HELDOUT, assign_windows, pack, shuffled, stream_sizes, window_samples
+from pipelines.shards.tokens import doc_key
 
 TOKENS = "doc_id string, doc_key bigint, stream string, n_tokens bigint"
 LENGTHS = st.lists(st.integers(1, 70) | st.integers(1, 9), min_size=1, max_size=60)

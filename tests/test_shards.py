@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.mds import heldout_columns, mds, ndarray, sample_columns, write, write_index
-from pipelines.mixture import mix
-from pipelines.sequences import stream_sizes
-from pipelines.shards import plan_windows, shard, windows_touched, written_folders
-from pipelines.tokens import doc_key
+from pipelines.shards.mds import heldout_columns, mds, ndarray, sample_columns, write, write_index
+from pipelines.shards.mixture import mix
+from pipelines.shards.sequences import stream_sizes
+from pipelines.shards.tokens import doc_key
+from pipelines.shards.write import plan_windows, shard, windows_touched, written_folders
 from schemas import manifest as contract
 from schemas.manifest import Draw, Window
 from schemas.recipe import Recipe

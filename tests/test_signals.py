@@ -11,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_quality import adverts, essays
 
-from pipelines.measure import Context, batch_of, measure, measure_batch, signal_columns
-from pipelines.signals import FAMILIES, code, personal, quality, text
+from pipelines.models import quality
+from pipelines.signals import FAMILIES, code, personal, text
+from pipelines.signals.context import Context
+from pipelines.signals.measure import batch_of, measure, measure_batch, signal_columns
 from schemas.tables import SIGNALS
 
 STANDARD_LIBRARY = Path(sysconfig.get_path("stdlib"))

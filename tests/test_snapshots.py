@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows import judging, measuring, steps
 from flows.home import Home
 from flows.job import Job
-from flows.steps import STEPS
-from pipelines import ingest
-from pipelines.ingest import Delivery, rounds, undone
-from pipelines.measure import signal_columns
+from flows.steps import STEPS, dedup, ingest, measure
+from pipelines import deliveries
+from pipelines.deliveries import Delivery, rounds, undone
+from pipelines.readers.ingest import records
+from pipelines.signals.measure import signal_columns
 from schemas import tables
 from schemas.recipe import Recipe
 
@@ -57,7 +57,7 @@ def test_a_second_snapshot_is_added_and_equals_a_run_from_nothing_over_both(spar
     first, both, fresh = (job(spark, delivered, *made) for made in ((["old"],), (["old", "new"],), (["old", "new"], "other")))
     for one in (first, both, fresh):
         one.home.root.mkdir(exist_ok=True)
-        told = steps.ingest(one), measuring.measure(one), steps.dedup(one)
+        told = ingest.run(one), measure.run(one), dedup.run(one)
     lake, other = both.home.lake, fresh.home.lake
     for table in (tables.DOCUMENTS, tables.REJECTS, SIGNALS, tables.PAIRS, tables.CLUSTERS):
         assert content(lake, table) == content(other, table)
@@ -68,24 +68,22 @@ def test_a_second_snapshot_is_added_and_equals_a_run_from_nothing_over_both(spar
     assert lake.rows_written(SIGNALS) == 3  # the old ones' text was not measured again
     assert told[2] == {"documents": 9, "pairs": 2, "exact": 0, "near": 2}
     before = [lake.version(table) for table in (tables.DOCUMENTS, SIGNALS, tables.PAIRS)]
-    assert (steps.ingest(both), measuring.measure(both), steps.dedup(both)) == (told[0] | {"delivered before": 0}, *told[1:])
+    assert (ingest.run(both), measure.run(both), dedup.run(both)) == (told[0] | {"delivered before": 0}, *told[1:])
     assert [lake.version(table) for table in (tables.DOCUMENTS, SIGNALS, tables.PAIRS)] == before  # the same deliveries change nothing
 
 
 @pytest.mark.parametrize("fitting", [2, 3, 4])  # 3 texts are new and near one other: not even these fit, these alone, all of them
 def test_what_does_not_fit_into_one_process_is_said_and_gives_the_same(spark, delivered, monkeypatch, fitting):
-    from pipelines import dedup
-
     whole, parts = job(spark, delivered, ["old", "new"]), [job(spark, delivered, names, "parts") for names in (["old"], ["old", "new"])]
     for one in (whole, *parts):
-        monkeypatch.setattr(dedup, "FINGERPRINTS_IN_ONE_PROCESS", 400_000 if one is whole else fitting)
-        monkeypatch.setattr(dedup, "DOCUMENTS_IN_ONE_PROCESS", 400_000 if one is whole else 2)
+        monkeypatch.setattr("pipelines.dedup.dedup.FINGERPRINTS_IN_ONE_PROCESS", 400_000 if one is whole else fitting)
+        monkeypatch.setattr("pipelines.dedup.dedup.DOCUMENTS_IN_ONE_PROCESS", 400_000 if one is whole else 2)
         monkeypatch.setattr("pipelines.spark.SENT_BYTES", 64 << 20 if one is whole else 0)
-        steps.ingest(one)
-        measuring.measure(one)
-        told = steps.dedup(one)
+        ingest.run(one)
+        measure.run(one)
+        told = dedup.run(one)
         assert ("grouped in shuffles" in told) == (one is not whole)
-    compared = judging.fingerprints(parts[1], [Delivery("web", "new")])
+    compared = dedup.fingerprints(parts[1], [Delivery("web", "new")])
     assert compared is None if fitting < 4 else len(compared) == 4
     for table in (tables.DOCUMENTS, tables.REJECTS, tables.PAIRS, tables.CLUSTERS):
         assert content(whole.home.lake, table) == content(parts[1].home.lake, table)
@@ -98,7 +96,7 @@ def test_a_source_without_rejects_is_not_read_again(spark, tmp_path):
     first, both = job(spark, tmp_path, ["old"]), job(spark, tmp_path, ["old", "new"])
     lake, versions = first.home.lake, []
     for one in (first, first, both, both):
-        steps.ingest(one)
+        ingest.run(one)
         versions.append([lake.version(table) for table in (tables.DOCUMENTS, tables.REJECTS)])
         assert lake.ancestry(tables.REJECTS)["deliveries"] == one.deliveries
     assert versions == [[1, 1], [1, 1], [2, 2], [2, 2]]
@@ -108,11 +106,11 @@ def test_a_run_that_was_stopped_between_two_tables_goes_on(spark, delivered):
     first, both, fresh = (job(spark, delivered, *made) for made in ((["old"],), (["old", "new"],), (["old", "new"], "other")))
     for one in (first, fresh):
         one.home.root.mkdir(exist_ok=True)
-        steps.ingest(one)
-    (new,) = [one for one in ingest.deliveries(both.recipe) if one.snapshot == "new"]
-    half = ingest.records(spark, both.recipe, [new]).where("reason is null")  # all of them, as if some were not dropped yet
+        ingest.run(one)
+    (new,) = [one for one in deliveries.deliveries(both.recipe) if one.snapshot == "new"]
+    half = records(spark, both.recipe, [new]).where("reason is null")  # all of them, as if some were not dropped yet
     both.write(half, tables.DOCUMENTS, "ingest", append=True, deliveries=both.deliveries)
-    steps.ingest(both)
+    ingest.run(both)
     for table in (tables.DOCUMENTS, tables.REJECTS):
         assert content(both.home.lake, table) == content(fresh.home.lake, table)
 
@@ -120,10 +118,10 @@ def test_a_run_that_was_stopped_between_two_tables_goes_on(spark, delivered):
 def test_files_that_changed_are_read_again_and_what_is_no_longer_in_the_recipe_goes(spark, delivered):
     both, last = job(spark, delivered, ["old", "new"]), job(spark, delivered, ["new"])
     both.home.root.mkdir()
-    assert steps.ingest(both)["documents"] == 9
+    assert ingest.run(both)["documents"] == 9
     (delivered / "in" / "new" / "b.jsonl").write_text(json.dumps({"text": prose(99)}))
-    assert steps.ingest(job(spark, delivered, ["old", "new"]))["documents"] == 10
-    assert steps.ingest(last) == {"documents": 7, "rejects": 2, "bytes": sum(len(prose(i)) for i in (0, 1, 2, 20, 3, 20, 99)) + 23, "delivered before": 0}
+    assert ingest.run(job(spark, delivered, ["old", "new"]))["documents"] == 10
+    assert ingest.run(last) == {"documents": 7, "rejects": 2, "bytes": sum(len(prose(i)) for i in (0, 1, 2, 20, 3, 20, 99)) + 23, "delivered before": 0}
     assert {row["snapshot"] for row in last.home.lake.arrow(tables.DOCUMENTS).to_pylist()} == {"new"}
 
 
@@ -164,4 +162,4 @@ def test_undone_deliveries():
     assert undone({"s/1": "x", "s/2": "y"}, {"s/1": "other"}) is None
     assert undone({"s/1": "x"}, {"s/1": "x", "s/2": "y"}) is None
     assert undone({"s/1": "x"}, {}) is None
-    assert ingest.condition([a, Delivery("t", "1"), b]) == "(source = 's' and snapshot in ('1', '2')) or (source = 't' and snapshot in ('1'))"
+    assert deliveries.condition([a, Delivery("t", "1"), b]) == "(source = 's' and snapshot in ('1', '2')) or (source = 't' and snapshot in ('1'))"

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines import assets
-from pipelines.tokens import PATTERN, about, cl100k_ranks, doc_key, encode, encoding, id_type, tokenise, train_bpe, training_sample
+from pipelines.shards.tokens import PATTERN, about, cl100k_ranks, doc_key, encode, encoding, id_type, tokenise, train_bpe, training_sample
 from schemas.tables import TOKENS
 
 REPOSITORY = Path(__file__).parent.parent
@@ -84,7 +84,7 @@ def test_training_gives_the_same_bytes_on_any_threads_and_in_any_order(ranks):
 def test_training_splits_text_as_the_definition_does(text):
     from tokenizers import Regex, pre_tokenizers
 
-    from pipelines.tokens import TRAINING_PATTERN
+    from pipelines.shards.tokens import TRAINING_PATTERN
 
     pieces = pre_tokenizers.Split(Regex(TRAINING_PATTERN), behavior="isolated").pre_tokenize_str(text)
     assert [piece for piece, _ in pieces] == regex.findall(PATTERN, text)

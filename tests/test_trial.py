@@ -6,8 +6,10 @@ import conftest
 import pytest
 import yaml
 
-from flows.judging import domain_rules
-from pipelines import decontaminate, judge, lineage, rules, trial
+from flows.job import domain_rules
+from pipelines import lineage, rules
+from pipelines.decontaminate import overlap
+from pipelines.rules import judge, trial
 from schemas import recipe as recipes
 from schemas import tables
 from schemas.recipe import RecipeError
@@ -30,7 +32,7 @@ def test_what_would_be_gained_and_lost_is_what_the_judge_says(spark, finished_ho
     lake, recipe = finished_home.home.lake, recipes.with_rules(finished_home.recipe, file)
     changed = domain_rules(recipe)
     signals, clusters = (lake.read(spark, table) for table in (tables.SIGNALS, tables.CLUSTERS))
-    spoilt = decontaminate.beyond(lake.read(spark, tables.CONTAMINATION), recipe.decontaminate)
+    spoilt = overlap.beyond(lake.read(spark, tables.CONTAMINATION), recipe.decontaminate)
     judged = judge.judge(signals, clusters, changed, recipe.tiers, recipe.heldout, recipe.seed, contaminated=spoilt)
     then = {row.doc_id: row for row in judged.collect()}
     now = {row.doc_id: row for row in lake.read(spark, tables.VERDICTS).collect()}

@@ -11,12 +11,12 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines import extraction, ingest
-from pipelines.markup import DEPTH, scan
-from pipelines.readers import READERS, File, Record, Reject
+from pipelines.html import extract
+from pipelines.html.markup import DEPTH, scan
+from pipelines.readers import READERS, File, Record, Reject, ingest
 from pipelines.readers.files import REASONS
 from pipelines.readers.html import page
-from schemas.recipe import Source
+from schemas.parts import Source
 
 TEXT = "The river rises in the hills, where it is no wider than a road. It was first measured in 1874, by two engineers."
 PAGE = f"<html lang=en><title>The river</title><body><p>{TEXT}</p><p>{TEXT[::-1]}</p></body></html>".encode()
@@ -175,7 +175,6 @@ ARTICLE = """<html><head><title>Old title</title><meta property="og:title" conte
 <ol><li>The first of the things that were measured.<li>The second of the things that were measured.</ol>
 <p>Last paragraph of the article, with a few words more to make it whole. It really ends here.</p></article>
 <div class="comments"><p>Nice article, thank you so much!</p></div><footer><p>Copyright 2020 <a href=/l>Legal</a> <a href=/p>Privacy</a></p></footer>"""
-
 MAIN = """## Measuring a river
 
 First paragraph, which is long enough to be read, with a link in it. And a second sentence.
@@ -197,7 +196,7 @@ Last paragraph of the article, with a few words more to make it whole. It really
 
 
 def test_the_article_stays_with_its_code_table_and_list_and_everything_around_it_goes():
-    found = extraction.extract(ARTICLE.encode())
+    found = extract.extract(ARTICLE.encode())
     assert found.text == MAIN
     assert dict(found.facts) == {"title": "How & why", "url": "http://a.example/b"}
 
@@ -247,7 +246,7 @@ print("done")"""
 
 def test_depth_is_counted_and_bounded_and_more_tags_than_the_limit_are_a_reject():
     assert scan(b"<div>" * 5).deepest == 6 and scan(b"<div>" * 5000).deepest == DEPTH
-    assert page("u", "<i>" * (extraction.MAX_TAGS + 1), None, source()).reason == "too_many_tags"
+    assert page("u", "<i>" * (extract.MAX_TAGS + 1), None, source()).reason == "too_many_tags"
     assert page("u", f"{'<div>' * 300}<p>{TEXT}", None, source(extractor="trafilatura")).reason == "too_many_tags"
 
 

@@ -11,36 +11,33 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from flows.job import Job
-from flows.judging import domain_rules
 from flows.report import census, corpus, distributions, plots, samples, training
-from flows.steps import report_file
 from schemas import tables
-from schemas.manifest import write_json
+from schemas.files import write_json
 
 
 class DoesNotAddUp(RuntimeError):
     """Records were lost or counted twice: the message says of which source and where."""
 
 
-def write(job: Job) -> Path:
-    """Write report/<run>.json and report/<run>.html; returns the page's path.
+def write(job: Job, path: Path, data: Path) -> None:
+    """Write the page, and all that it says as JSON.
 
     Raises DoesNotAddUp, after both are written, if a source's records are not its rejected, dropped and kept ones.
     """
-    found, path = facts(job), report_file(job)
-    write_json(path.with_suffix(".json"), found)
+    found = facts(job)
+    write_json(data, found)
     scratch = path.with_suffix(".tmp")
     scratch.write_text(page(found), "utf-8")
     scratch.replace(path)
     complaints = [f"source {row['source']}: {said}" for row in found["funnel"] for said in row["complaints"]]
     if complaints:
         raise DoesNotAddUp(f"the counts do not add up: {'; '.join(complaints)}. The report says more: {path}")
-    return path
 
 
 def facts(job: Job) -> dict[str, Any]:
     """Everything that the report says, as JSON values. What is ordered is a list: JSON's objects are not."""
-    rules = domain_rules(job.recipe, job.home)
+    rules = job.rules
     verdicts, signals = job.read(tables.VERDICTS), job.read(tables.SIGNALS)
     counted = census.census(verdicts, signals, job.read(tables.TOKENS), rules)
     records = census.records(job.read(tables.DOCUMENTS), job.read(tables.REJECTS))

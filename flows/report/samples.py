@@ -12,7 +12,7 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from flows.report.census import Rows, rows, side
-from pipelines.edits import SHOWN_BEHIND, beginnings
+from pipelines.edits.preview import SHOWN_BEHIND, beginnings
 from pipelines.rules import Rule
 
 KEPT = 2  # texts shown of every domain and tier

@@ -1,11 +1,23 @@
-"""How records are read, one file per format. A reader is a pair of functions; adding one is a file and a line here."""
+"""Step ingest: how records are read (bronze.documents, bronze.rejects). A reader is a pair of functions in a file of its own.
+
+Adding one is a file and a line here. Readers: text, jsonl, parquet, chat, html, warc, tree, python. What they share:
+
+    ingest        readers -> documents and rejects, in Spark
+    files         files in a fixed order; one text as a record or a reject
+    compressed    gzip, zstd, bzip2, xz unpacked in bounded pieces
+    archives      zip and tar as folders: members, zip_members, tar_members
+    warc_records  records of a web archive
+    docstrings    of Python modules
+    suffixes      languages by file name
+    licences      which licence a text is
+"""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from pipelines.readers import chat, html, jsonl, parquet, python, text, tree, warc
 from pipelines.readers.files import File, Record, Reject
-from schemas.recipe import Source
+from schemas.parts import Source
 
 
 class Reader(NamedTuple):

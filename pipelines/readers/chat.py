@@ -27,7 +27,7 @@ from typing import Any
 from pipelines.readers.archives import each
 from pipelines.readers.files import File, Record, Reject, document
 from pipelines.readers.jsonl import licence_text, objects, wanted
-from schemas.recipe import Source
+from schemas.parts import Source
 
 FIELDS = ("messages", "conversations")
 HEADINGS = {"system": "System", "developer": "System", "user": "User", "human": "User",

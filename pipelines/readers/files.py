@@ -13,10 +13,10 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, BinaryIO, NamedTuple
 
-from schemas.recipe import RecipeError, Source
+from schemas.parts import Source
+from schemas.recipe import RecipeError
 
 MAGIC = re.compile(r"[*?[]")
-
 # Why an input record did not become a document: the words in `bronze.rejects.reason`.
 REASONS = {
     "broken_json": "the line is not JSON",

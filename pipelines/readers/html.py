@@ -7,10 +7,11 @@ from codecs import BOM_UTF8
 from collections.abc import Iterator
 from typing import Any
 
-from pipelines.charset import decode
-from pipelines.readers.archives import ARCHIVES, each
+from pipelines.html.charset import decode
+from pipelines.readers.archives import each
 from pipelines.readers.files import File, Record, Reject, document, listed, too_large, whole
-from schemas.recipe import Source
+from pipelines.readers.members import ARCHIVES
+from schemas.parts import Source
 
 SUFFIXES = (".html", ".htm", ".xhtml", ".HTML", ".HTM")
 HEAD = 1000  # bytes or characters in which a page's first tag stands
@@ -51,7 +52,13 @@ def page(
     uri: str, html: bytes | str, licence: str | None, source: Source, label: str | None = None, facts: tuple[tuple[str, str], ...] = ()
 ) -> Record | Reject:
     """A page's main content as a record. `label` is the charset that came with the bytes, `facts` win over the page's own."""
-    from pipelines.extraction import MAX_TAGS, TRAFILATURA_DEPTH, TRAFILATURA_TAGS, extract, extract_slowly  # numba: 1 s, for pages only
+    from pipelines.html.extract import (
+        MAX_TAGS,
+        TRAFILATURA_DEPTH,
+        TRAFILATURA_TAGS,
+        extract,
+        extract_slowly,  # numba: 1 s, for pages only
+    )
 
     if not isinstance(html, bytes | str):
         return document(uri, html, licence, source)

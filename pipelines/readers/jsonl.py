@@ -12,11 +12,12 @@ from typing import Any
 
 import orjson
 
-from pipelines.readers.archives import ARCHIVES, each
+from pipelines.readers.archives import each
+from pipelines.readers.compressed import DAMAGE, chunks
 from pipelines.readers.files import File, Record, Reject, decoded, document, listed, opened, too_large
 from pipelines.readers.html import is_page, page
-from pipelines.readers.packed import DAMAGE, chunks
-from schemas.recipe import Source
+from pipelines.readers.members import ARCHIVES
+from schemas.parts import Source
 
 SUFFIXES = tuple(name + packed for name in (".jsonl", ".ndjson", ".json") for packed in ("", ".gz", ".zst"))
 

@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 from pipelines.readers.files import File, Record, Reject, decoded, listed
 from pipelines.readers.html import is_page, page
 from pipelines.readers.jsonl import licence_text
-from schemas.recipe import RecipeError, Source
+from schemas.parts import Source
+from schemas.recipe import RecipeError
 
 SUFFIXES = (".parquet",)
 BATCH_BYTES = 8 << 20  # rows are read in batches of about so many bytes

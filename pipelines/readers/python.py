@@ -17,7 +17,8 @@ from hashlib import blake2b
 
 from pipelines.readers.docstrings import docstrings
 from pipelines.readers.files import File, Record, Reject, decoded, document, walk, whole
-from schemas.recipe import RecipeError, Source
+from schemas.parts import Source
+from schemas.recipe import RecipeError
 
 STDLIB_LICENCE = "PSF-2.0"
 DOCS_CHARS = 200  # a module with shorter docstrings says nothing worth a document

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from pipelines.readers.archives import ARCHIVES, each
+from pipelines.readers.archives import each
 from pipelines.readers.files import File, Record, Reject, decoded, listed, whole
-from schemas.recipe import Source
+from pipelines.readers.members import ARCHIVES
+from schemas.parts import Source
 
 
 def list_files(source: Source, seed: int) -> list[File]:

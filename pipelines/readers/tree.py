@@ -20,11 +20,13 @@ from functools import lru_cache
 
 import re2
 
-from pipelines.readers.archives import ARCHIVES, each
+from pipelines.readers.archives import each
 from pipelines.readers.files import File, Record, Reject, decoded, glob_regex, listed, opened, whole
-from pipelines.readers.languages import language_of
 from pipelines.readers.licences import LICENCE_FILE, MANIFESTS, TEXT_BYTES, UNKNOWN, declared, licence_of, spdx_named, together
-from schemas.recipe import RecipeError, Source
+from pipelines.readers.members import ARCHIVES
+from pipelines.readers.suffixes import language_of
+from schemas.parts import Source
+from schemas.recipe import RecipeError
 
 SKIPPED_FOLDERS = (".git", ".hg", ".svn", ".bzr", "CVS", "_darcs", "__pycache__")
 VENDORED = re.compile(

@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterator
 import zstandard
 from fastwarc.stream_io import BrotliReader
 
-from pipelines.charset import decode
+from pipelines.html.charset import decode
 from pipelines.readers.files import File, Record, Reject, document, listed, too_large
 from pipelines.readers.html import page
-from pipelines.readers.records import GZIP, HEADER_BYTES, ZSTD, Broken, Raw, headers_of, records
-from schemas.recipe import Source
+from pipelines.readers.warc_records import GZIP, HEADER_BYTES, ZSTD, Broken, Raw, headers_of, records
+from schemas.parts import Source
 
 WARC_SUFFIXES = (".warc", ".warc.gz", ".warc.zst")
 WET_SUFFIXES = (".wet", ".wet.gz", ".wet.zst", *WARC_SUFFIXES)

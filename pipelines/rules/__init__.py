@@ -2,7 +2,7 @@
 
 A rule names a signal and the values at which a document is dropped: `below`, or `above`. It may hold `only` for some values
 of text columns, or for all `unless` they have some values; `languages` gives other thresholds to some languages, null none;
-`fit` says how pipelines.languages takes a language's threshold from trusted documents. Adding a rule is one entry in a file;
+`fit` says how pipelines.models.languages takes a language's threshold from trusted documents. Adding a rule is one entry in a file;
 a recipe replaces a threshold, or turns a rule off, under `rules.<domain>.<rule>`.
 """
 

@@ -1,6 +1,6 @@
 """Fingerprints: the hash that exact copies share, and the MinHash signature whose bands near copies share.
 
-What words, shingles and their sets are, `pipelines.signals.shingles` says. The similarity of two documents is the Jaccard
+What words and shingles are, `pipelines.texts.words` says. The similarity of two documents is the Jaccard
 index of their sets of shingles.
 
 The signature is one-permutation hashing: each shingle falls into one of bands * rows bins, each bin keeps its least
@@ -20,12 +20,12 @@ import pyarrow as pa
 import xxhash
 from numba import njit
 
-from pipelines.signals.characters import Strings, mix64, utf8
-from pipelines.signals.shingles import WORD_FOLD, fold_text, folded_room, hash_words, join_words, numbers, room
+from pipelines.texts.characters import Strings, mix64, utf8
+from pipelines.texts.words import WORD_FOLD, fold_text, folded_room, hash_words, join_words, numbers, room
 from schemas.tables import Column
 
 if TYPE_CHECKING:
-    from pipelines.measure import Context
+    from pipelines.signals.context import Context
 
 COLUMNS = (
     Column("text_hash", "string", "32 hex digits: xxh3-128 of the text in lower case, white space folded to one space and trimmed"),
@@ -33,7 +33,6 @@ COLUMNS = (
     Column("signature", "binary", "MinHash, little-endian uint32[bands * rows]; all ones without words"),
     Column("band_keys", "array<bigint>", "one key a band, bands told apart by their hash; empty without words"),
 )
-
 EMPTY = np.uint32(0xFFFFFFFF)  # a bin without a shingle
 
 

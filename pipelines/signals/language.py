@@ -15,18 +15,18 @@ import pyarrow as pa
 from numba import njit
 
 from pipelines.signals import linear
-from pipelines.signals.characters import IS_LETTER, IS_SPACE, Strings, decode, table, utf8
+from pipelines.texts import fasttext_file
+from pipelines.texts.characters import IS_LETTER, IS_SPACE, Strings, decode, table, utf8
 from schemas.tables import Column
 
 if TYPE_CHECKING:
-    from pipelines.measure import Context
+    from pipelines.signals.context import Context
 
 COLUMNS = (
     Column("lang", "string", "language code of lid.176, or und: too few letters of prose to judge by"),
     Column("lang_score", "double", "its probability, the mean over the windows that were read, weighted by their letters; 0 for und"),
     Column("lang_mixed", "int", "1 if some window of an eighth of the letters or more is likely in another language, else 0"),
 )
-
 UNDETERMINED = "und"
 MIN_LETTERS = 20  # bytes of letters: 20 Latin, 10 Cyrillic, 7 Chinese ones
 WINDOW_BYTES = 320  # of prose; a text up to three times as long is one window
@@ -55,7 +55,7 @@ def measure(texts: Strings, known: dict[str, pa.Array], context: Context) -> lis
     labels, scores, mixed = np.empty(len(texts), np.int32), np.empty(len(texts)), np.empty(len(texts), np.int32)
     model = linear.classifier(context.language_model)
     _identify_batch(*utf8(texts), CLASSES, model, labels, scores, mixed)
-    names = pa.array([*linear.read(context.language_model).labels, UNDETERMINED])  # the number -1 is the last
+    names = pa.array([*fasttext_file.read(context.language_model).labels, UNDETERMINED])  # the number -1 is the last
     return [names.take(pa.array(labels % len(names))), pa.array(scores), pa.array(mixed)]
 
 

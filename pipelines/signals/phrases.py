@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from pipelines.signals.pieces import ITEMS_IN_CART, LINE_PHRASE, QUESTIONED, READ_MORE, SIGN_IN
+from pipelines.texts.pieces import ITEMS_IN_CART, LINE_PHRASE, QUESTIONED, READ_MORE, SIGN_IN
 
 ANY_CASE, WHOLE = 1, 2  # letters in any case; white space, or the text's end, on both sides
 # (phrase, its anchor, the flag that it gives to the piece it begins in, how it is compared)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from pipelines.signals.pieces import SEEN_BITS
+from pipelines.texts.pieces import SEEN_BITS
 
 COMBINE = np.uint64(0x9E3779B97F4A7C15)  # of polynomials over pieces
 LEAST_REPEATS = 32  # of a span (OLMoE, 2409.02060); fewer are none

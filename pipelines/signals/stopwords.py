@@ -1,4 +1,4 @@
-"""Stop words of a document's own language (FineWeb-2, Penedo et al. 2506.20920), by the lists that pipelines.languages fits.
+"""Stop words of a document's own language (FineWeb-2, Penedo et al. 2506.20920), by the lists that pipelines.models.languages fits.
 
 A word is a run of letters and digits here, in lower case code point by code point. Its list is that of the language that the
 language family found; without one the document has no count, and fails no rule.
@@ -12,14 +12,13 @@ import numpy as np
 import pyarrow as pa
 from numba import njit
 
-from pipelines.signals.characters import FOLD, IS_ALNUM, Strings, decode, mix64, table, utf8
+from pipelines.texts.characters import FOLD, IS_ALNUM, Strings, decode, mix64, table, utf8
 from schemas.tables import Column
 
 if TYPE_CHECKING:
-    from pipelines.measure import Context
+    from pipelines.signals.context import Context
 
 COLUMNS = (Column("language_stop_words", "int", "how many stop words of its language's list occur; null without a list", nullable=True),)
-
 ALNUM = table(IS_ALNUM, 1)
 SLOTS = 256  # of a list's table
 MOST_WORDS = 64  # of a list: the bits of an integer

@@ -33,9 +33,10 @@ import numpy as np
 import pyarrow as pa
 from numba import njit
 
-from pipelines.signals.characters import Strings, decode, longest, mix64, utf8
 from pipelines.signals.phrases import mark_phrases
-from pipelines.signals.pieces import (
+from pipelines.signals.repeats import COMBINE, LEAST_CHARS, count_ngrams, longest_char_run, longest_span_run, repeats
+from pipelines.texts.characters import Strings, decode, longest, mix64, utf8
+from pipelines.texts.pieces import (
     ALNUM,
     CLASSES,
     CODE_END,
@@ -54,11 +55,10 @@ from pipelines.signals.pieces import (
     scratch,
     split,
 )
-from pipelines.signals.repeats import COMBINE, LEAST_CHARS, count_ngrams, longest_char_run, longest_span_run, repeats
 from schemas.tables import Column
 
 if TYPE_CHECKING:
-    from pipelines.measure import Context
+    from pipelines.signals.context import Context
 
 COLUMNS = (
     Column("n_chars", "int", "Unicode code points"),
@@ -92,7 +92,6 @@ COLUMNS = (
     Column("code_line_frac", "double", "lines that end in ; { or } / lines"),
     Column("latex_density", "double", "dollars and commands of LaTeX / 1,000 characters"),
 )
-
 SHORT_LINE_CHARS = 30  # FineWeb
 C4_PIECES, C4_PIECE_CHARS = 3, 1000  # the fewest of a line, the most of a piece
 UI_PIECES, COUNTER_PIECES = 10, 6  # of the longest line that phrases are taken out of; that is looked at as a counter

@@ -1,0 +1,61 @@
+"""The steps of the main job, in order. A step is a module of this folder, and its name is the module's:
+
+    ingest        sources -> documents and rejects
+    measure       documents -> signals; trains and fits the models that it measures with
+    dedup         signals, texts of candidates -> pairs and clusters
+    decontaminate keepers -> how far each covers each evaluation item
+    edits         kept documents -> spans to leave out or mask, and what is left, measured
+    judge         all of silver -> verdicts
+    tokenise      kept documents, edits -> tokens
+    mixture       sizes of streams -> shares of stages
+    shard         tokens, shares -> windows, manifest and plan
+    train         shards -> weights, metrics, ledger
+    evaluate      held-out documents -> bits per byte beside references; continuations
+    report        everything -> one HTML page
+
+Each has the same names:
+
+    NEEDS         the steps whose output it reads
+    part(recipe)  the part of the recipe that decides its output, as a JSON value
+    TABLES        the tables that it writes
+    files(job)    the files that it leaves besides
+    REVISION      raised by hand when its code gives other output for the same input
+    run(job)      its work; returns what it counted
+
+A step may use those before it; what only one of them says is said there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from flows.job import Counts, Job
+from flows.steps import decontaminate, dedup, edits, evaluate, ingest, judge, measure, mixture, report, shard, tokenise, train
+from schemas.recipe import Recipe
+from schemas.tables import Table
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step: its module's names, as a value."""
+
+    name: str
+    needs: tuple[str, ...]
+    part: Callable[[Recipe], Any]
+    tables: tuple[Table, ...]
+    files: Callable[[Job], list[Path]]
+    revision: int
+    run: Callable[[Job], Counts]
+
+    @classmethod
+    def of(cls, module: ModuleType) -> Step:
+        name = module.__name__.rpartition(".")[2]
+        return cls(name, module.NEEDS, module.part, module.TABLES, module.files, module.REVISION, module.run)
+
+
+MODULES = (ingest, measure, dedup, decontaminate, edits, judge, tokenise, mixture, shard, train, evaluate, report)
+STEPS = tuple(map(Step.of, MODULES))

@@ -1,0 +1,56 @@
+"""Keepers of clusters, to how far each covers each item of the recipe's evaluations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow.compute as pc
+
+from flows.job import Counts, Job
+from pipelines.decontaminate import items
+from schemas import tables
+from schemas.recipe import Recipe
+
+if TYPE_CHECKING:  # Spark is imported by the steps that use it: `flows status` starts without
+    from pyspark.sql import DataFrame
+
+NEEDS = ("ingest", "dedup")
+TABLES = (tables.CONTAMINATION,)
+REVISION = 1
+
+
+def part(recipe: Recipe) -> dict[str, Any]:
+    """The files' content and how they are searched, but no threshold. Raises RecipeError."""
+    spec = recipe.decontaminate
+    return {**spec.model_dump(mode="json", exclude={"threshold"}), "sha256": items.digests(spec)}
+
+
+def files(job: Job) -> list[Path]:
+    """None; the record is of the verdicts, so `judge` writes it."""
+    return []
+
+
+def run(job: Job) -> Counts:
+    """One pass over the keepers' texts, if the recipe names evaluations."""
+    from pyspark.sql import functions as F
+
+    from pipelines.decontaminate import overlap
+    from pipelines.spark import ID_BYTES, sent
+
+    spec = job.recipe.decontaminate
+    if not spec.files:
+        return {"matches": job.write_or_empty(None, tables.CONTAMINATION, "decontaminate")}
+    keepers = sent(job.read(tables.CLUSTERS).where("rank = 1").select("doc_id"), F.lit(ID_BYTES))
+    documents = job.read(tables.DOCUMENTS).select("doc_id", "text").join(keepers, "doc_id", how="left_semi")
+    suite = overlap.suite(spec)
+    rows = job.write(overlap.contamination(documents, suite), tables.CONTAMINATION, "decontaminate")
+    n_keepers = job.home.lake.count(tables.CLUSTERS, pc.field("rank") == 1)
+    return {"documents": n_keepers, "items": sum(len(file.items) for file in suite.files), "matches": rows}
+
+
+def contaminated(job: Job) -> DataFrame | None:
+    """doc_id of the documents that go because they hold evaluation items; None if the recipe names no evaluations."""
+    from pipelines.decontaminate.overlap import beyond
+
+    return beyond(job.read(tables.CONTAMINATION), job.recipe.decontaminate) if job.recipe.decontaminate.files else None

@@ -1,0 +1,96 @@
+"""Documents that are kept so far, to what is left out of them or masked; and what that leaves, measured again."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow.compute as pc
+
+from flows.job import Counts, Job, domain_rules
+from flows.steps.decontaminate import contaminated
+from flows.steps.measure import context
+from schemas import tables
+from schemas.recipe import Recipe
+
+if TYPE_CHECKING:  # Spark is imported by the steps that use it: `flows status` starts without
+    from pyspark.sql import DataFrame
+
+NEEDS = ("ingest", "measure", "dedup", "decontaminate")
+TABLES = (tables.EDITS, tables.RESTS)
+REVISION = 1
+
+
+def part(recipe: Recipe) -> dict[str, Any]:
+    """Lines and passages are compared among documents that fail no rule, so that rules count where these are looked for."""
+    if not recipe.edits.shorten:
+        return {"edits": recipe.edits.model_dump(include={"personal"}, mode="json")}
+    priority = {source.name: source.priority for source in recipe.sources}
+    return {**recipe.part("edits"), "rules": rules_part(recipe), "priority": priority, "contaminated": recipe.decontaminate.threshold}
+
+
+def rules_part(recipe: Recipe) -> dict[str, Any]:
+    """The rules as they apply, so that a change of the default ones counts too."""
+    return {domain: {rule.name: asdict(rule) for rule in members} for domain, members in domain_rules(recipe).items()}
+
+
+def files(job: Job) -> list[Path]:
+    """None."""
+    return []
+
+
+def run(job: Job) -> Counts:
+    """Reads text only where the recipe asks for lines or passages."""
+    from pipelines.edits import edits
+    from pipelines.signals.measure import signal_columns
+
+    found = unmerged(job)
+    rows = job.write_or_empty(edits.merge(found) if found else None, tables.EDITS, "edits")
+    left = rests(job, job.read(tables.EDITS)) if rows and job.recipe.edits.shorten else None
+    shortened = job.write_or_empty(left, tables.RESTS.extended(signal_columns()), "edits")
+    n_bytes = job.home.lake.total(tables.EDITS, pc.field("end") - pc.field("start")) if rows else 0
+    return {"edits": rows, "documents shortened": shortened, "bytes": n_bytes}
+
+
+def rests(job: Job, written: DataFrame) -> DataFrame:
+    """What lines and passages leave of documents, measured as the documents were."""
+    from pipelines.edits import edits
+
+    return edits.rests(job.read(tables.DOCUMENTS), written, context(job))
+
+
+def unmerged(job: Job) -> list[DataFrame]:
+    """What the recipe leaves out or masks, found separately."""
+    from pipelines.edits import edits
+
+    spec, found = job.recipe.edits, []
+    if spec.shorten or spec.personal:
+        signals, clusters = job.read(tables.SIGNALS), job.read(tables.CLUSTERS)
+    if spec.shorten:
+        priority = {source.name: source.priority for source in job.recipe.sources}
+        kept = edits.candidates(signals, clusters, job.rules, priority)
+        if (dropped := contaminated(job)) is not None:
+            kept = kept.join(dropped, "doc_id", how="left_anti")
+        found += edits.removals(job.read(tables.DOCUMENTS), kept, spec)
+    if spec.personal:
+        from pipelines.signals.personal import PLACEHOLDERS
+
+        found.append(edits.masks(signals, clusters, spec.personal, PLACEHOLDERS))
+    return found
+
+
+def with_edits(job: Job, documents: DataFrame) -> DataFrame:
+    """documents with the column `edits`, if the recipe edits any."""
+    from pipelines.edits import edits
+
+    spec = job.recipe.edits
+    return edits.joined(documents, job.read(tables.EDITS)) if spec.shorten or spec.personal else documents
+
+
+def learnt(job: Job, documents: DataFrame) -> DataFrame:
+    """documents (doc_id, text, ...) with their text as it is learnt."""
+    from pipelines.edits import edits
+
+    found = with_edits(job, documents)
+    return edits.applied(found) if "edits" in found.columns else found

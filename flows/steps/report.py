@@ -1,0 +1,32 @@
+"""Everything to one self-contained HTML page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flows.job import Counts, Job
+from schemas.recipe import Recipe
+
+NEEDS = ("ingest", "measure", "dedup", "judge", "tokenise", "mixture", "shard", "train", "evaluate")
+TABLES = ()
+REVISION = 1
+
+
+def part(recipe: Recipe) -> str:
+    """All of the recipe: the page shows it."""
+    return recipe.fingerprint
+
+
+def files(job: Job) -> list[Path]:
+    """The page, and all that it says as JSON."""
+    page = job.home.report / f"{job.run_folder.name}.html"
+    return [page, page.with_suffix(".json")]
+
+
+def run(job: Job) -> Counts:
+    """Asks tables and files, and draws."""
+    from flows.report import write
+
+    page, facts = files(job)
+    write(job, page, facts)
+    return {"bytes": page.stat().st_size}

@@ -1,0 +1,54 @@
+"""Shards to a trained model, and its ledger in the lake."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from flows.job import Counts, Job
+from schemas import tables
+from schemas.recipe import Recipe
+
+NEEDS = ("shard",)
+TABLES = (tables.LEDGER,)
+REVISION = 1
+
+
+def part(recipe: Recipe) -> dict[str, Any]:
+    """The model's shape and how it is optimised."""
+    return recipe.part("model", "train")
+
+
+def files(job: Job) -> list[Path]:
+    """What the run ended with."""
+    return [job.run_folder / "result.json"]
+
+
+def run(job: Job) -> Counts:
+    """A run that was stopped goes on from its last checkpoint."""
+    from model.train import train
+
+    result = train(job.home.shards, job.run_folder, job.recipe.model, job.recipe.train, job.on_training)
+    store_ledger(job)
+    return {"steps": result["steps"], "tokens": result["tokens"], "loss": result["final_loss"]}
+
+
+def store_ledger(job: Job) -> None:
+    """Bring the trainer's ledger into the lake: rows of this run only are replaced."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from model.ledger import ledger_files
+
+    run = job.fingerprints["train"]
+    staged = job.home.root / "tmp" / "ledger"
+    shutil.rmtree(staged, ignore_errors=True)
+    staged.mkdir(parents=True)
+    for name, rows in ledger_files(job.run_folder):
+        columns = {"step": rows["step"].astype(np.int64), "doc_key": rows["doc"], "tokens": rows["tokens"].astype(np.int64)}
+        table = pa.table({"run": pa.array([run] * len(rows)), **columns, "loss": rows["loss"].astype(np.float64)})
+        pq.write_table(table, staged / f"{name}.parquet")
+    job.write(job.spark.read.parquet(str(staged)), tables.LEDGER, "train", where=f"run = '{run}'")
+    shutil.rmtree(staged)

@@ -1,0 +1,113 @@
+"""The decontamination record: files, items and matches, both texts side by side, and what such a search cannot see."""
+
+from __future__ import annotations
+
+import platform
+import unicodedata
+from importlib.metadata import version
+from typing import Any
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from pipelines.decontaminate.index import COMMON, NEVER, RUN_WORDS
+from pipelines.decontaminate.items import Items
+from pipelines.decontaminate.overlap import EXCERPT_BYTES, Suite, joined
+from pipelines.decontaminate.search import SPAN
+from pipelines.edits.preview import beginnings
+from schemas.parts import Decontaminate
+
+SHOWN = 200  # matches in the record, both texts side by side
+LISTED = 1000  # documents and items in the record by name
+NORMALISATION = (
+    "Unicode lower case letter by letter; words are runs of letters, digits and _ (Python's \\w), all else separates them, and where "
+    "a script puts no spaces between words every character of it is one; "
+    "n-grams are compared by 64-bit hashes of their words"
+)
+BLIND_SPOTS = (
+    "paraphrases, translations and summaries: no n-gram in common",
+    "items whose words are split or joined by formatting, spelling or line-end hyphens",
+    "passages of fewer words than an n-gram, and such as consist of n-grams that many items share: counted, not searched",
+    "items spread over more than one document, or farther apart in one than the span",
+    "documents that were dropped as duplicates are not read: their keeper is, which may hold less of an item",
+)
+
+
+def record(rows: DataFrame, verdicts: DataFrame, found: Suite, spec: Decontaminate) -> dict[str, Any]:
+    """The decontamination record, as JSON values. rows: silver.contamination; verdicts: as judged with `spec`.
+
+    What reaches the driver is bounded by the items, which are there, and by SHOWN and LISTED.
+    """
+    by_item = {row.item: row.cover for row in rows.groupBy("item").agg(F.max("cover").alias("cover")).collect()}
+    of = kinds(found)
+    dropped = verdicts.where(F.array_contains("reasons", "contaminated"))
+    alone = F.sum((F.size("reasons") == 1).cast("int")).alias("for_this_alone")
+    sizes = dropped.groupBy("source").agg(F.count("*").alias("documents"), F.sum("n_bytes").alias("bytes"), alone)
+    return {
+        "method": _method(spec),
+        "files": [_told(file, of, by_item, spec.threshold) for file in found.files],
+        "documents": {
+            "dropped": sorted((row.asDict() for row in sizes.collect()), key=lambda row: row["source"]),
+            "would_be_dropped": _at_thresholds(rows),
+            f"with_a_run_of_{RUN_WORDS}_words": rows.where(F.col("run") >= RUN_WORDS).select("doc_id").distinct().count(),
+            "first_ids": [row.doc_id for row in dropped.select("doc_id").orderBy("doc_id").limit(LISTED).collect()],
+        },
+        "matches": _shown(rows, verdicts, found),
+        "blind_spots": list(BLIND_SPOTS),
+        "versions": {"python": platform.python_version(), "unicode": unicodedata.unidata_version,
+                     **{name: version(name) for name in ("millrace", "numba", "pyarrow")}},
+    }  # fmt: skip
+
+
+def _method(spec: Decontaminate) -> dict[str, Any]:
+    return {
+        "rule": "dropped: what covers `threshold` of a passage's n-grams within `span` times its length, or a short one whole",
+        "normalisation": NORMALISATION,
+        "ngram": spec.ngram, "threshold": spec.threshold, "short_tokens": spec.short_tokens, "unit": "word",
+        "span": SPAN, "shared_by_more_than_does_not_count": COMMON,
+        "passages": "all fields of an item together; apart its first field, and others of at least short_tokens words",
+        "searched": "documents that are no duplicates' copies, whether or not a rule drops them", "removed": "whole documents",
+    }  # fmt: skip
+
+
+def _told(file: Items, of: dict[str, str], by_item: dict[str, float], threshold: float) -> dict[str, Any]:
+    """A file's part of the record: what it is, what could be searched, what was found."""
+    counts = {kind: sum(of[item.name] == kind for item in file.items) for kind in ("long", "short", "too_short", "shared")}
+    hit = sorted(item.name for item in file.items if by_item.get(item.name, 0) >= threshold)
+    searched = counts["long"] + counts["short"]
+    return {
+        "path": file.path, "sha256": file.sha256, "bytes": file.n_bytes, "fields": list(file.fields),
+        "items": {"read": len(file.items), **counts, "empty": file.empty, "broken": file.broken},
+        "contaminated": {"items": len(hit), "share_of_searched": len(hit) / searched if searched else 0.0, "first": hit[:LISTED]},
+    }  # fmt: skip
+
+
+def kinds(found: Suite) -> dict[str, str]:
+    """By item: long or short, as its searched passages are; too_short or shared where none is searched."""
+    names = "too_short", "shared", "short", "long"
+    index, best = found.index, {}
+    for passage, holders in enumerate(found.holders):
+        searched = index.least[passage] != NEVER
+        rank = 3 - int(index.is_short[passage]) if searched else int(index.n_words[passage] >= index.ngram)
+        for holder in holders:
+            best[holder.item] = max(best.get(holder.item, 0), rank)
+    return {item: names[rank] for item, rank in best.items()}
+
+
+def _at_thresholds(rows: DataFrame) -> list[dict[str, Any]]:
+    """How many documents other thresholds would drop."""
+    steps = [tenth / 10 for tenth in range(2, 11)]
+    most = rows.groupBy("doc_id").agg(F.max("cover").alias("cover"))
+    counted = most.agg(*[F.count(F.when(F.col("cover") >= step, 1)).alias(f"{step}") for step in steps]).first()
+    return [{"threshold": step, "documents": counted[f"{step}"]} for step in steps]
+
+
+def _shown(rows: DataFrame, verdicts: DataFrame, found: Suite) -> list[dict[str, Any]]:
+    """The matches that cover most, both texts side by side."""
+    texts = {item.name: joined(item) for file in found.files for item in file.items}
+    chosen = rows.orderBy(F.desc("cover"), F.desc("matched"), "item", "doc_id").limit(SHOWN)
+    named = chosen.join(verdicts.select("doc_id", "source", "keep"), "doc_id", how="left").collect()
+    named.sort(key=lambda row: (-row.cover, -row.matched, row.item, row.doc_id))
+    masked = beginnings([row.excerpt for row in named], EXCERPT_BYTES)
+    shown = zip(named, masked, strict=True)
+    return [{**row.asDict(), "excerpt": excerpt, "item_text": texts[row["item"]][:EXCERPT_BYTES]} for row, excerpt in shown]

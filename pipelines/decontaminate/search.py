@@ -1,0 +1,232 @@
+"""Which passages of an index a text covers: the compiled passes that ask it.
+
+A long passage, of `short` words or more, is covered by the share of its distinct n-grams that stand inside `SPAN` times
+its length: a book does not cover it by n-grams scattered over chapters. A short one is covered whole or not at all.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from pipelines.decontaminate.index import FLOOR, RUN_WORDS, Index, filter_bits, number
+from pipelines.texts.characters import Strings, constant, decode, longest, utf8
+from pipelines.texts.words import ALONE, WORD, WORD_FOLD, fold_text, folded_room, hash_words, join_words, room
+
+SPAN = 4  # of a passage's words: question and answer may stand apart, with as much between them
+PLACES = 1 << 24  # at most so many (n-gram, passage) meetings of one document are looked at: 128 MB
+
+
+class Match(NamedTuple):
+    """How a text covers a passage; start and end are bytes, `end` after the last."""
+
+    passage: int
+    cover: float
+    matched: int
+    run: int
+    start: int
+    end: int
+
+
+class Searcher:
+    """An index with the room that searching takes, for one worker: arrays as long as the index that documents share."""
+
+    def __init__(self, index: Index):
+        self.index = Index(*(constant(part) if isinstance(part, np.ndarray) else part for part in index))
+        self.seen = np.zeros(len(index.keys), np.int32)
+        self.counts = np.zeros(len(index.n_words), np.int32)
+        self.slots = np.full(len(index.n_words), -1, np.int32)
+
+    def search(self, texts: Strings) -> list[tuple[int, list[Match]]]:
+        """(number of the text, its matches by passage) of the texts that cover anything, in order."""
+        data, offsets = utf8(texts)
+        most = (offsets[-1] - offsets[0]) // 2 + len(texts)
+        positions, found, bounds = np.empty(most, np.int32), np.empty(most, np.int32), np.zeros(len(texts) + 1, np.int64)
+        folded = np.empty(folded_room(longest(offsets)), np.uint8)
+        _find_batch(data, offsets, WORD_FOLD, *room(offsets), folded, self.index, positions, found, bounds)
+        matches = []
+        for d in np.flatnonzero(np.diff(bounds)):
+            hits = slice(bounds[d], bounds[d + 1])
+            text = data[offsets[d] : offsets[d + 1]]
+            if mine := self._matches(text, positions[hits], found[hits]):
+                matches.append((int(d), mine))
+        return matches
+
+    def _matches(self, text: np.ndarray, positions: np.ndarray, found: np.ndarray) -> list[Match]:
+        rows = _covers(positions, found, self.index, self.seen, self.counts, self.slots)
+        if len(rows) == 0:
+            return []
+        places = _word_places(text, WORD_FOLD, int(rows[:, 3].max()) + self.index.ngram)
+        matches = []
+        for passage, held, first, last, matched, run in rows[np.argsort(rows[:, 0])].tolist():
+            cover = 1.0 if self.index.is_short[passage] else held / int(self.index.distinct[passage])
+            matches.append(Match(passage, cover, matched, run, int(places[first, 0]), int(places[last + self.index.ngram - 1, 1])))
+        return matches
+
+
+@njit(cache=True, nogil=True)
+def _find_batch(data, offsets, fold, edges, words, folded, index, positions, found, bounds):
+    """The n-grams of every text that the index knows: at which word they begin, and their numbers."""
+    for d in range(len(offsets) - 1):
+        _, n = fold_text(data[offsets[d] : offsets[d + 1]], fold, folded, 0, edges)
+        hash_words(folded, 0, edges, n, words)
+        n = join_words(words, n, index.ngram) if n >= index.ngram else 0
+        at = end = bounds[d]
+        for i in range(n):  # no branches: the loads of many n-grams are under way together
+            word, bits = filter_bits(words[i], index.filter)
+            positions[end] = i
+            end += index.filter[word] & bits == bits
+        for i in positions[at:end]:
+            positions[at], found[at] = i, number(words[i], index)
+            at += found[at] >= 0
+        bounds[d + 1] = at
+
+
+@njit(cache=True, nogil=True)
+def _covers(positions, found, index, seen, counts, slots):
+    """Passages that a document covers: int64[n, 6] of passage, n-grams held, first and last n-gram's word, words matched, run.
+
+    seen, counts, slots: of the length of keys, passages, passages; 0, 0, -1 before and after.
+    """
+    candidates = _candidates(found, index, seen, counts)
+    for c in range(len(candidates)):
+        slots[candidates[c]] = c
+    bounds, members = _members(found, index, slots, len(candidates))
+    rows, n = np.empty((len(candidates), 6), np.int64), 0
+    for c in range(len(candidates)):
+        passage = candidates[c]
+        slots[passage] = -1
+        mine = members[bounds[c] : bounds[c + 1]]
+        if len(mine) == 0:
+            continue
+        if index.is_short[passage]:
+            first = _whole(mine, positions, found, index.grams[index.bounds[passage] : index.bounds[passage + 1]])
+            held, last, told = index.distinct[passage], first + index.n_words[passage] - index.ngram, first >= 0
+            matched = run = index.n_words[passage]
+        else:
+            held, begin, end = _window(mine, positions, found, seen, SPAN * index.n_words[passage] - index.ngram)
+            first, last = positions[mine[begin]], positions[mine[end]]
+            matched, _ = _extent(mine[begin : end + 1], positions, index.ngram)
+            _, run = _extent(mine, positions, index.ngram)
+            run = min(run, index.n_words[passage])
+            told = held >= FLOOR * index.distinct[passage] or run >= RUN_WORDS
+        rows[n, 0], rows[n, 1], rows[n, 2], rows[n, 3], rows[n, 4], rows[n, 5] = passage, held, first, last, matched, run
+        n += told
+    return rows[:n]
+
+
+@njit
+def _candidates(found, index, seen, counts):
+    """Passages of which a document holds enough n-grams anywhere, in the order in which they are met."""
+    touched = [np.int32(0) for _ in range(0)]
+    for g in found:
+        if seen[g] == 0:
+            seen[g] = 1
+            for o in range(index.owner_bounds[g], index.owner_bounds[g + 1]):
+                if counts[index.owners[o]] == 0:
+                    touched.append(index.owners[o])
+                counts[index.owners[o]] += 1
+    for g in found:
+        seen[g] = 0
+    enough = [np.int32(0) for _ in range(0)]
+    for passage in touched:
+        if counts[passage] >= index.least[passage]:
+            enough.append(passage)
+        counts[passage] = 0
+    return enough
+
+
+@njit
+def _members(found, index, slots, n):
+    """For each of n candidates the places in `found` of its n-grams, in order: bounds and places."""
+    bounds, total, upto = np.zeros(n + 1, np.int64), 0, 0
+    while upto < len(found) and total < PLACES:
+        for o in range(index.owner_bounds[found[upto]], index.owner_bounds[found[upto] + 1]):
+            slot = slots[index.owners[o]]
+            if slot >= 0:
+                bounds[slot + 1] += 1
+                total += 1
+        upto += 1
+    bounds = np.cumsum(bounds)
+    places, filled = np.empty(total, np.int32), bounds[:-1].copy()
+    for h in range(upto):
+        for o in range(index.owner_bounds[found[h]], index.owner_bounds[found[h] + 1]):
+            slot = slots[index.owners[o]]
+            if slot >= 0:
+                places[filled[slot]] = h
+                filled[slot] += 1
+    return bounds, places
+
+
+@njit
+def _whole(mine, positions, found, sequence):
+    """The word at which `sequence` first stands in the document, n-gram after n-gram; -1 if nowhere."""
+    for h in mine:
+        if found[h] != sequence[0] or h + len(sequence) > len(found):
+            continue
+        same = 0
+        while same < len(sequence) and found[h + same] == sequence[same] and positions[h + same] == positions[h] + same:
+            same += 1
+        if same == len(sequence):
+            return np.int64(positions[h])
+    return np.int64(-1)
+
+
+@njit
+def _window(mine, positions, found, inside, span):
+    """The most distinct n-grams that begin within `span` words, and the first and last of the first such window, places in `mine`.
+
+    inside: zeros before and after, one an n-gram of the index.
+    """
+    best, best_begin, best_end = 0, 0, 0
+    held, begin = 0, 0
+    for end in range(len(mine)):
+        inside[found[mine[end]]] += 1
+        held += inside[found[mine[end]]] == 1
+        while positions[mine[end]] - positions[mine[begin]] > span or inside[found[mine[begin]]] > 1:
+            inside[found[mine[begin]]] -= 1
+            held -= inside[found[mine[begin]]] == 0
+            begin += 1
+        if held > best:
+            best, best_begin, best_end = held, begin, end
+    for h in mine:
+        inside[found[h]] = 0
+    return best, best_begin, best_end
+
+
+@njit
+def _extent(mine, positions, ngram):
+    """Words in the n-grams at these places, and in the longest stretch of n-grams that begin at one word after the other."""
+    matched = longest = run = 0
+    for i in range(len(mine)):
+        gap = positions[mine[i]] - positions[mine[i - 1]] if i > 0 else ngram
+        matched += min(gap, ngram)
+        run = run + 1 if i > 0 and gap == 1 else ngram
+        longest = max(longest, run)
+    return matched, longest
+
+
+@njit(cache=True, nogil=True)
+def _word_places(text, fold, n):
+    """First byte of each of the first n words and the byte after its last: int64[n, 2]."""
+    places, word, i, inside = np.zeros((n, 2), np.int64), 0, 0, False
+    while i < len(text) and word < n:
+        code, width = np.uint32(text[i]), 1
+        if code >= 128:
+            code, width = decode(text, i)
+        is_word, alone = fold[code] & WORD != 0, fold[code] & ALONE != 0
+        if inside and not is_word:
+            places[word, 1] = i
+            word += 1
+        if word < n and (alone or is_word and not inside):
+            places[word, 0] = i
+        if word < n and alone:
+            places[word, 1] = i + width
+            word += 1
+        inside = is_word
+        i += width
+    if inside and word < n:
+        places[word, 1] = len(text)
+    return places

@@ -1,0 +1,195 @@
+"""Readers -> documents and rejects: one row for every input record, whatever is wrong with it.
+
+Files are listed on the driver, dealt out in chunks of about equal bytes, and read in workers, one Arrow pass. Rows and
+ids do not depend on the number of cores: a chunk is a partition, and a row is made of one record alone.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from hashlib import blake2b
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.deliveries import Delivery, deliveries
+from pipelines.readers import READERS, File, Record, Reject
+from schemas.files import fingerprint
+from schemas.parts import Source
+from schemas.recipe import Recipe, RecipeError
+from schemas.tables import DOCUMENTS
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+REVISION = 3  # raised by hand when the readers make other documents of the same files
+CHUNK_BYTES = 8 << 20  # of files on disk that one task reads; a larger file is a task of its own
+CHUNK_FILES = 10_000  # and at most so many files: empty ones cost time too
+MAX_CHUNKS = 20_000  # more tasks than that tire Spark's driver: above 160 GB tasks grow
+BATCH_BYTES = 8 << 20  # of text in one Arrow batch: with the largest document, all that a worker holds
+BATCH_ROWS = 10_000
+UNPACKED = 200  # bytes that one byte of a compressed file may stand for: readers.archives.RATIO, web pages of one site in zst: 30
+PACKED_SUFFIXES = (".gz", ".zst", ".parquet", ".zip", ".tgz", ".bz2", ".xz")
+# Columns of `records`: a document's (all but source, snapshot, uri and n_bytes null for a reject) and a reject's.
+TYPES = {"bigint": pa.int64(), "string": pa.string(), "map<string,string>": pa.map_(pa.string(), pa.string())}
+SCHEMA = pa.schema([pa.field(c.name, TYPES[c.type]) for c in DOCUMENTS.columns]
+                   + [pa.field("reason", pa.string()), pa.field("detail", pa.string())])
+RECORDS = f"{DOCUMENTS.ddl}, reason string, detail string"
+HELD = "delivered_before"  # no reject: the document stands in the table
+FILES = pa.schema([("path", pa.binary()), ("uri", pa.string()), ("bytes", pa.int64()), ("mtime_ns", pa.int64()), ("licence", pa.string()),
+                   ("facts", pa.map_(pa.string(), pa.string()))])
+
+
+def listing(recipe: Recipe) -> dict[Delivery, list[File]]:
+    """Files of each delivery, in their order. Raises RecipeError for an unknown reader or a path that cannot be read."""
+    for source in recipe.sources:
+        if source.reader not in READERS:
+            raise RecipeError(f"sources.{source.name}.reader: expected one of {', '.join(sorted(READERS))}, found {source.reader!r}")
+    return {delivery: READERS[one.reader].list_files(one, recipe.seed) for delivery, one in deliveries(recipe).items()}
+
+
+def check(recipe: Recipe) -> None:
+    """Raise RecipeError, before Spark starts, when a source cannot be read or is certainly too small for the stages."""
+    most = dict.fromkeys((source.name for source in recipe.sources), 0.0)
+    for delivery, files in listing(recipe).items():
+        most[delivery.source] += sum(map(_most_tokens, files)) * recipe.max_epochs
+    wanted_in_all = sum(stage.tokens for stage in recipe.stages)
+    if wanted_in_all > sum(most.values()):
+        raise RecipeError(_too_small("stages", "all sources", sum(most.values()), recipe.max_epochs, wanted_in_all))
+    for source in recipe.sources:
+        shares = [stage.tokens * stage.mixture.weights.get(source.name, 0) for stage in recipe.stages]
+        for i, wanted in enumerate(accumulate(shares)):
+            if wanted > most[source.name]:
+                place = f"stages[{i}].mixture.weights.{source.name}"
+                raise RecipeError(_too_small(place, f"source {source.name}", most[source.name], recipe.max_epochs, wanted))
+
+
+def _most_tokens(file: File) -> int:
+    """A token is at least one byte."""
+    return file.bytes * (UNPACKED if file.uri.endswith(PACKED_SUFFIXES) else 1)
+
+
+def _too_small(place: str, what: str, most: float, epochs: float, wanted: float) -> str:
+    return f"{place}: expected at most {most:,.0f} tokens, {what} read {epochs:g} times; found {wanted:,.0f}, all stages so far together"
+
+
+def fingerprints(recipe: Recipe) -> dict[str, str]:
+    """By delivery: hash of how its source is read, what its files are called, how large they are and when they were written,
+    and what their trees say of them.
+
+    The snapshots before it count too: a record that they hold is not stored again.
+    """
+    sources, prints = {source.name: source for source in recipe.sources}, {}
+    for delivery, files in listing(recipe).items():
+        source = sources[delivery.source]
+        settings = source.model_dump(mode="json", exclude={"path", "snapshots", "priority"})
+        earlier = source.snapshots[: source.snapshots.index(delivery.snapshot)]
+        digest = blake2b(fingerprint([REVISION, SCHEMA.names, recipe.seed, settings, earlier]).encode(), digest_size=16)
+        digest.update("\n".join([f"{file.uri}\0{file.bytes}\0{file.mtime_ns}\0{file.licence}\0{file.facts}" for file in files]).encode())
+        prints[str(delivery)] = digest.hexdigest()
+    return prints
+
+
+def records(
+    spark: SparkSession, recipe: Recipe, chosen: Iterable[Delivery] | None = None, held: np.ndarray | None = None
+) -> DataFrame:
+    """A row for every input record: the columns of `bronze.documents`, and `reason` and `detail`, null for documents.
+
+    Of all deliveries, or those `chosen`. Documents whose ids are among `held` (in order, as bytes; few enough to be sent to every task)
+    have the reason HELD. Files are listed now, read each time the frame is evaluated. Raises RecipeError like `check`.
+    """
+    sources = deliveries(recipe)
+    wanted = set(sources if chosen is None else chosen)
+    chunks = [(delivery, chunk) for delivery, files in listing(recipe).items() if delivery in wanted for chunk in chunked(files)]
+    dealt = spark.createDataFrame(_chunk_table(chunks)).repartitionById(len(chunks), "chunk")
+    if held is None:
+        return dealt.mapInArrow(lambda batches: _read_chunks(batches, sources), RECORDS)
+    return dealt.mapInArrow(lambda batches: (_told_if_held(batch, held) for batch in _read_chunks(batches, sources)), RECORDS)
+
+
+def chunked(files: list[File]) -> Iterator[list[File]]:
+    """Neighbouring files in groups of about CHUNK_BYTES, in order."""
+    limit = max(CHUNK_BYTES, sum(file.bytes for file in files) // MAX_CHUNKS)
+    chunk, n_bytes = [], 0
+    for file in files:
+        if chunk and (n_bytes + file.bytes > limit or len(chunk) == CHUNK_FILES):
+            yield chunk
+            chunk, n_bytes = [], 0
+        chunk.append(file)
+        n_bytes += file.bytes
+    yield chunk
+
+
+def _chunk_table(chunks: list[tuple[Delivery, list[File]]]) -> pa.Table:
+    files = [[file._replace(path=os.fsencode(file.path))._asdict() for file in chunk] for _, chunk in chunks]
+    names = {name: pa.array([getattr(delivery, name) for delivery, _ in chunks]) for name in Delivery._fields}
+    columns = {"chunk": pa.array(range(len(chunks)), pa.int32()), **names, "files": pa.array(files, pa.list_(pa.struct(FILES)))}
+    return pa.table(columns)
+
+
+def _read_chunks(batches: Iterable[pa.RecordBatch], sources: dict[Delivery, Source]) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        for chunk in batch.to_pylist():
+            source = sources[Delivery(chunk["source"], chunk["snapshot"])]
+            files = (File(**file | {"path": os.fsdecode(file["path"]), "facts": tuple(file["facts"])}) for file in chunk["files"])
+            yield from batched(row(made, source) for file in files for made in read(file, source))
+
+
+def _told_if_held(batch: pa.RecordBatch, held: np.ndarray) -> pa.RecordBatch:
+    ids = np.array(batch.column("doc_id").fill_null("").to_pylist(), "S32")  # a reject has none
+    places = np.searchsorted(held, ids)
+    again = held[np.minimum(places, len(held) - 1)] == ids if len(held) else np.zeros(len(ids), bool)
+    reason = pc.if_else(pa.array(again), HELD, batch.column("reason"))
+    return batch.set_column(batch.schema.get_field_index("reason"), SCHEMA.field("reason"), reason)
+
+
+def read(file: File, source: Source) -> Iterator[Record | Reject]:
+    """What the reader makes of the file; a file that cannot be opened, or not to its end, gives a reject."""
+    try:
+        if not stat.S_ISREG(os.stat(file.path).st_mode):
+            yield Reject(file.uri, "unreadable", "expected a file, found a pipe, device, or folder that is a link or cannot be opened", 0)
+        else:
+            yield from READERS[source.reader].read(file, source)
+    except OSError as error:
+        yield Reject(file.uri, "unreadable", error.strerror or type(error).__name__, 0)  # its text holds the machine's path
+
+
+def row(made: Record | Reject, source: Source) -> tuple:
+    """One row of `records`."""
+    if isinstance(made, Reject):
+        detail = made.detail.encode("utf-8", "backslashreplace").decode()  # it quotes what no column can hold: halves of surrogate pairs
+        return None, source.name, source.snapshot, made.uri, None, None, None, None, made.n_bytes, made.reason, detail
+    text = made.text.encode()
+    identity = doc_id(source.name, made.uri, text)
+    return identity, source.name, source.snapshot, made.uri, source.domain, made.licence, made.facts, made.text, len(text), None, None
+
+
+def doc_id(source: str, uri: str, text: bytes) -> str:
+    """32 hex digits: blake2b-128 of source, uri and text, separated by NUL, which none of them holds."""
+    digest = blake2b(f"{source}\0{uri}\0".encode(), digest_size=16)
+    digest.update(text)
+    return digest.hexdigest()
+
+
+def batched(rows: Iterable[tuple]) -> Iterator[pa.RecordBatch]:
+    """Rows as Arrow batches of at most BATCH_ROWS rows and little more than BATCH_BYTES of text."""
+    kept, n_bytes = [], 0
+    text, size = SCHEMA.get_field_index("text"), SCHEMA.get_field_index("n_bytes")
+    for values in rows:
+        kept.append(values)
+        n_bytes += values[size] if values[text] is not None else 0
+        if n_bytes >= BATCH_BYTES or len(kept) == BATCH_ROWS:
+            yield _batch(kept)
+            kept, n_bytes = [], 0
+    if kept:
+        yield _batch(kept)
+
+
+def _batch(rows: list[tuple]) -> pa.RecordBatch:
+    columns = zip(*rows, strict=True)
+    return pa.record_batch([pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)], schema=SCHEMA)
