@@ -1,4 +1,5 @@
-"""Every group of benchmarks in turn; prints one table and writes each group's, with the machine's description, to benchmarks/results/.
+"""Every group of benchmarks in turn; prints one table and writes each group's, with the machine's description, to
+benchmarks/results/.
 
     python -m benchmarks                      all
     python -m benchmarks measuring scale      some of PARTS, below
@@ -21,7 +22,19 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-PARTS = ("measuring", "signals", "signatures", "duplicates", "extraction", "languages", "edits", "scale", "tokenising", "training", "job")
+PARTS = (
+    "measuring",
+    "signals",
+    "signatures",
+    "duplicates",
+    "extraction",
+    "languages",
+    "edits",
+    "scale",
+    "tokenising",
+    "training",
+    "job",
+)
 RESULTS = Path(__file__).parent / "results"
 NAMES = ("part", "work / against", "value", "unit", "against", "ratio", "must", "met")
 TOLD = ("torch", "pyspark", "delta-spark", "numba", "gigatoken", "tiktoken", "mosaicml-streaming")
@@ -42,7 +55,14 @@ def cells(part: str, row: dict) -> list[str]:
     """A row as text: value and reference to three digits, the ratio and what it must be."""
     number = lambda x: "" if x is None else f"{x:,.0f}" if abs(x) >= 100 else f"{x:.3g}"  # noqa: E731
     met = "" if row.get("must") is None or row.get("ratio") is None else "yes" if _meets(row) else "NO"
-    return [part, row["work"], number(row["value"]), row["unit"], *(number(row.get(name)) for name in ("reference", "ratio", "must")), met]
+    return [
+        part,
+        row["work"],
+        number(row["value"]),
+        row["unit"],
+        *(number(row.get(name)) for name in ("reference", "ratio", "must")),
+        met,
+    ]
 
 
 def _meets(row: dict) -> bool:

@@ -2,11 +2,11 @@
 
     python -m benchmarks.agreement FOLDER PYTHON
 
-FOLDER holds .jsonl.zst files whose records have a text; PYTHON is that of an environment with datatrove, dolma (its file on repetitions is
-all that is read) and beautifulsoup4. Their words are pieces (str.split) here: spaCy's need a download, and are another definition.
-A rule is compared twice: their code as it is, and their code on the document as our definitions see it. The first figure is what
-the difference of definitions makes, the second must be 99.9 %. What has no package (DCLM, datamap-rs, StarCoder) is written again from
-its published expressions.
+FOLDER holds .jsonl.zst files whose records have a text; PYTHON is that of an environment with datatrove, dolma (its
+file on repetitions is all that is read) and beautifulsoup4. Their words are pieces (str.split) here: spaCy's need a
+download, and are another definition. A rule is compared twice: their code as it is, and their code on the document as
+our definitions see it. The first figure is what the difference of definitions makes, the second must be 99.9 %. What
+has no package (DCLM, datamap-rs, StarCoder) is written again from its published expressions.
 """
 
 from __future__ import annotations
@@ -25,7 +25,12 @@ from functools import cache
 from itertools import islice
 from pathlib import Path
 
-SHARDS = {"web": ("web_prose", 1000), "docs": ("techdocs", 1000), "math": ("math", 1000), "multilingual": ("multilingual", 600)}
+SHARDS = {
+    "web": ("web_prose", 1000),
+    "docs": ("techdocs", 1000),
+    "math": ("math", 1000),
+    "multilingual": ("multilingual", 600),
+}
 SHARDS |= {"instruct": ("instruct", 400), "html": ("web_html", 400)}
 MOST_CHARS = 20_000
 RESULT = Path(__file__).parent / "results" / "agreement.md"
@@ -66,7 +71,12 @@ def paragraphs(text: str, join: str = " ") -> list[str]:
 def theirs() -> dict[str, tuple[Test, Test, str]]:
     """By rule: drops by their code, drops by their code under our definitions, and the definitions that differ."""
     from datatrove.data import Document
-    from datatrove.pipeline.filters import C4QualityFilter, FineWebQualityFilter, GopherQualityFilter, GopherRepetitionFilter
+    from datatrove.pipeline.filters import (
+        C4QualityFilter,
+        FineWebQualityFilter,
+        GopherQualityFilter,
+        GopherRepetitionFilter,
+    )
     from datatrove.pipeline.filters import c4_filters as c4
     from datatrove.pipeline.filters import fineweb_quality_filter as fineweb
     from datatrove.pipeline.filters import gopher_quality_filter as quality
@@ -92,12 +102,21 @@ def theirs() -> dict[str, tuple[Test, Test, str]]:
         return lambda text: drops(one, text)
 
     def fine(**given) -> Test:
-        off = {"line_punct_thr": 0.0, "short_line_thr": 1.0, "char_duplicates_ratio": 1.0, "new_line_ratio": float("inf")}
+        off = {
+            "line_punct_thr": 0.0,
+            "short_line_thr": 1.0,
+            "char_duplicates_ratio": 1.0,
+            "new_line_ratio": float("inf"),
+        }
         one = FineWebQualityFilter(**off | given)
         return lambda text: drops(one, text)
 
     switches = "remove_citations filter_no_terminal_punct filter_lorem_ipsum filter_javascript filter_curly_bracket filter_policy"
-    off = dict.fromkeys(switches.split(), False) | {"min_num_sentences": -1, "min_words_per_line": -1, "max_word_length": -1}
+    off = dict.fromkeys(switches.split(), False) | {
+        "min_num_sentences": -1,
+        "min_words_per_line": -1,
+        "max_word_length": -1,
+    }
 
     def page(**given) -> Test:
         one = C4QualityFilter(**off | given)
@@ -189,7 +208,11 @@ def theirs() -> dict[str, tuple[Test, Test, str]]:
         found[f"top_{n}gram"] = (repeats(top_n_grams=((n, limit),)), share(top(n), limit), difference)
     for n, limit in zip(range(5, 11), (0.15, 0.14, 0.13, 0.12, 0.11, 0.10), strict=True):
         count = lambda text, n=n: repetition.find_all_duplicate(text.split(), n)  # noqa: E731
-        found[f"repeated_{n}grams"] = (repeats(dup_n_grams=((n, limit),)), share(count, limit), "theirs divide by all characters")
+        found[f"repeated_{n}grams"] = (
+            repeats(dup_n_grams=((n, limit),)),
+            share(count, limit),
+            "theirs divide by all characters",
+        )
     return found
 
 
@@ -207,10 +230,13 @@ def mean(values: list[int]) -> float:
 
 
 def dclm(text: str) -> bool:
-    """More than 5 % of the words go with lines of upper case, digits, a counter or one word, or out of lines as phrases."""
+    """More than 5 % of the words go with lines of upper case, digits, a counter or one word, or out of lines as
+    phrases."""
     before, kept = len(words(text)), []
     for line in text.split("\n"):
-        if line and (sum(map(str.isupper, line)) > 0.5 * len(line) or sum(map(str.isdigit, line)) > 0.999999 * len(line)):
+        if line and (
+            sum(map(str.isupper, line)) > 0.5 * len(line) or sum(map(str.isdigit, line)) > 0.999999 * len(line)
+        ):
             continue
         if not re.search(COUNTER, line.lower()) and (not line or len(line.split()) >= 2):
             short = len(line.split()) <= 10
@@ -285,10 +311,15 @@ def visible_as_it_is(text: str) -> str:
 
 
 def judge_by_theirs(path: str) -> None:
-    """Verdicts of all rules on the documents of a file, to standard output: [rule, difference, [as it is], [under our definitions]]."""
+    """Verdicts of all rules on the documents of a file, to standard output: [rule, difference, [as it is], [under our
+    definitions]]."""
     texts = json.loads(Path(path).read_text())
     for name, (first, second, difference) in theirs().items():
-        print(json.dumps([name, difference, [bool(first(text)) for text in texts], [bool(second(text)) for text in texts]]))
+        print(
+            json.dumps(
+                [name, difference, [bool(first(text)) for text in texts], [bool(second(text)) for text in texts]]
+            )
+        )
 
 
 # ---- ours ----
@@ -325,7 +356,9 @@ def judge_by_ours(texts: list[str]) -> dict[str, list[bool]]:
     published = {rule.name: rule for domain in ("code", "web") for rule in rules.load(domain) if rule.signal in columns}
     published["too_many_words"] = published["too_many_words"].at(1000)  # none of these documents has 100,000
     values = zip(texts, zip(*columns.values(), strict=True), strict=True)
-    rows = [dict(zip(columns, row, strict=True)) | {"declared": "HTML" if is_html(text) else "Text"} for text, row in values]
+    rows = [
+        dict(zip(columns, row, strict=True)) | {"declared": "HTML" if is_html(text) else "Text"} for text, row in values
+    ]
     verdicts = {}
     for name, rule in published.items():
         verdicts[name] = [replace(rule, unless={}).fails(row) for row in rows]  # the expressions know no languages
@@ -337,18 +370,45 @@ def main() -> None:
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump(texts, file)
         file.flush()
-        done = subprocess.run([sys.argv[2], __file__, "--theirs", file.name], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.argv[2], __file__, "--theirs", file.name], capture_output=True, text=True, check=True
+        )
     ours = judge_by_ours(texts)
-    names = ("rule", "theirs drop", "ours drop", "agree", "theirs drop, our definitions", "agree", "definitions that differ")
-    table = [f"# Agreement with published code, {len(texts):,} documents", "", "`python -m benchmarks.agreement FOLDER PYTHON`", ""]
+    names = (
+        "rule",
+        "theirs drop",
+        "ours drop",
+        "agree",
+        "theirs drop, our definitions",
+        "agree",
+        "definitions that differ",
+    )
+    table = [
+        f"# Agreement with published code, {len(texts):,} documents",
+        "",
+        "`python -m benchmarks.agreement FOLDER PYTHON`",
+        "",
+    ]
     table += ["| " + " | ".join(row) + " |" for row in (names, ["---"] * len(names))]
     for line in done.stdout.splitlines():
         name, difference, first, second = json.loads(line)
         agree = [100 * Counter(map(bool.__eq__, ours[name], other))[True] / len(texts) for other in (first, second)]
-        row = (name, f"{sum(first)}", f"{sum(ours[name])}", f"{agree[0]:.2f} %", f"{sum(second)}", f"{agree[1]:.2f} %", difference)
+        row = (
+            name,
+            f"{sum(first)}",
+            f"{sum(ours[name])}",
+            f"{agree[0]:.2f} %",
+            f"{sum(second)}",
+            f"{agree[1]:.2f} %",
+            difference,
+        )
         table.append("| " + " | ".join(row) + " |")
         if agree[1] < 99.9 and "--show" in sys.argv:
-            print(name, [i for i, pair in enumerate(zip(ours[name], second, strict=True)) if pair[0] != pair[1]][:5], file=sys.stderr)
+            print(
+                name,
+                [i for i, pair in enumerate(zip(ours[name], second, strict=True)) if pair[0] != pair[1]][:5],
+                file=sys.stderr,
+            )
     RESULT.write_text("\n".join(table) + "\n")
     print("\n".join(table))
 

@@ -1,10 +1,10 @@
-"""Near duplicates: signatures against datasketch, the whole search in this process, the same through Spark with the kept
-documents in Delta; recall and precision against the exact Jaccard index of all pairs.
+"""Near duplicates: signatures against datasketch, the whole search in this process, the same through Spark with the
+kept documents in Delta; recall and precision against the exact Jaccard index of all pairs.
 
     python -m benchmarks duplicates [folder with .jsonl, .jsonl.gz or .jsonl.zst files]
 
-Without a folder the texts are those of this Python's packages. Edited copies are planted in either, so that similarities
-lie all over the scale.
+Without a folder the texts are those of this Python's packages. Edited copies are planted in either, so that
+similarities lie all over the scale.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ PIECES = 8  # of one text at most
 PLANTED = 1 / 15  # edited copies a document
 N_DATASKETCH = 300
 FILE_DOCUMENTS = 6000
-PROPERTIES = {"delta.dataSkippingNumIndexedCols": "0"}  # nothing here is found by the least and greatest values of a file
+# nothing here is found by the least and greatest values of a file
+PROPERTIES = {"delta.dataSkippingNumIndexedCols": "0"}
 PEERS = "daft dedup to Delta", "datatrove dedup"
 PART = 500  # texts that are measured at a time
 ROUNDS = 7  # the first ones warm Java
@@ -65,7 +66,9 @@ def written(rows: pa.Table, folder: Path) -> list[str]:
     folder.mkdir()
     files = [str(folder / f"{begin:08d}.parquet") for begin in range(0, len(rows), FILE_DOCUMENTS)]
     for number, file in enumerate(files):
-        pq.write_table(rows.slice(number * FILE_DOCUMENTS, FILE_DOCUMENTS), file, compression="zstd", row_group_size=2000)
+        pq.write_table(
+            rows.slice(number * FILE_DOCUMENTS, FILE_DOCUMENTS), file, compression="zstd", row_group_size=2000
+        )
     return files
 
 
@@ -116,7 +119,9 @@ def kept(texts: pa.Array, near: NearDuplicates, seed: int = 1) -> np.ndarray:
     true = verify.alike(sets, *(pa.array(side.astype(np.int32)) for side in np.split(places, 2)), near.threshold)
     codes = text_hash.dictionary_encode().indices.to_numpy()
     copies = np.unique(codes, return_index=True)[1][codes]
-    return clusters.components(np.concatenate([a[true], copies]), np.concatenate([b[true], np.arange(len(texts))]), len(texts))
+    return clusters.components(
+        np.concatenate([a[true], copies]), np.concatenate([b[true], np.arange(len(texts))]), len(texts)
+    )
 
 
 def through_spark(files: list[str], home: Path, pairs: np.ndarray, n: int) -> list[dict]:
@@ -132,16 +137,21 @@ def through_spark(files: list[str], home: Path, pairs: np.ndarray, n: int) -> li
         rate = n / sum(best.values())
         least = {} if store else {"reference": 12_000, "must": 1.0}
         found.append(row(f"verified, Spark, {way}" + " / the least we accept" * bool(least), rate, "docs/s", **least))
-    clusters = deltalake.DeltaTable(str(home / "all tables in Delta 0" / "clusters")).to_pyarrow_table(columns=["doc_id", "cluster_id"])
+    clusters = deltalake.DeltaTable(str(home / "all tables in Delta 0" / "clusters")).to_pyarrow_table(
+        columns=["doc_id", "cluster_id"]
+    )
     spark.stop()
     root = np.arange(n)
-    doc, first = (np.array([int(name, 16) for name in clusters.column(side).to_pylist()]) for side in ("doc_id", "cluster_id"))
+    doc, first = (
+        np.array([int(name, 16) for name in clusters.column(side).to_pylist()]) for side in ("doc_id", "cluster_id")
+    )
     root[doc] = first
     return [*found, *against_truth("Spark", root, pairs)]
 
 
 def deduplicate(spark: SparkSession, files: list[str], home: Path, store: bool) -> dict[str, float]:
-    """Seconds of each stage; `store`: the narrow tables between are written to Delta too, by Spark or here as in the job."""
+    """Seconds of each stage; `store`: the narrow tables between are written to Delta too, by Spark or here as in the
+    job."""
     from pyspark.sql import functions as F
 
     from pipelines.dedup import dedup
@@ -164,7 +174,9 @@ def deduplicate(spark: SparkSession, files: list[str], home: Path, store: bool) 
 
     given = spark.read.parquet(*files)
     columns = ", ".join(f"{column.name} {column.type}" for column in fingerprints.COLUMNS)
-    signals = given.mapInArrow(fingerprinted, f"doc_id string, source string, snapshot string, quality double, {columns}")
+    signals = given.mapInArrow(
+        fingerprinted, f"doc_id string, source string, snapshot string, quality double, {columns}"
+    )
     signals = stage("signals", signals)
     rows = signals.filter(pc.field("n_shingles") > 0).select(["doc_id", "text_hash", *dedup.FINGERPRINT])
     rows = rows.append_column("new", pa.array(np.ones(len(rows), bool)))
@@ -172,7 +184,9 @@ def deduplicate(spark: SparkSession, files: list[str], home: Path, store: bool) 
     grouped = stage("clusters", clusters.clusters(clusters.members(signals, {"web": 0}, {}), pairs))
     kept = spark.createDataFrame(grouped.filter(pc.field("rank") == 1).select(["doc_id"]))
     # 43,000 ids are sent to every task: Spark does not know how few they are, and would shuffle the texts.
-    given.join(F.broadcast(kept), "doc_id", how="left_semi").write.format("delta").options(**PROPERTIES).save(str(home / "kept"))
+    given.join(F.broadcast(kept), "doc_id", how="left_semi").write.format("delta").options(**PROPERTIES).save(
+        str(home / "kept")
+    )
     return spent | {"kept": time.perf_counter() - started}
 
 
@@ -194,12 +208,17 @@ def documents(texts: pa.Array) -> pa.Table:
 
 
 def against_truth(way: str, root: np.ndarray, pairs: np.ndarray) -> list[dict]:
-    """Of pairs: found in one cluster. Of documents: dropped, and in no pair (a false drop) or not dropped (a missed one)."""
+    """Of pairs: found in one cluster. Of documents: dropped, and in no pair (a false drop) or not dropped (a missed
+    one)."""
     together = (root[pairs[:, 0]] == root[pairs[:, 1]]).mean()
     expected = clusters.components(pairs[:, 0], pairs[:, 1], len(root))
     dropped, should = root != np.arange(len(root)), expected != np.arange(len(root))
     right = (dropped & should).sum()
-    shares = {"pair recall": together, "document recall": right / should.sum(), "document precision": right / max(dropped.sum(), 1)}
+    shares = {
+        "pair recall": together,
+        "document recall": right / should.sum(),
+        "document precision": right / max(dropped.sum(), 1),
+    }
     return [row(f"{name}, {way}", share, "", reference=0.995, must=1.0) for name, share in shares.items()]
 
 
@@ -209,7 +228,9 @@ def against_truth(way: str, root: np.ndarray, pairs: np.ndarray) -> list[dict]:
 def corpus(folder: Path | None) -> list[str]:
     """At most N_DOCS documents, no two of them equal, and edited copies, in random order."""
     chance = np.random.default_rng(7)
-    texts = list(dict.fromkeys(piece for text in (texts_of(folder) if folder else packages()) for piece in pieces(text)))
+    texts = list(
+        dict.fromkeys(piece for text in (texts_of(folder) if folder else packages()) for piece in pieces(text))
+    )
     texts = [texts[i] for i in chance.permutation(len(texts))[:N_DOCS]]
     texts += [edited(text, chance) for text in texts[: int(len(texts) * PLANTED)]]
     return [texts[i] for i in chance.permutation(len(texts))]
@@ -233,7 +254,8 @@ def pieces(text: str) -> list[str]:
 
 
 def edited(text: str, chance: np.random.Generator) -> str:
-    """A copy with some of its words replaced: one in 4,000 to one in 15, so that the index falls to one half and below."""
+    """A copy with some of its words replaced: one in 4,000 to one in 15, so that the index falls to one half and
+    below."""
     parts = re.split(r"(\w+)", text)
     words = len(parts) // 2
     for place in chance.integers(0, words, 1 + int(words * 10 ** chance.uniform(-3.6, -1.2))):
@@ -253,7 +275,9 @@ def similar_pairs(texts: list[str], near: NearDuplicates) -> np.ndarray:
     numbers: dict[str, int] = {}
     sets = []
     for text in texts:
-        words = np.array([numbers.setdefault(word, len(numbers)) for word in re.findall(r"\w+", text.lower())], np.uint64)
+        words = np.array(
+            [numbers.setdefault(word, len(numbers)) for word in re.findall(r"\w+", text.lower())], np.uint64
+        )
         n = min(near.ngram, len(words))
         hashed = np.zeros(len(words) - n + 1 if n else 0, np.uint64)
         for k in range(n):
@@ -290,7 +314,9 @@ def _join(values, bounds, threshold, n_values):
                 other = where[place]
                 if met[other] != d:
                     met[other] = d
-                    if _reaches(values[bounds[d] : bounds[d + 1]], values[bounds[other] : bounds[other + 1]], threshold):
+                    if _reaches(
+                        values[bounds[d] : bounds[d + 1]], values[bounds[other] : bounds[other + 1]], threshold
+                    ):
                         found.append((other, d))
             where[free[value]] = d
             free[value] += 1

@@ -2,8 +2,8 @@
 
     python -m benchmarks.edits [folder with .txt, .md, .rst or .py files]
 
-CPU seconds, not wall time. Counting is Spark's and not in these figures: a text gives about one seed in 13 words to count,
-and a row a word only where a seed repeats, which is why the last line is of texts that repeat everywhere.
+CPU seconds, not wall time. Counting is Spark's and not in these figures: a text gives about one seed in 13 words to
+count, and a row a word only where a seed repeats, which is why the last line is of texts that repeat everywhere.
 """
 
 from __future__ import annotations
@@ -24,13 +24,18 @@ LEAST_MB = 50.0  # of each loop, MB/s a core: twice what the measuring pass aims
 
 def rows(folder: str | None = None) -> list[dict]:
     """Each loop over the same texts. `must` is the least ratio."""
-    texts = [constant(np.frombuffer(piece.encode(), np.uint8)) for piece in pieces(Path(folder or sysconfig.get_path("purelib")))]
+    texts = [
+        constant(np.frombuffer(piece.encode(), np.uint8))
+        for piece in pieces(Path(folder or sysconfig.get_path("purelib")))
+    ]
     mb = sum(map(len, texts)) / 1e6
     seeds = [np.sort(passages.seeds(text, WORDS).view(np.uint64)) for text in texts]
     work = {
         "lines, hashed": lambda: [lines.line_hashes(text, MIN_CHARS) for text in texts],
         "seeds of passages": lambda: [passages.seeds(text, WORDS) for text in texts],
-        "passages, every seed repeated": lambda: [passages.passages(text, WORDS, known) for text, known in zip(texts, seeds, strict=True)],
+        "passages, every seed repeated": lambda: [
+            passages.passages(text, WORDS, known) for text, known in zip(texts, seeds, strict=True)
+        ],
     }
     for loop in work.values():
         loop()  # compiled

@@ -1,8 +1,10 @@
-"""The expert layer on a GPU: sustained rates against dense cuBLAS products of the same size and against other ways to run the layer.
+"""The expert layer on a GPU: sustained rates against dense cuBLAS products of the same size and against other ways to
+run the layer.
 
     python -m benchmarks.experts [configurations] [--ops] [--out folder]
 
-Writes experts.md, whose introduction (`METHOD`) tells how readings are taken, and experts.png. Needs torch, triton and matplotlib only.
+Writes experts.md, whose introduction (`METHOD`) tells how readings are taken, and experts.png. Needs torch, triton and
+matplotlib only.
 """
 
 from __future__ import annotations
@@ -59,7 +61,9 @@ CONFIGS = {
     "T-1024": Config(1024, 3072, 5376, 16, 4, graph=True),
     "T-256": Config(256, 3072, 5376, 16, 4, graph=True),
 }
-TITLE = "The expert layer on a GPU: sustained rates against dense cuBLAS products and against other ways to run the layer."
+TITLE = (
+    "The expert layer on a GPU: sustained rates against dense cuBLAS products and against other ways to run the layer."
+)
 METHOD = (
     "A card at its power limit is up to 18 % faster in its first half second, so every reading follows 0.5 s of the same work, and clock, "
     "power and temperature during it stand beside it. 100 % is the rate of six dense products with as many FLOPs (rows = T * K), timed "
@@ -77,7 +81,8 @@ PUBLISHED = (  # % of dense, forward and backward, on another H200 of the same k
 
 
 class Reading(NamedTuple):
-    """One timing: what, milliseconds (median), % of dense, TFLOP/s, sensors' means while it ran, peak GB above weights and inputs."""
+    """One timing: what, milliseconds (median), % of dense, TFLOP/s, sensors' means while it ran, peak GB above weights
+    and inputs."""
 
     config: str
     implementation: str
@@ -93,7 +98,8 @@ class Reading(NamedTuple):
 
 
 def smi(fields: str, units: str = "") -> list[str]:
-    """The command that asks for this process's GPU: by its uuid, as CUDA may count GPUs otherwise (CUDA_VISIBLE_DEVICES)."""
+    """The command that asks for this process's GPU: by its uuid, as CUDA may count GPUs otherwise
+    (CUDA_VISIBLE_DEVICES)."""
     uuid = torch.cuda.get_device_properties(torch.cuda.current_device()).uuid
     return ["nvidia-smi", f"--id=GPU-{uuid}", f"--query-gpu={fields}", f"--format=csv,noheader{units}"]
 
@@ -126,7 +132,9 @@ class Sensors(threading.Thread):
             self.process.terminate()
 
 
-def sustained(work: Callable[[], object], sensors: Sensors, timed: float = TIMED, warm: float = WARM) -> tuple[float, tuple | None]:
+def sustained(
+    work: Callable[[], object], sensors: Sensors, timed: float = TIMED, warm: float = WARM
+) -> tuple[float, tuple | None]:
     """Median milliseconds of `work` after `warm` seconds of it, and what the sensors read meanwhile."""
     work()
     torch.cuda.synchronize()
@@ -146,7 +154,9 @@ def sustained(work: Callable[[], object], sensors: Sensors, timed: float = TIMED
         event.record()
     torch.cuda.synchronize()
     stop = time.perf_counter()
-    return statistics.median(a.elapsed_time(b) for a, b in zip(events, events[1:], strict=False)), sensors.between(start, stop)
+    return statistics.median(a.elapsed_time(b) for a, b in zip(events, events[1:], strict=False)), sensors.between(
+        start, stop
+    )
 
 
 def flops(config: Config) -> float:
@@ -184,7 +194,9 @@ class Inputs(NamedTuple):
 def make(config: Config) -> Inputs:
     """Random tokens and weights; some experts are liked more than others (the busiest has about twice the mean)."""
     torch.manual_seed(3)
-    scores = torch.randn(config.tokens, config.n_experts, device="cuda") + 0.3 * torch.randn(config.n_experts, device="cuda")
+    scores = torch.randn(config.tokens, config.n_experts, device="cuda") + 0.3 * torch.randn(
+        config.n_experts, device="cuda"
+    )
     if config.popular:
         scores[::2, 0] += 100
     values, indices = scores.topk(config.top_k, dim=-1)
@@ -217,7 +229,9 @@ def grouped_mm(x_TD, indices_TK, weights_TK, w1, v1, w2, n_experts) -> Tensor:
     top_k, expert_R = indices_TK.shape[1], indices_TK.flatten()
     order_R = expert_R.argsort(stable=True)
     place_R = torch.empty_like(order_R).scatter_(0, order_R, torch.arange(len(order_R), device=order_R.device))
-    counts_E = torch.zeros(n_experts, device=x_TD.device, dtype=torch.int64).scatter_add_(0, expert_R, torch.ones_like(expert_R))
+    counts_E = torch.zeros(n_experts, device=x_TD.device, dtype=torch.int64).scatter_add_(
+        0, expert_R, torch.ones_like(expert_R)
+    )
     ends_E = counts_E.cumsum(0).int()
     w1, v1, w2 = (w.view(n_experts, -1, w.shape[1]) for w in (w1, v1, w2))
     x_RD = x_TD[order_R // top_k]
@@ -228,7 +242,8 @@ def grouped_mm(x_TD, indices_TK, weights_TK, w1, v1, w2, n_experts) -> Tensor:
 
 
 def python_loop(x_TD, indices_TK, weights_TK, w1, v1, w2, n_experts) -> Tensor:
-    """As Hugging Face's DbrxExperts: experts one after another, each weight a slice whose gradient is as large as the whole."""
+    """As Hugging Face's DbrxExperts: experts one after another, each weight a slice whose gradient is as large as the
+    whole."""
     out_TD = torch.zeros_like(x_TD)
     hits_EKT = F.one_hot(indices_TK, n_experts).permute(2, 1, 0)
     w1, v1, w2 = (w.view(n_experts, -1, w.shape[1]) for w in (w1, v1, w2))
@@ -250,7 +265,8 @@ def swiglu_kernel(gate_ptr, linear_ptr, out_ptr, n, BLOCK: tl.constexpr):
 
 
 class CublasLoop(torch.autograd.Function):
-    """A cuBLAS product for each expert, with everything around it as in our own path: what one host sync a step buys."""
+    """A cuBLAS product for each expert, with everything around it as in our own path: what one host sync a step
+    buys."""
 
     @staticmethod
     def forward(ctx, x_TD, indices_TK, weights_TK, w1, v1, w2, n_experts):
@@ -263,7 +279,9 @@ class CublasLoop(torch.autograd.Function):
         for rows, of in spans:
             torch.mm(x_RD[rows], w1[of].t(), out=gate_RF[rows])
             torch.mm(x_RD[rows], v1[of].t(), out=linear_RF[rows])
-        swiglu_kernel[(triton.cdiv(a_RF.numel(), 8192),)](gate_RF, linear_RF, a_RF, a_RF.numel(), BLOCK=8192, num_warps=8)
+        swiglu_kernel[(triton.cdiv(a_RF.numel(), 8192),)](
+            gate_RF, linear_RF, a_RF, a_RF.numel(), BLOCK=8192, num_warps=8
+        )
         y_RD = x_RD  # no longer needed
         for rows, of in spans:
             torch.mm(a_RF[rows], w2[of], out=y_RD[rows])
@@ -320,7 +338,11 @@ def measure(name: str, config: Config, sensors: Sensors, ops: bool) -> list[Read
     ms = {work: (before[work][0] + after[work][0]) / 2 for work in both}
     for work, (_, share) in both.items():
         for when, (one, read) in (("before", before[work]), ("after", after[work])):
-            found.append(Reading(name, f"dense, {when}", work, one, 100 * ms[work] / one, share * flops(config) / one / 1e9, read))
+            found.append(
+                Reading(
+                    name, f"dense, {when}", work, one, 100 * ms[work] / one, share * flops(config) / one / 1e9, read
+                )
+            )
     found = [r if r.percent or r.work not in ms else r._replace(percent=100 * ms[r.work] / r.ms) for r in found]
     for reading in found:
         print(line(reading), flush=True)
@@ -349,7 +371,9 @@ def measure_way(name: str, config: Config, way: str, inputs: Inputs, sensors: Se
     clear(inputs)
     if config.graph and way in ("hopper", "blocksparse"):
         ms, read = sustained(captured(function, inputs, dout).replay, sensors)
-        found.append(Reading(name, f"{way}, CUDA graph", "forward + backward", ms, None, 3 * flops(config) / ms / 1e9, read))
+        found.append(
+            Reading(name, f"{way}, CUDA graph", "forward + backward", ms, None, 3 * flops(config) / ms / 1e9, read)
+        )
     return found
 
 
@@ -391,7 +415,9 @@ def measure_operations(name: str, config: Config, inputs: Inputs, products: dict
         tflops = share * flops(config) / 3 / times[1][0] / 1e9
         found.append(Reading(name, "hopper", product, times[1][0], 100 * reference / times[1][0], tflops, times[1][1]))
     place_R, top_k = topology.place_R, config.top_k
-    ms, read = sustained(lambda: blocksparse.combine(blocksparse.spread(x_TD, place_R, top_k), place_R, top_k, None), sensors, 0.2, 0.2)
+    ms, read = sustained(
+        lambda: blocksparse.combine(blocksparse.spread(x_TD, place_R, top_k), place_R, top_k, None), sensors, 0.2, 0.2
+    )
     return [*found, Reading(name, "hopper", "spread, combine", ms, None, None, read)]
 
 
@@ -400,7 +426,10 @@ def ceilings(sensors: Sensors) -> list[Reading]:
     a, b, c = normal(8192, 8192), normal(8192, 8192), torch.empty(1 << 30, device="cuda", dtype=torch.uint8)
     d = torch.empty_like(c)
     found = []
-    for work, run, tflop in (("copy of 1 GiB", lambda: d.copy_(c), None), ("8192 x 8192 x 8192", lambda: a @ b, 2 * 8192**3 / 1e12)):
+    for work, run, tflop in (
+        ("copy of 1 GiB", lambda: d.copy_(c), None),
+        ("8192 x 8192 x 8192", lambda: a @ b, 2 * 8192**3 / 1e12),
+    ):
         ms, read = sustained(run, sensors)
         name = f"{2 * len(c) / ms / 1e6:,.0f} GB/s" if tflop is None else "cuBLAS"
         found.append(Reading("ceiling", name, work, ms, None, tflop and tflop / ms * 1e3, read))
@@ -410,7 +439,20 @@ def ceilings(sensors: Sensors) -> list[Reading]:
 
 # ------------------------------------------------------------------------------------------------ the report
 
-HEAD = ("configuration", "implementation", "work", "ms", "% of dense", "TFLOP/s", "MHz", "W", "C", "peak GB", "must", "met")
+HEAD = (
+    "configuration",
+    "implementation",
+    "work",
+    "ms",
+    "% of dense",
+    "TFLOP/s",
+    "MHz",
+    "W",
+    "C",
+    "peak GB",
+    "must",
+    "met",
+)
 
 
 def cells(r: Reading) -> list[str]:
@@ -423,7 +465,12 @@ def cells(r: Reading) -> list[str]:
 def verdict(r: Reading) -> tuple[str, str]:
     """What a reading must be, where it must be anything, and whether it is."""
     config = CONFIGS.get(r.config)
-    if not config or not config.must or r.work != "forward + backward" or r.implementation not in ("hopper", "blocksparse"):
+    if (
+        not config
+        or not config.must
+        or r.work != "forward + backward"
+        or r.implementation not in ("hopper", "blocksparse")
+    ):
         return "", ""
     if r.implementation == "blocksparse":
         return f">= {config.portable:g} %", "yes" if r.percent >= config.portable else "NO"
@@ -432,7 +479,9 @@ def verdict(r: Reading) -> tuple[str, str]:
 
 
 def line(r: Reading) -> str:
-    return "  ".join(f"{cell:>{width}}" for cell, width in zip(cells(r), (8, 24, 19, 9, 6, 6, 6, 4, 3, 6, 20, 4), strict=True))
+    return "  ".join(
+        f"{cell:>{width}}" for cell, width in zip(cells(r), (8, 24, 19, 9, 6, 6, 6, 4, 3, 6, 20, 4), strict=True)
+    )
 
 
 def machine() -> str:
@@ -440,7 +489,10 @@ def machine() -> str:
     told = f"{properties.name}, {properties.multi_processor_count} SMs, {properties.total_memory / 2**30:.0f} GiB"
     if shutil.which("nvidia-smi"):
         query = smi("driver_version,power.limit,clocks.max.sm")
-        told += ", driver, power limit, highest clock: " + subprocess.run(query, capture_output=True, text=True).stdout.strip()
+        told += (
+            ", driver, power limit, highest clock: "
+            + subprocess.run(query, capture_output=True, text=True).stdout.strip()
+        )
     return f"{told}; Python {platform.python_version()}, torch {torch.__version__}, Triton {triton.__version__}"
 
 
@@ -458,10 +510,16 @@ def cache_is_empty() -> bool:
 
 def write(found: list[Reading], out: Path, configs: list[str], fresh: bool) -> None:
     run = [(name, CONFIGS[name]) for name in configs]
-    shapes = "; ".join(f"{name}: T {c.tokens}, D {c.width}, F {c.hidden}, E {c.n_experts}, K {c.top_k}" for name, c in run)
-    routing = "bf16, random routing, the busiest expert about twice the mean; in `popular` half of all tokens choose one."
+    shapes = "; ".join(
+        f"{name}: T {c.tokens}, D {c.width}, F {c.hidden}, E {c.n_experts}, K {c.top_k}" for name, c in run
+    )
+    routing = (
+        "bf16, random routing, the busiest expert about twice the mean; in `popular` half of all tokens choose one."
+    )
     command = shlex.join(["python", "-m", "benchmarks.experts", *sys.argv[1:]])
-    cache = f"A first step includes compiling; Triton's cache was {'empty' if fresh else 'not empty'} when this run began."
+    cache = (
+        f"A first step includes compiling; Triton's cache was {'empty' if fresh else 'not empty'} when this run began."
+    )
     lines = ["# Expert layers", "", f"`{command}`", "", machine(), "", f"{METHOD} {cache}", ""]
     lines += [f"{shapes}. {routing}{' ' + SHORT if any(c.graph for _, c in run) else ''}", "", peers(), ""]
     lines += ["| " + " | ".join(row) + " |" for row in (HEAD, ["---"] * len(HEAD), *map(cells, found))]
@@ -504,7 +562,8 @@ def main() -> None:
     found = ceilings(sensors)
     for name in configs:
         found += measure(name, CONFIGS[name], sensors, options.ops)
-        write(found, options.out, configs[: configs.index(name) + 1], fresh)  # a run that is cut short has shown what it did
+        # a run that is cut short has shown what it did
+        write(found, options.out, configs[: configs.index(name) + 1], fresh)
         print(f"{name} done after {time.perf_counter() - start:.0f} s", flush=True)
         torch.cuda.empty_cache()
     sensors.close()

@@ -1,15 +1,17 @@
-"""Main content of web pages: speed and quality beside resiliparse and trafilatura, same pages, same run; and how the weights were fitted.
+"""Main content of web pages: speed and quality beside resiliparse and trafilatura, same pages, same run; and how the
+weights were fitted.
 
     python -m benchmarks extraction FOLDER                               # with articles.jsonl.zst in it
     python -m benchmarks.extraction gold.jsonl.zst [pages.jsonl.zst]     # speed on the second file when there is one
     python -m benchmarks.extraction gold.jsonl.zst manuals.jsonl.zst --fit
 
-A gold file holds a JSON object a line: `html`, and `article`, its main content by hand (scrapinghub's article-extraction-benchmark,
-MIT). Pages to fit on besides, at MANUALS of a page's weight, are manuals, whose articles hold code, tables and lists that
-newspapers lack: there `article` is the text of the element that the generator marks as the page's body.
+A gold file holds a JSON object a line: `html`, and `article`, its main content by hand (scrapinghub's
+article-extraction-benchmark, MIT). Pages to fit on besides, at MANUALS of a page's weight, are manuals, whose articles
+hold code, tables and lists that newspapers lack: there `article` is the text of the element that the generator marks as
+the page's body.
 
-Score: 4-gram shingles of the words (\\w+) as multisets; a page's true and false positives and false negatives divided by their
-sum; precision, recall and F1 of these summed over the pages. Speed: pages in a CPU second, one core.
+Score: 4-gram shingles of the words (\\w+) as multisets; a page's true and false positives and false negatives divided
+by their sum; precision, recall and F1 of these summed over the pages. Speed: pages in a CPU second, one core.
 """
 
 from __future__ import annotations
@@ -56,7 +58,9 @@ def rows(gold: str | None = None, pages: str | None = None) -> list[dict]:
     for name, work in EXTRACTORS.items():
         texts = [work(page["html"]) for page in items]
         ours = name == "ours"
-        rate = len(timed) / seconds(lambda work=work: [work(html) for html in timed], repeats=3 if name != "trafilatura fast" else 1)
+        rate = len(timed) / seconds(
+            lambda work=work: [work(html) for html in timed], repeats=3 if name != "trafilatura fast" else 1
+        )
         precision, recall, f1 = score(zip(texts, (page["article"] for page in items), strict=True))
         found += [
             row(f"{name}: speed", rate, "pages/s", reference=LEAST_PAGES if ours else None, must=1.0 if ours else None),
@@ -70,7 +74,9 @@ def rows(gold: str | None = None, pages: str | None = None) -> list[dict]:
 EXTRACTORS: dict[str, Callable[[str], str]] = {
     "ours": lambda html: extract(html.encode()).text,
     "resiliparse": lambda html: extract_plain_text(html, main_content=True, alt_texts=False),
-    "resiliparse without comments": lambda html: extract_plain_text(html, main_content=True, alt_texts=False, comments=False),
+    "resiliparse without comments": lambda html: extract_plain_text(
+        html, main_content=True, alt_texts=False, comments=False
+    ),
     "trafilatura fast": extract_slowly,
 }
 
@@ -110,7 +116,8 @@ class Example(NamedTuple):
 
 
 def example(page: dict, share: float) -> Example:
-    """A block is content when more than half of its shingles are the article's; it weighs as its words among the article's."""
+    """A block is content when more than half of its shingles are the article's; it weighs as its words among the
+    article's."""
     markup = scan(page["html"].encode())
     texts = [unescape(bytes(markup.text[b[B_START] : b[B_END]]).decode("utf-8", "replace")) for b in markup.blocks]
     article = N_WORDS.findall(page["article"])
@@ -118,24 +125,34 @@ def example(page: dict, share: float) -> Example:
     labels, weights = [], []
     for words in map(N_WORDS.findall, texts):
         whole = len(words) >= 4
-        hits = np.mean([gram in known for gram in shingles(" ".join(words))]) if whole else bool(words) and f" {' '.join(words)} " in joined
+        hits = (
+            np.mean([gram in known for gram in shingles(" ".join(words))])
+            if whole
+            else bool(words) and f" {' '.join(words)} " in joined
+        )
         labels.append(hits > 0.5)
         weights.append(min((len(words) + 1) / max(len(article), 50), 0.3))
     weight = np.array(weights)
     weight *= 20 * share * min(1, 4 / max(weight.sum(), 1e-9))  # 20: the ridges were chosen for weights of this size
-    return Example(markup, texts, content.features(markup.elements, markup.blocks), np.array(labels), weight, page["article"])
+    return Example(
+        markup, texts, content.features(markup.elements, markup.blocks), np.array(labels), weight, page["article"]
+    )
 
 
 def fit(examples: list[Example]) -> tuple[np.ndarray, np.ndarray]:
     """(FIRST, SECOND) of pipelines/content.py."""
-    labels, weights = (np.concatenate([getattr(e, name) for e in examples]).astype(float) for name in ("is_content", "weight"))
+    labels, weights = (
+        np.concatenate([getattr(e, name) for e in examples]).astype(float) for name in ("is_content", "weight")
+    )
     first = logistic(np.vstack([e.seen for e in examples]).astype(float), labels, weights, RIDGE_FIRST)
     second = logistic(np.vstack([around(e, first) for e in examples]).astype(float), labels, weights, RIDGE_SECOND)
     return first, second
 
 
 def around(page: Example, first: np.ndarray) -> np.ndarray:
-    return content.context(page.markup.elements, page.markup.blocks, page.seen, content.probability(content.logits(page.seen, first)))
+    return content.context(
+        page.markup.elements, page.markup.blocks, page.seen, content.probability(content.logits(page.seen, first))
+    )
 
 
 def logistic(x: np.ndarray, y: np.ndarray, weights: np.ndarray, ridge: float) -> np.ndarray:
@@ -163,7 +180,9 @@ def kept(page: Example, first: np.ndarray, second: np.ndarray) -> str:
     return "\n".join(text for text, keep in zip(page.texts, good, strict=True) if keep)
 
 
-def validated(examples: list[Example], n_gold: int, seed: int) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+def validated(
+    examples: list[Example], n_gold: int, seed: int
+) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
     """Scores of the gold pages and of the others, each judged by weights that were fitted without it."""
     fold = np.random.default_rng(seed).permutation(len(examples)) % FOLDS
     texts = [""] * len(examples)
@@ -186,7 +205,11 @@ def main() -> None:
     gold = [example(page, 1.0) for page in read(files[0])]
     examples = gold + [example(page, MANUALS) for file in files[1:] for page in read(file)]
     for seed in SEEDS:
-        print("cross-validated, seed", seed, *(tuple(round(float(v), 4) for v in s) for s in validated(examples, len(gold), seed)))
+        print(
+            "cross-validated, seed",
+            seed,
+            *(tuple(round(float(v), 4) for v in s) for s in validated(examples, len(gold), seed)),
+        )
     for name, weights in zip(("FIRST", "SECOND"), fit(examples), strict=True):
         print(name, "=", np.array2string(weights, separator=", ", precision=3, suppress_small=True, max_line_width=120))
 

@@ -1,4 +1,5 @@
-"""The steps inside Spark, Arrow hop and Delta write included: their rates, how time grows with text, and the job's memory."""
+"""The steps inside Spark, Arrow hop and Delta write included: their rates, how time grows with text, and the job's
+memory."""
 
 from __future__ import annotations
 
@@ -62,11 +63,14 @@ def job(folder: Path, size: int) -> Job:
 
 
 def corpus(file: Path, size: int) -> Path:
-    """A JSONL file with the first `size` bytes of the installed packages' modules, in seeded order. Raises ValueError if there is less."""
+    """A JSONL file with the first `size` bytes of the installed packages' modules, in seeded order. Raises ValueError
+    if there is less."""
     if file.exists():
         return file
     source = Source(name="code", reader="python-code", domain="code")
-    recipe = Recipe.model_validate({"home": "x", "sources": [source.model_dump()], "stages": [{"name": "x", "tokens": 1, "seq_len": 16}]})
+    recipe = Recipe.model_validate(
+        {"home": "x", "sources": [source.model_dump()], "stages": [{"name": "x", "tokens": 1, "seq_len": 16}]}
+    )
     written = 0
     with open(file, "w") as out:
         for one in ingest.listing(recipe)[deliveries.Delivery("code", "1")]:
@@ -99,7 +103,14 @@ def measuring(job: Job) -> dict:
     value = job.home.lake.total(tables.SIGNALS, pc.field("n_bytes")) / 1e6 / seconds / os.cpu_count()
     work = "measuring pass, with Arrow hop and Delta write / the least we accept"
     ratio = value / LEAST_MEASURING_MB
-    return {"work": work, "value": value, "unit": "MB/s a core", "reference": LEAST_MEASURING_MB, "ratio": ratio, "must": 1.0}
+    return {
+        "work": work,
+        "value": value,
+        "unit": "MB/s a core",
+        "reference": LEAST_MEASURING_MB,
+        "ratio": ratio,
+        "must": 1.0,
+    }
 
 
 def share(found: dict) -> dict:
@@ -115,7 +126,15 @@ def duplicates(found: dict) -> dict:
 def growth(name: str, once: dict, twice: dict) -> dict:
     small, large = once[name]["seconds"], twice[name]["seconds"]
     work = f"{name}: twice the text / once"
-    return {"work": work, "value": large, "unit": "s", "reference": small, "ratio": large / small, "must": MOST_GROWTH, "at_most": True}
+    return {
+        "work": work,
+        "value": large,
+        "unit": "s",
+        "reference": small,
+        "ratio": large / small,
+        "must": MOST_GROWTH,
+        "at_most": True,
+    }
 
 
 def memory(folder: Path) -> dict:
@@ -123,7 +142,9 @@ def memory(folder: Path) -> dict:
     value = yaml.safe_load(Path("flows/recipes/local.yaml").read_text()) | {"home": str(folder / "home-local")}
     file = folder / "local.yaml"
     file.write_text(yaml.safe_dump(value))
-    run = subprocess.Popen([sys.executable, "-m", "flows.cli", "run", "curriculum", "--recipe", str(file)], stdout=subprocess.DEVNULL)
+    run = subprocess.Popen(
+        [sys.executable, "-m", "flows.cli", "run", "curriculum", "--recipe", str(file)], stdout=subprocess.DEVNULL
+    )
     with peak_memory(root=run.pid) as peak:
         if run.wait():
             raise RuntimeError(f"the default run failed with exit code {run.returncode}")

@@ -3,10 +3,10 @@
     python -m benchmarks.languages FOLDER ...
     python -m benchmarks languages FOLDER          only the speed, beside other tools
 
-Folders with JSON lines (.jsonl.zst: text, source, path) of translated documentation, and with gettext catalogues (.mo, as
-/usr/share/locale has them). Ours reads cleaned windows; plain is fastText's own binding on the first 480 characters and
-on the whole text. Labels are those of the files' places: some pages were never translated, so no method reaches 100 %.
-Prints Markdown tables. CPU seconds, the least of five.
+Folders with JSON lines (.jsonl.zst: text, source, path) of translated documentation, and with gettext catalogues (.mo,
+as /usr/share/locale has them). Ours reads cleaned windows; plain is fastText's own binding on the first 480 characters
+and on the whole text. Labels are those of the files' places: some pages were never translated, so no method reaches 100
+%. Prints Markdown tables. CPU seconds, the least of five.
 """
 
 from __future__ import annotations
@@ -45,7 +45,11 @@ PLACES = {
     "articles": re.compile(r"^_articles/([a-z]{2,3})(?:-\w+)?/"),
     "MDN pages (HTML)": re.compile(r"^files/([a-z]{2,3})(?:-\w+)?/"),
 }
-WHOLE = {"bundestag/gesetze": ("laws", "de"), "COST-ELTeC/ELTeC-fra": ("novels", "fr"), "reactjs/fr.react.dev": ("articles", "fr")}
+WHOLE = {
+    "bundestag/gesetze": ("laws", "de"),
+    "COST-ELTeC/ELTeC-fra": ("novels", "fr"),
+    "reactjs/fr.react.dev": ("articles", "fr"),
+}
 SAME = {"nb": "no", "fil": "tl", "iw": "he", "in": "id"}  # codes by other names in lid.176
 Labelled = tuple[str, str, str]  # set, language, text
 
@@ -100,7 +104,9 @@ def chosen(folders: list[Path], known: set[str]) -> list[Labelled]:
 def answers(texts: list[str]) -> dict[str, list[str]]:
     """The label of every text by each method."""
     binding = fasttext.load_model(str(assets.LANGUAGE_MODEL)).f
-    plain = lambda text: binding.predict(text.replace("\n", " ") + "\n", 1, 0.0, "strict")[0][1].removeprefix(fasttext_file.PREFIX)  # noqa: E731
+    plain = lambda text: binding.predict(text.replace("\n", " ") + "\n", 1, 0.0, "strict")[0][1].removeprefix(
+        fasttext_file.PREFIX
+    )  # noqa: E731
     return {
         "ours": language.measure(pa.array(texts), None, Context(assets.LANGUAGE_MODEL.read_bytes()))[0].to_pylist(),
         f"first {HEAD_CHARS}": [plain(text[:HEAD_CHARS]) for text in texts],
@@ -113,17 +119,23 @@ def table(documents: list[Labelled], found: dict[str, list[str]], key: Callable[
     groups = defaultdict(list)
     for i, document in enumerate(documents):
         groups[key(document)].append(i)
-    lines = [f"| {title} | documents | " + " | ".join(found) + " | ours says instead |", "|---|---:|" + "---:|" * len(found) + "---|"]
+    lines = [
+        f"| {title} | documents | " + " | ".join(found) + " | ours says instead |",
+        "|---|---:|" + "---:|" * len(found) + "---|",
+    ]
     for name, members in [*sorted(groups.items()), ("all", range(len(documents)))]:
         shares = [np.mean([labels[i] == documents[i][1] for i in members]) for labels in found.values()]
         wrong = Counter(found["ours"][i] for i in members if found["ours"][i] != documents[i][1])
         said = ", ".join(f"{label} {n}" for label, n in wrong.most_common(3)) if name != "all" else ""
-        lines.append(f"| {name} | {len(members):,} | " + " | ".join(f"{100 * share:.1f}" for share in shares) + f" | {said} |")
+        lines.append(
+            f"| {name} | {len(members):,} | " + " | ".join(f"{100 * share:.1f}" for share in shares) + f" | {said} |"
+        )
     return "\n".join(lines)
 
 
 def rows(folder: str | None = None) -> list[dict]:
-    """Speed on distinct texts of HEAD_CHARS characters, and how many labels are the binding's. `must` is the least ratio."""
+    """Speed on distinct texts of HEAD_CHARS characters, and how many labels are the binding's. `must` is the least
+    ratio."""
     texts = documents(folder)
     pieces = list(dict.fromkeys(text[:HEAD_CHARS].replace("\n", " ") for text in texts if len(text) >= HEAD_CHARS))
     known = assets.LANGUAGE_MODEL.read_bytes()
@@ -132,7 +144,9 @@ def rows(folder: str | None = None) -> list[dict]:
     data, offsets = utf8(pa.array(pieces))
     labels, scores = np.empty(len(pieces), np.int32), np.empty(len(pieces))
     linear.predict(data, offsets, model, labels, scores)  # compiled
-    theirs = [binding.predict(text + "\n", 1, 0.0, "strict")[0][1].removeprefix(fasttext_file.PREFIX) for text in pieces]
+    theirs = [
+        binding.predict(text + "\n", 1, 0.0, "strict")[0][1].removeprefix(fasttext_file.PREFIX) for text in pieces
+    ]
     same = np.mean([names[label] == other for label, other in zip(labels, theirs, strict=True)])
     ours = len(pieces) / seconds(lambda: linear.predict(data, offsets, model, labels, scores))
     plain = len(pieces) / seconds(lambda: [binding.predict(text + "\n", 1, 0.0, "strict") for text in pieces])
@@ -162,7 +176,9 @@ def seconds(work: Callable[[], object], repeats: int = 5) -> float:
 def main() -> None:
     if not sys.argv[1:]:
         sys.exit("expected folders with .jsonl.zst files or gettext catalogues; found none")
-    documents = chosen([Path(name) for name in sys.argv[1:]], set(fasttext_file.read(assets.LANGUAGE_MODEL.read_bytes()).labels))
+    documents = chosen(
+        [Path(name) for name in sys.argv[1:]], set(fasttext_file.read(assets.LANGUAGE_MODEL.read_bytes()).labels)
+    )
     texts = [text for _, _, text in documents]
     found = answers(texts)
     prose = [i for i, document in enumerate(documents) if "HTML" not in document[0]]

@@ -1,4 +1,5 @@
-"""The one pass over the text: each family alone and all together, on one core; signatures against datasketch, same texts, same run.
+"""The one pass over the text: each family alone and all together, on one core; signatures against datasketch, same
+texts, same run.
 
     python -m benchmarks.measuring [folder with .txt, .md, .rst or .py files]
 
@@ -43,7 +44,11 @@ def rows(folder: str | None = None) -> list[dict]:
         name = family.__name__.rsplit(".", 1)[1]
         known = {"domain": batch.column("domain"), "lang": pa.array(["en"] * len(batch))}
         spent = seconds(lambda family=family, known=known: family.measure(batch.column("text"), known, context))
-        found += [row(name, mb / spent, "MB/s"), row(name, len(batch) / spent, "docs/s"), row(name, 100 * spent / whole, "% of all")]
+        found += [
+            row(name, mb / spent, "MB/s"),
+            row(name, len(batch) / spent, "docs/s"),
+            row(name, 100 * spent / whole, "% of all"),
+        ]
     return [*found, signatures(batch.column("text"), context)]
 
 
@@ -58,12 +63,15 @@ def signatures(texts: pa.Array, context: Context) -> dict:
 def datasketch_signature(text: str, context: Context) -> datasketch.MinHash:
     words = re.findall(r"\w+", text.lower())
     sketch = datasketch.MinHash(num_perm=context.bands * context.rows)
-    sketch.update_batch([" ".join(words[i : i + context.ngram]).encode() for i in range(len(words) - context.ngram + 1)])
+    sketch.update_batch(
+        [" ".join(words[i : i + context.ngram]).encode() for i in range(len(words) - context.ngram + 1)]
+    )
     return sketch
 
 
 def documents(folder: Path) -> tuple[pa.RecordBatch, Context]:
-    """Pieces of the folder's files as one batch of two domains, and a context whose quality models were trained on them."""
+    """Pieces of the folder's files as one batch of two domains, and a context whose quality models were trained on
+    them."""
     texts = pieces(folder)
     n = len(texts)
     trained = quality.train(texts[: n // 4], texts[-n // 4 :], seed=1)
@@ -81,7 +89,9 @@ def pieces(folder: Path) -> list[str]:
         if len(found) >= N_DOCS:
             return found[:N_DOCS]
     if len(found) < 4 * quality.MIN_EXAMPLES:
-        raise ValueError(f"{folder} must hold text for {4 * quality.MIN_EXAMPLES} pieces of {DOC_CHARS} characters, found {len(found)}")
+        raise ValueError(
+            f"{folder} must hold text for {4 * quality.MIN_EXAMPLES} pieces of {DOC_CHARS} characters, found {len(found)}"
+        )
     return found
 
 
@@ -96,7 +106,14 @@ def seconds(work: Callable[[], object], repeats: int = REPEATS) -> float:
 
 
 def row(work: str, value: float, unit: str, reference: float | None = None, must: float | None = None) -> dict:
-    return {"work": work, "value": value, "unit": unit, "reference": reference, "ratio": reference and value / reference, "must": must}
+    return {
+        "work": work,
+        "value": value,
+        "unit": unit,
+        "reference": reference,
+        "ratio": reference and value / reference,
+        "must": must,
+    }
 
 
 def show(table: list[dict]) -> None:

@@ -1,10 +1,11 @@
-"""Other tools on the same documents, in an environment of their own: run by `benchmarks.anchors`, imports nothing of ours.
+"""Other tools on the same documents, in an environment of their own: run by `benchmarks.anchors`, imports nothing of
+ours.
 
     .bench/bin/python benchmarks/peers.py documents.parquet WORK
 
-documents.parquet: a column `text`. Prints one JSON line: documents, bytes, cpu_seconds of the whole process tree and seconds by
-the clock, what was done and by which version; or `missing`, where the tool is not installed. Each tool as its own documentation sets it
-up, with one process; what it loads first (models, tables) is not counted.
+documents.parquet: a column `text`. Prints one JSON line: documents, bytes, cpu_seconds of the whole process tree and
+seconds by the clock, what was done and by which version; or `missing`, where the tool is not installed. Each tool as
+its own documentation sets it up, with one process; what it loads first (models, tables) is not counted.
 """
 
 from __future__ import annotations
@@ -33,7 +34,11 @@ def datatrove_filters() -> Work:
     from datatrove.data import Document
     from datatrove.pipeline import filters
 
-    chain = [filters.GopherRepetitionFilter(), filters.GopherQualityFilter(), filters.C4QualityFilter(filter_no_terminal_punct=False)]
+    chain = [
+        filters.GopherRepetitionFilter(),
+        filters.GopherQualityFilter(),
+        filters.C4QualityFilter(filter_no_terminal_punct=False),
+    ]
     chain.append(filters.FineWebQualityFilter())
     return lambda texts: [one.filter(Document(text, "")) for text in texts for one in chain]
 
@@ -41,7 +46,9 @@ def datatrove_filters() -> Work:
 def datatrove_signatures() -> Work:
     from datatrove.pipeline.dedup.minhash import MinhashConfig, MinhashDedupSignature
 
-    step = MinhashDedupSignature(tempfile.mkdtemp(), MinhashConfig(n_grams=NGRAM, num_buckets=BANDS, hashes_per_bucket=ROWS))
+    step = MinhashDedupSignature(
+        tempfile.mkdtemp(), MinhashConfig(n_grams=NGRAM, num_buckets=BANDS, hashes_per_bucket=ROWS)
+    )
 
     def run(texts: list[str]) -> None:
         for text in texts:
@@ -72,7 +79,9 @@ def datatrove_dedup() -> Work:
             [documents, dedup.MinhashDedupFilter(f"{root}/removed"), JsonlWriter(f"{root}/kept")],
         ]
         for number, stage in enumerate(stages):
-            LocalPipelineExecutor(stage, tasks=BANDS if number == 1 else 1, workers=1, logging_dir=f"{root}/logs{number}").run()
+            LocalPipelineExecutor(
+                stage, tasks=BANDS if number == 1 else 1, workers=1, logging_dir=f"{root}/logs{number}"
+            ).run()
 
     return run
 
@@ -84,7 +93,9 @@ def dolma_taggers() -> Work:
     from dolma.taggers.gopher import GopherTaggerV2
 
     taggers = GopherTaggerV2(), FasterC4Tagger()
-    return lambda texts: [tagger.predict(Document("", str(i), text)) for i, text in enumerate(texts) for tagger in taggers]
+    return lambda texts: [
+        tagger.predict(Document("", str(i), text)) for i, text in enumerate(texts) for tagger in taggers
+    ]
 
 
 def shingles(text: str) -> list[str]:
@@ -120,13 +131,17 @@ def daft_minhash(texts: object, normalised: bool) -> object:
     text = col("text")
     if normalised:
         text = text.normalize(remove_punct=True, lowercase=True, nfd_unicode=True, white_space=True)
-    return texts.with_column("signature", text.minhash(num_hashes=HASHES, ngram_size=NGRAM, seed=42, hash_function="xxhash"))
+    return texts.with_column(
+        "signature", text.minhash(num_hashes=HASHES, ngram_size=NGRAM, seed=42, hash_function="xxhash")
+    )
 
 
 def daft_signatures(normalised: bool = True) -> Work:
     import daft
 
-    return lambda texts: daft_minhash(daft.from_pydict({"text": texts}).collect(), normalised).select("signature").collect()
+    return lambda texts: (
+        daft_minhash(daft.from_pydict({"text": texts}).collect(), normalised).select("signature").collect()
+    )
 
 
 def daft_raw_signatures() -> Work:
@@ -135,7 +150,8 @@ def daft_raw_signatures() -> Work:
 
 
 def daft_dedup() -> Work:
-    """Normalised signatures, documents that share a band in one component (union-find), kept documents to Delta. Nothing is checked."""
+    """Normalised signatures, documents that share a band in one component (union-find), kept documents to Delta.
+    Nothing is checked."""
     import daft
     import deltalake  # noqa: F401 - Daft writes with it
     from daft import col
@@ -144,7 +160,13 @@ def daft_dedup() -> Work:
         ids = list(range(len(texts)))
         signed = daft_minhash(daft.from_pydict({"id": ids, "text": texts}), True).collect()
         bands = signed.select("id", col("signature").chunk(ROWS).alias("band")).explode("band")
-        found = bands.groupby("band").agg(col("id").list_agg().alias("ids")).where(col("ids").list_count() > 1).select("ids").to_pydict()
+        found = (
+            bands.groupby("band")
+            .agg(col("id").list_agg().alias("ids"))
+            .where(col("ids").list_count() > 1)
+            .select("ids")
+            .to_pydict()
+        )
         kept = sorted({root for root in components(len(ids), found["ids"])})
         keepers = daft.from_pydict({"id": kept})
         signed.select("id", "text").join(keepers, on="id").write_deltalake(tempfile.mkdtemp())

@@ -1,7 +1,7 @@
 """Personal data and secrets: precision and recall on the evaluation set, and what is found in a corpus, for reading.
 
-    python -m benchmarks.personal                  kinds of tests/personal.jsonl
-    python -m benchmarks.personal folder [every]   of .jsonl.zst, .jsonl, .txt, .md, .rst and .py files, every nth record
+python -m benchmarks.personal                  kinds of tests/personal.jsonl
+python -m benchmarks.personal folder [every]   of .jsonl.zst, .jsonl, .txt, .md, .rst and .py files, every nth record
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ BATCH = 1000
 
 
 def rates() -> list[tuple[str, int, float, int, float]]:
-    """Rows (kind, spans found, precision, spans expected, recall) of the evaluation set; a span counts if both ends are right."""
+    """Rows (kind, spans found, precision, spans expected, recall) of the evaluation set; a span counts if both ends are
+    right."""
     expected, found = defaultdict(set), defaultdict(set)
     given = cases()
     for line, ((kind, _, spans), row) in enumerate(zip(given, spans_of([text for _, text, _ in given]), strict=True)):
@@ -49,7 +50,9 @@ def records(path: Path) -> Iterator[str]:
     if path.suffix in TEXT:
         yield path.read_text("utf-8", errors="ignore")
         return
-    with zstandard.open(path, "rt", encoding="utf-8") if path.suffix == ".zst" else path.open(encoding="utf-8") as lines:
+    with (
+        zstandard.open(path, "rt", encoding="utf-8") if path.suffix == ".zst" else path.open(encoding="utf-8") as lines
+    ):
         yield from (json.loads(line).get("text") or "" for line in lines)
 
 
@@ -67,10 +70,16 @@ def corpus(path: Path, every: int) -> None:
             data = text.encode() if row else b""
             for span in row:
                 start, end = span["start"], span["end"]
-                parts = (data[max(start - AROUND, 0) : start], data[start : min(end, start + 90)], data[end : end + AROUND])
+                parts = (
+                    data[max(start - AROUND, 0) : start],
+                    data[start : min(end, start + 90)],
+                    data[end : end + AROUND],
+                )
                 shown = (" ".join(part.decode("utf-8", "ignore").split()) for part in parts)
                 findings[span["kind"]].append("{} >>>{}<<< {}".format(*shown))
-    print(f"{path.name}: {documents:,} documents, {size / 1e6:.1f} MB, {size / 1e6 / max(seconds, 1e-9):.0f} MB/s a core")
+    print(
+        f"{path.name}: {documents:,} documents, {size / 1e6:.1f} MB, {size / 1e6 / max(seconds, 1e-9):.0f} MB/s a core"
+    )
     for kind, found in findings.items():
         print(f"  {kind}: {len(found):,}, {1000 * len(found) / documents:.1f} per 1,000 documents")
         for line in random.Random(1).sample(found, min(SHOWN, len(found))):

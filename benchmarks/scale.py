@@ -1,11 +1,12 @@
-"""What more text costs, step by step to the verdicts: ten times the documents, and a new snapshot of a tenth; memory of Python workers.
+"""What more text costs, step by step to the verdicts: ten times the documents, and a new snapshot of a tenth; memory of
+Python workers.
 
     python -m benchmarks scale FOLDER
 
-FOLDER holds JSONL (plain, .gz, .zst; field `text`), of which texts of 200 characters or more are taken, each once, and no pages. The
-recipe has no edits, evaluations and quality models. Wall time, Spark's start apart, Java and compiled passes warm
-(a small run and an increment of it went before).
-The kept set of the run that had the new snapshot added must be that of a run from nothing over both.
+FOLDER holds JSONL (plain, .gz, .zst; field `text`), of which texts of 200 characters or more are taken, each once, and
+no pages. The recipe has no edits, evaluations and quality models. Wall time, Spark's start apart, Java and compiled
+passes warm (a small run and an increment of it went before). The kept set of the run that had the new snapshot added
+must be that of a run from nothing over both.
 """
 
 from __future__ import annotations
@@ -56,13 +57,31 @@ def rows(folder: str | None = None) -> list[dict]:
     measuring = row("measuring pass, Delta write included / the least we accept", rate, "MB/s a core", LEAST_MB, 1.0)
     limit = {"at_most": True}
     growth = row("to the verdicts: all / a tenth", sum(whole.values()), "s", sum(small.values()), MOST_GROWTH) | limit
-    share = row("to the verdicts: a tenth added / all, the same kept set", sum(new.values()), "s", sum(whole.values()), MOST_SHARE) | limit
+    share = (
+        row(
+            "to the verdicts: a tenth added / all, the same kept set",
+            sum(new.values()),
+            "s",
+            sum(whole.values()),
+            MOST_SHARE,
+        )
+        | limit
+    )
     memory = row("Python workers, peak of all / the most we accept", many / 1e9, "GB", MOST_MEMORY_GB, 1.0) | limit
-    return [*given, *steps, measuring, growth, share, row("Python workers, peak: all / a tenth", many / 1e9, "GB", few / 1e9), memory]
+    return [
+        *given,
+        *steps,
+        measuring,
+        growth,
+        share,
+        row("Python workers, peak: all / a tenth", many / 1e9, "GB", few / 1e9),
+        memory,
+    ]
 
 
 def deliver(folder: Path, origin: str | None) -> tuple[int, int]:
-    """Two snapshots of the documents of `origin`, dealt by turns, and a few of the old ones; how many there are, and their bytes."""
+    """Two snapshots of the documents of `origin`, dealt by turns, and a few of the old ones; how many there are, and
+    their bytes."""
     texts = documents(origin, most=None, cut=None)
     old = [text for i, text in enumerate(texts) if i % TIMES]
     for name, chosen in (("old", old), ("new", texts[::TIMES]), ("few", old[:WARMING])):
@@ -75,7 +94,13 @@ def deliver(folder: Path, origin: str | None) -> tuple[int, int]:
 
 def run(place: Path, home: str, snapshots: list[str]) -> tuple[dict[str, float], set[str], int]:
     """Seconds of each step, the kept documents, and the most bytes that all Python workers together held."""
-    source = {"name": "texts", "reader": "jsonl", "domain": "docs", "path": f"{place}/in/{{snapshot}}", "snapshots": snapshots}
+    source = {
+        "name": "texts",
+        "reader": "jsonl",
+        "domain": "docs",
+        "path": f"{place}/in/{{snapshot}}",
+        "snapshots": snapshots,
+    }
     value = {"home": str(place / home), "sources": [source], "stages": [{"name": "one", "tokens": 1, "seq_len": 512}]}
     job = Job(Recipe.model_validate(value), Home(place / home), {step.name: step.name for step in STEPS})
     job.home.root.mkdir(exist_ok=True)
@@ -96,7 +121,8 @@ def is_worker(process: psutil.Process) -> bool:
 
 @contextmanager
 def peak_memory(wanted: Callable[[psutil.Process], bool] = lambda process: True, root: int | None = None):
-    """A function that gives the most bytes which processes below `root` (this one) held together, shared pages counted once.
+    """A function that gives the most bytes which processes below `root` (this one) held together, shared pages counted
+    once.
 
     Sampled twice a second.
     """

@@ -2,9 +2,9 @@
 
     python -m benchmarks signals [folder with .jsonl, .jsonl.gz or .jsonl.zst files]
 
-CPU seconds of one core, all on the same documents in the same run. datatrove's four filters see every document and give a
-verdict, dolma's taggers give spans; we give every signal and fingerprint, without a quality model, which neither has. The quality
-signals alone are those that the rules of all domains read, every one of every document.
+CPU seconds of one core, all on the same documents in the same run. datatrove's four filters see every document and give
+a verdict, dolma's taggers give spans; we give every signal and fingerprint, without a quality model, which neither has.
+The quality signals alone are those that the rules of all domains read, every one of every document.
 """
 
 from __future__ import annotations
@@ -30,5 +30,7 @@ def rows(folder: str | None = None) -> list[dict]:
     rate, ours = rates("all signals and fingerprints", texts, lambda: measure_batch(batch, context))
     known = {"domain": batch.column("domain"), "lang": pa.array(["en"] * len(batch))}
     spent = seconds(lambda: [family.measure(batch.column("text"), known, context) for family in QUALITY], repeats=3)
-    alone = row("quality signals alone / the least we accept", len(texts) / spent, "docs/s", reference=LEAST_DOCS, must=1.0)
+    alone = row(
+        "quality signals alone / the least we accept", len(texts) / spent, "docs/s", reference=LEAST_DOCS, must=1.0
+    )
     return [*sample(texts), *ours, alone, *beside("all signals", rate, tuple(MUST), texts, MUST)]

@@ -2,8 +2,9 @@
 
     python -m benchmarks signatures [folder with .jsonl, .jsonl.gz or .jsonl.zst files]
 
-CPU seconds of one core, 112 hashes of word 5-grams, all on the same documents in the same run. Ours also hashes the folded
-text for exact duplicates. `daft raw text` does less than the others: it neither folds case nor splits at anything but spaces.
+CPU seconds of one core, 112 hashes of word 5-grams, all on the same documents in the same run. Ours also hashes the
+folded text for exact duplicates. `daft raw text` does less than the others: it neither folds case nor splits at
+anything but spaces.
 """
 
 from __future__ import annotations

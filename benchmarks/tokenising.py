@@ -1,6 +1,6 @@
 """Text to packed MDS shards on disk against tiktoken's batch call alone, same texts, same run.
 
-    python -m benchmarks.tokenising
+python -m benchmarks.tokenising
 """
 
 from __future__ import annotations
@@ -33,14 +33,22 @@ def rows() -> list[dict]:
     texts = corpus()
     ranks = tokens.cl100k_ranks()
     ours = row(texts, "cl100k_base", ranks)
-    least = {"work": "cl100k_base: text to MDS on disk / the least we accept", "value": ours["value"], "unit": "Mtok/s", "reference": LEAST}
+    least = {
+        "work": "cl100k_base: text to MDS on disk / the least we accept",
+        "value": ours["value"],
+        "unit": "Mtok/s",
+        "reference": LEAST,
+    }
     least |= {"ratio": ours["value"] / LEAST, "must": 1.0}
     return [ours, least, two_processes(texts, ranks), row(texts, "bpe", tokens.train_bpe(texts[:500], 4096))]
 
 
 def two_processes(texts: list[str], ranks: bytes) -> dict:
     """The rate of two processes at once beside that of one, the same texts in each."""
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool, tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
+    with (
+        ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool,
+        tempfile.TemporaryDirectory(dir=Path.cwd()) as folder,
+    ):
         work = [(texts, ranks, Path(folder, str(i))) for i in range(2)]
         list(pool.map(alone, work))  # compiled and loaded
         one, two = ([max(pool.map(alone, work[:n])) for _ in range(REPEATS)] for n in (1, 2))
@@ -75,7 +83,14 @@ def row(texts: list[str], kind: str, ranks: bytes) -> dict:
             raise AssertionError("both sides must give the same number of tokens")
     ours, reference = (count / min(seconds[side]) / 1e6 for side in ("ours", "tiktoken"))
     work = f"{kind}: text to MDS on disk / encode_ordinary_batch"
-    return {"work": work, "value": ours, "unit": "Mtok/s", "reference": reference, "ratio": ours / reference, "must": 3.0}
+    return {
+        "work": work,
+        "value": ours,
+        "unit": "Mtok/s",
+        "reference": reference,
+        "ratio": ours / reference,
+        "must": 3.0,
+    }
 
 
 def timed(work) -> tuple:
@@ -85,15 +100,20 @@ def timed(work) -> tuple:
 
 
 def to_shards(texts: list[str], ranks: bytes, kind: str, root: Path) -> int:
-    """Encode, cut into windows, pack, write and sync: what the steps `tokenise` and `shard` do, Spark apart. Tokens with marks."""
+    """Encode, cut into windows, pack, write and sync: what the steps `tokenise` and `shard` do, Spark apart. Tokens
+    with marks."""
     tokenizer = tokens.about(ranks, kind, "")
-    ids = tokens.encode(pa.array(texts, pa.large_string()).cast(pa.string()), ranks, tokens.id_type(tokenizer["vocab_size"]))
+    ids = tokens.encode(
+        pa.array(texts, pa.large_string()).cast(pa.string()), ranks, tokens.id_type(tokenizer["vocab_size"])
+    )
     lengths = np.array([len(one) for one in ids])
     window = (np.cumsum(lengths + MARKS) - lengths - MARKS) // WINDOW_TOKENS
     for number in range(int(window[-1]) + 1):
         inside = np.flatnonzero(window == number)
         blobs = pa.array([ids[i].tobytes() for i in inside], pa.binary())
-        documents = pa.table([pa.array(inside + 1), pa.array(lengths[inside]), blobs], ["doc_key", "n_tokens", "tokens"])
+        documents = pa.table(
+            [pa.array(inside + 1), pa.array(lengths[inside]), blobs], ["doc_key", "n_tokens", "tokens"]
+        )
         _, data = packed_window(documents, ("docs.all", SEQ_LEN, number), 17, tokenizer)
         write(root / f"window-{number:05d}.mds", data)
     return int(lengths.sum()) + MARKS * len(texts)

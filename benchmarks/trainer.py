@@ -2,9 +2,9 @@
 
     python -m benchmarks.trainer <folder with manifest.json> [--out benchmarks/results]
 
-Needs torch, triton, numpy and safetensors. Two models read the shards of a run whose recipe says `batch_tokens: 16384`: the default
-one, which is bound by launches on a GPU, and one with layers of a useful size. Each takes `STEPS` optimiser steps on the GPU's kernels
-and on the reference.
+Needs torch, triton, numpy and safetensors. Two models read the shards of a run whose recipe says `batch_tokens: 16384`:
+the default one, which is bound by launches on a GPU, and one with layers of a useful size. Each takes `STEPS` optimiser
+steps on the GPU's kernels and on the reference.
 """
 
 from __future__ import annotations
@@ -64,7 +64,9 @@ def row(name: str, shards: Path, model: ModelConfig, implementation: str) -> str
     config = TrainConfig(batch_tokens=BATCH_TOKENS)
     batches = Batches(shards, manifest, plan, BATCH_TOKENS)
     if batches.steps <= WARM_STEPS:
-        raise SystemExit(f"expected shards for more than {WARM_STEPS} steps of {BATCH_TOKENS} tokens, found {batches.steps} in {shards}")
+        raise SystemExit(
+            f"expected shards for more than {WARM_STEPS} steps of {BATCH_TOKENS} tokens, found {batches.steps} in {shards}"
+        )
     with on(implementation):
         learner = Learner(model, config, manifest.tokenizer["vocab_size"])
         seconds, losses = [], []
@@ -96,8 +98,10 @@ def gpu_time(learner: Learner, batches: Batches) -> tuple[float, float]:
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as found:
         for number in range(PROFILED):
             learner.step(number, batches.batch(number), 1e-3)
-    events = found.key_averages()  # operators on the host, with the time of the kernels below them, and the kernels themselves
-    total = sum(event.self_device_time_total for event in events if event.device_type == DeviceType.CUDA)  # microseconds
+    # operators on the host, with the time of the kernels below them, and the kernels themselves
+    events = found.key_averages()
+    # microseconds
+    total = sum(event.self_device_time_total for event in events if event.device_type == DeviceType.CUDA)
     inside = sum(event.device_time_total for event in events if event.key in ("Experts", "ExpertsBackward"))
     return total / 1e3 / PROFILED, inside / max(total, 1)
 

@@ -1,8 +1,10 @@
-"""The trainer: a step with experts against the same step with a dense layer of equal active size; our shard reader against Streaming.
+"""The trainer: a step with experts against the same step with a dense layer of equal active size; our shard reader
+against Streaming.
 
     python -m benchmarks.training
 
-Steps alternate between the two models, on one core and in CPU seconds, since the machine may be shared. Reading is in wall time.
+Steps alternate between the two models, on one core and in CPU seconds, since the machine may be shared. Reading is in
+wall time.
 """
 
 from __future__ import annotations
@@ -52,9 +54,19 @@ def rows() -> list[dict]:
     keep_memory()
     config, batch = TrainConfig(), random_batch(TrainConfig().batch_tokens)
     sparse, dense = learner(ModelConfig(), config), learner(ModelConfig(), config, dense=True)
-    sparse_seconds, dense_seconds = alternate(lambda n: sparse.step(n, batch, 1e-3), lambda n: dense.step(n, batch, 1e-3))
+    sparse_seconds, dense_seconds = alternate(
+        lambda n: sparse.step(n, batch, 1e-3), lambda n: dense.step(n, batch, 1e-3)
+    )
     tokens = config.batch_tokens
-    found = [row("step with experts / dense of equal active size", tokens / sparse_seconds, "tokens/s", tokens / dense_seconds, 0.6)]
+    found = [
+        row(
+            "step with experts / dense of equal active size",
+            tokens / sparse_seconds,
+            "tokens/s",
+            tokens / dense_seconds,
+            0.6,
+        )
+    ]
     return [*found, reading()]
 
 
@@ -73,7 +85,9 @@ def random_batch(tokens: int) -> Batch:
     samples = []
     for _ in range(tokens // SEQ_LEN):
         starts = np.unique([0, *random.integers(1, SEQ_LEN, 2)])
-        samples.append({"tokens": random.integers(1, VOCAB, SEQ_LEN), "starts": starts, "docs": np.arange(1, len(starts) + 1)})
+        samples.append(
+            {"tokens": random.integers(1, VOCAB, SEQ_LEN), "starts": starts, "docs": np.arange(1, len(starts) + 1)}
+        )
     return pack(0, samples)
 
 
@@ -95,13 +109,22 @@ def reading() -> dict:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         random = np.random.default_rng(0)
-        samples = [{"tokens": random.integers(0, VOCAB, READ_LEN), "starts": [0, 700], "docs": [i + 1, i + 2]} for i in range(READ_SAMPLES)]
+        samples = [
+            {"tokens": random.integers(0, VOCAB, READ_LEN), "starts": [0, 700], "docs": [i + 1, i + 2]}
+            for i in range(READ_SAMPLES)
+        ]
         stage = Stage("s", 0, READ_SAMPLES, READ_LEN, (Draw("a", READ_SAMPLES, 0),), LearningRate())
         manifest, _ = write_shards(root, {("a", READ_LEN): [samples[i::4] for i in range(4)]}, [], (stage,), VOCAB)
         shards, windows = Shards(root, manifest), manifest.folders[0].windows
         theirs = StreamingDataset(local=str(root / f"a/{READ_LEN}"), shuffle=False, batch_size=1)
         ours = rate(lambda: sum(int(shards.sample(w.file, i)["tokens"][-1]) for w in windows for i in range(w.samples)))
-        return row("shards read / StreamingDataset", ours, "samples/s", rate(lambda: sum(int(s["tokens"][-1]) for s in theirs)), 4.0)
+        return row(
+            "shards read / StreamingDataset",
+            ours,
+            "samples/s",
+            rate(lambda: sum(int(s["tokens"][-1]) for s in theirs)),
+            4.0,
+        )
 
 
 def rate(read: Callable[[], int]) -> float:
@@ -115,7 +138,14 @@ def rate(read: Callable[[], int]) -> float:
 
 
 def row(work: str, value: float, unit: str, reference: float, must: float) -> dict:
-    return {"work": work, "value": value, "unit": unit, "reference": reference, "ratio": value / reference, "must": must}
+    return {
+        "work": work,
+        "value": value,
+        "unit": unit,
+        "reference": reference,
+        "ratio": value / reference,
+        "must": must,
+    }
 
 
 def main() -> None:

@@ -20,26 +20,46 @@ from schemas import recipe as recipes
 from schemas.recipe import RecipeError
 
 DEFAULT = Path(__file__).parent / "recipes" / "local.yaml"
-STEPS = ("ingest", "measure", "dedup", "decontaminate", "edits", "judge", "tokenise", "mixture", "shard", "train", "evaluate", "report")
+STEPS = (
+    "ingest",
+    "measure",
+    "dedup",
+    "decontaminate",
+    "edits",
+    "judge",
+    "tokenise",
+    "mixture",
+    "shard",
+    "train",
+    "evaluate",
+    "report",
+)
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False,
                   help="Raw text in, a trained mixture of experts out. Start with: `flows run curriculum`")  # fmt: skip
 recipe_app = typer.Typer(no_args_is_help=True, help="Check recipes, list their fields.")
 app.add_typer(recipe_app, name="recipe")
-rules_app = typer.Typer(no_args_is_help=True, help="Try other thresholds on the measured corpus; see why a document fails.")
+rules_app = typer.Typer(
+    no_args_is_help=True, help="Try other thresholds on the measured corpus; see why a document fails."
+)
 app.add_typer(rules_app, name="rules")
 console = Console(highlight=False)
-RecipePath = Annotated[Path, typer.Option("--recipe", "-r", help="Recipe (YAML); the default curates this machine's Python installation.")]
+RecipePath = Annotated[
+    Path, typer.Option("--recipe", "-r", help="Recipe (YAML); the default curates this machine's Python installation.")
+]
 
 
 @app.command()
 def run(
-    what: Annotated[str, typer.Argument(help=f"curriculum (everything that is not done) or one step: {', '.join(STEPS)}")],
+    what: Annotated[
+        str, typer.Argument(help=f"curriculum (everything that is not done) or one step: {', '.join(STEPS)}")
+    ],
     recipe: RecipePath = DEFAULT,
 ) -> None:
     """Run the whole curriculum, or one step of it.
 
     What is done already is skipped: after a change of the recipe only the steps that depend on it run, and a run that
-    was stopped goes on where it was. Example: `flows run curriculum --recipe my.yaml`, then `flows run judge -r my.yaml`
+    was stopped goes on where it was. Example: `flows run curriculum --recipe my.yaml`, then `flows run judge -r
+    my.yaml`
     """
     if what != "curriculum" and what not in STEPS:
         raise typer.BadParameter(f"expected curriculum or one of {', '.join(STEPS)}; found {what}")
@@ -67,7 +87,8 @@ def run(
 
 @app.command()
 def status(recipe: RecipePath = DEFAULT) -> None:
-    """Show every step of the recipe's home folder: done, stale (and because of what) or missing. Example: `flows status`"""
+    """Show every step of the recipe's home folder: done, stale (and because of what) or missing. Example: `flows
+    status`"""
     with _said_plainly():
         from flows.status import check, states
 
@@ -75,13 +96,17 @@ def status(recipe: RecipePath = DEFAULT) -> None:
         table = Table("step", "state", "seconds", "finished", "why", box=None)
         colours = {"done": "green", "stale": "yellow", "missing": "red"}
         for state in states(checked, Home(Path(checked.home))):
-            seconds, finished = (f"{state.receipt.seconds:.1f}", state.receipt.finished_at) if state.receipt else ("", "")
+            seconds, finished = (
+                (f"{state.receipt.seconds:.1f}", state.receipt.finished_at) if state.receipt else ("", "")
+            )
             table.add_row(state.step.name, f"[{colours[state.state]}]{state.state}[/]", seconds, finished, state.why)
         console.print(table)
 
 
 @app.command()
-def report(recipe: RecipePath = DEFAULT, show: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False) -> None:
+def report(
+    recipe: RecipePath = DEFAULT, show: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False
+) -> None:
     """Print the path of the report of the recipe's last finished run, or open it. Example: `flows report --open`"""
     with _said_plainly():
         from flows.status import check
@@ -94,8 +119,12 @@ def report(recipe: RecipePath = DEFAULT, show: Annotated[bool, typer.Option("--o
 
 
 @app.command()
-def trace(doc_id: Annotated[str, typer.Argument(help="32 hex digits, or enough of their beginning")], recipe: RecipePath = DEFAULT) -> None:
-    """Tell a document's life: origin, signals, failed rules, cluster, tier, spans in shards, training steps that read it.
+def trace(
+    doc_id: Annotated[str, typer.Argument(help="32 hex digits, or enough of their beginning")],
+    recipe: RecipePath = DEFAULT,
+) -> None:
+    """Tell a document's life: origin, signals, failed rules, cluster, tier, spans in shards, training steps that read
+    it.
 
     Example: `flows trace 3f2a`
     """
@@ -117,7 +146,9 @@ def recipe_check(file: Path) -> None:
         from flows.status import check
 
         checked = check(file)
-        console.print(f"{file}: good. {len(checked.sources)} sources, {len(checked.stages)} stages, home {checked.home}")
+        console.print(
+            f"{file}: good. {len(checked.sources)} sources, {len(checked.stages)} stages, home {checked.home}"
+        )
 
 
 @recipe_app.command("fields")
@@ -131,7 +162,8 @@ def recipe_fields() -> None:
 
 @rules_app.command("try")
 def rules_try(file: Path, recipe: RecipePath = DEFAULT) -> None:
-    """Judge the measured corpus by other rules, in seconds and without changing anything: what would be gained and lost.
+    """Judge the measured corpus by other rules, in seconds and without changing anything: what would be gained and
+    lost.
 
     FILE holds `rules:` as a recipe does. Example: `flows rules try stricter.yaml`, with
     `rules: {docs: {too_few_words: 50, top_2gram: null}}`; thresholds not named stay those of the recipe.
@@ -150,7 +182,8 @@ def rules_try(file: Path, recipe: RecipePath = DEFAULT) -> None:
 
 @rules_app.command("explain")
 def rules_explain(
-    doc_id: Annotated[str, typer.Argument(help="32 hex digits, or enough of their beginning")], recipe: RecipePath = DEFAULT
+    doc_id: Annotated[str, typer.Argument(help="32 hex digits, or enough of their beginning")],
+    recipe: RecipePath = DEFAULT,
 ) -> None:
     """Show every rule of a document's domain beside what was measured. Example: `flows rules explain 3f2a`"""
     with _said_plainly():

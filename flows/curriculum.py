@@ -1,4 +1,5 @@
-"""The main flow: every step in order, skipping what is done. Runs by hand, on a schedule, on Prefect's server or its own.
+"""The main flow: every step in order, skipping what is done. Runs by hand, on a schedule, on Prefect's server or its
+own.
 
 Importing this module imports Prefect; `flows.cli` sets Prefect's environment before it does.
 """
@@ -41,7 +42,8 @@ def curriculum(recipe: str, only: str | None = None) -> None:
         job = Job(checked, home, {state.step.name: state.fingerprint for state in found})
         run = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
         display = Display()
-        decided = {state.step.name: plain(state.part) for state in found}  # listing the sources takes seconds: once is enough
+        # listing the sources takes seconds: once is enough
+        decided = {state.step.name: plain(state.part) for state in found}
         job.deliveries = decided["ingest"]["deliveries"]
         for step in pending(found, only):
             as_task(step)(step, job, decided[step.name], run, display)
@@ -50,7 +52,8 @@ def curriculum(recipe: str, only: str | None = None) -> None:
 
 
 def remember_server(home: Home) -> None:
-    """So that the next run can end Prefect's temporary server if this one is killed. Without one its module is not loaded."""
+    """So that the next run can end Prefect's temporary server if this one is killed. Without one its module is not
+    loaded."""
     module = sys.modules.get("prefect.server.api.server")
     for server in module.SubprocessASGIServer._instances.values() if module else ():
         if server.server_process:
@@ -106,7 +109,10 @@ def store_runs(job: Job, run: str) -> None:
     rows = [{**asdict(one), "recipe": job.recipe.fingerprint} for one in receipts]
     if rows:
         columns = {name: pa.array([row[name] for row in rows]) for name in tables.RUNS.column_names if name not in MAPS}
-        maps = {name: pa.array([list(row[name].items()) for row in rows], pa.map_(pa.string(), kind)) for name, kind in MAPS.items()}
+        maps = {
+            name: pa.array([list(row[name].items()) for row in rows], pa.map_(pa.string(), kind))
+            for name, kind in MAPS.items()
+        }
         job.store(pa.table(columns | maps), tables.RUNS, {"run": run}, append=True)
 
 

@@ -121,7 +121,9 @@ class Home:
         self.root.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(self.root).free
         if free < LEAST_FREE:
-            raise DiskFull(f"expected at least {LEAST_FREE:,} bytes free on the disk of {self.root}, found {free:,}: free some space")
+            raise DiskFull(
+                f"expected at least {LEAST_FREE:,} bytes free on the disk of {self.root}, found {free:,}: free some space"
+            )
 
     @contextlib.contextmanager
     def space_named(self, step: str) -> Iterator[None]:
@@ -167,6 +169,7 @@ class Home:
         """End the temporary server of a run that was killed. To be called while the folder is held."""
         with contextlib.suppress(FileNotFoundError, ValueError, ProcessLookupError):
             pid = int(self._server.read_text())
-            if b"prefect.server" in Path(f"/proc/{pid}/cmdline").read_bytes():  # the number may be another process's by now
+            # the number may be another process's by now
+            if b"prefect.server" in Path(f"/proc/{pid}/cmdline").read_bytes():
                 os.kill(pid, signal.SIGKILL)
             self._server.unlink()

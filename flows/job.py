@@ -62,28 +62,39 @@ class Job:
         return self.home.lake.read(self.spark, table)
 
     def delivered(self, table: Table, chosen: list[Delivery]) -> DataFrame:
-        """The rows of these deliveries, read from the files alone that may hold some: Delta takes two jobs, half a second, to find them."""
+        """The rows of these deliveries, read from the files alone that may hold some: Delta takes two jobs, half a
+        second, to find them."""
         files = self.home.lake.files(table, deliveries.among(chosen))
-        found = self.spark.read.schema(table.ddl).parquet(*files) if files else self.spark.createDataFrame([], table.ddl)
+        found = (
+            self.spark.read.schema(table.ddl).parquet(*files) if files else self.spark.createDataFrame([], table.ddl)
+        )
         return found.where(deliveries.condition(chosen))
 
     def write(
         self, rows: DataFrame | pa.Table, table: Table, step: str, *,
         where: str | None = None, append: bool = False, deliveries: dict[str, str] | None = None,
     ) -> int:  # fmt: skip
-        """`Lake.write` with an ancestry; `deliveries` are those that the table holds afterwards. Returns the rows written."""
+        """`Lake.write` with an ancestry; `deliveries` are those that the table holds afterwards. Returns the rows
+        written."""
         ancestry = {"step": step, "fingerprint": self.fingerprints[step], "deliveries": deliveries or {}}
         self.store(rows, table, ancestry, where, append=append)
         return self.home.lake.rows_written(table)
 
     def write_or_empty(self, rows: DataFrame | None, table: Table, step: str) -> int:
-        """Write a table that not every recipe fills; without rows only one that is there is emptied, as each write takes seconds."""
+        """Write a table that not every recipe fills; without rows only one that is there is emptied, as each write
+        takes seconds."""
         if rows is None and self.home.lake.version(table) is None:
             return 0
         return self.write(self.spark.createDataFrame([], table.ddl) if rows is None else rows, table, step)
 
     def store(
-        self, rows: DataFrame | pa.Table, table: Table, ancestry: dict[str, Any], where: str | None = None, *, append: bool = False
+        self,
+        rows: DataFrame | pa.Table,
+        table: Table,
+        ancestry: dict[str, Any],
+        where: str | None = None,
+        *,
+        append: bool = False,
     ) -> None:
         """`Lake.write`; Spark is started where the table is to be created."""
         if isinstance(rows, pa.Table) and not self.home.lake.has(table):

@@ -34,10 +34,14 @@ class Display:
             yield bar
         else:
             named, said = TextColumn(f"{number:>2}/{of} [bold]{name:<{WIDTH}}"), TextColumn("{task.description}")
-            with Progress(named, BarColumn(30), said, TimeElapsedColumn(), console=self.console, transient=True) as progress:
+            with Progress(
+                named, BarColumn(30), said, TimeElapsedColumn(), console=self.console, transient=True
+            ) as progress:
                 bar.attach(progress)
                 yield bar
-        self.console.print(f"{number:>2}/{of} [bold]{name:<{WIDTH}}[/] {time.monotonic() - started:6.1f} s   {bar.summary}")
+        self.console.print(
+            f"{number:>2}/{of} [bold]{name:<{WIDTH}}[/] {time.monotonic() - started:6.1f} s   {bar.summary}"
+        )
 
 
 class Bar:
@@ -61,7 +65,11 @@ class Bar:
 
     def finish(self, counts: dict[str, float], seconds: float) -> None:
         """Set the closing line from what the step counted."""
-        said = [f"{value:,.2f} {name}" if value % 1 else f"{value:,.0f} {name}" for name, value in counts.items() if name != "bytes"]
+        said = [
+            f"{value:,.2f} {name}" if value % 1 else f"{value:,.0f} {name}"
+            for name, value in counts.items()
+            if name != "bytes"
+        ]
         if "bytes" in counts:
             said.append(f"{counts['bytes'] / 1e6:,.1f} MB at {counts['bytes'] / 1e6 / max(seconds, 1e-9):,.1f} MB/s")
         self.summary = ", ".join(said)

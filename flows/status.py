@@ -57,7 +57,9 @@ def _check_kinds(recipe: Recipe) -> None:
 
         unknown = sorted(set(recipe.edits.personal) - set(PLACEHOLDERS))
         if unknown:
-            raise ValueError(f"edits.personal: expected kinds among {', '.join(sorted(PLACEHOLDERS))}; found {', '.join(unknown)}")
+            raise ValueError(
+                f"edits.personal: expected kinds among {', '.join(sorted(PLACEHOLDERS))}; found {', '.join(unknown)}"
+            )
 
 
 def _check_routes(recipe: Recipe) -> None:
@@ -92,13 +94,16 @@ def states(recipe: Recipe, home: Home) -> list[State]:
 
 
 def pending(found: list[State], only: str | None = None) -> list[Step]:
-    """The steps to run: all that are not done, or the one that was asked for. Raises NotReady if its inputs are not done."""
+    """The steps to run: all that are not done, or the one that was asked for. Raises NotReady if its inputs are not
+    done."""
     if only is None:
         return [state.step for state in found if state.state != "done"]
     by_name = {state.step.name: state for state in found}
     unready = [need for need in by_name[only].step.needs if by_name[need].state != "done"]
     if unready:
-        raise NotReady(f"{only} reads the output of {', '.join(unready)}, which is not done: `flows run curriculum` does all of it")
+        raise NotReady(
+            f"{only} reads the output of {', '.join(unready)}, which is not done: `flows run curriculum` does all of it"
+        )
     return [by_name[only].step]
 
 
@@ -128,7 +133,11 @@ def plain(value: Any) -> Any:
 def _changes(place: str, old: Any, new: Any) -> list[str]:
     """Paths at which two JSON values differ: the deepest ones."""
     if isinstance(old, dict) and isinstance(new, dict):
-        return [c for key in sorted(old.keys() | new.keys()) for c in _changes(f"{place}.{key}".strip("."), old.get(key), new.get(key))]
+        return [
+            c
+            for key in sorted(old.keys() | new.keys())
+            for c in _changes(f"{place}.{key}".strip("."), old.get(key), new.get(key))
+        ]
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         return [c for i, pair in enumerate(zip(old, new, strict=True)) for c in _changes(f"{place}[{i}]", *pair)]
     return [] if old == new else [place]

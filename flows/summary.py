@@ -34,7 +34,9 @@ def print_summary(recipe: Recipe, home: Home, console: Console) -> None:
     for one in facts["evaluation"]["generations"][:GENERATIONS]:
         console.print(Text.assemble((one["prompt"], "bold"), one["text"][:GENERATED_CHARS]))
         console.print()
-    said = f"{facts['training']['steps']:,} steps, {facts['provenance']['seconds']:,.0f} s for all steps of {recipe.home}"
+    said = (
+        f"{facts['training']['steps']:,} steps, {facts['provenance']['seconds']:,.0f} s for all steps of {recipe.home}"
+    )
     console.print(said, markup=False, highlight=False)
     console.print(Text(f"Report: {page.resolve()}"), soft_wrap=True)
 
@@ -47,13 +49,19 @@ def print_trial(trial: Trial, console: Console) -> None:
         sizes = size(row["bytes_before"]), size(row["bytes_after"])
         kept.add_row(row["source"], f"{row['before']:,}", f"{row['after']:,}", *sizes, tokens)
     console.print(kept)
-    changes = _table("Gained and lost, by the first rule", "source", "rule", "gained", "bytes", "lost", "bytes", words=2)
+    changes = _table(
+        "Gained and lost, by the first rule", "source", "rule", "gained", "bytes", "lost", "bytes", words=2
+    )
     for row in trial.changes:
         gained, lost = (size(row[name]) if row[name] else "" for name in ("gained_bytes", "lost_bytes"))
         changes.add_row(row["source"], row["rule"], _number(row["gained"]), gained, _number(row["lost"]), lost)
     console.print(changes if trial.changes else "Nothing would change.")
     for change, rule, doc_id, text in trial.samples:
-        console.print(Text.assemble((f"{change} ", "green" if change == "gained" else "red"), f"{rule} {doc_id[:12]}  ", (text, "dim")))
+        console.print(
+            Text.assemble(
+                (f"{change} ", "green" if change == "gained" else "red"), f"{rule} {doc_id[:12]}  ", (text, "dim")
+            )
+        )
 
 
 def _number(n: int) -> str:
@@ -62,7 +70,9 @@ def _number(n: int) -> str:
 
 def _table(title: str, *columns: str, words: int = 1) -> Table:
     """A table whose columns after the first `words` are numbers."""
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False, expand=False)
+    table = Table(
+        title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False, expand=False
+    )
     for number, column in enumerate(columns):
         table.add_column(column, justify="left" if number < words else "right", overflow="fold")
     return table
@@ -89,12 +99,16 @@ def losses(facts: dict[str, Any]) -> Table:
 
 
 def curriculum(facts: dict[str, Any]) -> Table:
-    table = _table("Curriculum", "stage", "stream", "share", "tokens", "length", "epochs so far", "effective tokens", words=2)
+    table = _table(
+        "Curriculum", "stage", "stream", "share", "tokens", "length", "epochs so far", "effective tokens", words=2
+    )
     for stage in facts["stages"]:
         name = stage["stage"]
         for row in (row for row in stage["streams"] if row["tokens"]):
             worth = (f"{row['epochs']:.2f}", f"{row['effective_tokens']:,.0f}")
-            table.add_row(name, row["stream"], share(row["weight"], 1), f"{row['tokens']:,}", f"{row['seq_len']:,}", *worth)
+            table.add_row(
+                name, row["stream"], share(row["weight"], 1), f"{row['tokens']:,}", f"{row['seq_len']:,}", *worth
+            )
             name = ""
     return table
 
@@ -108,7 +122,9 @@ def heldout(facts: dict[str, Any]) -> Table:
         table.add_row(one["stage"] if number == 0 else f"after {one['stage']}", *(f"{value:.3f}" for value in values))
     for name, said in (("unigram", "reference: unigram entropy"), ("gzip", "reference: gzip -9")):
         colours = ["green" if domain["beats"][name] else "red" for domain in domains]
-        table.add_row(said, *(Text(f"{domain[name]:.3f}", colour) for domain, colour in zip(domains, colours, strict=True)))
+        table.add_row(
+            said, *(Text(f"{domain[name]:.3f}", colour) for domain, colour in zip(domains, colours, strict=True))
+        )
     return table
 
 

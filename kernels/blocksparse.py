@@ -1,17 +1,19 @@
-"""Expert layers as block-sparse products, in portable Triton: Ampere and later, bf16, fp16 or fp32, D and F any multiples of 16.
+"""Expert layers as block-sparse products, in portable Triton: Ampere and later, bf16, fp16 or fp32, D and F any
+multiples of 16.
 
-Seen as one product over all experts, the hidden activations of a layer are a sparse matrix S [R, E * F]: a row is zero outside the
-F columns of its expert. Rows are sorted by expert (`topology`), so the rest are E dense blocks of rows, kept as values [R, F]
-without any index. All work is three products (s sparse, d dense; the first letter is the result):
+Seen as one product over all experts, the hidden activations of a layer are a sparse matrix S [R, E * F]: a row is zero
+outside the F columns of its expert. Rows are sorted by expert (`topology`), so the rest are E dense blocks of rows,
+kept as values [R, F] without any index. All work is three products (s sparse, d dense; the first letter is the result):
 
     sdd   S = A B, only where S is not zero   A [R, D], B [D, E * F]      gate = sdd(x, w1.t())
     dsd   S B, or S^T B                       B [E * F, D], or [R, D]     y = dsd(a, w2), dw2 = dsd(a, dy, trans_s=True)
     dds   A S, or A S^T                       by transposing dsd
 
-and derivatives of these products are products of the same kinds. Two kernels suffice, as transposes are strides: `rows_kernel`, whose
-tiles are rows of one expert, and `outer_kernel`, whose tiles lie in one expert's block of a weight and sum over that expert's rows.
-The layer fuses SwiGLU into the first product (`glu_kernel`), sums two products where a derivative does, and moves rows by
-`spread_kernel` and `combine_kernel`. Weights are [E * F, D] as DBRX publishes them. No sum uses atomics: same inputs, same bits.
+and derivatives of these products are products of the same kinds. Two kernels suffice, as transposes are strides:
+`rows_kernel`, whose tiles are rows of one expert, and `outer_kernel`, whose tiles lie in one expert's block of a weight
+and sum over that expert's rows. The layer fuses SwiGLU into the first product (`glu_kernel`), sums two products where a
+derivative does, and moves rows by `spread_kernel` and `combine_kernel`. Weights are [E * F, D] as DBRX publishes them.
+No sum uses atomics: same inputs, same bits.
 """
 
 from __future__ import annotations
@@ -26,11 +28,14 @@ from torch.autograd.function import once_differentiable
 
 from kernels.topology import INTERPRETED, Topology, build, on_triton, row_tiles
 
-GROUP = 16  # row tiles that share an expert's columns while in L2: 132 blocks then work on about 2048 x 2112; 9 to 22 read alike on an H200
+# row tiles that share an expert's columns while in L2: 132 blocks then work on about 2048 x 2112; 9 to 22 read alike on
+# an H200
+GROUP = 16
 
 
 class Tile(NamedTuple):
-    """Rows x columns of the result, depth of one step, warps, and how many steps of both operands are in shared memory at a time."""
+    """Rows x columns of the result, depth of one step, warps, and how many steps of both operands are in shared memory
+    at a time."""
 
     rows: int
     columns: int
@@ -39,7 +44,8 @@ class Tile(NamedTuple):
     stages: int
 
 
-# Large: 192 of 227 KB of shared memory, one block an SM. In short sums its first loads and last stores would weigh: two smaller overlap.
+# Large: 192 of 227 KB of shared memory, one block an SM. In short sums its first loads and last stores would weigh: two
+# smaller overlap.
 LARGE, LARGE_SHORT, SMALL = Tile(128, 256, 64, 8, 4), Tile(128, 128, 64, 4, 3), Tile(128, 128, 32, 4, 4)
 FP32 = Tile(64, 64, 16, 4, 2)  # exact fp32 products do not run on tensor cores
 SHORT = 2048
@@ -47,7 +53,8 @@ FAR = 2**31  # elements
 
 
 def choose_tile(x: Tensor, depth: int) -> Tile:
-    """The tile for a sum over `depth`. Hopper and datacenter Blackwell have 227 KB of shared memory, others as little as 99."""
+    """The tile for a sum over `depth`. Hopper and datacenter Blackwell have 227 KB of shared memory, others as little
+    as 99."""
     if x.dtype == torch.float32:
         return FP32
     if INTERPRETED or triton.runtime.driver.active.get_current_target().arch not in (90, 100, 103):
@@ -56,7 +63,8 @@ def choose_tile(x: Tensor, depth: int) -> Tile:
 
 
 def blocks(topology: Topology, x: Tensor) -> tuple[Tensor, Tensor]:
-    """The row tiles of `rows_kernel` and `glu_kernel` for values like x: all choices for one dtype have as many rows."""
+    """The row tiles of `rows_kernel` and `glu_kernel` for values like x: all choices for one dtype have as many
+    rows."""
     return row_tiles(topology, (FP32 if x.dtype == torch.float32 else LARGE).rows, GROUP)
 
 
@@ -64,28 +72,43 @@ def blocks(topology: Topology, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def sdd(a_RD: Tensor, b: Tensor, topology: Topology) -> Tensor:
-    """Values [R, F] of S = A B at the blocks that are not zero; b is [D, E * F]. Raises ValueError for shapes that do not fit."""
+    """Values [R, F] of S = A B at the blocks that are not zero; b is [D, E * F]. Raises ValueError for shapes that do
+    not fit."""
     experts = topology.order_E.shape[0]
-    _expect(a_RD.shape == (topology.place_R.shape[0], b.shape[0]) and b.shape[1] % (16 * experts) == 0, "[R, D], [D, E * F]", a_RD, b)
+    _expect(
+        a_RD.shape == (topology.place_R.shape[0], b.shape[0]) and b.shape[1] % (16 * experts) == 0,
+        "[R, D], [D, E * F]",
+        a_RD,
+        b,
+    )
     return SDD.apply(a_RD, b, *topology)
 
 
 def dsd(s_RF: Tensor, b: Tensor, topology: Topology, trans_s: bool = False) -> Tensor:
-    """S B [R, D] for b [E * F, D]; transposed S^T B [E * F, D] for b [R, D]. Raises ValueError for shapes that do not fit."""
+    """S B [R, D] for b [E * F, D]; transposed S^T B [E * F, D] for b [R, D]. Raises ValueError for shapes that do not
+    fit."""
     rows, experts, hidden = topology.place_R.shape[0], topology.order_E.shape[0], s_RF.shape[1]
-    _expect(s_RF.shape[0] == rows and b.shape[0] == (rows if trans_s else experts * hidden), "[R, F], [E * F or R, D]", s_RF, b)
+    _expect(
+        s_RF.shape[0] == rows and b.shape[0] == (rows if trans_s else experts * hidden),
+        "[R, F], [E * F or R, D]",
+        s_RF,
+        b,
+    )
     return (DSDTransposed if trans_s else DSD).apply(s_RF, b, *topology)
 
 
 def dds(a: Tensor, s_RF: Tensor, topology: Topology, trans_s: bool = False) -> Tensor:
-    """A S [M, E * F] for a [M, R]; transposed A S^T [M, R] for a [M, E * F]. Raises ValueError for shapes that do not fit."""
+    """A S [M, E * F] for a [M, R]; transposed A S^T [M, R] for a [M, E * F]. Raises ValueError for shapes that do not
+    fit."""
     return dsd(s_RF, a.t(), topology, trans_s=not trans_s).t()
 
 
 def _expect(fits: bool, shapes: str, *found: Tensor) -> None:
     sizes, dtypes = [tuple(t.shape) for t in found], {t.dtype for t in found}
     if not fits or len(dtypes) > 1 or any(n % 16 for size in sizes for n in size[1:]):
-        raise ValueError(f"expected {shapes} of one dtype, R that of the topology, D and F multiples of 16; found {sizes}, {dtypes}")
+        raise ValueError(
+            f"expected {shapes} of one dtype, R that of the topology, D and F multiples of 16; found {sizes}, {dtypes}"
+        )
 
 
 class SDD(torch.autograd.Function):
@@ -149,7 +172,8 @@ class DSDTransposed(torch.autograd.Function):
 def row_tile(tiles_ptr, used_ptr, column_tiles):
     """This block's (expert, first row, rows left in the expert, column tile, whether it has work).
 
-    Inside a group of row tiles the rows run fastest, so blocks in flight work on a patch of one expert's product that is about square.
+    Inside a group of row tiles the rows run fastest, so blocks in flight work on a patch of one expert's product that
+    is about square.
     """
     tile = tl.program_id(0)
     group = tl.load(tiles_ptr + tile // column_tiles * 4 + 3)
@@ -196,7 +220,8 @@ def rows_kernel(
     a0_ptr, a1_ptr, b0_ptr, b1_ptr, out_ptr, tiles_ptr, used_ptr, depth, width, stride_ar, stride_ak, stride_be, stride_bk, stride_bn,
     PAIR: tl.constexpr, TAIL: tl.constexpr, FAR: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
-    """out[r, n] = sum over k of a[r, k] b[e, k, n], e the expert of row r; the sum of two such products where PAIR. out: [R, width]."""
+    """out[r, n] = sum over k of a[r, k] b[e, k, n], e the expert of row r; the sum of two such products where PAIR.
+    out: [R, width]."""
     if FAR:
         stride_ak, stride_bk = tl.cast(stride_ak, tl.int64), tl.cast(stride_bk, tl.int64)
     expert, row, left, column_tile, in_use = row_tile(tiles_ptr, used_ptr, tl.cdiv(width, COLUMNS))
@@ -224,7 +249,9 @@ def store_rows(out_ptr, values, row, left, column_tile, width, ROWS: tl.constexp
 
 
 @torch.library.custom_op("millrace::blocksparse_rows", mutates_args=())
-def _rows(a: list[Tensor], b: list[Tensor], tiles_M4: Tensor, used_1: Tensor, n_experts: int, by_column: bool) -> Tensor:
+def _rows(
+    a: list[Tensor], b: list[Tensor], tiles_M4: Tensor, used_1: Tensor, n_experts: int, by_column: bool
+) -> Tensor:
     """Rows [R, K] times their expert's block [K, N], for one or two pairs that are summed: [R, N].
 
     Experts' blocks lie side by side, b [K, E * N], or with `by_column` false one below the other, b [E * K, N].
@@ -269,7 +296,8 @@ def outer_kernel(
     a_ptr, b_ptr, out_ptr, offsets_ptr, order_ptr, height, width, stride_ar, stride_am, stride_br, stride_bn,
     FAR: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
-    """out[e, m, n] = sum over the rows r of expert e of a[r, m] b[r, n], zero without rows. Experts with most rows come first.
+    """out[e, m, n] = sum over the rows r of expert e of a[r, m] b[r, n], zero without rows. Experts with most rows come
+    first.
 
     out: contiguous [E, height, width]. Tiles of one expert run in groups of GROUP rows of tiles, for the sake of L2.
     """
@@ -324,7 +352,8 @@ def _outer_launch(a_RM, b_RN, offsets_E1, order_E):
 
 @triton.jit
 def sigmoid(x):
-    """1 / (1 + e^-x), with the square of a reciprocal root in place of a division, which takes more registers than glu_kernel has left."""
+    """1 / (1 + e^-x), with the square of a reciprocal root in place of a division, which takes more registers than
+    glu_kernel has left."""
     root = tl.rsqrt(1 + tl.exp2(x * -1.4426950408889634))
     return root * root
 
@@ -334,10 +363,11 @@ def glu_kernel(
     x_ptr, w_ptr, v_ptr, gate_ptr, linear_ptr, act_ptr, tiles_ptr, used_ptr, depth, width,
     TAIL: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
-    """gate = x w_e^T, linear = x v_e^T, act = silu(gate) * linear, each [R, width]; x is [R, depth], w and v [E * width, depth].
+    """gate = x w_e^T, linear = x v_e^T, act = silu(gate) * linear, each [R, width]; x is [R, depth], w and v [E *
+    width, depth].
 
-    One product: the left half of a tile's COLUMNS are columns of w_e, the right half the same columns of v_e. All three results are
-    stored, as the backward needs gate and linear, and the next product act.
+    One product: the left half of a tile's COLUMNS are columns of w_e, the right half the same columns of v_e. All three
+    results are stored, as the backward needs gate and linear, and the next product act.
     """
     HALF: tl.constexpr = COLUMNS // 2
     expert, row, left, column_tile, in_use = row_tile(tiles_ptr, used_ptr, tl.cdiv(width, HALF))
@@ -358,7 +388,9 @@ def glu_kernel(
 
 
 @torch.library.custom_op("millrace::blocksparse_glu", mutates_args=())
-def _glu(x_RD: Tensor, w1: Tensor, v1: Tensor, tiles_M4: Tensor, used_1: Tensor, n_experts: int) -> tuple[Tensor, Tensor, Tensor]:
+def _glu(
+    x_RD: Tensor, w1: Tensor, v1: Tensor, tiles_M4: Tensor, used_1: Tensor, n_experts: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """(gate, linear, silu(gate) * linear), each [R, F]."""
     return _glu_launch(x_RD, w1, v1, tiles_M4, used_1, n_experts)
 
@@ -384,10 +416,11 @@ def _glu_launch(x_RD, w1, v1, tiles_M4, used_1, n_experts):
 
 @triton.jit
 def dglu_kernel(da_ptr, gate_ptr, linear_ptr, place_ptr, weight_ptr, dweight_ptr, width, BLOCK: tl.constexpr):
-    """One row, in place: da' = dy w2^T becomes weight * act, gate becomes dgate, linear dlinear; the weight's gradient is <da', act>.
+    """One row, in place: da' = dy w2^T becomes weight * act, gate becomes dgate, linear dlinear; the weight's gradient
+    is <da', act>.
 
-    A kernel of its own: fused behind the product it costs more than the bytes it saves (471 against 563 TFLOP/s in all, DBRX's shape
-    on an H200), as registers are full of accumulators there.
+    A kernel of its own: fused behind the product it costs more than the bytes it saves (471 against 563 TFLOP/s in all,
+    DBRX's shape on an H200), as registers are full of accumulators there.
     """
     pair = tl.program_id(0)
     weight = tl.load(weight_ptr + pair).to(tl.float32)
@@ -425,7 +458,9 @@ def _dglu_launch(da_RF, gate_RF, linear_RF, place_R, weights_TK):
     rows, width = da_RF.shape
     dweights_TK = torch.empty_like(weights_TK, memory_format=torch.contiguous_format)
     block = min(triton.next_power_of_2(width), 2048 // da_RF.element_size())  # 16 bytes a thread
-    dglu_kernel[(rows,)](da_RF, gate_RF, linear_RF, place_R, weights_TK.contiguous(), dweights_TK, width, BLOCK=block, num_warps=4)
+    dglu_kernel[(rows,)](
+        da_RF, gate_RF, linear_RF, place_R, weights_TK.contiguous(), dweights_TK, width, BLOCK=block, num_warps=4
+    )
     return dweights_TK
 
 
@@ -433,8 +468,11 @@ def _dglu_launch(da_RF, gate_RF, linear_RF, place_R, weights_TK):
 
 
 @triton.jit
-def spread_kernel(x_ptr, place_ptr, out_ptr, tokens, width, K: tl.constexpr, TOKENS: tl.constexpr, COLUMNS: tl.constexpr):
-    """out[place[t, j]] = x[t]: each token is read once and written K times (a gather of rows takes 1.5 to 2 times as long)."""
+def spread_kernel(
+    x_ptr, place_ptr, out_ptr, tokens, width, K: tl.constexpr, TOKENS: tl.constexpr, COLUMNS: tl.constexpr
+):
+    """out[place[t, j]] = x[t]: each token is read once and written K times (a gather of rows takes 1.5 to 2 times as
+    long)."""
     t = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)
     n = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     inside = (t < tokens)[:, None] & (n < width)[None, :]
@@ -498,7 +536,9 @@ def _combine_launch(y_RD, place_R, top_k, weights_TK):
     out_TD = y_RD.new_empty(tokens, width)
     weights = y_RD if weights_TK is None else weights_TK.contiguous()  # unused where there are none
     grid, sizes = _token_grid(tokens, width, 2048)
-    combine_kernel[grid](y_RD, place_R, weights, out_TD, tokens, width, WEIGHTED=weights_TK is not None, K=top_k, **sizes)
+    combine_kernel[grid](
+        y_RD, place_R, weights, out_TD, tokens, width, WEIGHTED=weights_TK is not None, K=top_k, **sizes
+    )
     return out_TD
 
 
@@ -524,11 +564,12 @@ def supports(x_TD: Tensor, w1: Tensor, n_experts: int) -> str | None:
 
 
 class Experts(torch.autograd.Function):
-    """apply(x [T, D], indices [T, K], weights [T, K], w1, v1, w2 [E * F, D] in the dtype of x, E) -> [T, D]; see `layer.experts`.
+    """apply(x [T, D], indices [T, K], weights [T, K], w1, v1, w2 [E * F, D] in the dtype of x, E) -> [T, D]; see
+    `layer.experts`.
 
-    Saved are x, gate, linear and the routing. With y = a w2 before its weight and da' = dy w2^T, the gradient of a weight is
-    <da', a>, so neither y nor a need be kept. The backward overwrites gate and linear: a second one raises RuntimeError. Products that
-    only an input without requires_grad would need are left out.
+    Saved are x, gate, linear and the routing. With y = a w2 before its weight and da' = dy w2^T, the gradient of a
+    weight is <da', a>, so neither y nor a need be kept. The backward overwrites gate and linear: a second one raises
+    RuntimeError. Products that only an input without requires_grad would need are left out.
     """
 
     @staticmethod
@@ -555,7 +596,11 @@ class Experts(torch.autograd.Function):
         dgate_RF, dlinear_RF = gate_RF, linear_RF
         dw2 = _outer(a_RF, dy_RD, offsets_E1, order_E) if needs_w2 else None
         del a_RF, dy_RD, gate_RF, linear_RF
-        dx_TD = combine(_rows([dgate_RF, dlinear_RF], [w1, v1], *tiles, n_experts, False), place_R, top_k, None) if needs_x else None
+        dx_TD = (
+            combine(_rows([dgate_RF, dlinear_RF], [w1, v1], *tiles, n_experts, False), place_R, top_k, None)
+            if needs_x
+            else None
+        )
         x_RD = spread(x_TD, place_R, top_k) if needs_w1 or needs_v1 else None
         dw1 = _outer(dgate_RF, x_RD, offsets_E1, order_E) if needs_w1 else None
         del dgate_RF

@@ -1,4 +1,5 @@
-"""Routing and the dropless expert layer in plain torch: the definition that kernels are tested against, and the CPU path.
+"""Routing and the dropless expert layer in plain torch: the definition that kernels are tested against, and the CPU
+path.
 
 Every sum has a fixed order (sorting is stable, results are gathered and summed, never scattered with atomics), so the
 same inputs give the same bits. Shapes use the letters of `kernels/__init__.py`.
@@ -13,13 +14,16 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-FILL = 32  # rows; on a CPU each new shape of a bf16 product costs oneDNN 0.5 ms to compile, so experts have few distinct sizes
+# rows; on a CPU each new shape of a bf16 product costs oneDNN 0.5 ms to compile, so experts have few distinct sizes
+FILL = 32
 
 
 def route(x_TD: Tensor, router_ED: Tensor, top_k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Choose the experts of each token: (weights [T, K] summing to 1, indices [T, K], probabilities [T, E]); fp32 but indices.
+    """Choose the experts of each token: (weights [T, K] summing to 1, indices [T, K], probabilities [T, E]); fp32 but
+    indices.
 
-    As DBRX: softmax over all experts in fp32, then the K largest, divided by their sum (moe_normalize_expert_weights = 1).
+    As DBRX: softmax over all experts in fp32, then the K largest, divided by their sum (moe_normalize_expert_weights =
+    1).
     """
     logits_TE = F.linear(x_TD, router_ED)
     probs_TE = logits_TE.softmax(-1, dtype=torch.promote_types(logits_TE.dtype, torch.float32))
@@ -28,7 +32,8 @@ def route(x_TD: Tensor, router_ED: Tensor, top_k: int) -> tuple[Tensor, Tensor, 
 
 
 def balance_loss(probs_TE: Tensor, indices_TK: Tensor) -> Tensor:
-    """Load-balancing loss, 1 when both choices and probabilities are even: E / (T K) * sum over e of count_e * mean(probs_e).
+    """Load-balancing loss, 1 when both choices and probabilities are even: E / (T K) * sum over e of count_e *
+    mean(probs_e).
 
     MegaBlocks' form without its weight. Hugging Face's `load_balancing_loss_func` is K times as large.
     """
@@ -43,7 +48,8 @@ def expert_counts(indices_TK: Tensor, experts: int) -> Tensor:
 
 
 class Rows(NamedTuple):
-    """Where rows lie once they are grouped by expert, P places in all; each expert's places are filled up to a multiple of `FILL`.
+    """Where rows lie once they are grouped by expert, P places in all; each expert's places are filled up to a multiple
+    of `FILL`.
 
     `pair_P[p]` is the place in indices.flatten() of the row at p (0 where p only fills up), `place_R` the way back,
     `weight_P1` its routing weight (0 where p fills up), `spans` the (expert, first, behind last) of experts with rows.
@@ -67,11 +73,16 @@ def group(indices_TK: Tensor, weights_TK: Tensor, experts: int) -> Rows:
     ends = filled_E.cumsum(0).tolist()
     pair_P = order_R.new_zeros(ends[-1]).index_copy_(0, sorted_place_R, order_R)
     weight_P1 = weights_TK.new_zeros(ends[-1], 1).index_copy_(0, place_R, weights_TK.reshape(-1, 1))
-    return Rows(pair_P, place_R, weight_P1, [(e, a, b) for e, (a, b) in enumerate(zip([0, *ends], ends, strict=False)) if a < b])
+    return Rows(
+        pair_P, place_R, weight_P1, [(e, a, b) for e, (a, b) in enumerate(zip([0, *ends], ends, strict=False)) if a < b]
+    )
 
 
-def experts(x_TD: Tensor, indices_TK: Tensor, weights_TK: Tensor, w1: Tensor, v1: Tensor, w2: Tensor, n_experts: int) -> Tensor:
-    """Weighted sum of each token's experts, [T, D]: expert e gives (silu(x w1_e^T) * (x v1_e^T)) w2_e. No token is dropped.
+def experts(
+    x_TD: Tensor, indices_TK: Tensor, weights_TK: Tensor, w1: Tensor, v1: Tensor, w2: Tensor, n_experts: int
+) -> Tensor:
+    """Weighted sum of each token's experts, [T, D]: expert e gives (silu(x w1_e^T) * (x v1_e^T)) w2_e. No token is
+    dropped.
 
     w1, v1, w2 are [E * F, D] as DBRX publishes them (w2 is stored transposed). Matrix products run in the dtype of x.
     Raises ValueError for shapes that do not fit.
@@ -90,8 +101,8 @@ def experts(x_TD: Tensor, indices_TK: Tensor, weights_TK: Tensor, w1: Tensor, v1
 class Experts(torch.autograd.Function):
     """`experts` with its derivative. Saved are each row's x and pre-activations H = [x w1^T, x v1^T].
 
-    With A = silu(gate) * linear, Y = (weight A) w2 and dA' = dY w2^T, the gradient of a routing weight is <dA', A>, so neither
-    Y nor A need be kept.
+    With A = silu(gate) * linear, Y = (weight A) w2 and dA' = dY w2^T, the gradient of a routing weight is <dA', A>, so
+    neither Y nor A need be kept.
     """
 
     @staticmethod
@@ -133,7 +144,8 @@ class Experts(torch.autograd.Function):
 
 
 def _fused(w1: Tensor, v1: Tensor, n_experts: int, dtype: torch.dtype) -> Tensor:
-    """w1 and v1 side by side per expert, [E, 2F, D]: one product instead of two. The cast to bf16 would copy them anyway."""
+    """w1 and v1 side by side per expert, [E, 2F, D]: one product instead of two. The cast to bf16 would copy them
+    anyway."""
     w1_EFD, v1_EFD = (w.view(n_experts, -1, w.shape[1]) for w in (w1, v1))
     hidden = w1_EFD.shape[1]
     fused = w1.new_empty(n_experts, 2 * hidden, w1.shape[1], dtype=dtype)
@@ -158,5 +170,6 @@ def _outer_products(a_PM: Tensor, b_PN: Tensor, like_EMN: Tensor, spans: list[tu
 
 
 def _sum_choices(y_PD: Tensor, place_R: Tensor, top_k: int) -> Tensor:
-    """Sum the K rows of each token, [T, D], always in the order of its choices. An embedding bag gathers and sums in one pass."""
+    """Sum the K rows of each token, [T, D], always in the order of its choices. An embedding bag gathers and sums in
+    one pass."""
     return F.embedding_bag(place_R.view(-1, top_k), y_PD, mode="sum")

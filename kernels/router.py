@@ -1,7 +1,8 @@
-"""The router behind its matrix product: softmax, top-k, weights and load-balancing statistics in one pass over the logits.
+"""The router behind its matrix product: softmax, top-k, weights and load-balancing statistics in one pass over the
+logits.
 
-Its definition is `reference.route` and `reference.balance_loss`. No one-hots and no atomics: each program adds up its own tokens'
-counts and probabilities, and a second kernel adds up the programs, always in the same order.
+Its definition is `reference.route` and `reference.balance_loss`. No one-hots and no atomics: each program adds up its
+own tokens' counts and probabilities, and a second kernel adds up the programs, always in the same order.
 """
 
 from __future__ import annotations
@@ -36,12 +37,16 @@ def _route_launch(logits_TE, top_k):
     sizes = _sizes(experts)
     steps = max(triton.cdiv(tokens, sizes["STEP"] * PROGRAMS), 1)  # of each program
     programs = max(triton.cdiv(tokens, sizes["STEP"] * steps), 1)  # of no tokens, too, counts are written
-    counts_PE, probs_PE = (logits_TE.new_empty(programs, experts, dtype=dtype) for dtype in (torch.int32, torch.float32))
+    counts_PE, probs_PE = (
+        logits_TE.new_empty(programs, experts, dtype=dtype) for dtype in (torch.int32, torch.float32)
+    )
     route_kernel[(programs,)](
         logits_TE, weights_TK, indices_TK, counts_PE, probs_PE, tokens, steps, experts,
         K=top_k, KP=triton.next_power_of_2(top_k), **sizes, num_warps=4,
     )  # fmt: skip
-    balance_kernel[(1,)](counts_PE, probs_PE, counts_E, balance, programs, _scale(tokens, experts, top_k), experts, **sizes, num_warps=4)
+    balance_kernel[(1,)](
+        counts_PE, probs_PE, counts_E, balance, programs, _scale(tokens, experts, top_k), experts, **sizes, num_warps=4
+    )
     return outputs
 
 
@@ -61,7 +66,9 @@ def probabilities(logits_ptr, t, tokens, n_experts, EP: tl.constexpr):
     """Softmax over the experts in fp32, [STEP, EP]: zero beyond the last expert, anything beyond the last token."""
     e = tl.arange(0, EP)
     inside = (t < tokens)[:, None] & (e < n_experts)[None, :]
-    logits = tl.load(logits_ptr + t.to(tl.int64)[:, None] * n_experts + e[None, :], mask=inside, other=0.0).to(tl.float32)
+    logits = tl.load(logits_ptr + t.to(tl.int64)[:, None] * n_experts + e[None, :], mask=inside, other=0.0).to(
+        tl.float32
+    )
     logits = tl.where((e < n_experts)[None, :], logits, float("-inf"))
     exp = tl.exp(logits - tl.max(logits, 1)[:, None])
     return exp / tl.sum(exp, 1)[:, None]
@@ -72,7 +79,8 @@ def route_kernel(
     logits_ptr, weights_ptr, indices_ptr, counts_ptr, probs_ptr, tokens, steps, n_experts,
     K: tl.constexpr, KP: tl.constexpr, STEP: tl.constexpr, EP: tl.constexpr,
 ):  # fmt: skip
-    """weights and indices [T, K] of this program's tokens, and the program's own sums of counts and probabilities, [programs, E]."""
+    """weights and indices [T, K] of this program's tokens, and the program's own sums of counts and probabilities,
+    [programs, E]."""
     program = tl.program_id(0)
     e, k = tl.arange(0, EP), tl.arange(0, KP)
     counts = tl.zeros((EP,), tl.int32)
@@ -102,8 +110,11 @@ def route_kernel(
 
 
 @triton.jit
-def balance_kernel(counts_ptr, probs_ptr, total_ptr, balance_ptr, programs, scale, n_experts, STEP: tl.constexpr, EP: tl.constexpr):
-    """Sums over the programs: total[e] = rows of expert e, balance = scale * sum over e of total[e] times all its probabilities."""
+def balance_kernel(
+    counts_ptr, probs_ptr, total_ptr, balance_ptr, programs, scale, n_experts, STEP: tl.constexpr, EP: tl.constexpr
+):
+    """Sums over the programs: total[e] = rows of expert e, balance = scale * sum over e of total[e] times all its
+    probabilities."""
     e = tl.arange(0, EP)
     counts = tl.zeros((EP,), tl.int32)
     probs = tl.zeros((EP,), tl.float32)
@@ -121,7 +132,9 @@ def balance_kernel(counts_ptr, probs_ptr, total_ptr, balance_ptr, programs, scal
 
 
 @torch.library.custom_op("millrace::route_backward", mutates_args=())
-def _route_backward(logits_TE: Tensor, indices_TK: Tensor, counts_E: Tensor, dweights_TK: Tensor, dbalance: Tensor) -> Tensor:
+def _route_backward(
+    logits_TE: Tensor, indices_TK: Tensor, counts_E: Tensor, dweights_TK: Tensor, dbalance: Tensor
+) -> Tensor:
     """The gradient of the logits, [T, E]."""
     return _route_backward_launch(logits_TE, indices_TK, counts_E, dweights_TK, dbalance)
 
@@ -146,8 +159,9 @@ def route_backward_kernel(
     logits_ptr, indices_ptr, counts_ptr, dweights_ptr, dbalance_ptr, dlogits_ptr, tokens, scale, n_experts,
     K: tl.constexpr, STEP: tl.constexpr, EP: tl.constexpr,
 ):  # fmt: skip
-    """With probabilities p, chosen ones w_j = p_j / s and their sum s: dp_e = scale dbalance count_e, and for chosen ones also
-    (dw_j - sum over i of dw_i w_i) / s; then dlogit_e = p_e (dp_e - sum over f of dp_f p_f). Choices and counts have no derivative.
+    """With probabilities p, chosen ones w_j = p_j / s and their sum s: dp_e = scale dbalance count_e, and for chosen
+    ones also (dw_j - sum over i of dw_i w_i) / s; then dlogit_e = p_e (dp_e - sum over f of dp_f p_f). Choices and
+    counts have no derivative.
     """
     e = tl.arange(0, EP)
     t = tl.program_id(0) * STEP + tl.arange(0, STEP)
@@ -166,7 +180,11 @@ def route_backward_kernel(
     dprobs = (tl.load(dbalance_ptr) * scale * counts)[None, :] + tl.where(chosen, (dweights - mean) / total, 0.0)
     dlogits = probs * (dprobs - tl.sum(dprobs * probs, 1)[:, None])
     place = t.to(tl.int64)[:, None] * n_experts + e[None, :]
-    tl.store(dlogits_ptr + place, dlogits.to(dlogits_ptr.dtype.element_ty), mask=(t < tokens)[:, None] & (e < n_experts)[None, :])
+    tl.store(
+        dlogits_ptr + place,
+        dlogits.to(dlogits_ptr.dtype.element_ty),
+        mask=(t < tokens)[:, None] & (e < n_experts)[None, :],
+    )
 
 
 def _keep(ctx, inputs, output):

@@ -1,8 +1,10 @@
-"""Routing -> where rows and blocks lie. Built on the device: no host sync, no atomics, and sizes that depend on shapes only.
+"""Routing -> where rows and blocks lie. Built on the device: no host sync, no atomics, and sizes that depend on shapes
+only.
 
-The rows of a layer (one for each token and chosen expert) are sorted by expert, and rows of one expert stay in the order of their
-tokens. Nothing is padded: an expert's rows begin where those of the one before it end, so an empty expert takes no place and one
-expert may take all. Kernels find their work in a table of row tiles (`row_tiles`); letters are those of `kernels/__init__.py`.
+The rows of a layer (one for each token and chosen expert) are sorted by expert, and rows of one expert stay in the
+order of their tokens. Nothing is padded: an expert's rows begin where those of the one before it end, so an empty
+expert takes no place and one expert may take all. Kernels find their work in a table of row tiles (`row_tiles`);
+letters are those of `kernels/__init__.py`.
 """
 
 from __future__ import annotations
@@ -16,14 +18,17 @@ from torch import Tensor
 
 CHUNK = 1024  # rows that one program counts and places, at least
 CHUNKS = 512  # programs at most, as each one reads the counts of all: 512 of them read 32 KB each for 16 experts
-INTERPRETED = triton.knobs.runtime.interpret  # TRITON_INTERPRET=1, which counts from here on: kernels are made at import
+# TRITON_INTERPRET=1, which counts from here on: kernels are made at import
+INTERPRETED = triton.knobs.runtime.interpret
 ELEMENTS = 8192  # (row, expert) comparisons at a time: 32 registers a thread of 8 warps for each such value
 
 
 class Topology(NamedTuple):
-    """Row t * K + j of the routing lies at place_R[t * K + j] of the sorted rows; expert e has places offsets_E1[e] to offsets_E1[e + 1].
+    """Row t * K + j of the routing lies at place_R[t * K + j] of the sorted rows; expert e has places offsets_E1[e] to
+    offsets_E1[e + 1].
 
-    `order_E` lists the experts by falling number of rows (then by number), for kernels that begin with the longest. All int32.
+    `order_E` lists the experts by falling number of rows (then by number), for kernels that begin with the longest. All
+    int32.
     """
 
     place_R: Tensor
@@ -32,17 +37,18 @@ class Topology(NamedTuple):
 
 
 def build(indices_TK: Tensor, n_experts: int) -> Topology:
-    """Sort the rows of a routing (int32 or int64, each in 0 .. n_experts - 1: nothing checks that) by expert; stable."""
+    """Sort the rows of a routing (int32 or int64, each in 0 .. n_experts - 1: nothing checks that) by expert;
+    stable."""
     return Topology(*_build(indices_TK, n_experts))
 
 
 def row_tiles(topology: Topology, rows: int, group: int) -> tuple[Tensor, Tensor]:
     """Cut each expert's rows into tiles of `rows`: (tiles [M, 4] int32, how many are in use [1] int32).
 
-    A tile is (expert, its first place, rows left in the expert from there, group). A group is up to `group` neighbouring tiles of
-    one expert, split evenly and written as first tile * 64 + number of tiles: kernels that walk down a group before they go to the
-    next columns share one expert's weights in L2. M = R // rows + E is an upper bound known to the host; tiles not in use are
-    (0, 0, 0, 1). Raises ValueError for a group beyond 63.
+    A tile is (expert, its first place, rows left in the expert from there, group). A group is up to `group`
+    neighbouring tiles of one expert, split evenly and written as first tile * 64 + number of tiles: kernels that walk
+    down a group before they go to the next columns share one expert's weights in L2. M = R // rows + E is an upper
+    bound known to the host; tiles not in use are (0, 0, 0, 1). Raises ValueError for a group beyond 63.
     """
     if not 0 < group < 64:
         raise ValueError(f"expected a group of 1 to 63 tiles, found {group}")
@@ -74,7 +80,9 @@ def _build_torch(expert_R: Tensor, n_experts: int) -> tuple[Tensor, Tensor, Tens
     """The definition."""
     expert_sorted_R, pair_R = expert_R.sort(stable=True)
     place_R = torch.empty_like(pair_R).index_copy_(0, pair_R, torch.arange(len(pair_R), device=pair_R.device))
-    offsets_E1 = torch.searchsorted(expert_sorted_R, torch.arange(n_experts + 1, device=expert_R.device, dtype=expert_R.dtype))
+    offsets_E1 = torch.searchsorted(
+        expert_sorted_R, torch.arange(n_experts + 1, device=expert_R.device, dtype=expert_R.dtype)
+    )
     order_E = offsets_E1.diff().argsort(descending=True, stable=True)
     return place_R.int(), offsets_E1.int(), order_E.int()
 
@@ -108,9 +116,20 @@ def count_kernel(expert_ptr, counts_ptr, n_rows, chunk, EP: tl.constexpr, STEP: 
 
 @triton.jit
 def place_kernel(
-    expert_ptr, counts_ptr, place_ptr, offsets_ptr, order_ptr, n_rows, chunk, n_chunks, n_experts, EP: tl.constexpr, STEP: tl.constexpr
+    expert_ptr,
+    counts_ptr,
+    place_ptr,
+    offsets_ptr,
+    order_ptr,
+    n_rows,
+    chunk,
+    n_chunks,
+    n_experts,
+    EP: tl.constexpr,
+    STEP: tl.constexpr,
 ):
-    """A row's place: rows of smaller experts, then those of its expert in earlier chunks, then those before it in its own chunk."""
+    """A row's place: rows of smaller experts, then those of its expert in earlier chunks, then those before it in its
+    own chunk."""
     c = tl.program_id(0)
     e = tl.arange(0, EP)
     total = tl.zeros((EP,), tl.int32)
@@ -137,7 +156,8 @@ def place_kernel(
 
 @triton.jit
 def store_order(order_ptr, total, n_experts, EP: tl.constexpr, STEP: tl.constexpr):
-    """An expert's rank is the number of experts with more rows, or with as many and a smaller number. STEP experts at a time."""
+    """An expert's rank is the number of experts with more rows, or with as many and a smaller number. STEP experts at a
+    time."""
     e = tl.arange(0, EP)
     total = tl.where(e < n_experts, total, -1)
     for first in range(0, n_experts, STEP):
@@ -172,7 +192,9 @@ def _row_tiles_torch(offsets_E1: Tensor, bound: int, rows: int, group: int) -> t
     groups = ((tiles + group - 1) // group).clamp(min=1)
     size = ((tiles + groups - 1) // groups).clamp(min=1)
     begin = (tile - first) // size * size
-    table = torch.stack([expert, start, offsets_E1[expert + 1] - start, (first + begin) * 64 + torch.minimum(size, tiles - begin)], 1)
+    table = torch.stack(
+        [expert, start, offsets_E1[expert + 1] - start, (first + begin) * 64 + torch.minimum(size, tiles - begin)], 1
+    )
     unused = torch.tensor([0, 0, 0, 1], dtype=torch.int32, device=table.device)
     return torch.where((tile < ends_E1[-1])[:, None], table, unused), ends_E1[-1:].clone()
 
@@ -181,13 +203,16 @@ def _row_tiles_triton(offsets_E1: Tensor, bound: int, rows: int, group: int) -> 
     tiles, used = offsets_E1.new_empty(bound, 4), offsets_E1.new_empty(1)
     columns = max(triton.next_power_of_2(len(offsets_E1) - 1), 2)
     step = min(max(ELEMENTS // columns, 1), 128)
-    tiles_kernel[(triton.cdiv(bound, step),)](offsets_E1, tiles, used, bound, rows, group, len(offsets_E1) - 1, EP=columns, STEP=step)
+    tiles_kernel[(triton.cdiv(bound, step),)](
+        offsets_E1, tiles, used, bound, rows, group, len(offsets_E1) - 1, EP=columns, STEP=step
+    )
     return tiles, used
 
 
 @triton.jit
 def tiles_kernel(offsets_ptr, tiles_ptr, used_ptr, bound, rows, group, n_experts, EP: tl.constexpr, STEP: tl.constexpr):
-    """STEP entries of the table a program; each finds its expert as the number of experts whose tiles end at or before it."""
+    """STEP entries of the table a program; each finds its expert as the number of experts whose tiles end at or before
+    it."""
     tile = tl.program_id(0) * STEP + tl.arange(0, STEP)
     e = tl.arange(0, EP)
     offset = tl.load(offsets_ptr + e, mask=e < n_experts, other=0)

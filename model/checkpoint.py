@@ -24,7 +24,8 @@ KEEP = 2  # checkpoints; the older one is for when the newer one's disk or numbe
 
 
 def save(run: Path, step: int, weights: dict[str, Tensor], moments: dict[str, Tensor], state: dict) -> None:
-    """Write the checkpoint of `step`, then delete all but the newest `KEEP`. Raises OSError, leaving the older ones, if it cannot."""
+    """Write the checkpoint of `step`, then delete all but the newest `KEEP`. Raises OSError, leaving the older ones, if
+    it cannot."""
     folder = run / "checkpoints"
     scratch = folder / f".writing-{step:07d}"
     try:
@@ -68,15 +69,21 @@ def identity(manifest: Manifest, plan: Plan, model: ModelConfig, config: TrainCo
     streams = {stream.name: fingerprint(stream) for stream in manifest.streams}
     data = {"recipe": manifest.recipe, "tokenizer": manifest.tokenizer, "tables": manifest.tables, "streams": streams}
     data |= {"windows": windows, "heldout": [window.sha256 for window in manifest.heldout]}
-    parts = {"manifest": data, "plan": dataclasses.asdict(plan), "model": dataclasses.asdict(model), "train": dataclasses.asdict(config)}
+    parts = {
+        "manifest": data,
+        "plan": dataclasses.asdict(plan),
+        "model": dataclasses.asdict(model),
+        "train": dataclasses.asdict(config),
+    }
     return json.loads(json.dumps(parts))
 
 
 def check_same(made_with: dict, given: dict, tokens_done: int, where: Path) -> None:
     """Refuse to go on from a checkpoint unless what it was made with is still so; identities as `identity` gives them.
 
-    The plan may be amended: stages that begin at or behind `tokens_done` may be added or changed, and with them the windows that
-    were written, the recipe and the tables' fingerprints. Raises ValueError naming every part that differs.
+    The plan may be amended: stages that begin at or behind `tokens_done` may be added or changed, and with them the
+    windows that were written, the recipe and the tables' fingerprints. Raises ValueError naming every part that
+    differs.
     """
     begun = [stage for stage in made_with["plan"]["stages"] if stage["first_token"] < tokens_done]
     amended = made_with["plan"] != given["plan"]
@@ -84,18 +91,29 @@ def check_same(made_with: dict, given: dict, tokens_done: int, where: Path) -> N
     data = dict(given["manifest"])
     if amended:
         data |= {key: made_with["manifest"][key] for key in ("recipe", "tables")}
-        data["windows"] = {file: data["windows"].get(file, sha256) for file, sha256 in made_with["manifest"]["windows"].items()}
-    found = differences({**made_with, "plan": {**made_with["plan"], "stages": begun}}, {**given, "plan": plan, "manifest": data})
-    require(not found, f"{where} was made with other inputs; different are {'; '.join(found)}. Restore them or train into a new folder")
+        data["windows"] = {
+            file: data["windows"].get(file, sha256) for file, sha256 in made_with["manifest"]["windows"].items()
+        }
+    found = differences(
+        {**made_with, "plan": {**made_with["plan"], "stages": begun}}, {**given, "plan": plan, "manifest": data}
+    )
+    require(
+        not found,
+        f"{where} was made with other inputs; different are {'; '.join(found)}. Restore them or train into a new folder",
+    )
 
 
 def differences(old: object, new: object, path: str = "") -> list[str]:
     """Leaves of two JSON values that differ, each as 'path: old, now new'."""
     if isinstance(old, dict) and isinstance(new, dict):
         keys = [*old, *(key for key in new if key not in old)]
-        return [line for key in keys for line in differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)]
+        return [
+            line for key in keys for line in differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+        ]
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        return [line for i, (a, b) in enumerate(zip(old, new, strict=True)) for line in differences(a, b, f"{path}[{i}]")]
+        return [
+            line for i, (a, b) in enumerate(zip(old, new, strict=True)) for line in differences(a, b, f"{path}[{i}]")
+        ]
     return [] if old == new else [f"{path}: {_short(old)}, now {_short(new)}"]
 
 

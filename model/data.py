@@ -1,9 +1,10 @@
 """Shards and plan to batches. Which samples a step reads is a pure function of plan and step: there is no loader state.
 
-Order of a stage: the k-th of the n draws of a stream is due at time (k + 1/2) / n; the stage's N samples are all draws by
-(time, stream). At the boundary of a block of `BLOCK` positions every stream with share n / N, of S streams, is within
-1/2 + S/2 * n/N of its share. Inside a block the order is seeded. Position p is found without what came before it: up to time
-p / N a stream has given floor(n p / N + 1/2) draws, and at most S/2 draws too many or too few are put right.
+Order of a stage: the k-th of the n draws of a stream is due at time (k + 1/2) / n; the stage's N samples are all draws
+by (time, stream). At the boundary of a block of `BLOCK` positions every stream with share n / N, of S streams, is
+within 1/2 + S/2 * n/N of its share. Inside a block the order is seeded. Position p is found without what came before
+it: up to time p / N a stream has given floor(n p / N + 1/2) draws, and at most S/2 draws too many or too few are put
+right.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ MASK = (1 << 64) - 1
 
 @dataclass(frozen=True)
 class Batch:
-    """What one rank reads in one step. Segments are numbered through the batch; `docs_S` has each one's 64-bit document key."""
+    """What one rank reads in one step. Segments are numbered through the batch; `docs_S` has each one's 64-bit document
+    key."""
 
     stage: int
     tokens_BL: Tensor
@@ -60,7 +62,8 @@ def block_order(plan: Plan, stage: int, block: int) -> list[tuple[int, int]]:
     first, last = block * BLOCK, min((block + 1) * BLOCK, sum(counts))
     starts, ends = draws_before(counts, first), draws_before(counts, last)
     due = sorted(
-        ((i, k) for i, (a, b) in enumerate(zip(starts, ends, strict=True)) for k in range(a, b)), key=lambda d: _due(counts, *d)
+        ((i, k) for i, (a, b) in enumerate(zip(starts, ends, strict=True)) for k in range(a, b)),
+        key=lambda d: _due(counts, *d),
     )
     order = sorted(range(len(due)), key=lambda slot: _hash(plan.seed, stage, block, slot))
     return [due[slot] for slot in order]
@@ -90,13 +93,18 @@ class Walk:
         self.files, self.ends, number = [], [0], draw.first_window
         while self.ends[-1] < draw.samples:
             window = written.get(number % windows)
-            require(window is not None,
-                    f"the plan draws window {number % windows} of stream {draw.stream} at sequence length {seq_len}, "
-                    f"the manifest has only {sorted(written)}: write it with the shard step")
+            require(
+                window is not None,
+                f"the plan draws window {number % windows} of stream {draw.stream} at sequence length {seq_len}, "
+                f"the manifest has only {sorted(written)}: write it with the shard step",
+            )
             self.files.append(window.file)
             self.ends.append(self.ends[-1] + window.samples)
             number += 1
-            require(self.ends[-1] > 0 or len(self.files) < windows, f"stream {draw.stream} has no samples at length {seq_len}")
+            require(
+                self.ends[-1] > 0 or len(self.files) < windows,
+                f"stream {draw.stream} has no samples at length {seq_len}",
+            )
 
     def at(self, draw: int) -> tuple[str, int]:
         """(file, sample in it) of the draw."""
@@ -137,7 +145,10 @@ class Batches:
         """What `rank` of `world` reads in `step`; all ranks together read the same samples for every `world`."""
         stage, before = self.stage_of(step)
         size = self.batch_samples[stage]
-        require(size % world == 0, f"stage {self.plan.stages[stage].name}: a batch of {size} samples does not divide by {world} ranks")
+        require(
+            size % world == 0,
+            f"stage {self.plan.stages[stage].name}: a batch of {size} samples does not divide by {world} ranks",
+        )
         first, share = before * size + rank * size // world, size // world
         places = [self.sample(stage, position) for position in range(first, first + share)]
         return pack(stage, [self.shards.sample(*place) for place in places])
@@ -159,7 +170,12 @@ def pack(stage: int, samples: list[dict]) -> Batch:
 def _batch_samples(stage: Stage, batch_tokens: int) -> int:
     """Samples in a batch of the stage."""
     size, rest = divmod(batch_tokens, stage.seq_len)
-    require(size > 0 and rest == 0, f"stage {stage.name}: batch_tokens ({batch_tokens}) must be a multiple of seq_len ({stage.seq_len})")
-    require(stage.samples % size == 0,
-            f"stage {stage.name}: its {stage.samples} samples must be a multiple of the {size} samples in a batch of {batch_tokens} tokens")
+    require(
+        size > 0 and rest == 0,
+        f"stage {stage.name}: batch_tokens ({batch_tokens}) must be a multiple of seq_len ({stage.seq_len})",
+    )
+    require(
+        stage.samples % size == 0,
+        f"stage {stage.name}: its {stage.samples} samples must be a multiple of the {size} samples in a batch of {batch_tokens} tokens",
+    )
     return size

@@ -1,7 +1,9 @@
-"""Held-out bits per byte, which compares models over any tokenizer: nats of a document's tokens / ln 2 / its UTF-8 bytes.
+"""Held-out bits per byte, which compares models over any tokenizer: nats of a document's tokens / ln 2 / its UTF-8
+bytes.
 
-Each document stands alone behind its start token. One longer than `seq_len` is read in windows that overlap by half: a token is
-scored once, in the first window that reaches it. The closing end-of-text token is not scored: the text has no byte for it.
+Each document stands alone behind its start token. One longer than `seq_len` is read in windows that overlap by half: a
+token is scored once, in the first window that reaches it. The closing end-of-text token is not scored: the text has no
+byte for it.
 """
 
 from __future__ import annotations
@@ -37,7 +39,12 @@ def bits_per_byte(model: Transformer, documents: list[dict], seq_len: int, batch
         n_bytes = sum(int(documents[i]["n_bytes"]) for i in chosen)
         n_tokens = sum(max(0, len(documents[i]["tokens"]) - 2) for i in chosen)
         bits = float(nats[chosen].sum()) / math.log(2)
-        scores[domain] = {"bits_per_byte": bits / max(1, n_bytes), "documents": len(chosen), "bytes": n_bytes, "tokens": n_tokens}
+        scores[domain] = {
+            "bits_per_byte": bits / max(1, n_bytes),
+            "documents": len(chosen),
+            "bytes": n_bytes,
+            "tokens": n_tokens,
+        }
     return scores
 
 
@@ -81,7 +88,8 @@ def pack(windows: list[Piece], seq_len: int) -> list[list[Piece]]:
 def _batch(
     rows: list[list[Piece]], tokens: list[np.ndarray], seq_len: int, device: torch.device
 ) -> tuple[list[Tensor], Tensor, np.ndarray]:
-    """((tokens, segments, positions), targets, document of each place), each [B, L]; what fills up a row is a segment of its own."""
+    """((tokens, segments, positions), targets, document of each place), each [B, L]; what fills up a row is a segment
+    of its own."""
     ids, segments, positions, owners = (np.zeros((len(rows), seq_len), np.int64) for _ in range(4))
     targets = np.full((len(rows), seq_len), -1)
     for r, row in enumerate(rows):

@@ -22,8 +22,11 @@ def load(folder: Path) -> Transformer:
 
 
 @torch.inference_mode()
-def sample(model: Transformer, prompt_ids: list[int], n_tokens: int, temperature: float, top_k: int, seed: int, eot: int) -> list[int]:
-    """At most `n_tokens` ids that follow the prompt, which starts with `eot` as every document does; ends before another `eot`.
+def sample(
+    model: Transformer, prompt_ids: list[int], n_tokens: int, temperature: float, top_k: int, seed: int, eot: int
+) -> list[int]:
+    """At most `n_tokens` ids that follow the prompt, which starts with `eot` as every document does; ends before
+    another `eot`.
 
     Temperature 0 takes the likeliest token; else one is drawn from the `top_k` likeliest (0: from all).
     """

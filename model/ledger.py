@@ -1,7 +1,8 @@
 """What a run tells of itself, step by step: metrics, seconds, and the ledger of what each document cost.
 
-A run's folder holds `metrics.jsonl` (a line a step; the same bytes when a run is repeated), `seconds.jsonl` (wall clock, which is
-not) and `ledger/steps-<first>-<last>.npy`, one file for each checkpoint. Steps count from 0, as in `Batches.batch`.
+A run's folder holds `metrics.jsonl` (a line a step; the same bytes when a run is repeated), `seconds.jsonl` (wall
+clock, which is not) and `ledger/steps-<first>-<last>.npy`, one file for each checkpoint. Steps count from 0, as in
+`Batches.batch`.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ from torch import Tensor
 from model.checkpoint import to_disk
 from model.data import Batch
 
-# a document in a step: its 64-bit key, how many of its tokens were predicted there, and their cross-entropies' sum in nats
+# a document in a step: its 64-bit key, how many of its tokens were predicted there, and their cross-entropies' sum in
+# nats
 ROW = np.dtype([("step", "<u4"), ("doc", "<i8"), ("tokens", "<u4"), ("loss", "<f4")])
 
 
 def document_losses(step: int, batch: Batch, targets_BL: Tensor, losses_T: Tensor) -> np.ndarray:
-    """Ledger rows of one step, by document key; documents of which nothing is predicted have 0 tokens, padding has no row."""
+    """Ledger rows of one step, by document key; documents of which nothing is predicted have 0 tokens, padding has no
+    row."""
     docs, document_of_segment = np.unique(batch.docs_S.numpy(), return_inverse=True)
     document = document_of_segment[batch.segments_BL.flatten().numpy()]
     tokens = np.bincount(document, weights=(targets_BL.flatten() >= 0).numpy(), minlength=len(docs))
@@ -33,10 +36,14 @@ def document_losses(step: int, batch: Batch, targets_BL: Tensor, losses_T: Tenso
 
 
 def load_metrics(load: Tensor) -> dict[str, float]:
-    """Evenness of the experts, load [layers, E]: entropy as a share of its maximum (mean of layers), busiest over mean (worst layer)."""
+    """Evenness of the experts, load [layers, E]: entropy as a share of its maximum (mean of layers), busiest over mean
+    (worst layer)."""
     shares = load.double() / load.sum(1, keepdim=True)
     entropy = -torch.special.xlogy(shares, shares).sum(1) / np.log(max(2, load.shape[1]))
-    return {"load_entropy": round(entropy.mean().item(), 6), "load_max": round((shares.max(1).values * load.shape[1]).max().item(), 6)}
+    return {
+        "load_entropy": round(entropy.mean().item(), 6),
+        "load_max": round((shares.max(1).values * load.shape[1]).max().item(), 6),
+    }
 
 
 class Journal:
@@ -52,7 +59,10 @@ class Journal:
 
     def add(self, line: dict, seconds: float, rows: np.ndarray) -> None:
         """Tell of one step."""
-        for file, content in ((self.metrics, line), (self.seconds, {"step": line["step"], "seconds": round(seconds, 4)})):
+        for file, content in (
+            (self.metrics, line),
+            (self.seconds, {"step": line["step"], "seconds": round(seconds, 4)}),
+        ):
             file.write(json.dumps(content) + "\n")
             file.flush()
         self.rows.append(rows)

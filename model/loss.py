@@ -27,9 +27,11 @@ def token_losses(states_TD: Tensor, head_VD: Tensor, targets_T: Tensor) -> Tenso
 
 
 class MeanLoss(torch.autograd.Function):
-    """(mean cross-entropy of places with a target, cross-entropies [T]) in nats, of states [T, D], head [V, D], targets [T].
+    """(mean cross-entropy of places with a target, cross-entropies [T]) in nats, of states [T, D], head [V, D], targets
+    [T].
 
-    Only the mean has a derivative. Its softmax - onehot is taken while a chunk's logits are at hand: one pass over them.
+    Only the mean has a derivative. Its softmax - onehot is taken while a chunk's logits are at hand: one pass over
+    them.
     """
 
     @staticmethod
@@ -49,7 +51,9 @@ def _count(targets_T: Tensor) -> Tensor:
     return (targets_T >= 0).sum().clamp(min=1)
 
 
-def _forward(states_TD: Tensor, head_VD: Tensor, targets_T: Tensor, derive: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
+def _forward(
+    states_TD: Tensor, head_VD: Tensor, targets_T: Tensor, derive: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Losses, and if `derive` the gradients of their mean for states and head, in chunks of rows."""
     dtype = compute_dtype(states_TD)
     x_TD, w_VD, wide = states_TD.to(dtype), head_VD.to(dtype), torch.promote_types(dtype, torch.float32)
@@ -60,9 +64,11 @@ def _forward(states_TD: Tensor, head_VD: Tensor, targets_T: Tensor, derive: bool
         here = slice(start, start + rows)
         at = targets_T[here, None].clamp(min=0)
         probs = torch.mm(x_TD[here], w_VD.t()).softmax(-1, dtype=wide)
-        losses_T[here] = -probs.gather(1, at)[:, 0].clamp(min=torch.finfo(wide).tiny).log()  # in fp32 none above 87 nats
+        # in fp32 none above 87 nats
+        losses_T[here] = -probs.gather(1, at)[:, 0].clamp(min=torch.finfo(wide).tiny).log()
         if derive:
-            dlogits = probs.scatter_add_(1, at, -torch.ones_like(at, dtype=wide)).to(dtype)  # share_T1 is applied to the smaller factors
+            # share_T1 is applied to the smaller factors
+            dlogits = probs.scatter_add_(1, at, -torch.ones_like(at, dtype=wide)).to(dtype)
             torch.mul(torch.mm(dlogits, w_VD), share_T1[here], out=dx_TD[here])
             dw_VD += torch.mm(dlogits.t(), x_TD[here] * share_T1[here])
     return losses_T * (targets_T >= 0), dx_TD, dw_VD

@@ -1,4 +1,5 @@
-"""The mixture-of-experts half of a block: a router and E SwiGLU experts, K of them for each token, none ever dropped."""
+"""The mixture-of-experts half of a block: a router and E SwiGLU experts, K of them for each token, none ever
+dropped."""
 
 from __future__ import annotations
 

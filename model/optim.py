@@ -22,7 +22,8 @@ def optimiser(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
 
 
 def learning_rate(stage: Stage, tokens: float, peak: float) -> float:
-    """Learning rate when `tokens` of the stage are behind. A warm-up rises from 0 to `start`; the shape takes the rest."""
+    """Learning rate when `tokens` of the stage are behind. A warm-up rises from 0 to `start`; the shape takes the
+    rest."""
     phase = stage.lr
     if tokens < phase.warmup_tokens:
         return peak * phase.start * tokens / phase.warmup_tokens
@@ -40,7 +41,9 @@ def set_learning_rate(adamw: torch.optim.AdamW, rate: float) -> None:
 def moments(model: nn.Module, adamw: torch.optim.AdamW) -> dict[str, torch.Tensor]:
     """The optimiser's state as named tensors, for a checkpoint."""
     return {
-        f"{name}.{key}": value for name, parameter in model.named_parameters() for key, value in adamw.state[parameter].items()
+        f"{name}.{key}": value
+        for name, parameter in model.named_parameters()
+        for key, value in adamw.state[parameter].items()
     }
 
 

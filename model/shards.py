@@ -1,7 +1,8 @@
-"""Reader of MDS shards (MosaicML Streaming's format, version 2), memory-mapped: no index, no processes, no shared memory.
+"""Reader of MDS shards (MosaicML Streaming's format, version 2), memory-mapped: no index, no processes, no shared
+memory.
 
-A shard is u32 n | u32 offsets[n + 1] | JSON head | samples, offsets from the start of the file; a sample is the u32 size of
-each column without a fixed one, then the columns' bytes, in the order of their names.
+A shard is u32 n | u32 offsets[n + 1] | JSON head | samples, offsets from the start of the file; a sample is the u32
+size of each column without a fixed one, then the columns' bytes, in the order of their names.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from schemas.training import require
 
 
 class Shards:
-    """All samples below the folder of a manifest. Raises FileNotFoundError or ValueError if a file is missing or of another size."""
+    """All samples below the folder of a manifest. Raises FileNotFoundError or ValueError if a file is missing or of
+    another size."""
 
     def __init__(self, root: Path, manifest: Manifest):
         self.root, self._open = Path(root), {}
@@ -74,12 +76,16 @@ def decoder(encoding: str) -> Callable[[np.ndarray], object]:
     if kind in ("int", "int64"):
         return lambda data: int(data.view(np.int64)[0])
     dtype, _, shape = rest.partition(":")
-    require(kind == "ndarray" and dtype != "", f"MDS encoding {encoding!r} is not one of str, int, int64, ndarray:<dtype>[:<length>]")
+    require(
+        kind == "ndarray" and dtype != "",
+        f"MDS encoding {encoding!r} is not one of str, int, int64, ndarray:<dtype>[:<length>]",
+    )
     return lambda data: data[0 if shape else _shape_bytes(data) :].view(dtype)
 
 
 def _shape_bytes(data: np.ndarray) -> int:
-    """Length of the prefix that gives a one-dimensional array's shape: a byte (axes * 4 + log2 of the number's width), the number."""
+    """Length of the prefix that gives a one-dimensional array's shape: a byte (axes * 4 + log2 of the number's width),
+    the number."""
     axes, width = divmod(int(data[0]), 4)
     require(axes == 1, f"expected an array of one dimension, found {axes}")
     return 1 + (1 << width)
@@ -90,7 +96,10 @@ def verify(root: Path, manifest: Manifest) -> None:
     for window in Shards(root, manifest).windows:
         with (root / window.file).open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
-        require(found == window.sha256, f"{root / window.file} has SHA-256 {found}, the manifest says {window.sha256}: write it again")
+        require(
+            found == window.sha256,
+            f"{root / window.file} has SHA-256 {found}, the manifest says {window.sha256}: write it again",
+        )
 
 
 def _check_size(root: Path, window: Window) -> None:
@@ -98,4 +107,7 @@ def _check_size(root: Path, window: Window) -> None:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing, the manifest lists it: copy it here or run the shard step")
     found = path.stat().st_size
-    require(found == window.bytes, f"{path} has {found} bytes, the manifest says {window.bytes}: copy it again or run the shard step")
+    require(
+        found == window.bytes,
+        f"{path} has {found} bytes, the manifest says {window.bytes}: copy it again or run the shard step",
+    )

@@ -1,7 +1,8 @@
-"""Train a model on shards, stage by stage as their plan says; killed at any instant and started again, it ends in the same bits.
+"""Train a model on shards, stage by stage as their plan says; killed at any instant and started again, it ends in the
+same bits.
 
-The folder of a run holds: checkpoints/ (model/checkpoint.py), metrics.jsonl, seconds.jsonl and ledger/ (model/ledger.py),
-evaluations.json, final/ (weights.safetensors, config.json) and, last of all, result.json.
+The folder of a run holds: checkpoints/ (model/checkpoint.py), metrics.jsonl, seconds.jsonl and ledger/
+(model/ledger.py), evaluations.json, final/ (weights.safetensors, config.json) and, last of all, result.json.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ class Progress:
 
 @dataclass
 class State:
-    """What a checkpoint keeps besides weights and moments. `load` counts rows per expert over the current stage, [layers][E]."""
+    """What a checkpoint keeps besides weights and moments. `load` counts rows per expert over the current stage,
+    [layers][E]."""
 
     step: int
     load: list[list[int]]
@@ -70,8 +72,11 @@ class Learner:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
 
     def step(self, number: int, batch: Batch, rate: float) -> tuple[dict, np.ndarray, Tensor]:
-        """(metrics, ledger rows, rows per expert [layers, E]). Raises FloatingPointError before it would spoil the weights."""
-        tokens, segments, positions = (t.to(self.device) for t in (batch.tokens_BL, batch.segments_BL, batch.positions_BL))
+        """(metrics, ledger rows, rows per expert [layers, E]). Raises FloatingPointError before it would spoil the
+        weights."""
+        tokens, segments, positions = (
+            t.to(self.device) for t in (batch.tokens_BL, batch.segments_BL, batch.positions_BL)
+        )
         targets_BL = targets(tokens, segments, batch.docs_S.to(self.device))
         with self.autocast():
             hidden = self.network(tokens, segments, positions)
@@ -91,11 +96,14 @@ class Learner:
             return bits_per_byte(self.network, documents, seq_len, self.config.batch_tokens)
 
 
-def train(shards: Path, run: Path, model: ModelConfig, config: TrainConfig, on_step: Callable[[Progress], None] | None = None) -> dict:
+def train(
+    shards: Path, run: Path, model: ModelConfig, config: TrainConfig, on_step: Callable[[Progress], None] | None = None
+) -> dict:
     """Train, or go on where a killed run stopped, and return the content of `run`/result.json.
 
-    `shards` holds manifest.json, plan.json and what they name. Raises ValueError if the plan does not fit shards or batch, or if
-    `run` holds a checkpoint made with other inputs; FloatingPointError on a loss that is not finite; OSError on a full disk.
+    `shards` holds manifest.json, plan.json and what they name. Raises ValueError if the plan does not fit shards or
+    batch, or if `run` holds a checkpoint made with other inputs; FloatingPointError on a loss that is not finite;
+    OSError on a full disk.
     """
     manifest, plan = load_manifest(shards / "manifest.json"), load_plan(shards / "plan.json")
     identity = checkpoint.identity(manifest, plan, model, config)
@@ -112,8 +120,16 @@ def train(shards: Path, run: Path, model: ModelConfig, config: TrainConfig, on_s
     return _finish(run, learner, manifest, state, identity)
 
 
-def _run(run: Path, learner: Learner, batches: Batches, documents: list[dict], state: State, journal: Journal, identity: dict,
-         on_step: Callable[[Progress], None]) -> None:
+def _run(
+    run: Path,
+    learner: Learner,
+    batches: Batches,
+    documents: list[dict],
+    state: State,
+    journal: Journal,
+    identity: dict,
+    on_step: Callable[[Progress], None],
+) -> None:
     """All steps that are left, with the evaluations and checkpoints between them."""
     plan, batch_tokens, every = batches.plan, learner.config.batch_tokens, learner.config.checkpoint_steps
     if not state.evaluations:
@@ -121,15 +137,26 @@ def _run(run: Path, learner: Learner, batches: Batches, documents: list[dict], s
     while state.step < batches.steps:
         began = time.perf_counter()
         number, (stage, before) = state.step, batches.stage_of(state.step)
-        rate = learning_rate(plan.stages[stage], (before + 0.5) * batch_tokens, learner.config.peak_lr)  # at the step's middle
+        # at the step's middle
+        rate = learning_rate(plan.stages[stage], (before + 0.5) * batch_tokens, learner.config.peak_lr)
         numbers, rows, load = learner.step(number, batches.batch(number), rate)
         state.load = (load + (torch.tensor(state.load) if before else 0)).tolist()
         state.step += 1
         seconds = time.perf_counter() - began
         state.seconds += seconds
-        line = {"step": number, "stage": plan.stages[stage].name, "tokens": state.step * batch_tokens, **numbers, **load_metrics(load)}
+        line = {
+            "step": number,
+            "stage": plan.stages[stage].name,
+            "tokens": state.step * batch_tokens,
+            **numbers,
+            **load_metrics(load),
+        }
         journal.add(line, seconds, rows)
-        on_step(Progress(state.step, batches.steps, line["stage"], line["loss"], rate, line["tokens"], batch_tokens / seconds))
+        on_step(
+            Progress(
+                state.step, batches.steps, line["stage"], line["loss"], rate, line["tokens"], batch_tokens / seconds
+            )
+        )
         stage_ends = state.step == batches.stage_ends[stage]
         if stage_ends:
             _evaluate(run, learner, documents, state, line["stage"], plan.stages[stage].seq_len)
@@ -208,7 +235,8 @@ def _check_finite(step: int, numbers: dict, rows: np.ndarray) -> None:
 
 
 def keep_memory() -> None:
-    """Have glibc keep freed blocks. It would hand large ones back at once; faulting them in again took most of a CPU step's time."""
+    """Have glibc keep freed blocks. It would hand large ones back at once; faulting them in again took most of a CPU
+    step's time."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt:
         mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD, bytes

@@ -1,4 +1,5 @@
-"""DBRX's transformer: bias-free LayerNorm, grouped-query attention with clipped projections and RoPE, mixture of experts.
+"""DBRX's transformer: bias-free LayerNorm, grouped-query attention with clipped projections and RoPE, mixture of
+experts.
 
 Documents packed into one sequence never meet: attention is masked and positions restart at each segment. Logits equal
 Hugging Face's DbrxForCausalLM for the same weights (tests/test_model.py).
@@ -19,7 +20,8 @@ from schemas.training import ModelConfig
 
 @dataclass(frozen=True)
 class Hidden:
-    """What the layers give: states behind the last norm, balance loss (mean over layers), rows per expert [layers, E]."""
+    """What the layers give: states behind the last norm, balance loss (mean over layers), rows per expert [layers,
+    E]."""
 
     states_BLD: Tensor
     balance: Tensor
@@ -54,7 +56,9 @@ class Attention(nn.Module):
         self.qkv = nn.Parameter(torch.empty((config.heads + 2 * config.kv_heads) * self.channels, config.d_model))
         self.out = nn.Parameter(torch.empty(config.d_model, config.d_model))
 
-    def forward(self, x_BLD: Tensor, turn: tuple[Tensor, Tensor], bias_BLS: Tensor, past: KeyValues | None, layer: int) -> Tensor:
+    def forward(
+        self, x_BLD: Tensor, turn: tuple[Tensor, Tensor], bias_BLS: Tensor, past: KeyValues | None, layer: int
+    ) -> Tensor:
         qkv = F.linear(x_BLD, self.qkv).clamp(-self.clip, self.clip).unflatten(-1, (-1, self.channels))
         turned = rotate(qkv[:, :, : -self.kv_heads], *turn)
         q_BLHC, k_BLGC = turned.split([self.heads, self.kv_heads], dim=2)
@@ -88,14 +92,17 @@ class Transformer(nn.Module):
         self._initialise(seed)
 
     def _initialise(self, seed: int) -> None:
-        """Normal weights; those that write into the residual stream are smaller, so its variance does not grow with depth."""
+        """Normal weights; those that write into the residual stream are smaller, so its variance does not grow with
+        depth."""
         generator = torch.Generator().manual_seed(seed)
         for name, parameter in self.named_parameters():
             if parameter.ndim == 2:
                 residual = math.sqrt(2 * self.config.layers) if name.endswith((".out", ".w2")) else 1.0
                 nn.init.normal_(parameter, std=self.config.init_std / residual, generator=generator)
 
-    def forward(self, tokens_BL: Tensor, segments_BL: Tensor, positions_BL: Tensor, past: KeyValues | None = None) -> Hidden:
+    def forward(
+        self, tokens_BL: Tensor, segments_BL: Tensor, positions_BL: Tensor, past: KeyValues | None = None
+    ) -> Hidden:
         """Tokens attend to earlier tokens of their segment; `positions` count from its start.
 
         With `past` (one segment only), the tokens follow those already there, and are added to it.
@@ -133,7 +140,8 @@ def rotate(x_BLHC: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def mask_bias(segments_BL: Tensor, past: int, dtype: torch.dtype) -> Tensor:
-    """What is added to attention scores, [B, L, S]: 0 for tokens of the same segment that are not later, else minus infinity."""
+    """What is added to attention scores, [B, L, S]: 0 for tokens of the same segment that are not later, else minus
+    infinity."""
     length = segments_BL.shape[1]
     allowed = torch.ones(length, past + length, dtype=torch.bool, device=segments_BL.device).tril(past)
     if not past:
@@ -151,8 +159,17 @@ def attend(q_BLHC: Tensor, k_BSGC: Tensor, v_BSGC: Tensor, bias_BLS: Tensor) -> 
     (batch, length, heads, channels), groups = q_BLHC.shape, k_BSGC.shape[2]
     if q_BLHC.is_cuda:
         q, k, v = (x.transpose(1, 2) for x in (q_BLHC, k_BSGC, v_BSGC))
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias_BLS[:, None], enable_gqa=True).transpose(1, 2).flatten(2)
-    q = (q_BLHC * channels**-0.5).unflatten(2, (groups, -1)).permute(0, 2, 3, 1, 4).reshape(batch * groups, -1, channels)
+        return (
+            F.scaled_dot_product_attention(q, k, v, attn_mask=bias_BLS[:, None], enable_gqa=True)
+            .transpose(1, 2)
+            .flatten(2)
+        )
+    q = (
+        (q_BLHC * channels**-0.5)
+        .unflatten(2, (groups, -1))
+        .permute(0, 2, 3, 1, 4)
+        .reshape(batch * groups, -1, channels)
+    )
     k, v = (x.transpose(1, 2).reshape(batch * groups, -1, channels) for x in (k_BSGC, v_BSGC))
     scores = torch.bmm(q, k.transpose(1, 2)).view(batch, heads, length, -1).add_(bias_BLS[:, None])
     out = torch.bmm(scores.softmax(-1).to(v.dtype).view(batch * groups, heads // groups * length, -1), v)

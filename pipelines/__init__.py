@@ -10,7 +10,8 @@
     rules          judge                       silver.verdicts
     shards         tokenise, mixture, shard    silver.tokens, gold.mixture, gold.spans, shards/
 
-Two rooms have no step: `texts` (bytes to characters and words) and `html` (a page's main content). The ground floor is flat:
+Two rooms have no step: `texts` (bytes to characters and words) and `html` (a page's main content). The ground floor is
+flat:
 
     lake        where tables are and how they are written
     deliveries  snapshots of sources: which a table holds, which it lacks

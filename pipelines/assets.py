@@ -17,7 +17,8 @@ from pathlib import Path
 
 HOME = Path(sys.prefix, "share", "millrace")
 
-# The classes of Spark and Delta as this machine's Java has them in memory, 200 MB; Java does without where it was changed since.
+# The classes of Spark and Delta as this machine's Java has them in memory, 200 MB; Java does without where it was
+# changed since.
 CLASSES = HOME / "classes.jsa"
 
 # fastText's language identification, compressed: 176 languages, CC BY-SA 3.0 (Joulin et al., 2016).
@@ -51,9 +52,24 @@ MODULES = (
     ("io.delta", "delta-storage", "4.4.0", "c46735481fa8e326b0957be02b4420cbcab4b325bb08009b7f2045a95133f1cc"),
     ("io.delta", "delta-kernel-api", "4.4.0", "ee9b5a14ac3b7efdff4d61a58478fe8eb0e5a3fbca43889dca7290795fe79a11"),
     ("io.delta", "delta-kernel-defaults", "4.4.0", "225c975199e4718b38ee5b7e6da7f19e9585024262b2cec2656b32151a856b0b"),
-    ("io.delta", "delta-kernel-unitycatalog", "4.4.0", "cea22dfb4ac562b3cd27bf652697750e8336009d73fb06631363aaaad5345ffa"),
-    ("io.unitycatalog", "unitycatalog-client", "0.6.0", "48257499a86b801a3e2372cec55ac226ca1c1c7eabe5c118e7302f29a1fdbc19"),
-    ("io.unitycatalog", "unitycatalog-hadoop", "0.6.0", "c47b63c961c87102b9e1d63809a0915ba4c86b7652f57c8d39ca3a05b441a150"),
+    (
+        "io.delta",
+        "delta-kernel-unitycatalog",
+        "4.4.0",
+        "cea22dfb4ac562b3cd27bf652697750e8336009d73fb06631363aaaad5345ffa",
+    ),
+    (
+        "io.unitycatalog",
+        "unitycatalog-client",
+        "0.6.0",
+        "48257499a86b801a3e2372cec55ac226ca1c1c7eabe5c118e7302f29a1fdbc19",
+    ),
+    (
+        "io.unitycatalog",
+        "unitycatalog-hadoop",
+        "0.6.0",
+        "c47b63c961c87102b9e1d63809a0915ba4c86b7652f57c8d39ca3a05b441a150",
+    ),
 )
 JARS = tuple(HOME / "jars" / f"{module}-{revision}.jar" for _, module, revision, _ in MODULES)
 
@@ -77,7 +93,9 @@ def check(wanted: dict[Path, str] = SHA256) -> None:
             raise FileNotFoundError(f"{path} is missing: run `make setup`")
         found = sha256(path)
         if found != expected:
-            raise ValueError(f"{path} is not the file that was asked for: sha256 expected {expected}, found {found}; run `make setup`")
+            raise ValueError(
+                f"{path} is not the file that was asked for: sha256 expected {expected}, found {found}; run `make setup`"
+            )
 
 
 def sha256(path: Path) -> str:
@@ -120,7 +138,14 @@ def fetch_jars(folder: Path) -> None:
         f'<configurations><conf name="default"/></configurations><dependencies>{dependencies}</dependencies></ivy-module>'
     )
     (ivy,) = Path(find_spec("pyspark").submodule_search_locations[0], "jars").glob("ivy-*.jar")
-    files = ["-settings", str(folder / "settings.xml"), "-ivy", str(folder / "ivy.xml"), "-cache", str(folder / "cache")]
+    files = [
+        "-settings",
+        str(folder / "settings.xml"),
+        "-ivy",
+        str(folder / "ivy.xml"),
+        "-cache",
+        str(folder / "cache"),
+    ]
     _run([java(), "-jar", str(ivy), "-warn", *files, "-retrieve", str(folder / "[artifact]-[revision].[ext]")])
 
 
@@ -150,11 +175,15 @@ def main() -> None:
 
 
 def archive_classes() -> None:
-    """Have Java archive what a rehearsal loads: a step alone then takes 17 s instead of 22, most of it Spark's start."""
+    """Have Java archive what a rehearsal loads: a step alone then takes 17 s instead of 22, most of it Spark's
+    start."""
     print("setup: Java's classes, so that Spark starts sooner", flush=True)
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=HOME) as folder:
         made = Path(folder, CLASSES.name)
-        _run([sys.executable, "-m", "pipelines.spark", folder], JDK_JAVA_OPTIONS=f"-XX:ArchiveClassesAtExit={made} -Xlog:disable")
+        _run(
+            [sys.executable, "-m", "pipelines.spark", folder],
+            JDK_JAVA_OPTIONS=f"-XX:ArchiveClassesAtExit={made} -Xlog:disable",
+        )
         if made.is_file():
             os.replace(made, CLASSES)
         else:
@@ -162,7 +191,9 @@ def archive_classes() -> None:
 
 
 def _run(command: list[str], **environment: str) -> None:
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, **environment})
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, **environment}
+    )
     if done.returncode:
         sys.exit(f"{done.stdout}\nsetup: failed (exit status {done.returncode} of {Path(command[0]).name}); try again")
 

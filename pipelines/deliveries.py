@@ -1,4 +1,5 @@
-"""Deliveries: one snapshot of a source each. Which of them a table holds, which it lacks, and the condition that picks their rows."""
+"""Deliveries: one snapshot of a source each. Which of them a table holds, which it lacks, and the condition that picks
+their rows."""
 
 from __future__ import annotations
 
@@ -33,10 +34,13 @@ def deliveries(recipe: Recipe) -> dict[Delivery, Source]:
     return {Delivery(source.name, one.snapshot): one for source in recipe.sources for one in source.deliveries}
 
 
-def rounds(wanted: dict[str, str], documents: dict[str, str], rejects: dict[str, str]) -> tuple[dict[str, str], list[list[Delivery]]]:
+def rounds(
+    wanted: dict[str, str], documents: dict[str, str], rejects: dict[str, str]
+) -> tuple[dict[str, str], list[list[Delivery]]]:
     """(deliveries that are stored, deliveries to read): in each round one of every source, the oldest first.
 
-    wanted: `fingerprints`; documents, rejects: those that the two tables hold now. What is stored stays if all of it is wanted.
+    wanted: `fingerprints`; documents, rejects: those that the two tables hold now. What is stored stays if all of it is
+    wanted.
     """
     stored = rejects if rejects.items() <= documents.items() <= wanted.items() else {}  # documents are written first
     queues: dict[str, list[Delivery]] = {}
@@ -46,8 +50,13 @@ def rounds(wanted: dict[str, str], documents: dict[str, str], rejects: dict[str,
 
 
 def undone(wanted: dict[str, str], known: dict[str, str]) -> list[Delivery] | None:
-    """The deliveries that a table which holds `known` lacks; None where it must be made anew, as it holds nothing or something else."""
-    return [Delivery.named(name) for name in wanted if name not in known] if known and known.items() <= wanted.items() else None
+    """The deliveries that a table which holds `known` lacks; None where it must be made anew, as it holds nothing or
+    something else."""
+    return (
+        [Delivery.named(name) for name in wanted if name not in known]
+        if known and known.items() <= wanted.items()
+        else None
+    )
 
 
 def condition(chosen: Iterable[Delivery]) -> str:
@@ -59,7 +68,9 @@ def condition(chosen: Iterable[Delivery]) -> str:
 def among(chosen: Iterable[Delivery]) -> pc.Expression:
     """The same for Arrow."""
     named = by_source(chosen).items()
-    return reduce(or_, [(pc.field("source") == source) & pc.field("snapshot").isin(snapshots) for source, snapshots in named])
+    return reduce(
+        or_, [(pc.field("source") == source) & pc.field("snapshot").isin(snapshots) for source, snapshots in named]
+    )
 
 
 def by_source(chosen: Iterable[Delivery]) -> dict[str, list[str]]:

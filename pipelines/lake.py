@@ -19,8 +19,9 @@ if TYPE_CHECKING:  # 1 s of imports that `flows status` and `flows trace` do wit
     from pyarrow.dataset import Dataset
     from pyspark.sql import DataFrame, SparkSession
 
-# Rows are replaced and read by conditions on these columns; ids are hashes, whose least and greatest tell nothing. Delta would gather
-# them of the first 32 columns, text among them, in a sixth of the time of a write, and parse them whenever it reads the log.
+# Rows are replaced and read by conditions on these columns; ids are hashes, whose least and greatest tell nothing.
+# Delta would gather them of the first 32 columns, text among them, in a sixth of the time of a write, and parse them
+# whenever it reads the log.
 SKIPPED_BY = "source", "snapshot", "run"
 
 
@@ -45,7 +46,9 @@ class Lake:
         from deltalake import DeltaTable as RustTable
 
         there = self.version(table) is not None
-        return there and [field.name for field in RustTable(self.path(table)).schema().fields] == list(table.column_names)
+        return there and [field.name for field in RustTable(self.path(table)).schema().fields] == list(
+            table.column_names
+        )
 
     def rows_written(self, table: Table) -> int:
         """Rows of the newest commit, as Delta counted them while it wrote."""
@@ -80,12 +83,18 @@ class Lake:
         return (reader if version is None else reader.option("versionAsOf", version)).load(self.path(table))
 
     def write(
-        self, rows: DataFrame | pa.Table, table: Table, ancestry: dict[str, Any], where: str | None = None, *, append: bool = False
+        self,
+        rows: DataFrame | pa.Table,
+        table: Table,
+        ancestry: dict[str, Any],
+        where: str | None = None,
+        *,
+        append: bool = False,
     ) -> int:
         """Replace the table's content, or the rows `where` a condition holds, in one commit that carries its ancestry.
 
-        append: nothing is replaced, which saves Delta the search for it (a second). Returns the new version. The rows are brought
-        to the table's columns, in order. A stopped write leaves the old version in place. An Arrow table
+        append: nothing is replaced, which saves Delta the search for it (a second). Returns the new version. The rows
+        are brought to the table's columns, in order. A stopped write leaves the old version in place. An Arrow table
         knows no `where`; a new table needs an active Spark session.
         """
         spark = None if isinstance(rows, pa.Table) else rows.sparkSession
@@ -102,7 +111,8 @@ class Lake:
         return self.version(table)
 
     def _commit(self, rows: pa.Table | None, table: Table, ancestry: dict[str, Any], mode: str) -> int:
-        """By delta-rs: rows that are here already take it .01 s, Spark a second; and it commits where there are none."""
+        """By delta-rs: rows that are here already take it .01 s, Spark a second; and it commits where there are
+        none."""
         from deltalake import CommitProperties, write_deltalake
         from deltalake import DeltaTable as RustTable
 
@@ -113,7 +123,11 @@ class Lake:
         return self.version(table)
 
     def arrow(
-        self, table: Table, columns: list[str] | None = None, where: pc.Expression | None = None, version: int | None = None
+        self,
+        table: Table,
+        columns: list[str] | None = None,
+        where: pc.Expression | None = None,
+        version: int | None = None,
     ) -> pa.Table:
         """Rows that fit in memory (traces, notebooks), found by delta-rs and read by Arrow: no Java starts."""
         return self._dataset(table, version).to_table(columns=columns, filter=where)
@@ -133,8 +147,8 @@ class Lake:
         return sum(pc.sum(part.column(0)).as_py() or 0 for part in self.batches(table, {"value": value}))
 
     def _dataset(self, table: Table, version: int | None = None) -> Dataset:
-        """Arrow reads the files itself. Through delta-rs's own file system (Python) its threads can outlive the interpreter,
-        and then abort the process at exit (apache/arrow#45214; 1 of some 60 exits).
+        """Arrow reads the files itself. Through delta-rs's own file system (Python) its threads can outlive the
+        interpreter, and then abort the process at exit (apache/arrow#45214; 1 of some 60 exits).
         """
         from deltalake import DeltaTable as RustTable
 
@@ -142,16 +156,17 @@ class Lake:
         return RustTable(self.path(table), version=version).to_pyarrow_dataset(filesystem=files)
 
     def files(self, table: Table, where: pc.Expression | None = None) -> list[str]:
-        """Paths of the Parquet files that make up the table now, or of those that may hold rows `where` a condition on SKIPPED_BY holds,
-        for readers of plain Parquet."""
+        """Paths of the Parquet files that make up the table now, or of those that may hold rows `where` a condition on
+        SKIPPED_BY holds, for readers of plain Parquet."""
         return [f"{self.path(table)}/{file.path}" for file in self._dataset(table).get_fragments(where)]
 
     def _create(self, table: Table, spark: SparkSession | None = None) -> bool:
-        """Create the table with its columns, comments and constraints, unless it is there with just these columns; by the active
-        session where none is given. Returns whether it is new.
+        """Create the table with its columns, comments and constraints, unless it is there with just these columns; by
+        the active session where none is given. Returns whether it is new.
 
-        One with other columns is of an older Millrace or of other signals: it goes, with its history, as all of it can be
-        made again. A folder without a log is no table but what a stopped run left behind: Delta would refuse to create one.
+        One with other columns is of an older Millrace or of other signals: it goes, with its history, as all of it can
+        be made again. A folder without a log is no table but what a stopped run left behind: Delta would refuse to
+        create one.
         """
         if self.has(table):
             return False
@@ -162,11 +177,14 @@ class Lake:
         shutil.rmtree(self.path(table), ignore_errors=True)
         columns = [
             StructField(column.name, parsed.dataType, column.nullable, {"comment": column.meaning})
-            for column, parsed in zip(table.columns, StructType.fromDDL(table.ddl), strict=True)  # one by one they take half a second
+            # one by one they take half a second
+            for column, parsed in zip(table.columns, StructType.fromDDL(table.ddl), strict=True)
         ]
         builder = DeltaTable.create(spark or SparkSession.active()).location(self.path(table)).comment(table.meaning)
         builder = builder.addColumns(StructType(columns))
-        builder = builder.property("delta.dataSkippingStatsColumns", ",".join(c for c in table.column_names if c in SKIPPED_BY))
+        builder = builder.property(
+            "delta.dataSkippingStatsColumns", ",".join(c for c in table.column_names if c in SKIPPED_BY)
+        )
         for name, condition in table.checks.items():
             builder = builder.property(f"delta.constraints.{name}", condition)
         builder.execute()

@@ -24,10 +24,20 @@ def life(lake: Lake, doc_id: str) -> Iterator[tuple[str, list[str]]]:
     """
     document = _only(lake, doc_id)
     doc_id = document["doc_id"]
-    yield "document", [f"{name}: {document[name]}" for name in ("doc_id", "source", "snapshot", "uri", "licence", "n_bytes")]
+    yield (
+        "document",
+        [f"{name}: {document[name]}" for name in ("doc_id", "source", "snapshot", "uri", "licence", "n_bytes")],
+    )
     preview = " ".join(document["text"].split())[:PREVIEW_CHARACTERS]
     yield "text", [preview]
-    yield "signals", [f"{name}: {_shown(value)}" for name, value in _row(lake, tables.SIGNALS, doc_id).items() if _worth_showing(value)]
+    yield (
+        "signals",
+        [
+            f"{name}: {_shown(value)}"
+            for name, value in _row(lake, tables.SIGNALS, doc_id).items()
+            if _worth_showing(value)
+        ],
+    )
     cluster = _row(lake, tables.CLUSTERS, doc_id)
     yield "cluster", [_cluster(cluster)] if cluster else []
     yield "edits", _edits(lake, doc_id)
@@ -38,8 +48,11 @@ def life(lake: Lake, doc_id: str) -> Iterator[tuple[str, list[str]]]:
     yield "training steps", _steps(lake, doc_id)
 
 
-def rules_of(lake: Lake, doc_id: str, rules: dict[str, tuple[Rule, ...]]) -> Iterator[tuple[Rule, Any, float | None, bool]]:
-    """Each rule of a document's domain with the value of its signal, the threshold for its language, and whether the document fails.
+def rules_of(
+    lake: Lake, doc_id: str, rules: dict[str, tuple[Rule, ...]]
+) -> Iterator[tuple[Rule, Any, float | None, bool]]:
+    """Each rule of a document's domain with the value of its signal, the threshold for its language, and whether the
+    document fails.
 
     `doc_id` may be the beginning of one. Raises LookupError if no document, or more than one, begins so.
     """
@@ -80,9 +93,12 @@ def _cluster(row: dict[str, Any]) -> str:
 
 def _edits(lake: Lake, doc_id: str) -> list[str]:
     rows = sorted(_rows(lake, tables.EDITS, pc.field("doc_id") == doc_id), key=lambda r: r["start"])
-    return _first([
-        f"bytes {r['start']}-{r['end'] - 1} {'masked as ' + r['replacement'] if r['replacement'] else 'left out'}: {r['why']}" for r in rows
-    ])
+    return _first(
+        [
+            f"bytes {r['start']}-{r['end'] - 1} {'masked as ' + r['replacement'] if r['replacement'] else 'left out'}: {r['why']}"
+            for r in rows
+        ]
+    )
 
 
 def _verdict(row: dict[str, Any]) -> str:
@@ -95,10 +111,13 @@ def _verdict(row: dict[str, Any]) -> str:
 def _contamination(lake: Lake, doc_id: str) -> list[str]:
     rows = _rows(lake, tables.CONTAMINATION, pc.field("doc_id") == doc_id)
     rows.sort(key=lambda r: (-r["cover"], r["item"]))
-    return _first([
-        f"{r['item']} ({r['field']}): {r['cover']:.0%} covered by bytes {r['start']}-{r['end']}, {r['run']} words in a row: "
-        f"{' '.join(r['excerpt'].split())[:PREVIEW_CHARACTERS]}" for r in rows
-    ])
+    return _first(
+        [
+            f"{r['item']} ({r['field']}): {r['cover']:.0%} covered by bytes {r['start']}-{r['end']}, {r['run']} words in a row: "
+            f"{' '.join(r['excerpt'].split())[:PREVIEW_CHARACTERS]}"
+            for r in rows
+        ]
+    )
 
 
 def _spans(lake: Lake, doc_id: str) -> list[str]:
@@ -115,9 +134,12 @@ def _spans(lake: Lake, doc_id: str) -> list[str]:
 def _steps(lake: Lake, doc_id: str) -> list[str]:
     rows = _rows(lake, tables.LEDGER, pc.field("doc_key") == doc_key(doc_id))
     rows.sort(key=lambda r: (r["run"], r["step"]))
-    return _first([
-        f"run {r['run'][:12]} step {r['step']}: {r['tokens']} tokens, {r['loss'] / max(r['tokens'], 1):.3f} nats a token" for r in rows
-    ])
+    return _first(
+        [
+            f"run {r['run'][:12]} step {r['step']}: {r['tokens']} tokens, {r['loss'] / max(r['tokens'], 1):.3f} nats a token"
+            for r in rows
+        ]
+    )
 
 
 def _first(lines: list[str]) -> list[str]:

@@ -29,10 +29,12 @@ SETTINGS = {
     "spark.sql.execution.arrow.pyspark.enabled": "true",
     # One task reads so much of a table: enough tasks to balance the cores and to show progress.
     "spark.sql.files.maxPartitionBytes": str(16 << 20),
-    # A group of rows is read by one task, however large its file: 128 MB by default, which keep one core busy for seconds alone.
+    # A group of rows is read by one task, however large its file: 128 MB by default, which keep one core busy for
+    # seconds alone.
     "spark.hadoop.parquet.block.size": str(16 << 20),
-    # A page holds few texts, 1 MB of them by default, so that a few that are wanted are read without decompressing all others; for
-    # that the writer must look at its pages' sizes after every row, not when by those before it the page should be half full.
+    # A page holds few texts, 1 MB of them by default, so that a few that are wanted are read without decompressing all
+    # others; for that the writer must look at its pages' sizes after every row, not when by those before it the page
+    # should be half full.
     "spark.hadoop.parquet.page.size": str(16 << 10),
     "spark.hadoop.parquet.page.size.check.estimate": "false",
     "spark.hadoop.parquet.page.size.row.check.min": "1",
@@ -48,16 +50,20 @@ LOCAL_SETTINGS = {
     "spark.sql.shuffle.partitions": "4",
     "spark.default.parallelism": "4",
 }
-# A laptop's run lasts minutes, too short for Java's second compiler and concurrent collector to pay: the default run's data
-# steps took 127 s with these options and 190 s without (one reading each, on a machine with other work).
-# The first compiler alone gets 48 MB for its code, which a run of 60 MB of text fills; Java then interprets what comes after.
+# A laptop's run lasts minutes, too short for Java's second compiler and concurrent collector to pay: the default run's
+# data steps took 127 s with these options and 190 s without (one reading each, on a machine with other work). The first
+# compiler alone gets 48 MB for its code, which a run of 60 MB of text fills; Java then interprets what comes after.
 JAVA_OPTIONS = "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m -XX:+UseParallelGC"
 SENT_BYTES = 64 << 20  # 600,000 documents' ids; Java holds them twice
 ID_BYTES = 100  # of a row with a document's id and little else
 
 
 def java_options() -> str:
-    archive = f'"-XX:SharedArchiveFile={assets.CLASSES}" -Xlog:cds=off -Xlog:cds+dynamic=off' if assets.CLASSES.is_file() else ""
+    archive = (
+        f'"-XX:SharedArchiveFile={assets.CLASSES}" -Xlog:cds=off -Xlog:cds+dynamic=off'
+        if assets.CLASSES.is_file()
+        else ""
+    )
     return f"{JAVA_OPTIONS} {archive}"
 
 
@@ -108,7 +114,8 @@ def session(spark: Spark, home: str) -> SparkSession:
 
 
 def sent(rows: DataFrame, n_bytes: Column) -> DataFrame:
-    """`rows`, for a join with texts: computed now, and sent to every task if they are at most SENT_BYTES, so that no text is shuffled.
+    """`rows`, for a join with texts: computed now, and sent to every task if they are at most SENT_BYTES, so that no
+    text is shuffled.
 
     n_bytes: of a row. Spark itself learns how few the rows are when it has shuffled both sides.
     """
@@ -123,14 +130,18 @@ def rehearse(home: Path) -> None:
     from schemas.tables import DOCUMENTS
 
     spark, lake = session(Spark(driver_memory="1g"), str(home)), Lake(home / "lake")
-    rows = spark.createDataFrame([(f"{i:032x}", "s", "1", "u", "docs", None, {}, "text", 4) for i in range(9)], DOCUMENTS.ddl)
+    rows = spark.createDataFrame(
+        [(f"{i:032x}", "s", "1", "u", "docs", None, {}, "text", 4) for i in range(9)], DOCUMENTS.ddl
+    )
     lake.write(rows, DOCUMENTS, {})
     lake.write(rows.where("source = 's'"), DOCUMENTS, {}, where="source = 's'")
     found = lake.read(spark, DOCUMENTS).join(rows.select("doc_id"), "doc_id", how="left_semi")
     found = found.withColumn("n", F.row_number().over(Window.partitionBy("source").orderBy("doc_id"))).localCheckpoint()
     hopped = found.select("doc_id").mapInArrow(lambda batches: batches, "doc_id string")
     hopped.groupBy("doc_id").cogroup(found.groupBy("doc_id")).applyInArrow(lambda a, b: a, "doc_id string").count()
-    lake.read(spark, DOCUMENTS).groupBy("domain").agg(F.sum("n_bytes"), F.collect_list("uri")).orderBy("domain").collect()
+    lake.read(spark, DOCUMENTS).groupBy("domain").agg(F.sum("n_bytes"), F.collect_list("uri")).orderBy(
+        "domain"
+    ).collect()
     spark.stop()
 
 

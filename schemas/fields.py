@@ -34,7 +34,9 @@ def _inner(annotation: Any) -> tuple[type | None, str]:
         return found, {tuple: "[]", dict: ".<name>"}[container] if found else ""
     if container is UnionType:
         return _inner(arguments[0])
-    is_part = isinstance(annotation, type) and (issubclass(annotation, BaseModel) or dataclasses.is_dataclass(annotation))
+    is_part = isinstance(annotation, type) and (
+        issubclass(annotation, BaseModel) or dataclasses.is_dataclass(annotation)
+    )
     return (annotation if is_part else None), ""
 
 

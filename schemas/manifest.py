@@ -73,7 +73,8 @@ class Draw:
 
 @dataclass(frozen=True)
 class LearningRate:
-    """A stage's phase: `start` and `end` are fractions of the peak, reached by `shape` over the stage after `warmup_tokens`.
+    """A stage's phase: `start` and `end` are fractions of the peak, reached by `shape` over the stage after
+    `warmup_tokens`.
 
     Shapes: constant; linear; one_minus_sqrt, lr = start + (end - start) * sqrt(t) (Haegele et al. 2405.18392, whose
     1 - sqrt cooldown is start=1, end=0).
@@ -87,8 +88,10 @@ class LearningRate:
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 - read by pydantic when a recipe is checked
 
     def __post_init__(self):
-        require(self.shape in ("constant", "linear", "one_minus_sqrt"),
-                f"learning-rate shape must be constant, linear or one_minus_sqrt, found {self.shape!r}")
+        require(
+            self.shape in ("constant", "linear", "one_minus_sqrt"),
+            f"learning-rate shape must be constant, linear or one_minus_sqrt, found {self.shape!r}",
+        )
 
 
 @dataclass(frozen=True)
@@ -152,7 +155,9 @@ def load_manifest(path: Path) -> Manifest:
     found = body.pop("hash")
     streams = tuple(Stream(**stream) for stream in body.pop("streams"))
     folders = tuple(Folder(f["stream"], f["seq_len"], _windows(f["windows"])) for f in body.pop("folders"))
-    return _checked(Manifest(streams=streams, folders=folders, heldout=_windows(body.pop("heldout")), **body), found, path)
+    return _checked(
+        Manifest(streams=streams, folders=folders, heldout=_windows(body.pop("heldout")), **body), found, path
+    )
 
 
 def load_plan(path: Path) -> Plan:
@@ -177,5 +182,8 @@ def _load(path: Path) -> dict:
 
 
 def _checked(value, found: str, path: Path):
-    require(fingerprint(value) == found, f"{path} was changed by hand: its content has hash {fingerprint(value)}, it says {found}")
+    require(
+        fingerprint(value) == found,
+        f"{path} was changed by hand: its content has hash {fingerprint(value)}, it says {found}",
+    )
     return value

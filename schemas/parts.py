@@ -21,25 +21,41 @@ class Source(Part):
     """Where text comes from."""
 
     name: Name = Field(description="name of the source; streams and tables use it")
-    reader: str = Field(description="how records are read: jsonl, parquet, text, html, warc, wet, chat, tree, python-code, python-docs")
-    domain: str = Field(description="what its documents are treated as; picks the rules: code, docs, instruct, math, multilingual, web")
+    reader: str = Field(
+        description="how records are read: jsonl, parquet, text, html, warc, wet, chat, tree, python-code, python-docs"
+    )
+    domain: str = Field(
+        description="what its documents are treated as; picks the rules: code, docs, instruct, math, multilingual, web"
+    )
     path: str | None = Field(
-        None, description="file, folder or glob, relative to where flows is called (not for the python readers); may hold {snapshot}")
+        None,
+        description="file, folder or glob, relative to where flows is called (not for the python readers); may hold {snapshot}",
+    )
     snapshots: tuple[Snapshot, ...] = Field(
-        ("1",), min_length=1,
-        description="its deliveries, oldest first; the names stand for {snapshot} in path, and a new one costs only itself")
-    text_field: str = Field("text", description="field or column that holds the text (jsonl, parquet) or the messages (chat)")
+        ("1",),
+        min_length=1,
+        description="its deliveries, oldest first; the names stand for {snapshot} in path, and a new one costs only itself",
+    )
+    text_field: str = Field(
+        "text", description="field or column that holds the text (jsonl, parquet) or the messages (chat)"
+    )
     content: Literal["text", "html", "mixed"] = Field(
         "text",
-        description="what text_field holds: of html, main content is taken; mixed: both, a page is known by its first tag (jsonl, parquet)")
+        description="what text_field holds: of html, main content is taken; mixed: both, a page is known by its first tag (jsonl, parquet)",
+    )
     extractor: Literal["blocks", "trafilatura"] = Field(
-        "blocks", description="what finds a page's main content: our own, or trafilatura, 20 times slower (html, warc)")
+        "blocks", description="what finds a page's main content: our own, or trafilatura, 20 times slower (html, warc)"
+    )
     licence_field: str | None = Field(None, description="field or column that holds the licence (jsonl, chat, parquet)")
     licence: str | None = Field(None, description="licence of records that name none themselves")
     suffixes: tuple[str, ...] = Field((".txt", ".md", ".rst"), description="file names that the text reader takes")
-    package_bytes: int = Field(2_000_000, gt=0, description="the python readers take so many bytes of a package, in seeded order")
+    package_bytes: int = Field(
+        2_000_000, gt=0, description="the python readers take so many bytes of a package, in seeded order"
+    )
     max_document_bytes: int = Field(16 << 20, gt=0, le=256 << 20, description="a larger record is rejected")
-    priority: int = Field(0, description="among near duplicates the document of the source with the highest priority is kept")
+    priority: int = Field(
+        0, description="among near duplicates the document of the source with the highest priority is kept"
+    )
 
     @model_validator(mode="after")
     def _snapshots_differ(self) -> Source:
@@ -65,10 +81,14 @@ class Source(Part):
 class NearDuplicates(Part):
     """MinHash with banding finds candidates (Broder 1997); true Jaccard decides."""
 
-    threshold: Fraction = Field(0.8, description="documents of at least this Jaccard similarity of word n-grams are near duplicates")
+    threshold: Fraction = Field(
+        0.8, description="documents of at least this Jaccard similarity of word n-grams are near duplicates"
+    )
     ngram: int = Field(5, ge=1, le=13, description="words of a shingle")
     bands: int = Field(16, ge=1, le=64, description="bands of the signature; more find more candidates")
-    rows: int = Field(7, ge=1, le=32, description="rows of a band; a pair of similarity s meets with probability 1-(1-s^rows)^bands")
+    rows: int = Field(
+        7, ge=1, le=32, description="rows of a band; a pair of similarity s meets with probability 1-(1-s^rows)^bands"
+    )
 
 
 class Positives(Part):
@@ -82,21 +102,29 @@ class Quality(Part):
     """One domain's quality model: fastText, positives against the pool (Li et al. 2406.11794, DCLM)."""
 
     positives: tuple[Positives, ...] = Field(min_length=1, description="which documents are good examples")
-    documents: int = Field(2000, ge=20, le=20_000, description="at most so many positives, and as many others, are trained on")
+    documents: int = Field(
+        2000, ge=20, le=20_000, description="at most so many positives, and as many others, are trained on"
+    )
 
 
 class Languages(Part):
-    """Documents that show what is usual in their languages: thresholds and stop words are taken from them (2506.20920, FineWeb-2)."""
+    """Documents that show what is usual in their languages: thresholds and stop words are taken from them (2506.20920,
+    FineWeb-2)."""
 
-    trusted: tuple[Positives, ...] = Field((), description="which documents to trust; without any the default thresholds hold")
+    trusted: tuple[Positives, ...] = Field(
+        (), description="which documents to trust; without any the default thresholds hold"
+    )
     documents: int = Field(5000, ge=30, le=20_000, description="at most so many are read")
 
 
 class Route(Part):
-    """Documents of one domain that are treated as another by what was measured of them. The first route that holds is taken."""
+    """Documents of one domain that are treated as another by what was measured of them. The first route that holds is
+    taken."""
 
     domain: Name = Field(description="domain of the source")
-    to: Name = Field(description="domain that they are treated as; it picks rules, and the quality model if a source has that domain")
+    to: Name = Field(
+        description="domain that they are treated as; it picks rules, and the quality model if a source has that domain"
+    )
     signal: str = Field(description="what decides: a signal of the text, code or language family")
     above: float | None = Field(None, description="if it is above this")
     below: float | None = Field(None, description="or if it is below this")
@@ -114,23 +142,35 @@ class Route(Part):
 class RepeatedLines(Part):
     """Boilerplate (Llama 3, 2407.21783, 3.1.1: lines seen more than 6 times in 30 million documents)."""
 
-    domains: tuple[str, ...] = Field(min_length=1, description="domains whose documents are looked at; lines of code repeat by nature")
-    documents: int = Field(6, ge=1, description="a line of more than so many documents of a source is left out of all of them")
+    domains: tuple[str, ...] = Field(
+        min_length=1, description="domains whose documents are looked at; lines of code repeat by nature"
+    )
+    documents: int = Field(
+        6, ge=1, description="a line of more than so many documents of a source is left out of all of them"
+    )
     min_chars: int = Field(10, ge=1, description="shorter lines stay")
 
 
 class RepeatedPassages(Part):
     """Long word sequences that occur again (Lee et al. 2107.06499): the first copy stays."""
 
-    domains: tuple[str, ...] = Field(min_length=1, description="domains whose documents are compared, all with one another")
-    words: int = Field(50, ge=8, le=1000, description="a passage of so many words that occurs earlier in the corpus is left out")
+    domains: tuple[str, ...] = Field(
+        min_length=1, description="domains whose documents are compared, all with one another"
+    )
+    words: int = Field(
+        50, ge=8, le=1000, description="a passage of so many words that occurs earlier in the corpus is left out"
+    )
 
 
 class Edits(Part):
     """What is left out of kept documents or masked in them."""
 
-    repeated_lines: RepeatedLines | None = Field(None, description="lines that many documents share; null leaves them in")
-    repeated_passages: RepeatedPassages | None = Field(None, description="passages that occur again; null leaves them in")
+    repeated_lines: RepeatedLines | None = Field(
+        None, description="lines that many documents share; null leaves them in"
+    )
+    repeated_passages: RepeatedPassages | None = Field(
+        None, description="passages that occur again; null leaves them in"
+    )
     personal: tuple[str, ...] = Field((), description="kinds of personal data that are masked")
     torso: Fraction = Field(0.5, description="a document that loses more than this share to edits is dropped")
 
@@ -148,9 +188,15 @@ class Edits(Part):
 class Tokenizer(Part):
     """Text to token ids."""
 
-    name: Literal["bpe", "cl100k_base"] = Field("bpe", description="bpe: trained on the kept documents; cl100k_base: GPT-4's")
-    vocab_size: int = Field(4096, ge=300, le=200_000, description="vocabulary of a bpe trained here, end-of-text included")
-    sample_bytes: int = Field(8_000_000, ge=10_000, description="bytes of kept text, in seeded order, that a bpe is trained on")
+    name: Literal["bpe", "cl100k_base"] = Field(
+        "bpe", description="bpe: trained on the kept documents; cl100k_base: GPT-4's"
+    )
+    vocab_size: int = Field(
+        4096, ge=300, le=200_000, description="vocabulary of a bpe trained here, end-of-text included"
+    )
+    sample_bytes: int = Field(
+        8_000_000, ge=10_000, description="bytes of kept text, in seeded order, that a bpe is trained on"
+    )
 
 
 class Heldout(Part):
@@ -180,7 +226,9 @@ class Upsampling(Part):
 class EvaluationFile(Part):
     """One file of evaluation items, or several by glob."""
 
-    path: str = Field(description="file or glob, relative to where flows is called: .jsonl or .parquet with `fields`, else text")
+    path: str = Field(
+        description="file or glob, relative to where flows is called: .jsonl or .parquet with `fields`, else text"
+    )
     fields: tuple[str, ...] = Field((), description="fields of an item, the question first (jsonl, parquet)")
     whole: bool = Field(False, description="the text file is one item; else each of its lines is")
 
@@ -190,7 +238,9 @@ class Decontaminate(Part):
 
     files: tuple[EvaluationFile, ...] = Field((), description="evaluation files; none: nothing is compared")
     ngram: int = Field(8, ge=4, le=13, description="words of an n-gram")
-    threshold: float = Field(0.5, gt=0, le=1, description="a document that covers this share of an item's n-grams is dropped")
+    threshold: float = Field(
+        0.5, gt=0, le=1, description="a document that covers this share of an item's n-grams is dropped"
+    )
     short_tokens: int = Field(20, ge=4, le=1000, description="an item of fewer words counts only where it stands whole")
 
     @model_validator(mode="after")
@@ -204,11 +254,17 @@ class Mixture(Part):
     """In what shares a stage draws from the sources."""
 
     method: Literal["manual", "proportional", "temperature", "unimax"] = Field(
-        "proportional", description="manual: `weights`; proportional: by size; temperature: size^(1/T); unimax: even (2304.09151)")
+        "proportional",
+        description="manual: `weights`; proportional: by size; temperature: size^(1/T); unimax: even (2304.09151)",
+    )
     weights: dict[str, Fraction] = Field({}, description="share of each source (manual); must sum to 1")
     temperature: float = Field(2.0, gt=0, description="T of the temperature method")
-    tiers: dict[str, float] = Field({}, description="multiplies a tier's share inside its source; tiers not named have 1, 0 leaves one out")
-    upsampling: Upsampling | None = Field(None, description="multiplies the tiers by a curve over their percentiles, in place of `tiers`")
+    tiers: dict[str, float] = Field(
+        {}, description="multiplies a tier's share inside its source; tiers not named have 1, 0 leaves one out"
+    )
+    upsampling: Upsampling | None = Field(
+        None, description="multiplies the tiers by a curve over their percentiles, in place of `tiers`"
+    )
 
     @model_validator(mode="after")
     def _weights_sum(self) -> Mixture:
@@ -237,4 +293,6 @@ class Spark(Part):
     """Where Spark runs. No part of any fingerprint: the same bytes come out of any cluster."""
 
     master: str = Field("local[*]", description="Spark master; SPARK_REMOTE in the environment wins")
-    driver_memory: str = Field("2g", pattern=r"^\d+[mg]$", description="heap of the driver, which does all the work in local mode")
+    driver_memory: str = Field(
+        "2g", pattern=r"^\d+[mg]$", description="heap of the driver, which does all the work in local mode"
+    )

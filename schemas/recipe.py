@@ -1,4 +1,5 @@
-"""The recipe: one YAML file that says all of a run. Frozen; unknown fields are refused; checked before anything starts."""
+"""The recipe: one YAML file that says all of a run. Frozen; unknown fields are refused; checked before anything
+starts."""
 
 from __future__ import annotations
 
@@ -42,18 +43,28 @@ class Recipe(Part):
     home: str = Field(description="folder of everything the run writes, relative to where flows is called")
     seed: int = Field(17, ge=0, le=2**31 - 1, description="seed of every order and sample")
     sources: tuple[Source, ...] = Field(min_length=1, description="where text comes from")
-    routes: tuple[Route, ...] = Field((), description="which documents are treated as another domain than their source's")
+    routes: tuple[Route, ...] = Field(
+        (), description="which documents are treated as another domain than their source's"
+    )
     languages: Languages = Field(Languages(), description="what is usual in a language")
     near_duplicates: NearDuplicates = Field(NearDuplicates(), description="how near duplicates are found")
     rules: dict[str, dict[str, float | dict[str, float | None] | None]] = Field(
-        {}, description="thresholds by domain and rule that replace the default ones, one number or one a language; null turns a rule off")
+        {},
+        description="thresholds by domain and rule that replace the default ones, one number or one a language; null turns a rule off",
+    )
     edits: Edits = Field(Edits(), description="what is left out of kept documents or masked in them")
     decontaminate: Decontaminate = Field(Decontaminate(), description="which documents hold items of evaluations")
-    quality: dict[str, Quality] = Field({}, description="quality model by domain; a domain without one has no percentiles, one tier")
-    tiers: dict[Name, Fraction] = Field({"all": 0.0}, description="quality tiers and the percentile each begins at; one must begin at 0")
+    quality: dict[str, Quality] = Field(
+        {}, description="quality model by domain; a domain without one has no percentiles, one tier"
+    )
+    tiers: dict[Name, Fraction] = Field(
+        {"all": 0.0}, description="quality tiers and the percentile each begins at; one must begin at 0"
+    )
     tokenizer: Tokenizer = Field(Tokenizer(), description="text to token ids")
     heldout: Heldout = Field(Heldout(), description="documents set aside for evaluation")
-    window_tokens: int = Field(1 << 20, ge=1024, description="tokens of a window: the unit that is packed, written and counted")
+    window_tokens: int = Field(
+        1 << 20, ge=1024, description="tokens of a window: the unit that is packed, written and counted"
+    )
     max_epochs: float = Field(4.0, gt=0, description="no stream is read more often than this, all stages together")
     stages: tuple[Stage, ...] = Field(min_length=1, description="the curriculum, in order")
     model: ModelConfig = Field(ModelConfig(), description="shape of the model")
@@ -84,12 +95,18 @@ class Recipe(Part):
         for place, names, known in self._references(sources, domains):
             unknown = sorted(set(names) - known)
             if unknown:
-                raise ValueError(f"{place}: expected names among {', '.join(sorted(known))}; found {', '.join(unknown)}")
+                raise ValueError(
+                    f"{place}: expected names among {', '.join(sorted(known))}; found {', '.join(unknown)}"
+                )
         for i, stage in enumerate(self.stages):
             if self.train.batch_tokens % stage.seq_len:
-                raise ValueError(f"stages[{i}].seq_len ({stage.seq_len}) must divide train.batch_tokens ({self.train.batch_tokens})")
+                raise ValueError(
+                    f"stages[{i}].seq_len ({stage.seq_len}) must divide train.batch_tokens ({self.train.batch_tokens})"
+                )
             if stage.seq_len > self.window_tokens // 4:
-                raise ValueError(f"stages[{i}].seq_len ({stage.seq_len}) must be at most a quarter of window_tokens ({self.window_tokens})")
+                raise ValueError(
+                    f"stages[{i}].seq_len ({stage.seq_len}) must be at most a quarter of window_tokens ({self.window_tokens})"
+                )
         return self
 
     def _references(self, sources: set[str], domains: set[str]) -> Iterator[tuple[str, Any, set[str]]]:
@@ -136,7 +153,9 @@ def with_rules(recipe: Recipe, path: Path) -> Recipe:
     changes = value.get("rules") if isinstance(value, dict) else None
     if not isinstance(changes, dict):
         raise RecipeError(f"{path}: expected `rules:` with domains and thresholds, as in a recipe; found none")
-    merged = {domain: recipe.rules.get(domain, {}) | new if isinstance(new, dict) else new for domain, new in changes.items()}
+    merged = {
+        domain: recipe.rules.get(domain, {}) | new if isinstance(new, dict) else new for domain, new in changes.items()
+    }
     return _validated(recipe.model_dump() | {"rules": recipe.rules | merged}, path)
 
 

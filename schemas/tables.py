@@ -1,4 +1,5 @@
-"""Every Delta table as data: columns, types, meanings, keys and CHECK constraints. `pipelines.lake` creates them from here."""
+"""Every Delta table as data: columns, types, meanings, keys and CHECK constraints. `pipelines.lake` creates them from
+here."""
 
 from __future__ import annotations
 
@@ -48,10 +49,16 @@ DOCUMENTS = Table(
         DOC_ID,
         Column("source", "string", "name of the source in the recipe"),
         Column("snapshot", "string", "which delivery of the source"),
-        Column("uri", "string", "place of the record in its source: relative path, and #number inside a file of records"),
+        Column(
+            "uri", "string", "place of the record in its source: relative path, and #number inside a file of records"
+        ),
         Column("domain", "string", "what the document is treated as"),
         Column("licence", "string", "licence as the record or its package names it", nullable=True),
-        Column("facts", "map<string,string>", "what the reader knows besides: url, title, language, charset, vendored, generated, turns"),
+        Column(
+            "facts",
+            "map<string,string>",
+            "what the reader knows besides: url, title, language, charset, vendored, generated, turns",
+        ),
         Column("text", "string", "the text, line ends as \\n, otherwise as it came"),
         Column("n_bytes", "bigint", "UTF-8 bytes of the text"),
     ),
@@ -66,7 +73,9 @@ REJECTS = Table(
         Column("source", "string", "name of the source in the recipe"),
         Column("snapshot", "string", "which delivery of the source"),
         Column("uri", "string", "place of the record in its source"),
-        Column("reason", "string", "why, as one word: invalid_utf8, broken_json, empty_text, too_large, unreadable, ..."),
+        Column(
+            "reason", "string", "why, as one word: invalid_utf8, broken_json, empty_text, too_large, unreadable, ..."
+        ),
         Column("detail", "string", "what was expected and found"),
         Column("n_bytes", "bigint", "bytes of the record, as far as they could be read"),
     ),
@@ -132,7 +141,9 @@ EDITS = Table(
 )
 
 # The signal families add their columns, as they do to silver.signals.
-RESTS = replace(SIGNALS, name="silver.rests", meaning="the measurements of what repeated lines and passages leave of a document")
+RESTS = replace(
+    SIGNALS, name="silver.rests", meaning="the measurements of what repeated lines and passages leave of a document"
+)
 
 
 CONTAMINATION = Table(
@@ -143,9 +154,17 @@ CONTAMINATION = Table(
         Column("item", "string", "the item: its file and number"),
         Column("file", "string", "the evaluation file, as the recipe names it"),
         Column("field", "string", "the field that is covered most, or all: the item's fields together"),
-        Column("cover", "double", "share of its n-grams that stand together in the document; 1 for a short item, which stands there whole"),
+        Column(
+            "cover",
+            "double",
+            "share of its n-grams that stand together in the document; 1 for a short item, which stands there whole",
+        ),
         Column("matched", "bigint", "words of the document in these n-grams"),
-        Column("run", "bigint", "words of the longest stretch of the document made of the item's n-grams; 13 is GPT-3's limit"),
+        Column(
+            "run",
+            "bigint",
+            "words of the longest stretch of the document made of the item's n-grams; 13 is GPT-3's limit",
+        ),
         Column("start", "bigint", "first byte of the match in the document's text"),
         Column("end", "bigint", "the byte after its last"),
         Column("excerpt", "string", "the beginning of the match"),
@@ -165,7 +184,12 @@ VERDICTS = Table(
         Column("keep", "boolean", "no rule failed, and the keeper of its cluster"),
         Column("reason", "string", "the first reason against it", nullable=True),
         Column("reasons", "array<string>", "all reasons against it, in the order of the rules"),
-        Column("percentile", "double", "share of the kept documents that the same quality model scored no higher", nullable=True),
+        Column(
+            "percentile",
+            "double",
+            "share of the kept documents that the same quality model scored no higher",
+            nullable=True,
+        ),
         Column("tier", "string", "quality band of a kept document", nullable=True),
         Column("heldout", "boolean", "kept for evaluation, never trained on"),
     ),
@@ -202,7 +226,11 @@ MIXTURE = Table(
         Column("tokens", "bigint", "samples * seq_len"),
         Column("unique_tokens", "bigint", "tokens that the stream holds"),
         Column("epochs", "double", "passes over the stream after this stage, all stages so far together"),
-        Column("effective_tokens", "double", "worth of all tokens drawn so far after the repetition law (Muennighoff et al. 2305.16264)"),
+        Column(
+            "effective_tokens",
+            "double",
+            "worth of all tokens drawn so far after the repetition law (Muennighoff et al. 2305.16264)",
+        ),
     ),
     ("stage", "stream"),
     {"weight_is_share": "weight between 0 and 1"},

@@ -1,4 +1,5 @@
-"""What the trainer is told: the shape of the model and how it is optimised. Plain dataclasses: a GPU machine needs no pydantic."""
+"""What the trainer is told: the shape of the model and how it is optimised. Plain dataclasses: a GPU machine needs no
+pydantic."""
 
 from __future__ import annotations
 
@@ -35,24 +36,34 @@ class ModelConfig:
     clip_qkv: float = doc(8.0, "queries, keys and values are clamped to plus or minus this")
     balance_weight: float = doc(0.05, "weight of the load-balancing loss in the MegaBlocks form, whose minimum is 1")
     norm_eps: float = doc(1e-5, "epsilon of the bias-free LayerNorms")
-    init_std: float = doc(0.02, "standard deviation of initial weights; residual outputs are divided by sqrt(2 * layers)")
+    init_std: float = doc(
+        0.02, "standard deviation of initial weights; residual outputs are divided by sqrt(2 * layers)"
+    )
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 - read by pydantic when a recipe is checked
 
     def __post_init__(self):
-        require(min(self.layers, self.d_model, self.heads, self.kv_heads, self.experts, self.top_k, self.d_expert) >= 1,
-                "every size of the model must be at least 1")
+        require(
+            min(self.layers, self.d_model, self.heads, self.kv_heads, self.experts, self.top_k, self.d_expert) >= 1,
+            "every size of the model must be at least 1",
+        )
         require(self.d_model % self.heads == 0, f"d_model ({self.d_model}) must divide by heads ({self.heads})")
-        require((self.d_model // self.heads) % 2 == 0, f"d_model / heads ({self.d_model / self.heads}) must be even: RoPE turns pairs")
+        require(
+            (self.d_model // self.heads) % 2 == 0,
+            f"d_model / heads ({self.d_model / self.heads}) must be even: RoPE turns pairs",
+        )
         require(self.heads % self.kv_heads == 0, f"heads ({self.heads}) must divide by kv_heads ({self.kv_heads})")
         require(self.top_k <= self.experts, f"top_k ({self.top_k}) must not exceed experts ({self.experts})")
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How the model is optimised: AdamW (Loshchilov & Hutter 2019) with phases of the learning rate that belong to stages."""
+    """How the model is optimised: AdamW (Loshchilov & Hutter 2019) with phases of the learning rate that belong to
+    stages."""
 
-    batch_tokens: int = doc(2048, "tokens of one optimiser step, over all ranks; must divide by every stage's sequence length")
+    batch_tokens: int = doc(
+        2048, "tokens of one optimiser step, over all ranks; must divide by every stage's sequence length"
+    )
     peak_lr: float = doc(3e-3, "learning rate of the stable phase")
     betas: tuple[float, float] = doc((0.9, 0.95), "AdamW's decay rates of first and second moment")
     weight_decay: float = doc(0.1, "decoupled weight decay of matrices; norms and embeddings have none")

@@ -21,7 +21,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines import deliveries
-from pipelines.readers import READERS, File, Record, Reject, archives, chat, compressed, ingest, members, tar_members, zip_members
+from pipelines.readers import (
+    READERS,
+    File,
+    Record,
+    Reject,
+    archives,
+    chat,
+    compressed,
+    ingest,
+    members,
+    tar_members,
+    zip_members,
+)
 from pipelines.readers.files import REASONS
 from pipelines.readers.licences import LICENCE_FILE, declared, licence_of, spdx_named
 from pipelines.readers.python import LICENCE_HEADER, package_roots

@@ -17,7 +17,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines import assets
-from pipelines.shards.tokens import PATTERN, about, cl100k_ranks, doc_key, encode, encoding, id_type, tokenise, train_bpe, training_sample
+from pipelines.shards.tokens import (
+    PATTERN,
+    about,
+    cl100k_ranks,
+    doc_key,
+    encode,
+    encoding,
+    id_type,
+    tokenise,
+    train_bpe,
+    training_sample,
+)
 from schemas.tables import TOKENS
 
 REPOSITORY = Path(__file__).parent.parent

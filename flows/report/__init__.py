@@ -51,7 +51,9 @@ def facts(job: Job) -> dict[str, Any]:
         "signals": distributions.signal_histograms(counted, rules),
         "languages": distributions.languages(counted),
         "quality": distributions.quality(counted),
-        **with_texts(census.duplicates(job.read(tables.CLUSTERS), verdicts), samples.chosen(verdicts, signals, rules), job, rules),
+        **with_texts(
+            census.duplicates(job.read(tables.CLUSTERS), verdicts), samples.chosen(verdicts, signals, rules), job, rules
+        ),
         "packing": census.packing(job.read(tables.SPANS)),
         "stages": training.stages(job.home.lake.arrow(tables.MIXTURE).to_pylist(), job.recipe),
         "training": training.training(job.run_folder, job.recipe.train.batch_tokens),
@@ -67,7 +69,10 @@ def with_texts(duplicates: dict[str, Any], chosen: list[dict], job: Job, rules: 
     text = samples.texts(job.read(tables.DOCUMENTS), members | {row["doc_id"] for row in chosen})
     shown = [{**row, **text[row["doc_id"]]} for row in samples.explained(chosen, rules)]
     place = {doc_id: {name: text[doc_id][name] for name in ("doc_id", "source", "uri")} for doc_id in members}
-    largest = [{**one, **text[one["doc_id"]], "members": [place[doc_id] for doc_id in one["members"]]} for one in duplicates["largest"]]
+    largest = [
+        {**one, **text[one["doc_id"]], "members": [place[doc_id] for doc_id in one["members"]]}
+        for one in duplicates["largest"]
+    ]
     return {
         "duplicates": {**duplicates, "largest": largest},
         "samples": {
@@ -79,8 +84,11 @@ def with_texts(duplicates: dict[str, Any], chosen: list[dict], job: Job, rules: 
 
 
 def page(found: dict[str, Any]) -> str:
-    """The page. Text of documents is hostile: autoescape is on, and plots are drawn from numbers and names of the recipe only."""
+    """The page. Text of documents is hostile: autoescape is on, and plots are drawn from numbers and names of the
+    recipe only."""
     folder = FileSystemLoader(Path(__file__).parent)
-    environment = Environment(loader=folder, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=folder, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     environment.filters |= plots.FORMATS
     return environment.get_template("page.html.j2").render(facts=found, plots=plots)

@@ -30,7 +30,9 @@ def size() -> tuple[Column, Column]:
 
 def rows(frame: DataFrame, *by: str) -> Rows:
     """The few rows of an aggregate, in order of columns: sorted here, since a sort in Spark is two more jobs."""
-    return sorted((row.asDict() for row in frame.collect()), key=lambda row: [(row[name] is not None, row[name]) for name in by])
+    return sorted(
+        (row.asDict() for row in frame.collect()), key=lambda row: [(row[name] is not None, row[name]) for name in by]
+    )
 
 
 def side(rule: Rule) -> str:
@@ -48,11 +50,18 @@ def census(verdicts: DataFrame, signals: DataFrame, tokens: DataFrame, rules: di
     quality   domain  tier, or dropped                             bin
     signal    domain  signal    failed: beyond a rule's threshold  `coded` value
     """
-    names = sorted({name for members in rules.values() for rule in members for name in rule.columns} - {"n_bytes", "quality", "lang"})
+    names = sorted(
+        {name for members in rules.values() for rule in members for name in rule.columns}
+        - {"n_bytes", "quality", "lang"}
+    )
     measured = signals.select("doc_id", "lang", "quality", *names)
-    found = verdicts.join(measured, "doc_id", how="left").join(tokens.select("doc_id", "n_tokens"), "doc_id", how="left")
+    found = verdicts.join(measured, "doc_id", how="left").join(
+        tokens.select("doc_id", "n_tokens"), "doc_id", how="left"
+    )
     entries = F.concat(F.array(*_once()), F.transform("reasons", _reason), F.array_compact(F.array(*_measured(rules))))
-    told = found.select("n_bytes", "n_tokens", F.explode(entries).alias("entry")).select("n_bytes", "n_tokens", "entry.*")
+    told = found.select("n_bytes", "n_tokens", F.explode(entries).alias("entry")).select(
+        "n_bytes", "n_tokens", "entry.*"
+    )
     code = F.when(F.col("kind") == "signal", coded(F.col("value"))).otherwise(F.col("value")).cast("int").alias("code")
     counted = told.groupBy("kind", "of", "name", "detail", code)
     return rows(counted.agg(*size(), F.count("n_tokens").alias("tokenised"), F.sum("n_tokens").alias("tokens")))
@@ -109,7 +118,9 @@ def coded(value: Column) -> Column:
 
 def decoded(code: int) -> float:
     size = abs(code)
-    return math.copysign(size / CODES_TO_ONE if size <= CODES_TO_ONE else math.exp((size - CODES_TO_ONE) / CODES_PER_E), code)
+    return math.copysign(
+        size / CODES_TO_ONE if size <= CODES_TO_ONE else math.exp((size - CODES_TO_ONE) / CODES_PER_E), code
+    )
 
 
 def records(documents: DataFrame, rejects: DataFrame) -> Rows:
@@ -122,15 +133,24 @@ def records(documents: DataFrame, rejects: DataFrame) -> Rows:
 def duplicates(clusters: DataFrame, verdicts: DataFrame) -> dict[str, Any]:
     """Sizes of the clusters in doubling bins, and the largest ones: their sources and first members."""
     bins = F.ceil(F.log2("size")).cast("int")
-    sizes = clusters.where("rank = 1").groupBy(bins.alias("bin")).agg(F.count("*").alias("clusters"), F.sum("size").alias("documents"))
+    sizes = (
+        clusters.where("rank = 1")
+        .groupBy(bins.alias("bin"))
+        .agg(F.count("*").alias("clusters"), F.sum("size").alias("documents"))
+    )
     histogram = [{**row, "from": (1 << row["bin"]) // 2 + 1, "to": 1 << row["bin"]} for row in rows(sizes, "bin")]
     return {"histogram": histogram, "largest": _largest(clusters, verdicts)}
 
 
 def _largest(clusters: DataFrame, verdicts: DataFrame) -> Rows:
     keepers = clusters.where("rank = 1 and size > 1").orderBy(F.desc("size"), "cluster_id").limit(LARGEST)
-    found = {row["cluster_id"]: {**row, "sources": [], "members": []} for row in rows(keepers.select("cluster_id", "size", "doc_id"))}
-    of_top = clusters.where(F.col("cluster_id").isin(list(found))).join(verdicts.select("doc_id", "source"), "doc_id", how="inner")
+    found = {
+        row["cluster_id"]: {**row, "sources": [], "members": []}
+        for row in rows(keepers.select("cluster_id", "size", "doc_id"))
+    }
+    of_top = clusters.where(F.col("cluster_id").isin(list(found))).join(
+        verdicts.select("doc_id", "source"), "doc_id", how="inner"
+    )
     counted = of_top.groupBy("cluster_id", "source").agg(
         F.count("*").alias("documents"),
         F.count_if("exact").alias("exact"),
@@ -146,8 +166,12 @@ def _largest(clusters: DataFrame, verdicts: DataFrame) -> Rows:
 def packing(spans: DataFrame) -> Rows:
     """How full the written samples are: what is not a document's token is padding."""
     pieces = spans.groupBy("stream", "seq_len", "window", "sample").agg(
-        F.sum("n_tokens").alias("tokens"), F.count("*").alias("pieces"), F.count_if(F.col("doc_start") > 0).alias("continued")
+        F.sum("n_tokens").alias("tokens"),
+        F.count("*").alias("pieces"),
+        F.count_if(F.col("doc_start") > 0).alias("continued"),
     )
     summed = [F.sum(name).alias(name) for name in ("tokens", "pieces", "continued")]
     folders = pieces.groupBy("stream", "seq_len").agg(F.count("*").alias("samples"), *summed)
-    return [{**row, "fill": row["tokens"] / (row["samples"] * row["seq_len"])} for row in rows(folders, "stream", "seq_len")]
+    return [
+        {**row, "fill": row["tokens"] / (row["samples"] * row["seq_len"])} for row in rows(folders, "stream", "seq_len")
+    ]

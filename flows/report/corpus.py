@@ -80,7 +80,10 @@ def totals(found: Rows) -> dict[str, Any]:
     outcomes = [one for row in found for one in row["outcomes"]]
     names = list(dict.fromkeys(one["outcome"] for one in outcomes))
     lost = [one for row in found for one in row["lost"]]
-    reasons = {name: total([one for one in lost if one["reason"] == name])["documents"] for name in {one["reason"] for one in lost}}
+    reasons = {
+        name: total([one for one in lost if one["reason"] == name])["documents"]
+        for name in {one["reason"] for one in lost}
+    }
     return {
         "reasons": sorted(reasons, key=lambda name: (name in DUPLICATES, -reasons[name], name)),
         **{name: sum(row[name] for row in found) for name in ("records", "documents", "bytes", "tokens")},
@@ -90,24 +93,41 @@ def totals(found: Rows) -> dict[str, Any]:
 
 
 def rule_table(census: Rows, rules: dict[str, tuple[Rule, ...]]) -> Rows:
-    """Every rule, duplicates last: how many documents fail it at all, fail nothing else, and give it as their first reason."""
+    """Every rule, duplicates last: how many documents fail it at all, fail nothing else, and give it as their first
+    reason."""
     failed = [row for row in census if row["kind"] == "reason"]
     table = []
     for domain, members in rules.items():
         known = {rule.name for rule in members} | set(DUPLICATES)
         others = sorted({row["name"] for row in failed if row["of"] == domain} - known)
-        for entry in [*map(_described, members), *map(_other, others), *({"rule": name, **NO_RULE} for name in DUPLICATES)]:
+        for entry in [
+            *map(_described, members),
+            *map(_other, others),
+            *({"rule": name, **NO_RULE} for name in DUPLICATES),
+        ]:
             mine = [row for row in failed if (row["of"], row["name"]) == (domain, entry["rule"])]
-            counts = {name: total([row for row in mine if row["code"] & bit == bit])["documents"] for name, bit in CODES.items()}
+            counts = {
+                name: total([row for row in mine if row["code"] & bit == bit])["documents"]
+                for name, bit in CODES.items()
+            }
             table.append({"domain": domain, **entry, **counts})
     return table
 
 
 def _other(reason: str) -> dict[str, Any]:
     """A reason that is no rule on the document as it came."""
-    why = {"contaminated": "holds an evaluation's item: see report/decontamination-*.json", "torso": "edits leave too little of it"}
+    why = {
+        "contaminated": "holds an evaluation's item: see report/decontamination-*.json",
+        "torso": "edits leave too little of it",
+    }
     return {"rule": reason, **NO_RULE, "why": why.get(reason, "what edits leave of it fails the rule")}
 
 
 def _described(rule: Rule) -> dict[str, Any]:
-    return {"rule": rule.name, "signal": rule.signal, "side": side(rule), "threshold": rule.threshold, "why": rule.source}
+    return {
+        "rule": rule.name,
+        "signal": rule.signal,
+        "side": side(rule),
+        "threshold": rule.threshold,
+        "why": rule.source,
+    }

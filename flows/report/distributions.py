@@ -46,7 +46,8 @@ def percentile(values: list[tuple[float, int, bool]], share: float) -> float:
 
 
 def scale(tails: list[float], thresholds: Rows) -> dict[str, Any]:
-    """From where to where a histogram reaches: most values, and every threshold; logarithmic (ln(1+x)) where that is wide."""
+    """From where to where a histogram reaches: most values, and every threshold; logarithmic (ln(1+x)) where that is
+    wide."""
     values = [mark["value"] for mark in thresholds if math.isfinite(mark["value"])]
     low, high = min([tails[0], *values]), max([tails[1], *values])
     wide = high + 0.08 * (high - low) if high > low else low + 1  # a threshold is not drawn at the very edge
@@ -65,7 +66,9 @@ def languages(census: Rows) -> Rows:
     found = [{"domain": row["of"], "lang": row["name"], **total([row])} for row in census if row["kind"] == "language"]
     table = []
     for domain in sorted({row["domain"] for row in found}):
-        members = sorted((row for row in found if row["domain"] == domain), key=lambda row: (-row["bytes"], str(row["lang"])))
+        members = sorted(
+            (row for row in found if row["domain"] == domain), key=lambda row: (-row["bytes"], str(row["lang"]))
+        )
         table += members[:LANGUAGES]
         if members[LANGUAGES:]:
             table.append({"domain": domain, "lang": f"{len(members) - LANGUAGES} others", **total(members[LANGUAGES:])})

@@ -1,4 +1,5 @@
-"""Plots as inline SVG, and numbers as words. Colours are the page's CSS variables, so a plot follows a light or dark scheme."""
+"""Plots as inline SVG, and numbers as words. Colours are the page's CSS variables, so a plot follows a light or dark
+scheme."""
 
 from __future__ import annotations
 
@@ -13,7 +14,15 @@ from markupsafe import Markup, escape
 from flows.report.distributions import place
 
 # Matplotlib knows no CSS: it draws with these stand-ins, which are replaced in the SVG.
-COLOURS = {"ink": "#010203", "muted": "#010204", "line": "#010205", "a": "#010206", "b": "#010207", "c": "#010208", "shade": "#010209"}
+COLOURS = {
+    "ink": "#010203",
+    "muted": "#010204",
+    "line": "#010205",
+    "a": "#010206",
+    "b": "#010207",
+    "c": "#010208",
+    "shade": "#010209",
+}
 STYLE = {
     "svg.fonttype": "none",  # text stays text: small, selectable, in the page's font
     "svg.hashsalt": "millrace",  # ids of the same plot are the same in every run
@@ -48,7 +57,9 @@ def training_plots(training: dict[str, Any]) -> list[Markup]:
     ]
 
 
-def over_tokens(curve: list[dict], name: str, title: str, smooth: bool = False, log: bool = False, floor: float | None = None) -> Markup:
+def over_tokens(
+    curve: list[dict], name: str, title: str, smooth: bool = False, log: bool = False, floor: float | None = None
+) -> Markup:
     """One number of the training steps."""
 
     def draw(axes) -> None:
@@ -135,12 +146,18 @@ def figure(draw: Callable[..., None], title: str) -> Markup:
         axes.set_axisbelow(True)
         draw(axes)
         target = StringIO()
-        picture.savefig(target, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Type": None, "Format": None})
+        picture.savefig(
+            target,
+            format="svg",
+            transparent=True,
+            metadata={"Date": None, "Creator": None, "Type": None, "Format": None},
+        )
     return inline(target.getvalue(), title)
 
 
 def inline(svg: str, title: str) -> Markup:
-    """Matplotlib's SVG as it may stand in a page several times: no prolog, no sizes, its own ids, the page's colours."""
+    """Matplotlib's SVG as it may stand in a page several times: no prolog, no sizes, its own ids, the page's
+    colours."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     box = re.search(r'viewBox="[^"]*"', svg).group()
@@ -155,7 +172,8 @@ def inline(svg: str, title: str) -> Markup:
 
 
 def histogram(entry: dict[str, Any]) -> Markup:
-    """Bars of a signal, heights by ln(1 + documents); what fails a rule on the signal in the colour of what is dropped."""
+    """Bars of a signal, heights by ln(1 + documents); what fails a rule on the signal in the colour of what is
+    dropped."""
     width, height, base = 200, 90, 74
     top = math.log1p(max(entry["counts"])) or 1
     step = width / len(entry["counts"])
@@ -165,7 +183,9 @@ def histogram(entry: dict[str, Any]) -> Markup:
         bad = tall * failed / max(1, count)
         for kind, y, part in (("good", base - tall, tall - bad), ("bad", base - bad, bad)):
             if part:
-                parts.append(f'<rect class="{kind}" x="{i * step:.1f}" y="{y:.1f}" width="{step - 0.8:.1f}" height="{part:.1f}"/>')
+                parts.append(
+                    f'<rect class="{kind}" x="{i * step:.1f}" y="{y:.1f}" width="{step - 0.8:.1f}" height="{part:.1f}"/>'
+                )
     for mark in entry["thresholds"]:
         x = width * place(entry, mark["value"])
         anchor, beside = ("end", x - 3) if x > width / 2 else ("start", x + 3)
@@ -174,7 +194,9 @@ def histogram(entry: dict[str, Any]) -> Markup:
     parts.append(f'<text x="0" y="{base + 13}">{short(entry["low"])}</text>')
     parts.append(f'<text x="{width}" y="{base + 13}" text-anchor="end">{short(entry["high"])}</text>')
     name = escape(f"{entry['domain']} {entry['signal']}: histogram")
-    return Markup(f'<svg class="histogram" viewBox="0 0 {width} {height}" role="img" aria-label="{name}">{"".join(parts)}</svg>')
+    return Markup(
+        f'<svg class="histogram" viewBox="0 0 {width} {height}" role="img" aria-label="{name}">{"".join(parts)}</svg>'
+    )
 
 
 def tiers(members: list[dict[str, Any]], order: list[str]) -> Markup:
@@ -189,7 +211,9 @@ def tiers(members: list[dict[str, Any]], order: list[str]) -> Markup:
         for i, count in enumerate(counts[name]):
             tall, y = scale * count, base - scale * (below[i] + count)
             below[i] += count
-            parts.append(f'<rect x="{i * step:.1f}" y="{y:.1f}" width="{step - 1.2:.1f}" height="{tall:.1f}" style="fill: {colour}"/>')
+            parts.append(
+                f'<rect x="{i * step:.1f}" y="{y:.1f}" width="{step - 1.2:.1f}" height="{tall:.1f}" style="fill: {colour}"/>'
+            )
     for x, anchor, said in ((0, "start", "0"), (width / 2, "middle", "quality score"), (width, "end", "1")):
         parts.append(f'<text x="{x}" y="{base + 14}" text-anchor="{anchor}">{said}</text>')
     keys = "".join(f'<li><i style="background: {colour}"></i>{escape(name)}</li>' for name, colour in layers)

@@ -23,12 +23,15 @@ TURNS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}  # bidir
 
 
 def chosen(verdicts: DataFrame, signals: DataFrame, rules: dict[str, tuple[Rule, ...]]) -> Rows:
-    """The documents to show: doc_id, domain, group (tier or reason), verdict, and `values` of the signals that rules look at.
+    """The documents to show: doc_id, domain, group (tier or reason), verdict, and `values` of the signals that rules
+    look at.
 
     A document that fails three rules can stand under each.
     """
     groups = F.explode(F.when(F.col("keep"), F.array("tier")).otherwise(F.col("reasons")))
-    grouped = verdicts.where("not heldout").select("doc_id", "domain", "keep", "reasons", "percentile", groups.alias("group"))
+    grouped = verdicts.where("not heldout").select(
+        "doc_id", "domain", "keep", "reasons", "percentile", groups.alias("group")
+    )
     first = first_of(grouped, F.when(F.col("keep"), KEPT).otherwise(DROPPED), "domain", "keep", "group")
     names = sorted({rule.signal for members in rules.values() for rule in members})
     values = F.struct(*[F.col(name).cast("double").alias(name) for name in names]).alias("values")
@@ -42,21 +45,31 @@ def first_of(frame: DataFrame, count: Column, *group: str, by: str = "doc_id") -
 
 def rejects(table: DataFrame) -> Rows:
     """The first rejects of every source and reason, by place."""
-    first = first_of(table.select("source", "reason", "uri", "detail", "n_bytes"), F.lit(REJECTS), "source", "reason", by="uri")
+    first = first_of(
+        table.select("source", "reason", "uri", "detail", "n_bytes"), F.lit(REJECTS), "source", "reason", by="uri"
+    )
     shown = rows(first, "source", "reason", "uri")
     return [{**row, "uri": printable(row["uri"]), "detail": printable(row["detail"])} for row in shown]
 
 
 def texts(documents: DataFrame, doc_ids: set[str]) -> dict[str, dict[str, Any]]:
-    """Beginning, personal data masked, and origin of the documents, by doc_id: one pass over the text, for all that the page shows."""
+    """Beginning, personal data masked, and origin of the documents, by doc_id: one pass over the text, for all that the
+    page shows."""
     if not doc_ids:
         return {}
     beginning = F.substring("text", 1, CHARS + SHOWN_BEHIND).alias("text")
     wanted = documents.where(F.col("doc_id").isin(sorted(doc_ids)))
-    found = rows(wanted.select("doc_id", "source", "uri", "licence", "n_bytes", beginning, (F.length("text") > CHARS).alias("cut")))
+    found = rows(
+        wanted.select(
+            "doc_id", "source", "uri", "licence", "n_bytes", beginning, (F.length("text") > CHARS).alias("cut")
+        )
+    )
     masked = beginnings([row["text"] for row in found], CHARS)
     found = [{**row, "text": text} for row, text in zip(found, masked, strict=True)]
-    return {row["doc_id"]: {**row, **{name: printable(row[name] or "") for name in ("uri", "licence", "text")}} for row in found}
+    return {
+        row["doc_id"]: {**row, **{name: printable(row[name] or "") for name in ("uri", "licence", "text")}}
+        for row in found
+    }
 
 
 def explained(found: Rows, rules: dict[str, tuple[Rule, ...]]) -> Rows:
@@ -65,13 +78,23 @@ def explained(found: Rows, rules: dict[str, tuple[Rule, ...]]) -> Rows:
     table = []
     for row in sorted(found, key=lambda row: (row["domain"], row["group"], row["doc_id"])):
         rule = None if row["keep"] else by_name.get((row["domain"], row["group"]))
-        why = {"signal": rule.signal, "threshold": rule.threshold, "value": row["values"][rule.signal], "side": side(rule)} if rule else {}
+        why = (
+            {
+                "signal": rule.signal,
+                "threshold": rule.threshold,
+                "value": row["values"][rule.signal],
+                "side": side(rule),
+            }
+            if rule
+            else {}
+        )
         table.append({**{name: value for name, value in row.items() if name != "values"}, **why})
     return table
 
 
 def printable(text: str) -> str:
-    """The text with characters that act on a page or terminal, instead of standing there, made visible: \\x1b, \\u202e."""
+    """The text with characters that act on a page or terminal, instead of standing there, made visible: \\x1b,
+    \\u202e."""
     return "".join(_escape(c) if _acts(c) else c for c in text)
 
 

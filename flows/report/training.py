@@ -18,7 +18,8 @@ from flows.report.samples import printable
 from schemas.recipe import Recipe
 
 POINTS = 400  # of a curve; longer ones are averaged in equal groups of steps
-MEANT = ("loss", "balance", "lr", "grad_norm", "load_entropy", "seconds")  # averaged in a group; of others the last is taken
+# averaged in a group; of others the last is taken
+MEANT = ("loss", "balance", "lr", "grad_norm", "load_entropy", "seconds")
 REFERENCES = ("unigram", "gzip")
 PACKAGES = ("pyspark", "delta-spark", "torch", "mosaicml-streaming", "gigatoken", "prefect")
 
@@ -27,17 +28,27 @@ def stages(mixture: Rows, recipe: Recipe) -> Rows:
     """The curriculum: every stage with what it draws of each stream."""
     found = []
     best_first = sorted(recipe.tiers, key=lambda tier: -recipe.tiers[tier])
-    ordered = sorted(mixture, key=lambda row: (row["position"], row["source"], best_first.index(row["stream"].split(".", 1)[1])))
-    for stage, members in zip(recipe.stages, (list(m) for _, m in groupby(ordered, lambda row: row["position"])), strict=False):
+    ordered = sorted(
+        mixture, key=lambda row: (row["position"], row["source"], best_first.index(row["stream"].split(".", 1)[1]))
+    )
+    for stage, members in zip(
+        recipe.stages, (list(m) for _, m in groupby(ordered, lambda row: row["position"])), strict=False
+    ):
         told = [{**row, "drawn_so_far": row["epochs"] * row["unique_tokens"]} for row in members]
-        phase = {"shape": stage.lr.shape, "start": stage.lr.start, "end": stage.lr.end, "warmup_tokens": stage.lr.warmup_tokens}
+        phase = {
+            "shape": stage.lr.shape,
+            "start": stage.lr.start,
+            "end": stage.lr.end,
+            "warmup_tokens": stage.lr.warmup_tokens,
+        }
         found.append({"stage": stage.name, "seq_len": stage.seq_len, "tokens": sum(row["tokens"] for row in members), "lr": phase,
                       "method": stage.mixture.method, "streams": told})  # fmt: skip
     return found
 
 
 def training(run_folder: Path, batch_tokens: int) -> dict[str, Any]:
-    """Curves, cost, evaluations and expert load of a finished training run. Raises FileNotFoundError if there is none."""
+    """Curves, cost, evaluations and expert load of a finished training run. Raises FileNotFoundError if there is
+    none."""
     result = _json(run_folder / "result.json")
     steps, seconds = _lines(run_folder / "metrics.jsonl"), _lines(run_folder / "seconds.jsonl")
     timed = [{**step, "seconds": second["seconds"]} for step, second in zip(steps, seconds, strict=False)]
@@ -45,8 +56,13 @@ def training(run_folder: Path, batch_tokens: int) -> dict[str, Any]:
     return {
         **{name: result[name] for name in ("steps", "tokens", "seconds", "final_loss", "parameters", "expert_load")},
         "tokens_per_second": batch_tokens * len(timed) / max(1e-9, sum(step["seconds"] for step in timed)),
-        "stages": [{"stage": name, "first": members[0]["step"], "last": members[-1]["step"]} for name, members in spans],
-        "curve": [{**point, "tokens_per_second": batch_tokens / max(1e-9, point["seconds"])} for point in thinned(timed, POINTS)],
+        "stages": [
+            {"stage": name, "first": members[0]["step"], "last": members[-1]["step"]} for name, members in spans
+        ],
+        "curve": [
+            {**point, "tokens_per_second": batch_tokens / max(1e-9, point["seconds"])}
+            for point in thinned(timed, POINTS)
+        ],
     }
 
 
@@ -57,7 +73,9 @@ def thinned(steps: Rows, points: int) -> Rows:
     for _, members in groupby(steps, lambda step: step["stage"]):
         members = list(members)
         for group in (members[i : i + size] for i in range(0, len(members), size)):
-            found.append({**group[-1], **{name: sum(s[name] for s in group) / len(group) for name in MEANT if name in group[-1]}})
+            found.append(
+                {**group[-1], **{name: sum(s[name] for s in group) / len(group) for name in MEANT if name in group[-1]}}
+            )
     return found
 
 
@@ -66,7 +84,9 @@ def evaluation(run_folder: Path) -> dict[str, Any]:
     evaluations, found = _json(run_folder / "result.json")["evaluations"], _json(run_folder / "evaluation.json")
     domains = []
     for domain, figures in sorted(found["domains"].items()):
-        told = [{"stage": one["stage"], "bits_per_byte": one["domains"][domain]["bits_per_byte"]} for one in evaluations]
+        told = [
+            {"stage": one["stage"], "bits_per_byte": one["domains"][domain]["bits_per_byte"]} for one in evaluations
+        ]
         final = told[-1]["bits_per_byte"]
         domains.append({
             "domain": domain,
@@ -76,7 +96,11 @@ def evaluation(run_folder: Path) -> dict[str, Any]:
             "beats": {name: final < figures[name] for name in REFERENCES},
         })  # fmt: skip
     said = [{"prompt": printable(one["prompt"]), "text": printable(one["text"])} for one in found["generations"]]
-    return {"domains": domains, "generations": said, "beats_both": bool(domains) and all(all(d["beats"].values()) for d in domains)}
+    return {
+        "domains": domains,
+        "generations": said,
+        "beats_both": bool(domains) and all(all(d["beats"].values()) for d in domains),
+    }
 
 
 def models(folder: Path) -> dict[str, Any]:
@@ -92,7 +116,13 @@ def provenance(recipe: Recipe, home: Home, fingerprints: dict[str, str]) -> dict
     """Recipe, steps, table versions, and the machine that the report was made on."""
     receipts = [found for step in fingerprints if (found := home.receipt(step)) and step != "report"]
     steps = [
-        {"step": one.step, "seconds": one.seconds, "finished_at": one.finished_at, "fingerprint": one.fingerprint, "counts": one.counts}
+        {
+            "step": one.step,
+            "seconds": one.seconds,
+            "finished_at": one.finished_at,
+            "fingerprint": one.fingerprint,
+            "counts": one.counts,
+        }
         for one in receipts
     ]
     return {

@@ -34,7 +34,20 @@ from types import ModuleType
 from typing import Any
 
 from flows.job import Counts, Job
-from flows.steps import decontaminate, dedup, edits, evaluate, ingest, judge, measure, mixture, report, shard, tokenise, train
+from flows.steps import (
+    decontaminate,
+    dedup,
+    edits,
+    evaluate,
+    ingest,
+    judge,
+    measure,
+    mixture,
+    report,
+    shard,
+    tokenise,
+    train,
+)
 from schemas.recipe import Recipe
 from schemas.tables import Table
 

@@ -64,7 +64,8 @@ def store_pairs(job: Job) -> None:
     from pipelines.dedup import dedup
 
     near, lake = job.recipe.near_duplicates, job.home.lake
-    settings = [measure.REVISION, near.model_dump(), job.recipe.seed]  # not what quality is: fingerprints do not go by it
+    # not what quality is: fingerprints do not go by it
+    settings = [measure.REVISION, near.model_dump(), job.recipe.seed]
     wanted = {name: fingerprint([settings, job.deliveries[name]]) for name in job.known(tables.SIGNALS)}
     stored = job.known(tables.PAIRS)
     fresh = deliveries.undone(wanted, stored)
@@ -82,8 +83,8 @@ def store_pairs(job: Job) -> None:
 
 
 def fingerprints(job: Job, fresh: list[Delivery] | None) -> pa.Table | None:
-    """The rows of `buckets.changes` of all documents with words, or of those alone that the fresh deliveries' texts share a band's
-    key with; None where they do not fit into this process."""
+    """The rows of `buckets.changes` of all documents with words, or of those alone that the fresh deliveries' texts
+    share a band's key with; None where they do not fit into this process."""
     from pipelines.dedup import buckets
     from pipelines.dedup.dedup import FINGERPRINT, fits_one_process
 

@@ -23,11 +23,17 @@ REVISION = 1
 
 
 def part(recipe: Recipe) -> dict[str, Any]:
-    """Lines and passages are compared among documents that fail no rule, so that rules count where these are looked for."""
+    """Lines and passages are compared among documents that fail no rule, so that rules count where these are looked
+    for."""
     if not recipe.edits.shorten:
         return {"edits": recipe.edits.model_dump(include={"personal"}, mode="json")}
     priority = {source.name: source.priority for source in recipe.sources}
-    return {**recipe.part("edits"), "rules": rules_part(recipe), "priority": priority, "contaminated": recipe.decontaminate.threshold}
+    return {
+        **recipe.part("edits"),
+        "rules": rules_part(recipe),
+        "priority": priority,
+        "contaminated": recipe.decontaminate.threshold,
+    }
 
 
 def rules_part(recipe: Recipe) -> dict[str, Any]:

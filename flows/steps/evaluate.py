@@ -53,7 +53,9 @@ def run(job: Job) -> Counts:
     return {f"bits/byte {domain}": told["final"] for domain, told in found["domains"].items()}
 
 
-def figures(tokens: DataFrame, documents: DataFrame, recipe: Recipe, run_folder: Path, tokenizer: dict, ranks: bytes) -> dict[str, Any]:
+def figures(
+    tokens: DataFrame, documents: DataFrame, recipe: Recipe, run_folder: Path, tokenizer: dict, ranks: bytes
+) -> dict[str, Any]:
     """Figures of a finished training run: bits per byte of every domain before training, after each stage, and of the
     references `unigram` and `gzip`; continuations of the recipe's prompts."""
     result = json.loads((run_folder / "result.json").read_text())
@@ -82,7 +84,9 @@ def references(held: DataFrame, documents: DataFrame, vocab_size: int) -> dict[s
 
     def count(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
-            for domain, blob, text in zip(*(batch.column(name).to_pylist() for name in ("domain", "tokens", "text")), strict=True):
+            for domain, blob, text in zip(
+                *(batch.column(name).to_pylist() for name in ("domain", "tokens", "text")), strict=True
+            ):
                 ids, counts = np.unique(np.frombuffer(blob, dtype), return_counts=True)
                 data = text.encode()
                 packed = len(gzip.compress(data, 9, mtime=0))
@@ -94,12 +98,17 @@ def references(held: DataFrame, documents: DataFrame, vocab_size: int) -> dict[s
                     "packed": [packed] + [0] * len(ids),
                 })  # fmt: skip
 
-    texts = documents.select("doc_id", "text").join(F.broadcast(held.select("doc_id", "domain", "tokens")), "doc_id", how="inner")
+    texts = documents.select("doc_id", "text").join(
+        F.broadcast(held.select("doc_id", "domain", "tokens")), "doc_id", how="inner"
+    )
     schema = "domain string, token bigint, n bigint, bytes bigint, packed bigint"
     counted = texts.select("domain", "tokens", "text").mapInArrow(count, schema)
     by_token = counted.groupBy("domain", "token").agg(*[F.sum(name).alias(name) for name in ("n", "bytes", "packed")])
     rows = by_token.collect()  # at most one row a vocabulary entry and domain
-    return {domain: _bits_per_byte([row for row in rows if row.domain == domain]) for domain in sorted({row.domain for row in rows})}
+    return {
+        domain: _bits_per_byte([row for row in rows if row.domain == domain])
+        for domain in sorted({row.domain for row in rows})
+    }
 
 
 def _bits_per_byte(rows: list) -> dict[str, float]:

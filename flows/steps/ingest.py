@@ -24,7 +24,10 @@ REVISION = ingest.REVISION
 
 def part(recipe: Recipe) -> dict[str, Any]:
     """`flows.status` adds the fingerprints of the deliveries."""
-    return {"seed": recipe.seed, "sources": [source.model_dump(mode="json", exclude={"priority"}) for source in recipe.sources]}
+    return {
+        "seed": recipe.seed,
+        "sources": [source.model_dump(mode="json", exclude={"priority"}) for source in recipe.sources],
+    }
 
 
 def files(job: Job) -> list[Path]:
@@ -46,22 +49,29 @@ def run(job: Job) -> Counts:
 
 
 def store_records(job: Job, chosen: list[Delivery], stored: dict[str, str], held: dict[str, str]) -> int:
-    """Add the deliveries' documents and rejects to the tables; returns how many of the documents had been delivered before."""
+    """Add the deliveries' documents and rejects to the tables; returns how many of the documents had been delivered
+    before."""
     from pyspark import StorageLevel
     from pyspark.sql import functions as F
 
     where, append = deliveries.condition(chosen), bool(stored)  # with nothing stored, what the tables hold goes
-    halfway = append and not job.known(tables.DOCUMENTS).keys().isdisjoint(map(str, chosen))  # a run was stopped between the two tables
+    # a run was stopped between the two tables
+    halfway = append and not job.known(tables.DOCUMENTS).keys().isdisjoint(map(str, chosen))
     ids = few_ids(job, chosen) if stored else None
     # Text and rejects come out of one reading of the sources: kept on disk between the two writes.
     records = ingest.records(job.spark, job.recipe, chosen, ids).persist(StorageLevel.DISK_ONLY)
     try:
-        documents, rejected = records.where("reason is null"), F.col("reason").isNotNull() & (F.col("reason") != ingest.HELD)
+        documents, rejected = (
+            records.where("reason is null"),
+            F.col("reason").isNotNull() & (F.col("reason") != ingest.HELD),
+        )
         if stored and ids is None:
             others = job.read(tables.DOCUMENTS).where(f"not ({where})")
             documents = documents.join(others.select("doc_id"), "doc_id", how="left_anti")
         instead = where if halfway else None
-        written = job.write(documents, tables.DOCUMENTS, "ingest", where=instead, append=append and not halfway, deliveries=held)
+        written = job.write(
+            documents, tables.DOCUMENTS, "ingest", where=instead, append=append and not halfway, deliveries=held
+        )
         n, n_rejects = records.agg(F.count("*"), F.count_if(rejected)).first()
         rejects = records.where(rejected) if n_rejects else ingest.SCHEMA.empty_table()
         job.write(rejects, tables.REJECTS, "ingest", append=append, deliveries=held)
@@ -71,7 +81,8 @@ def store_records(job: Job, chosen: list[Delivery], stored: dict[str, str], held
 
 
 def few_ids(job: Job, chosen: list[Delivery]) -> np.ndarray | None:
-    """Ids, in order, of the documents that other deliveries of the same sources hold; None where they are too many to be sent to tasks."""
+    """Ids, in order, of the documents that other deliveries of the same sources hold; None where they are too many to
+    be sent to tasks."""
     import numpy as np
 
     from pipelines.spark import ID_BYTES, SENT_BYTES
@@ -79,4 +90,6 @@ def few_ids(job: Job, chosen: list[Delivery]) -> np.ndarray | None:
     if job.home.lake.rows(tables.DOCUMENTS) * ID_BYTES > SENT_BYTES:
         return None
     others = pc.field("source").isin([one.source for one in chosen]) & ~deliveries.among(chosen)
-    return np.sort(np.array(job.home.lake.arrow(tables.DOCUMENTS, ["doc_id"], others).column("doc_id").to_pylist(), "S32"))
+    return np.sort(
+        np.array(job.home.lake.arrow(tables.DOCUMENTS, ["doc_id"], others).column("doc_id").to_pylist(), "S32")
+    )

@@ -31,7 +31,11 @@ def part(recipe: Recipe) -> dict[str, Any]:
 
 def files(job: Job) -> list[Path]:
     """The decontamination record, if the recipe names evaluations: of the verdicts with this fingerprint."""
-    return [job.home.report / f"decontamination-{job.fingerprints['judge'][:12]}.json"] if job.recipe.decontaminate.files else []
+    return (
+        [job.home.report / f"decontamination-{job.fingerprints['judge'][:12]}.json"]
+        if job.recipe.decontaminate.files
+        else []
+    )
 
 
 def run(job: Job) -> Counts:

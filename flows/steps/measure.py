@@ -1,7 +1,7 @@
 """Documents to signals; and the models that measure them: quality by domain and language, what is usual in a language.
 
-Models learn from the first snapshot of each source and are kept while that stays the same: a later snapshot is measured by them,
-so that what was measured before still holds and a new snapshot costs only itself.
+Models learn from the first snapshot of each source and are kept while that stays the same: a later snapshot is measured
+by them, so that what was measured before still holds and a new snapshot costs only itself.
 """
 
 from __future__ import annotations
@@ -42,7 +42,11 @@ def files(job: Job) -> list[Path]:
     """What the step leaves besides its table."""
     names = json.loads(job.home.quality_models.read_text())["sha256"] if job.recipe.quality else ()
     models = [path for name in names for path in (quality_file(job, name), quality_card(job, name))]
-    return [*models, *[job.home.quality_models] * bool(names), *[job.home.languages] * bool(job.recipe.languages.trusted)]
+    return [
+        *models,
+        *[job.home.quality_models] * bool(names),
+        *[job.home.languages] * bool(job.recipe.languages.trusted),
+    ]
 
 
 def run(job: Job) -> Counts:
@@ -51,7 +55,14 @@ def run(job: Job) -> Counts:
 
     table, made = tables.SIGNALS.extended(signal_columns()), context(job)
     near = job.recipe.near_duplicates.model_dump(exclude={"threshold"})
-    settings = [REVISION, near, job.recipe.part("seed", "routes"), sha256s(made.quality_models), made.stop_words, table.column_names]
+    settings = [
+        REVISION,
+        near,
+        job.recipe.part("seed", "routes"),
+        sha256s(made.quality_models),
+        made.stop_words,
+        table.column_names,
+    ]
     wanted = {name: fingerprint([settings, found]) for name, found in job.deliveries.items()}
     fresh = deliveries.undone(wanted, job.known(table))
     if fresh != []:
@@ -59,7 +70,8 @@ def run(job: Job) -> Counts:
         rows = measure(job.delivered(tables.DOCUMENTS, chosen), made)
         job.write(rows, table, "measure", append=fresh is not None, deliveries=wanted)
     cards = [json.loads(quality_card(job, name).read_text()) for name in made.quality_models]
-    if cards and (fresh != [] or not all("corpus" in card for card in cards)):  # a run that was stopped may have left them incomplete
+    # a run that was stopped may have left them incomplete
+    if cards and (fresh != [] or not all("corpus" in card for card in cards)):
         complete_cards(job, made.quality_models)
     counts = {"documents": job.home.lake.rows(table), "bytes": job.home.lake.total(tables.SIGNALS, pc.field("n_bytes"))}
     refused = json.loads(job.home.quality_models.read_text())["refused"] if job.recipe.quality else {}
@@ -92,12 +104,17 @@ def learnt_from(job: Job, *names: str) -> str:
 
 
 def quality_models(job: Job) -> dict[str, bytes]:
-    """The quality models by name: domain, or domain.language. Trained unless those that are there are made of the same."""
+    """The quality models by name: domain, or domain.language. Trained unless those that are there are made of the
+    same."""
     listed, made_of = job.home.quality_models, learnt_from(job, "quality")
     told = json.loads(listed.read_text()) if listed.is_file() else {}
     if told.get("made_of") == made_of:
         found = {name: quality_file(job, name) for name in told["sha256"]}
-        models = {name: file.read_bytes() for name, file in found.items() if file.is_file() and quality_card(job, name).is_file()}
+        models = {
+            name: file.read_bytes()
+            for name, file in found.items()
+            if file.is_file() and quality_card(job, name).is_file()
+        }
         if told["sha256"] == sha256s(models):
             return models
     models, refused = train_quality(job, first_documents(job))
@@ -110,9 +127,11 @@ def sha256s(models: dict[str, bytes]) -> dict[str, str]:
 
 
 def train_quality(job: Job, documents: DataFrame) -> tuple[dict[str, bytes], dict[str, str]]:
-    """Train and store the quality models with their cards: the models by name, domain or domain.language, and by name why there is none.
+    """Train and store the quality models with their cards: the models by name, domain or domain.language, and by name
+    why there is none.
 
-    Where a language's examples do not do, the domain's model serves it. Raises ValueError where those of a domain do not.
+    Where a language's examples do not do, the domain's model serves it. Raises ValueError where those of a domain do
+    not.
     """
     from pipelines import assets
     from pipelines.models.examples import by_language, examples
@@ -144,7 +163,14 @@ def store_quality(job: Job, domain: str, name: str, good: list[str], pool: list[
     sizes = {"positives": trained.n_positives, "pool": trained.n_pool, "heldout": trained.n_heldout}
     left_out = {"empty": trained.n_empty, "copies": trained.n_copies}
     recipe = job.recipe.quality[domain].model_dump(mode="json")
-    card = {"domain": domain, "model": name, "auc": trained.auc, "auc_interval": trained.interval, **sizes, "left_out": left_out}
+    card = {
+        "domain": domain,
+        "model": name,
+        "auc": trained.auc,
+        "auc_interval": trained.interval,
+        **sizes,
+        "left_out": left_out,
+    }
     write_json(quality_card(job, name), {**card, "calibration": trained.calibration, "recipe": recipe})
     return trained.model
 
@@ -168,7 +194,8 @@ def complete_cards(job: Job, names: Iterable[str]) -> None:
 
 
 def fit_languages(job: Job, context: Context) -> dict[str, Any]:
-    """What is usual in the languages of the documents that the recipe trusts: the card of `languages.fit`, fitted unless it is there."""
+    """What is usual in the languages of the documents that the recipe trusts: the card of `languages.fit`, fitted
+    unless it is there."""
     from pipelines.models import languages
     from pipelines.models.examples import trusted
     from pipelines.signals.measure import batch_of, measure_batch
@@ -178,7 +205,9 @@ def fit_languages(job: Job, context: Context) -> dict[str, Any]:
         return card
     texts = trusted(first_documents(job), job.recipe.languages, job.recipe.seed)
     if not texts:
-        raise ValueError("languages.trusted: expected documents of the first snapshots, found none; look at sources and uri patterns")
+        raise ValueError(
+            "languages.trusted: expected documents of the first snapshots, found none; look at sources and uri patterns"
+        )
     card = languages.fit(measure_batch(batch_of(texts), context), texts, rules.load("multilingual"))
     job.home.models.mkdir(exist_ok=True)
     write_json(file, card | {"made_of": made_of, "recipe": job.recipe.languages.model_dump(mode="json")})

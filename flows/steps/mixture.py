@@ -33,6 +33,8 @@ def run(job: Job) -> Counts:
     sizes = stream_sizes(job.read(tables.TOKENS)).collect()
     streams = [(row.stream, *row.stream.split(".", 1), row.tokens) for row in sizes]
     rows = mixture.mix(recipe.stages, streams, recipe.max_epochs, recipe.train.batch_tokens, recipe.tiers)
-    frame = job.spark.createDataFrame([tuple(row[c] for c in tables.MIXTURE.column_names) for row in rows], tables.MIXTURE.ddl)
+    frame = job.spark.createDataFrame(
+        [tuple(row[c] for c in tables.MIXTURE.column_names) for row in rows], tables.MIXTURE.ddl
+    )
     job.write(frame, tables.MIXTURE, "mixture")
     return {"stages": len(recipe.stages), "tokens": sum(row["tokens"] for row in rows)}

@@ -42,10 +42,14 @@ def run(job: Job) -> Counts:
     verdicts = job.read(tables.VERDICTS)  # starts Spark where this is the first step to run: expressions need it
     stream = F.when(F.col("heldout"), F.lit("heldout")).otherwise(F.concat_ws(".", "source", "tier"))
     kept = verdicts.where("keep").select("doc_id", stream.alias("stream"), "domain", "n_bytes", "heldout")
-    texts = job.read(tables.DOCUMENTS).select("doc_id", "text").join(sent(kept, F.lit(2 * ID_BYTES)), "doc_id", how="inner")
+    texts = (
+        job.read(tables.DOCUMENTS).select("doc_id", "text").join(sent(kept, F.lit(2 * ID_BYTES)), "doc_id", how="inner")
+    )
     ranks = tokenizer_ranks(job, texts.where("not heldout"))
     store_tokenizer(job, ranks)
-    rows = job.write(tokens.tokenise(with_edits(job, texts), ranks, job.recipe.tokenizer.name), tables.TOKENS, "tokenise")
+    rows = job.write(
+        tokens.tokenise(with_edits(job, texts), ranks, job.recipe.tokenizer.name), tables.TOKENS, "tokenise"
+    )
     return {"documents": rows, "tokens": job.home.lake.total(tables.TOKENS, pc.field("n_tokens"))}
 
 

@@ -47,7 +47,11 @@ def store_ledger(job: Job) -> None:
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir(parents=True)
     for name, rows in ledger_files(job.run_folder):
-        columns = {"step": rows["step"].astype(np.int64), "doc_key": rows["doc"], "tokens": rows["tokens"].astype(np.int64)}
+        columns = {
+            "step": rows["step"].astype(np.int64),
+            "doc_key": rows["doc"],
+            "tokens": rows["tokens"].astype(np.int64),
+        }
         table = pa.table({"run": pa.array([run] * len(rows)), **columns, "loss": rows["loss"].astype(np.float64)})
         pq.write_table(table, staged / f"{name}.parquet")
     job.write(job.spark.read.parquet(str(staged)), tables.LEDGER, "train", where=f"run = '{run}'")

@@ -1,16 +1,24 @@
-"""Weight gradients on the ring of `hopper_ring`: C_e [M, N] = A_e^T B_e for each expert e, M = F, N = D, K being the expert's rows.
+"""Weight gradients on the ring of `hopper_ring`: C_e [M, N] = A_e^T B_e for each expert e, M = F, N = D, K being the
+expert's rows.
 
-For one A, or for two that share B (dW1 and dV1 in one launch, whose last wave is filled once instead of twice). K ends where the
-expert does: the last slot's foreign rows are zeroed in A by the consumer, and where 32 rows are enough half a slot is multiplied.
-Experts come in falling order of their rows, so the last wave is short. All tiles of an expert take equally long, so blocks stay
-together without pacing. ACCUMULATE: C is fp32 and is added to; the old values come in the staging slots.
+For one A, or for two that share B (dW1 and dV1 in one launch, whose last wave is filled once instead of twice). K ends
+where the expert does: the last slot's foreign rows are zeroed in A by the consumer, and where 32 rows are enough half a
+slot is multiplied. Experts come in falling order of their rows, so the last wave is short. All tiles of an expert take
+equally long, so blocks stay together without pacing. ACCUMULATE: C is fp32 and is added to; the old values come in the
+staging slots.
 """
 
 from typing import NamedTuple
 
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
-from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma, warpgroup_mma, warpgroup_mma_wait
+from triton.experimental.gluon.language.nvidia.hopper import (
+    fence_async_shared,
+    mbarrier,
+    tma,
+    warpgroup_mma,
+    warpgroup_mma_wait,
+)
 
 from kernels.hopper.ring import (
     BLOCK_BYTES,
@@ -78,7 +86,8 @@ def _outer_tile(tile, work, height: gl.constexpr, pair: gl.constexpr):
 
 @gluon.jit
 def _look_ahead(tile, total, work, height: gl.constexpr, pair: gl.constexpr):
-    """What a consumer needs of a later tile, asked for early: which A, the expert's first row of C, row and column of C, rows."""
+    """What a consumer needs of a later tile, asked for early: which A, the expert's first row of C, row and column of
+    C, rows."""
     at = _outer_tile(gl.minimum(tile, total - 1), work, height, pair)
     return at.which, at.expert * work.M, at.m, at.n, at.stop - at.start
 
@@ -97,7 +106,9 @@ def _load_outer(a, b_desc, c, ring, work, staging: gl.constexpr, accumulate: gl.
             for s in gl.static_range(slabs):
                 for p in gl.static_range(pair):
                     mine = (work.M > at.m + s * SLAB) & (at.which == p)
-                    tma.async_copy_global_to_shared(a[p], [k, at.m + s * SLAB], bar, ring.a.index(slot * slabs + s), pred=mine)
+                    tma.async_copy_global_to_shared(
+                        a[p], [k, at.m + s * SLAB], bar, ring.a.index(slot * slabs + s), pred=mine
+                    )
             tma.async_copy_global_to_shared(b_desc, [k, at.n], bar, ring.b.index(slot))
             step += 1
         for q in range(staging):
@@ -108,8 +119,12 @@ def _load_outer(a, b_desc, c, ring, work, staging: gl.constexpr, accumulate: gl.
                 for s in gl.static_range(slabs):
                     inside = work.M > at.m + s * SLAB
                     row, column = at.expert * work.M + at.m + s * SLAB, at.n + q * 64
-                    tma.async_copy_global_to_shared(c[0], [row, column], bar, ring.stage_a.index(slot * slabs + s), pred=inside)
-                    tma.async_copy_global_to_shared(c[0], [row, column + 32], bar, ring.stage_b.index(slot * 4 + s), pred=inside)
+                    tma.async_copy_global_to_shared(
+                        c[0], [row, column], bar, ring.stage_a.index(slot * slabs + s), pred=inside
+                    )
+                    tma.async_copy_global_to_shared(
+                        c[0], [row, column + 32], bar, ring.stage_b.index(slot * 4 + s), pred=inside
+                    )
             else:
                 mbarrier.arrive(bar, count=1)
             step += 1
@@ -171,7 +186,9 @@ def _consume_outer(consumer: gl.constexpr, c, ring, work, staging: gl.constexpr,
             acc = gl.zeros((SLAB, WIDTH), gl.float32, layout=layout)
             for k in range(0, rows // STEP):
                 slot = filled(ring, step)
-                acc = warpgroup_mma(ring.a.index(slot * slabs + consumer).permute((1, 0)), ring.b.index(slot), acc, is_async=True)
+                acc = warpgroup_mma(
+                    ring.a.index(slot * slabs + consumer).permute((1, 0)), ring.b.index(slot), acc, is_async=True
+                )
                 if k == 0:
                     turn_over(ring, staged)
                     staged = -1
@@ -192,11 +209,15 @@ def _consume_outer(consumer: gl.constexpr, c, ring, work, staging: gl.constexpr,
             if accumulate:
                 for q in gl.static_range(4):
                     x0, x1 = in_halves(quarters[q])
-                    step, staged = _add_or_store(x0, x1, c, which, base + m, n + q * 64, ring, step, staged, consumer, True)
+                    step, staged = _add_or_store(
+                        x0, x1, c, which, base + m, n + q * 64, ring, step, staged, consumer, True
+                    )
             else:
                 for q in gl.static_range(2):
                     x0, x1 = quarters[2 * q], quarters[2 * q + 1]
-                    step, staged = _add_or_store(x0, x1, c, which, base + m, n + q * 128, ring, step, staged, consumer, False)
+                    step, staged = _add_or_store(
+                        x0, x1, c, which, base + m, n + q * 128, ring, step, staged, consumer, False
+                    )
         else:
             turn_over(ring, staged)
             staged = -1

@@ -1,4 +1,5 @@
-"""A ring of shared-memory slots between one loading warp and the consumers, for the Hopper kernels in Gluon (Triton 3.6).
+"""A ring of shared-memory slots between one loading warp and the consumers, for the Hopper kernels in Gluon (Triton
+3.6).
 
 One persistent block runs on each SM; inside it
 
@@ -8,10 +9,12 @@ One persistent block runs on each SM; inside it
     drift apart and one stores its result while the others multiply;
   * a consumer whose slab lies behind the last row of its expert multiplies nothing, and its rows are not loaded;
   * results need no memory of their own: after a tile's last step the loader hands out a few more slots of the same ring, and
-    consumers stage there what TMA then stores. Where an epilogue reads something (gate and linear, an old gradient), the loader has
-    filled these slots with it. So three slabs (a tile of 192 x 256, 22 % fewer bytes from L2 than 128 x 256) leave room for four slots.
+    consumers stage there what TMA then stores. Where an epilogue reads something (gate and linear, an old gradient),
+    the loader has filled these slots with it. So three slabs (a tile of 192 x 256, 22 % fewer bytes from L2 than 128 x
+    256) leave room for four slots.
 
-Letters: M, N, K of a product C [M, N] = A [M, K] B [K, N]. 16-bit elements, bf16 or fp16 as the descriptors say, and fp32 sums.
+Letters: M, N, K of a product C [M, N] = A [M, K] B [K, N]. 16-bit elements, bf16 or fp16 as the descriptors say, and
+fp32 sums.
 """
 
 from typing import NamedTuple
@@ -23,15 +26,18 @@ from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared,
 STEP = gl.constexpr(64)  # of K, a slot's depth: 64 elements of 16 bits are one row of the 128-byte swizzle
 SLAB = gl.constexpr(64)  # rows of one consumer, as many as one wgmma has
 WIDTH = gl.constexpr(256)  # columns of a tile
-BLOCK_BYTES = gl.constexpr(8192)  # of a [64, 64] block of 16 bits or [64, 32] of fp32: a slab of A, a quarter of B, a unit of staging
-COALESCED = gl.constexpr(gl.BlockedLayout([1, 8], [4, 8], [4, 1], [1, 0]))  # of one warpgroup: 16 bytes a thread, 128 a row of eight
+# of a [64, 64] block of 16 bits or [64, 32] of fp32: a slab of A, a quarter of B, a unit of staging
+BLOCK_BYTES = gl.constexpr(8192)
+# of one warpgroup: 16 bytes a thread, 128 a row of eight
+COALESCED = gl.constexpr(gl.BlockedLayout([1, 8], [4, 8], [4, 1], [1, 0]))
 
 
 class Ring(NamedTuple):
-    """Slots in shared memory with their barriers. `empty` counts one arrival of each consumer, `ready` one of the loader.
+    """Slots in shared memory with their barriers. `empty` counts one arrival of each consumer, `ready` one of the
+    loader.
 
-    a [slots * slabs, 64, 64]; b [slots, 256, 64] or, K first, [slots, 64, 256]; stage_a and stage_b are the same memory in
-    blocks of 8 KB: of a slot, a consumer's own slab of A and the quarters of B.
+    a [slots * slabs, 64, 64]; b [slots, 256, 64] or, K first, [slots, 64, 256]; stage_a and stage_b are the same memory
+    in blocks of 8 KB: of a slot, a consumer's own slab of A and the quarters of B.
     """
 
     a: gl.shared_memory_descriptor
@@ -54,7 +60,9 @@ def barriers(n: gl.constexpr, count: gl.constexpr):
 def make_ring(a_desc, b_desc, slabs: gl.constexpr, slots: gl.constexpr, k_first: gl.constexpr):
     """A ring for 16-bit staging. B's boxes are K first, [64, 256], or [columns, 64]."""
     a = gl.allocate_shared_memory(a_desc.dtype, [slots * slabs, SLAB, STEP], a_desc.layout)
-    b = gl.allocate_shared_memory(a_desc.dtype, [slots, STEP, WIDTH] if k_first else [slots, WIDTH, STEP], b_desc.layout)
+    b = gl.allocate_shared_memory(
+        a_desc.dtype, [slots, STEP, WIDTH] if k_first else [slots, WIDTH, STEP], b_desc.layout
+    )
     blocks = b._reinterpret(a_desc.dtype, [slots * 4, SLAB, STEP], a_desc.layout)
     return Ring(a, b, a, blocks, barriers(slots, slabs), barriers(slots, 1))
 
@@ -99,7 +107,8 @@ def pass_by(ring, step, n):
 
 @gluon.jit
 def expect(bar, slab_bytes: gl.constexpr, shared_bytes: gl.constexpr, rows, slabs: gl.constexpr):
-    """One arrival at `bar` that expects the bytes of the slabs in use, `rows` being counted from the tile's first row."""
+    """One arrival at `bar` that expects the bytes of the slabs in use, `rows` being counted from the tile's first
+    row."""
     for s in gl.static_range(slabs):
         last = (rows > s * SLAB) & ((rows <= s * SLAB + SLAB) | (s == slabs - 1))
         mbarrier.expect(bar, (s + 1) * slab_bytes + shared_bytes, pred=last)
@@ -136,6 +145,6 @@ def in_quarters(x):
 
 @gluon.constexpr_function
 def accumulator(instruction):
-    """Layout of [64, 256] sums. `instruction`: columns of one wgmma, 256, or 128 in blocks of 16 warps: they begin with 128
-    registers a thread, and ptxas wants 154 for the wider one whatever setmaxnreg says later."""
+    """Layout of [64, 256] sums. `instruction`: columns of one wgmma, 256, or 128 in blocks of 16 warps: they begin with
+    128 registers a thread, and ptxas wants 154 for the wider one whatever setmaxnreg says later."""
     return gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, instruction, 16])

@@ -1,5 +1,5 @@
-"""Products of rows with their expert's weights, on the ring of `hopper_ring`: four kernels on one loader and one consumer, which an
-epilogue completes.
+"""Products of rows with their expert's weights, on the ring of `hopper_ring`: four kernels on one loader and one
+consumer, which an epilogue completes.
 
     up_kernel     gate = x W1^T and linear = x V1^T side by side in one 256-wide B, so that silu(gate) * linear stays in registers
     down_kernel   y = a W2
@@ -7,8 +7,8 @@ epilogue completes.
     dact_kernel   da' = dy W2^T, with the derivatives of SwiGLU and of the routing weight behind it
     dact_overlapped_kernel   the same, with these in a warpgroup of their own
 
-A GPU at its power limit pays with clock for every byte from HBM (H200, DBRX's shape: 557-615 TFLOP/s with a plain order of tiles,
-640-670 with these two, and a third of the HBM traffic):
+A GPU at its power limit pays with clock for every byte from HBM (H200, DBRX's shape: 557-615 TFLOP/s with a plain order
+of tiles, 640-670 with these two, and a third of the HBM traffic):
 
   * a group of tiles never mixes experts, so the blocks in flight share one set of weights (`_row_tile`);
   * no block begins a tile before all are near the end of the tile before (`_keep_pace`): skipped slabs make tiles unequal, and blocks
@@ -48,7 +48,8 @@ POLLS = gl.constexpr(2000)  # of a pace counter, at most: the wait is a hint
 
 
 class Work(NamedTuple):
-    """The table of row tiles (topology.row_tiles), how many are in use, one counter a wave of tiles, and the number of blocks."""
+    """The table of row tiles (topology.row_tiles), how many are in use, one counter a wave of tiles, and the number of
+    blocks."""
 
     tiles_ptr: gl.tensor
     used_ptr: gl.tensor
@@ -67,7 +68,8 @@ class Tile(NamedTuple):
 
 @gluon.jit
 def _row_tile(tile, work, columns):
-    """Inside a group of row tiles the row runs fastest: the blocks in flight form a near-square patch of one expert's product."""
+    """Inside a group of row tiles the row runs fastest: the blocks in flight form a near-square patch of one expert's
+    product."""
     group = gl.load(work.tiles_ptr + tile // columns * 4 + 3)
     first, size = group // 64, group % 64
     place = tile - first * columns
@@ -77,7 +79,8 @@ def _row_tile(tile, work, columns):
 
 @gluon.jit
 def _look_ahead(tile, total, work, columns):
-    """First row, rows left and column of a later tile, asked for early: its two dependent loads are over when it begins."""
+    """First row, rows left and column of a later tile, asked for early: its two dependent loads are over when it
+    begins."""
     at = _row_tile(gl.minimum(tile, gl.maximum(total, 1) - 1), work, columns)
     return at.row, at.rows, at.column
 
@@ -86,8 +89,8 @@ def _look_ahead(tile, total, work, columns):
 def _keep_pace(work, wave, total):
     """Wait until every block is within `lag` steps of the end of its previous tile.
 
-    Only a hint, as the wait is bounded: neither results nor progress depend on it or on all blocks being resident. Measured, DBRX
-    step: 90.3 % of dense without, 93.6 % with; isolated products +5 to +16 %.
+    Only a hint, as the wait is bounded: neither results nor progress depend on it or on all blocks being resident.
+    Measured, DBRX step: 90.3 % of dense without, 93.6 % with; isolated products +5 to +16 %.
     """
     if wave > 0:
         posts = gl.minimum(total - (wave - 1) * work.blocks, work.blocks)
@@ -111,8 +114,8 @@ def _b_slot(ring, slot):
 def _multiply(ring, step, steps, staged, consumer: gl.constexpr, instruction: gl.constexpr):
     """Sum of this consumer's products over `steps` >= 1 slots: ([64, 256] fp32, next step).
 
-    A slot goes back when the product behind the one that read it is under way, and so does `staged`, the last staging slot of the
-    tile before: its store was still reading when this tile began. None: nothing is staged in the ring.
+    A slot goes back when the product behind the one that read it is under way, and so does `staged`, the last staging
+    slot of the tile before: its store was still reading when this tile began. None: nothing is staged in the ring.
     """
     slabs: gl.constexpr = slabs_of(ring.a, ring.ready)
     slot = filled(ring, step)
@@ -144,7 +147,8 @@ class Out(NamedTuple):
 
 
 class Spot(NamedTuple):
-    """Where a consumer's [64, 256] result goes: first row, rows left in the expert from there, first column, columns in all."""
+    """Where a consumer's [64, 256] result goes: first row, rows left in the expert from there, first column, columns in
+    all."""
 
     row: gl.tensor
     rows: gl.tensor
@@ -154,10 +158,11 @@ class Spot(NamedTuple):
 
 @gluon.jit
 def _load_rows(a, b, h, ring, work, N, K, lag, staging: gl.constexpr):
-    """The loader. a, b: descriptors of one product, of two that are added (a0 b0 + a1 b1), or of one a and two halves of B.
+    """The loader. a, b: descriptors of one product, of two that are added (a0 b0 + a1 b1), or of one a and two halves
+    of B.
 
-    h: descriptors whose [64, 64] blocks go into the `staging` slots of a tile, or none. It posts its pace `lag` steps before the
-    tile's last.
+    h: descriptors whose [64, 64] blocks go into the `staging` slots of a tile, or none. It posts its pace `lag` steps
+    before the tile's last.
     """
     slabs: gl.constexpr = slabs_of(ring.a, ring.ready)
     parts: gl.constexpr = len(b) // len(a)  # of B's columns
@@ -183,7 +188,9 @@ def _load_rows(a, b, h, ring, work, N, K, lag, staging: gl.constexpr):
                     slab = ring.a.index(slot * slabs + s)
                     tma.async_copy_global_to_shared(a[term], [at.row + s * SLAB, k], bar, slab, pred=at.rows > s * SLAB)
                 if k_first:
-                    tma.async_copy_global_to_shared(b[term], [at.expert * expert_rows + k, column], bar, ring.b.index(slot))
+                    tma.async_copy_global_to_shared(
+                        b[term], [at.expert * expert_rows + k, column], bar, ring.b.index(slot)
+                    )
                 else:
                     for part in gl.static_range(parts):
                         box = ring.b.index(slot).slice(part * width, width)
@@ -202,8 +209,12 @@ def _load_rows(a, b, h, ring, work, N, K, lag, staging: gl.constexpr):
                 expect(bar, len(h) * BLOCK_BYTES, 0, at.rows, slabs)
                 for s in gl.static_range(slabs):
                     place = [at.row + s * SLAB, column + q * 64]
-                    tma.async_copy_global_to_shared(h[0], place, bar, ring.stage_a.index(slot * slabs + s), pred=at.rows > s * SLAB)
-                    tma.async_copy_global_to_shared(h[1], place, bar, ring.stage_b.index(slot * 4 + s), pred=at.rows > s * SLAB)
+                    tma.async_copy_global_to_shared(
+                        h[0], place, bar, ring.stage_a.index(slot * slabs + s), pred=at.rows > s * SLAB
+                    )
+                    tma.async_copy_global_to_shared(
+                        h[1], place, bar, ring.stage_b.index(slot * 4 + s), pred=at.rows > s * SLAB
+                    )
             step += 1
 
 
@@ -329,8 +340,8 @@ def _dswiglu_block(da, partial, weight, out, column, spot, ring, step, staged, c
 
 @gluon.jit
 def _dswiglu(quarters, out, spot, ring, step, consumer: gl.constexpr):
-    """From dA' = dY W2^T, which stays in registers, and H = (gate, linear), which the loader brings: dH in place of H, the weighted
-    activation, and this tile's part of the routing weight's gradient <dA', A>; 4 staging slots."""
+    """From dA' = dY W2^T, which stays in registers, and H = (gate, linear), which the loader brings: dH in place of H,
+    the weighted activation, and this tile's part of the routing weight's gradient <dA', A>; 4 staging slots."""
     h, weight_ptr, partial_ptr = out
     q0, q1, q2, q3 = quarters
     c = spot.column
@@ -418,7 +429,8 @@ def dact_kernel(
     dy_desc, w2_desc, gate_desc, linear_desc, a_desc, gate_ptr, linear_ptr, a_ptr, weight_ptr, partial_ptr,
     tiles_ptr, used_ptr, pace_ptr, N, K, lag, SLOTS: gl.constexpr, BLOCKS: gl.constexpr,
 ):  # fmt: skip
-    """partial [rows, N / 256 rounded up]. For short K, where the tensor cores would wait for `dact_overlapped_kernel`'s warpgroup."""
+    """partial [rows, N / 256 rounded up]. For short K, where the tensor cores would wait for `dact_overlapped_kernel`'s
+    warpgroup."""
     h = (Out(gate_desc, gate_ptr), Out(linear_desc, linear_ptr), Out(a_desc, a_ptr))
     epilogue: gl.constexpr = _dswiglu
     ring = make_ring(dy_desc, w2_desc, 2, SLOTS, False)
@@ -428,14 +440,16 @@ def dact_kernel(
 
 
 # ------------------------------------------------------------------------------------------------ the same, with a warpgroup of its own
-# `_dswiglu` costs about 8,000 cycles a tile. Here a third warpgroup does it while the tensor cores are on the next tile: consumers
-# leave dA' (16 bits) in 64 KB of shared memory and go on at once, which leaves a ring of 3 slots. H comes straight into registers,
-# two pieces of [32, 64] ahead. Measured: 616 against 563 TFLOP/s with a GEMM and an elementwise kernel (DBRX), 565 (MoE-B); at
-# K = 1024 (small) that warpgroup cannot keep up: 350 against 400-425 of `dact_kernel`.
+# `_dswiglu` costs about 8,000 cycles a tile. Here a third warpgroup does it while the tensor cores are on the next
+# tile: consumers leave dA' (16 bits) in 64 KB of shared memory and go on at once, which leaves a ring of 3 slots. H
+# comes straight into registers, two pieces of [32, 64] ahead. Measured: 616 against 563 TFLOP/s with a GEMM and an
+# elementwise kernel (DBRX), 565 (MoE-B); at K = 1024 (small) that warpgroup cannot keep up: 350 against 400-425 of
+# `dact_kernel`.
 
 
 class Hand(NamedTuple):
-    """Two slabs of dA' [8, 64, 64], four quarters each, on the way from consumers: barriers say when one is written and when read."""
+    """Two slabs of dA' [8, 64, 64], four quarters each, on the way from consumers: barriers say when one is written and
+    when read."""
 
     da: gl.shared_memory_descriptor
     written: gl.shared_memory_descriptor
@@ -469,7 +483,8 @@ def _consume_da(consumer: gl.constexpr, hand, ring, work, N, steps):
 
 @gluon.jit
 def _piece(i, spot):
-    """Piece i of a slab, 32 rows x 64 columns, row half i // 4 and quarter i % 4: (rows [32], places [32, 64], which are inside)."""
+    """Piece i of a slab, 32 rows x 64 columns, row half i // 4 and quarter i % 4: (rows [32], places [32, 64], which
+    are inside)."""
     layout: gl.constexpr = COALESCED
     r = gl.arange(0, 32, layout=gl.SliceLayout(1, layout)) + i // 4 * 32
     c = gl.arange(0, 64, layout=gl.SliceLayout(0, layout)) + (spot.column + i % 4 * 64)

@@ -1,8 +1,9 @@
 """An index of evaluation items' word n-grams.
 
 Words and their hashes are those of the fingerprints (runs of letters, digits and _, in lower case), so neither case nor
-punctuation nor white space tells texts apart. A **passage** is what is searched of an item: all its fields together, and
-apart its first field (the question) and every other one of at least `short` words; equal passages of several items are one.
+punctuation nor white space tells texts apart. A **passage** is what is searched of an item: all its fields together,
+and apart its first field (the question) and every other one of at least `short` words; equal passages of several items
+are one.
 
 Passages of fewer than n words are not searched, and n-grams that more than COMMON passages share count for none: they
 are of a template, and so is a passage with too few others.
@@ -31,10 +32,10 @@ class Index(NamedTuple):
     """What the compiled passes need: G n-grams of P passages, by hash.
 
     keys: uint64[G], ascending. buckets: int32, where the keys of each value of their highest `64 - shift` bits begin.
-    filter: uint64, two bits of one word for each key. owners[owner_bounds[g] : owner_bounds[g + 1]]: int32, passages of n-gram g.
-    grams[bounds[p] : bounds[p + 1]]: int32, the n-grams of passage p in order, numbered as in keys.
-    n_words, distinct (n-grams that count), least (so many of these a document must hold to be looked at): int32[P].
-    is_short: bool[P].
+    filter: uint64, two bits of one word for each key. owners[owner_bounds[g] : owner_bounds[g + 1]]: int32, passages of
+    n-gram g. grams[bounds[p] : bounds[p + 1]]: int32, the n-grams of passage p in order, numbered as in keys. n_words,
+    distinct (n-grams that count), least (so many of these a document must hold to be looked at): int32[P]. is_short:
+    bool[P].
     """
 
     keys: np.ndarray
@@ -53,7 +54,8 @@ class Index(NamedTuple):
 
 
 def grams(texts: Strings, ngram: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Hashes of the n-grams of each text in order (uint64, none below n words), their bounds, and the numbers of words."""
+    """Hashes of the n-grams of each text in order (uint64, none below n words), their bounds, and the numbers of
+    words."""
     data, offsets = utf8(texts)
     found = np.empty((offsets[-1] - offsets[0]) // 2 + len(texts), np.uint64)
     bounds, n_words = np.zeros(len(texts) + 1, np.int64), np.zeros(len(texts), np.int32)
@@ -77,11 +79,26 @@ def build(texts: Strings, ngram: int, short: int, bucket_bits: int | None = None
     least = np.minimum(np.ceil(FLOOR * distinct), RUN_WORDS - ngram + 1).astype(np.int32)
     known = distinct >= np.where(is_short, 1, max(1, RUN_WORDS - ngram + 1))
     least = np.where(known, np.where(is_short, distinct, np.maximum(least, 1)), NEVER).astype(np.int32)
-    return Index(keys, 64 - bits, buckets, filter, owner_bounds, owners, bounds, places, n_words, distinct, least, is_short, ngram)
+    return Index(
+        keys,
+        64 - bits,
+        buckets,
+        filter,
+        owner_bounds,
+        owners,
+        bounds,
+        places,
+        n_words,
+        distinct,
+        least,
+        is_short,
+        ngram,
+    )
 
 
 def _owners(places: np.ndarray, bounds: np.ndarray, n_keys: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """owner_bounds and owners of an index, n-grams of too many passages left out; and `distinct`, what that leaves of each passage."""
+    """owner_bounds and owners of an index, n-grams of too many passages left out; and `distinct`, what that leaves of
+    each passage."""
     passages = np.repeat(np.arange(len(bounds) - 1), np.diff(bounds))
     pairs = np.unique(places.astype(np.int64) * len(bounds) + passages)
     of_key, owners = pairs // len(bounds), (pairs % len(bounds)).astype(np.int32)
@@ -110,7 +127,9 @@ def _gram_batch(data, offsets, fold, edges, words, folded, ngram, found, bounds,
 @njit(inline="always")
 def filter_bits(hash, filter):
     """Where in the filter a hash has its bits, and which: two of one word, so that a look-up is one load."""
-    bits = np.uint64(1) << (hash >> np.uint64(26) & np.uint64(63)) | np.uint64(1) << (hash >> np.uint64(32) & np.uint64(63))
+    bits = np.uint64(1) << (hash >> np.uint64(26) & np.uint64(63)) | np.uint64(1) << (
+        hash >> np.uint64(32) & np.uint64(63)
+    )
     return hash & np.uint64(len(filter) - 1), bits
 
 

@@ -35,7 +35,8 @@ class Item(NamedTuple):
 
 
 class Items(NamedTuple):
-    """What one file holds. `fields` name the texts of an item; `broken` records were no items, `empty` ones had no text."""
+    """What one file holds. `fields` name the texts of an item; `broken` records were no items, `empty` ones had no
+    text."""
 
     path: str
     sha256: str
@@ -58,7 +59,8 @@ def read(spec: Decontaminate) -> list[Items]:
 
 
 def digests(spec: Decontaminate) -> dict[str, str]:
-    """SHA-256 of every file by path: what a step's fingerprint is made of. Raises RecipeError for one that cannot be read."""
+    """SHA-256 of every file by path: what a step's fingerprint is made of. Raises RecipeError for one that cannot be
+    read."""
     return {path: _digest(path, place) for place, path, _ in _listed(spec)}
 
 
@@ -74,7 +76,9 @@ def _listed(spec: Decontaminate) -> Iterator[tuple[str, str, EvaluationFile]]:
 def _digest(path: str, place: str) -> str:
     try:
         if not os.path.isfile(path):
-            raise RecipeError(f"{place}.path: expected a file, found {'a folder' if os.path.isdir(path) else 'none'} at {path!r}")
+            raise RecipeError(
+                f"{place}.path: expected a file, found {'a folder' if os.path.isdir(path) else 'none'} at {path!r}"
+            )
         with open(path, "rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
@@ -84,20 +88,30 @@ def _digest(path: str, place: str) -> str:
 def _file(path: str, file: EvaluationFile, place: str) -> Items:
     digest, structured = _digest(path, place), path.endswith((*jsonl.SUFFIXES, ".parquet"))
     if structured != bool(file.fields) or (structured and file.whole):
-        wanted = "the fields of an item, the question first, and not `whole`" if structured else "none: a text file has no fields"
+        wanted = (
+            "the fields of an item, the question first, and not `whole`"
+            if structured
+            else "none: a text file has no fields"
+        )
         raise RecipeError(f"{place}.fields: expected {wanted}; found {list(file.fields)} for {path!r}")
     kind = _rows if path.endswith(".parquet") else _objects if structured else _whole if file.whole else _lines
     try:
         found = list(kind(path, file.fields, place))
     except (*DAMAGE, pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{place}.path: expected a whole file, found damage in {path!r}: {str(error).splitlines()[0]:.200}") from None
+        raise RecipeError(
+            f"{place}.path: expected a whole file, found damage in {path!r}: {str(error).splitlines()[0]:.200}"
+        ) from None
     broken = [made for made in found if isinstance(made, Broken)]
     items = [made for made in found if isinstance(made, Item) and any(map(str.split, made.texts))]
     if not items:
-        why = f"the first of {len(broken):,} broken records: {broken[0].why}" if broken else f"{len(found):,} empty ones"
+        why = (
+            f"the first of {len(broken):,} broken records: {broken[0].why}" if broken else f"{len(found):,} empty ones"
+        )
         raise RecipeError(f"{place}: expected items in {path!r}, found none; {why}")
     fields = file.fields or ("text",)
-    return Items(path, digest, os.path.getsize(path), fields, tuple(items), len(broken), len(found) - len(broken) - len(items))
+    return Items(
+        path, digest, os.path.getsize(path), fields, tuple(items), len(broken), len(found) - len(broken) - len(items)
+    )
 
 
 def _objects(path: str, fields: tuple[str, ...], place: str) -> Iterator[Item | Broken]:
@@ -136,7 +150,9 @@ def flattened(value: Any) -> str:
 def _require(fields: tuple[str, ...], unseen: set[str], path: str, place: str) -> None:
     missing = [field for field in fields if field in unseen]
     if missing and len(missing) < len(fields):  # none of them at all is told with what the first line holds
-        raise RecipeError(f"{place}.fields: expected every field in some item of {path!r}, {', '.join(missing)} is in none")
+        raise RecipeError(
+            f"{place}.fields: expected every field in some item of {path!r}, {', '.join(missing)} is in none"
+        )
 
 
 def _rows(path: str, fields: tuple[str, ...], place: str) -> Iterator[Item]:
@@ -185,4 +201,6 @@ def _numbered(path: str, place: str) -> Iterator[tuple[int, bytes | None]]:
 
 def _bounded(n_bytes: int, path: str, place: str) -> None:
     if n_bytes > FILE_BYTES:
-        raise RecipeError(f"{place}.path: expected at most {FILE_BYTES:,} bytes unpacked, found more in {path!r}: split it")
+        raise RecipeError(
+            f"{place}.path: expected at most {FILE_BYTES:,} bytes unpacked, found more in {path!r}: split it"
+        )

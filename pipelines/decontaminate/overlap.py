@@ -74,7 +74,8 @@ def joined(item: Item) -> str:
 def contamination(documents: DataFrame, found: Suite) -> DataFrame:
     """Columns of silver.contamination. documents: doc_id, text; one pass, the index travels with the Arrow function."""
     index, holders = found.index, found.holders
-    Searcher(index).search(strings([joined(file.items[0]) for file in found.files]))  # compiled once, not in every worker
+    # compiled once, not in every worker
+    Searcher(index).search(strings([joined(file.items[0]) for file in found.files]))
 
     def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         searcher = Searcher(index)
@@ -93,9 +94,24 @@ def covered(batch: pa.RecordBatch, searcher: Searcher, holders: list[list[Holder
             best |= {holder.item: (holder, match) for holder in holders[match.passage]}
         for item, (holder, match) in sorted(best.items()):
             excerpt = text[match.start : min(match.end, match.start + EXCERPT_BYTES)].decode(errors="ignore")
-            rows.append((doc_id, item, holder.file, holder.field, match.cover, match.matched, match.run, match.start, match.end, excerpt))
+            rows.append(
+                (
+                    doc_id,
+                    item,
+                    holder.file,
+                    holder.field,
+                    match.cover,
+                    match.matched,
+                    match.run,
+                    match.start,
+                    match.end,
+                    excerpt,
+                )
+            )
     columns = zip(*rows, strict=True) if rows else [[]] * len(SCHEMA)
-    return pa.record_batch([pa.array(column, kind.type) for column, kind in zip(columns, SCHEMA, strict=True)], schema=SCHEMA)
+    return pa.record_batch(
+        [pa.array(column, kind.type) for column, kind in zip(columns, SCHEMA, strict=True)], schema=SCHEMA
+    )
 
 
 def beyond(rows: DataFrame, spec: Decontaminate) -> DataFrame | None:

@@ -72,7 +72,9 @@ def _method(spec: Decontaminate) -> dict[str, Any]:
 
 def _told(file: Items, of: dict[str, str], by_item: dict[str, float], threshold: float) -> dict[str, Any]:
     """A file's part of the record: what it is, what could be searched, what was found."""
-    counts = {kind: sum(of[item.name] == kind for item in file.items) for kind in ("long", "short", "too_short", "shared")}
+    counts = {
+        kind: sum(of[item.name] == kind for item in file.items) for kind in ("long", "short", "too_short", "shared")
+    }
     hit = sorted(item.name for item in file.items if by_item.get(item.name, 0) >= threshold)
     searched = counts["long"] + counts["short"]
     return {
@@ -110,4 +112,6 @@ def _shown(rows: DataFrame, verdicts: DataFrame, found: Suite) -> list[dict[str,
     named.sort(key=lambda row: (-row.cover, -row.matched, row.item, row.doc_id))
     masked = beginnings([row.excerpt for row in named], EXCERPT_BYTES)
     shown = zip(named, masked, strict=True)
-    return [{**row.asDict(), "excerpt": excerpt, "item_text": texts[row["item"]][:EXCERPT_BYTES]} for row, excerpt in shown]
+    return [
+        {**row.asDict(), "excerpt": excerpt, "item_text": texts[row["item"]][:EXCERPT_BYTES]} for row, excerpt in shown
+    ]

@@ -43,7 +43,11 @@ class Searcher:
         """(number of the text, its matches by passage) of the texts that cover anything, in order."""
         data, offsets = utf8(texts)
         most = (offsets[-1] - offsets[0]) // 2 + len(texts)
-        positions, found, bounds = np.empty(most, np.int32), np.empty(most, np.int32), np.zeros(len(texts) + 1, np.int64)
+        positions, found, bounds = (
+            np.empty(most, np.int32),
+            np.empty(most, np.int32),
+            np.zeros(len(texts) + 1, np.int64),
+        )
         folded = np.empty(folded_room(longest(offsets)), np.uint8)
         _find_batch(data, offsets, WORD_FOLD, *room(offsets), folded, self.index, positions, found, bounds)
         matches = []
@@ -62,7 +66,9 @@ class Searcher:
         matches = []
         for passage, held, first, last, matched, run in rows[np.argsort(rows[:, 0])].tolist():
             cover = 1.0 if self.index.is_short[passage] else held / int(self.index.distinct[passage])
-            matches.append(Match(passage, cover, matched, run, int(places[first, 0]), int(places[last + self.index.ngram - 1, 1])))
+            matches.append(
+                Match(passage, cover, matched, run, int(places[first, 0]), int(places[last + self.index.ngram - 1, 1]))
+            )
         return matches
 
 
@@ -86,7 +92,8 @@ def _find_batch(data, offsets, fold, edges, words, folded, index, positions, fou
 
 @njit(cache=True, nogil=True)
 def _covers(positions, found, index, seen, counts, slots):
-    """Passages that a document covers: int64[n, 6] of passage, n-grams held, first and last n-gram's word, words matched, run.
+    """Passages that a document covers: int64[n, 6] of passage, n-grams held, first and last n-gram's word, words
+    matched, run.
 
     seen, counts, slots: of the length of keys, passages, passages; 0, 0, -1 before and after.
     """
@@ -112,7 +119,14 @@ def _covers(positions, found, index, seen, counts, slots):
             _, run = _extent(mine, positions, index.ngram)
             run = min(run, index.n_words[passage])
             told = held >= FLOOR * index.distinct[passage] or run >= RUN_WORDS
-        rows[n, 0], rows[n, 1], rows[n, 2], rows[n, 3], rows[n, 4], rows[n, 5] = passage, held, first, last, matched, run
+        rows[n, 0], rows[n, 1], rows[n, 2], rows[n, 3], rows[n, 4], rows[n, 5] = (
+            passage,
+            held,
+            first,
+            last,
+            matched,
+            run,
+        )
         n += told
     return rows[:n]
 
@@ -176,7 +190,8 @@ def _whole(mine, positions, found, sequence):
 
 @njit
 def _window(mine, positions, found, inside, span):
-    """The most distinct n-grams that begin within `span` words, and the first and last of the first such window, places in `mine`.
+    """The most distinct n-grams that begin within `span` words, and the first and last of the first such window, places
+    in `mine`.
 
     inside: zeros before and after, one an n-gram of the index.
     """
@@ -198,7 +213,8 @@ def _window(mine, positions, found, inside, span):
 
 @njit
 def _extent(mine, positions, ngram):
-    """Words in the n-grams at these places, and in the longest stretch of n-grams that begin at one word after the other."""
+    """Words in the n-grams at these places, and in the longest stretch of n-grams that begin at one word after the
+    other."""
     matched = longest = run = 0
     for i in range(len(mine)):
         gap = positions[mine[i]] - positions[mine[i - 1]] if i > 0 else ngram

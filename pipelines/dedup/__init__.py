@@ -1,7 +1,7 @@
 """Step dedup: exact copies and near copies (silver.pairs, silver.clusters).
 
-    buckets   candidates: band keys, windows, and what new documents change
-    verify    true Jaccard of candidates' shingles
-    clusters  connected components, and the preferred member of each
-    dedup     who carries it: this process, or Spark
+buckets   candidates: band keys, windows, and what new documents change
+verify    true Jaccard of candidates' shingles
+clusters  connected components, and the preferred member of each
+dedup     who carries it: this process, or Spark
 """

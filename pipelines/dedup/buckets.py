@@ -1,4 +1,5 @@
-"""Candidates for near copies: buckets of band keys, windows in them, and what new documents change. Plain functions, no Spark.
+"""Candidates for near copies: buckets of band keys, windows in them, and what new documents change. Plain functions, no
+Spark.
 
 A *node* is a distinct text_hash: texts of one hash have the same words, so one signature and one set of shingles. Nodes
 are numbered in the order of (n_shingles, text_hash). A *bucket* holds the nodes that share a band's key, in that order;
@@ -31,9 +32,12 @@ SLACK = 0.15
 BLOCK = 1 << 21
 LEAST_BLOCKS = 8  # smaller ones where there is little to verify, so that it is dealt to several tasks
 # The columns of `changes`.
-CHANGES = pa.schema([(name, pa.int32() if name == "change" else pa.string()) for name in ("a", "b", "change", "doc_a", "doc_b", "tile")])
+CHANGES = pa.schema(
+    [(name, pa.int32() if name == "change" else pa.string()) for name in ("a", "b", "change", "doc_a", "doc_b", "tile")]
+)
 PAIRS = pa.schema([("a", pa.string()), ("b", pa.string()), ("support", pa.int32())])
-# Bits of the table in which new keys are marked, for each of them: fewer than 1 of 8 others that share no key are taken for touched.
+# Bits of the table in which new keys are marked, for each of them: fewer than 1 of 8 others that share no key are taken
+# for touched.
 MARK_BITS = 128
 
 
@@ -41,8 +45,8 @@ def changes(rows: pa.Table, threshold: float) -> pa.Table:
     """The columns of CHANGES: pairs (a < b, text_hash) whose support changes, by how much, and where they are verified.
 
     rows: doc_id, text_hash, n_shingles (above 0), signature, band_keys, new; copies may be among them, and a text is
-    new if all of them are. Pairs that gain are those whose signatures do not rule the threshold out. doc_a, doc_b: the smallest
-    doc_id of each end.
+    new if all of them are. Pairs that gain are those whose signatures do not rule the threshold out. doc_a, doc_b: the
+    smallest doc_id of each end.
     """
     if not len(rows):
         return CHANGES.empty_table()
@@ -63,7 +67,8 @@ def changes(rows: pa.Table, threshold: float) -> pa.Table:
 
 
 def marks(parts: Iterable[pa.RecordBatch]) -> np.ndarray:
-    """A table of bits in which the keys of new texts are marked: uint8, a power of two long, 1 MB at the least. parts: band_keys."""
+    """A table of bits in which the keys of new texts are marked: uint8, a power of two long, 1 MB at the least. parts:
+    band_keys."""
     keys = [part.column("band_keys").flatten().to_numpy() for part in parts]
     marked = np.zeros(1 << max(20, (sum(map(len, keys)) * MARK_BITS // 8).bit_length()), np.uint8)
     for some in keys:
@@ -72,7 +77,8 @@ def marks(parts: Iterable[pa.RecordBatch]) -> np.ndarray:
 
 
 def touched(part: pa.RecordBatch, marked: np.ndarray) -> pa.RecordBatch:
-    """Its rows without most of those that share no key with a new text, whose buckets therefore change nothing; none without words."""
+    """Its rows without most of those that share no key with a new text, whose buckets therefore change nothing; none
+    without words."""
     keys = part.column("band_keys")
     return part.filter(pa.array(_any_marked(keys.values.to_numpy(), keys.offsets.to_numpy(), marked)))
 
@@ -82,7 +88,8 @@ def _band_keys(rows: pa.Table) -> np.ndarray:
 
 
 def updated(known: pa.Table, lost: pa.Table, fresh: pa.Table) -> pa.Table:
-    """The pairs (a, b, support) that were known, less the support that they lost, and the fresh ones. lost: a, b, change (below 0)."""
+    """The pairs (a, b, support) that were known, less the support that they lost, and the fresh ones. lost: a, b,
+    change (below 0)."""
     joined = known.join(lost.select(["a", "b", "change"]), ["a", "b"], join_type="left outer")
     support = pc.add(joined.column("support"), pc.fill_null(joined.column("change"), 0))
     left = joined.select(["a", "b"]).append_column("support", support).filter(pc.greater(support, 0))
@@ -95,8 +102,11 @@ def _first_of_each(values: pa.ChunkedArray) -> pa.Array:
     return pa.array(np.concatenate([[True], differs]))
 
 
-def window_changes(keys: np.ndarray, new: np.ndarray, signatures: np.ndarray, least: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(a, b, change): node numbers, a < b, and how the pair's support changes by the new nodes; pairs in ascending order.
+def window_changes(
+    keys: np.ndarray, new: np.ndarray, signatures: np.ndarray, least: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(a, b, change): node numbers, a < b, and how the pair's support changes by the new nodes; pairs in ascending
+    order.
 
     keys: int64[nodes, bands]; new: bool[nodes]; signatures: uint32[nodes, entries]. Pairs that gain and whose estimated
     similarity is below `least` are left out.
@@ -109,7 +119,9 @@ def window_changes(keys: np.ndarray, new: np.ndarray, signatures: np.ndarray, le
     return pairs >> 32, pairs & 0xFFFFFFFF, change
 
 
-def _band_changes(keys: np.ndarray, new: np.ndarray, signatures: np.ndarray, least: float) -> tuple[np.ndarray, np.ndarray]:
+def _band_changes(
+    keys: np.ndarray, new: np.ndarray, signatures: np.ndarray, least: float
+) -> tuple[np.ndarray, np.ndarray]:
     """(a << 32 | b, change) of one band."""
     order = np.argsort(keys)
     sorted_keys = keys[order]
@@ -124,8 +136,8 @@ def _band_changes(keys: np.ndarray, new: np.ndarray, signatures: np.ndarray, lea
 def in_tiles(a: np.ndarray, b: np.ndarray, wanted: np.ndarray, n_shingles: np.ndarray) -> pa.Array:
     """The tile in which each wanted pair is verified: the two blocks of about `BLOCK` shingles that its ends lie in.
 
-    Blocks are cut from the nodes in order of component, then shingle count: components lie together, and so do, in one of
-    10^5 near copies, the neighbours in its buckets. A document's text is then in few tiles, however many its pairs.
+    Blocks are cut from the nodes in order of component, then shingle count: components lie together, and so do, in one
+    of 10^5 near copies, the neighbours in its buckets. A document's text is then in few tiles, however many its pairs.
     """
     component = components(a[wanted], b[wanted], len(n_shingles))
     ends = np.unique(np.concatenate([a[wanted], b[wanted]]))

@@ -1,4 +1,5 @@
-"""Clusters of copies and near copies: connected components, and the order of preference in each. Plain functions, no Spark."""
+"""Clusters of copies and near copies: connected components, and the order of preference in each. Plain functions, no
+Spark."""
 
 from __future__ import annotations
 
@@ -46,12 +47,16 @@ def _rank(values: pa.ChunkedArray, ranks: dict[str, int]) -> pa.ChunkedArray:
 def clusters(members: pa.Table, pairs: pa.Table) -> pa.Table:
     """The columns of silver.clusters, in the order of clusters and preference.
 
-    members: doc_id, text_hash, priority, quality, recency. pairs: a, b, any text_hash. Preferred is the greater, in this order of
-    columns, no quality the least, then the smaller doc_id.
+    members: doc_id, text_hash, priority, quality, recency. pairs: a, b, any text_hash. Preferred is the greater, in
+    this order of columns, no quality the least, then the smaller doc_id.
     """
     members = members.sort_by("doc_id").combine_chunks()  # a member's number tells the order of its id
     columns = [members.column("text_hash"), pairs.column("a"), pairs.column("b")]
-    names = pa.chunked_array([chunk for column in columns for chunk in column.chunks], pa.string()).dictionary_encode().combine_chunks()
+    names = (
+        pa.chunked_array([chunk for column in columns for chunk in column.chunks], pa.string())
+        .dictionary_encode()
+        .combine_chunks()
+    )
     text, a, b = np.split(names.indices.to_numpy(), np.cumsum([len(column) for column in columns[:2]]))
     component = components(a, b, len(names.dictionary))[text]
     quality = pc.fill_null(members.column("quality"), -np.inf).to_numpy()

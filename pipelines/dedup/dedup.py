@@ -1,9 +1,9 @@
 """Exact and near duplicates: candidates by LSH, decided by true Jaccard, grouped by connected components.
 
-Narrow columns that fit into this process are compared and grouped here (`pairs_here`, `buckets`, `clusters`), which saves a dozen
-shuffles and Delta tables' way through Java; texts are read by Spark's workers all the same. What does not fit is done by joins and
-windows (`pairs`, `clusters`). Both give the same rows. `buckets` defines nodes, buckets and support, and says why an
-increment is exact.
+Narrow columns that fit into this process are compared and grouped here (`pairs_here`, `buckets`, `clusters`), which
+saves a dozen shuffles and Delta tables' way through Java; texts are read by Spark's workers all the same. What does not
+fit is done by joins and windows (`pairs`, `clusters`). Both give the same rows. `buckets` defines nodes, buckets and
+support, and says why an increment is exact.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from pipelines.spark import ID_BYTES, sent
 from schemas import tables
 from schemas.parts import NearDuplicates
 
-# Up to so many one process does the work. Its peak memory, measured: comparing 400,000 fingerprints (0.66 KB each) 1.4 GB in pairs of
-# copies, 3.3 GB in families of 1,000 near copies, which make 11 million candidates; grouping 2 million documents, and judging them, 1.3
-# GB, 4 million pairs 0.4 GB more.
+# Up to so many one process does the work. Its peak memory, measured: comparing 400,000 fingerprints (0.66 KB each) 1.4
+# GB in pairs of copies, 3.3 GB in families of 1,000 near copies, which make 11 million candidates; grouping 2 million
+# documents, and judging them, 1.3 GB, 4 million pairs 0.4 GB more.
 FINGERPRINTS_IN_ONE_PROCESS = 400_000
 DOCUMENTS_IN_ONE_PROCESS = 2_000_000
 PAIRS_IN_ONE_PROCESS = 4_000_000
@@ -35,18 +35,20 @@ Known = tuple[DataFrame, str]
 
 
 def fits_one_process(*, fingerprints: int = 0, documents: int = 0, pairs: int = 0) -> bool:
-    """Whether so much is compared, grouped or judged in one process, not by joins and windows. Who calls has the counts: a table's log
-    holds them, where Spark would take half a second."""
+    """Whether so much is compared, grouped or judged in one process, not by joins and windows. Who calls has the
+    counts: a table's log holds them, where Spark would take half a second."""
     fits = fingerprints <= FINGERPRINTS_IN_ONE_PROCESS and documents <= DOCUMENTS_IN_ONE_PROCESS
     return fits and pairs <= PAIRS_IN_ONE_PROCESS
 
 
-def pairs_here(rows: pa.Table, known: pa.Table | None, texts: list[str], spark: SparkSession, near: NearDuplicates) -> pa.Table:
+def pairs_here(
+    rows: pa.Table, known: pa.Table | None, texts: list[str], spark: SparkSession, near: NearDuplicates
+) -> pa.Table:
     """Columns of silver.pairs, as `pairs` gives them, of what fits into this process.
 
-    rows: those of `matching.changes`, of all documents or of those that new ones touch. known: the pairs (a, b, support) among those
-    that are not new, None where all are. texts: paths of the Parquet files, which every worker can open, that hold doc_id and text of
-    all documents.
+    rows: those of `matching.changes`, of all documents or of those that new ones touch. known: the pairs (a, b,
+    support) among those that are not new, None where all are. texts: paths of the Parquet files, which every worker can
+    open, that hold doc_id and text of all documents.
     """
     found = buckets.changes(rows, near.threshold)
     fresh = verified_here(found.filter(pc.greater(found.column("change"), 0)), texts, spark, near)
@@ -58,8 +60,8 @@ def pairs(signals: DataFrame, documents: DataFrame, near: NearDuplicates, known:
 
     signals: doc_id, text_hash, n_shingles, signature, band_keys. documents: doc_id, text.
     known: what was found before among part of these documents, with the same settings of `near` and of measuring: its
-    pairs (a, b, support), and the SQL condition on `signals` that says which documents these are. Then only the texts of new
-    candidates are read, and the result is that of a run over everything. Documents may be added, not taken away.
+    pairs (a, b, support), and the SQL condition on `signals` that says which documents these are. Then only the texts
+    of new candidates are read, and the result is that of a run over everything. Documents may be added, not taken away.
     """
     new = F.lit(True) if known is None else ~F.expr(known[1])
     rows = signals.where("n_shingles > 0").select("doc_id", "text_hash", *FINGERPRINT, new.alias("new"))
@@ -68,7 +70,11 @@ def pairs(signals: DataFrame, documents: DataFrame, near: NearDuplicates, known:
     if known is None:
         return fresh
     lost = found.where("change < 0").select("a", "b", "change")
-    left = known[0].join(lost, ["a", "b"], how="left").withColumn("support", F.col("support") + F.coalesce("change", F.lit(0)))
+    left = (
+        known[0]
+        .join(lost, ["a", "b"], how="left")
+        .withColumn("support", F.col("support") + F.coalesce("change", F.lit(0)))
+    )
     return left.where("support > 0").select("a", "b", "support").union(fresh)
 
 
@@ -85,7 +91,12 @@ def touched(rows: DataFrame) -> DataFrame:
     before = rows.where("not new")
     fresh = rows.where("new").join(before.select("text_hash"), "text_hash", how="left_anti").localCheckpoint()
     keys = fresh.select(F.explode("band_keys").alias("key")).distinct()
-    met = before.select("doc_id", F.explode("band_keys").alias("key")).join(keys, "key", how="left_semi").select("doc_id").distinct()
+    met = (
+        before.select("doc_id", F.explode("band_keys").alias("key"))
+        .join(keys, "key", how="left_semi")
+        .select("doc_id")
+        .distinct()
+    )
     return fresh.select(*rows.columns).union(before.join(met, "doc_id", how="left_semi").select(*rows.columns))
 
 
@@ -140,7 +151,8 @@ def likely_pairs(found: DataFrame, nodes: DataFrame, threshold: float) -> DataFr
 
 
 def in_tiles(found: DataFrame, nodes: DataFrame) -> DataFrame:
-    """Pairs (a, b, change) with the columns CHANGES: tiles are cut as `matching.in_tiles` says, within buckets of components."""
+    """Pairs (a, b, change) with the columns CHANGES: tiles are cut as `matching.in_tiles` says, within buckets of
+    components."""
     found = found.localCheckpoint()  # read three times below
     ends = found.select(F.col("a").alias("text_hash")).union(found.select("b")).distinct()
     known = ends.join(nodes.select("text_hash", "doc_id", "n_shingles"), "text_hash", how="inner")
@@ -151,7 +163,11 @@ def in_tiles(found: DataFrame, nodes: DataFrame) -> DataFrame:
     placed = known.withColumn("bucket", F.pmod(F.xxhash64("component"), F.lit(buckets)))
     placed = placed.select("text_hash", "doc_id", block.alias("block")).localCheckpoint()
     for side in ("a", "b"):
-        end = F.col("text_hash").alias(side), F.col("doc_id").alias(f"doc_{side}"), F.col("block").alias(f"block_{side}")
+        end = (
+            F.col("text_hash").alias(side),
+            F.col("doc_id").alias(f"doc_{side}"),
+            F.col("block").alias(f"block_{side}"),
+        )
         found = found.join(placed.select(*end), side, how="inner")
     tile = F.concat_ws("-", F.least("block_a", "block_b"), F.greatest("block_a", "block_b"))
     return found.select("a", "b", "change", "doc_a", "doc_b", tile.alias("tile"))
@@ -162,7 +178,9 @@ def verified_pairs(found: DataFrame, documents: DataFrame, near: NearDuplicates)
 
     Reads the text of candidates only, and moves each one's set of shingles once for every tile that it is in.
     """
-    sides = F.array(*[F.struct(F.col(side).alias("text_hash"), F.col(f"doc_{side}").alias("doc_id")) for side in ("a", "b")])
+    sides = F.array(
+        *[F.struct(F.col(side).alias("text_hash"), F.col(f"doc_{side}").alias("doc_id")) for side in ("a", "b")]
+    )
     ends = found.select("tile", F.explode(sides).alias("end")).groupBy("end").agg(F.collect_set("tile").alias("tiles"))
     ends = sent(ends.select("end.*", "tiles"), ID_BYTES + ID_BYTES * F.size("tiles"))
     texts = documents.select("doc_id", "text").join(ends, "doc_id", how="inner")
@@ -186,8 +204,8 @@ def clusters(
     """Columns of silver.clusters for every document of `signals`: doc_id, source, snapshot, text_hash, quality.
 
     pairs: a, b (text_hash). Preferred in a cluster is the source of higher priority, then the better quality (none is
-    worst), then the snapshot that came later (recency by source and snapshot, the greater the later), then the smaller doc_id.
-    `matching.clusters` gives the same of what fits into this process.
+    worst), then the snapshot that came later (recency by source and snapshot, the greater the later), then the smaller
+    doc_id. `matching.clusters` gives the same of what fits into this process.
     """
     members = signals.select("doc_id", "text_hash", *preference(priority, recency or {}))
     found = members.join(connected_components(pairs), "text_hash", how="left")
@@ -206,7 +224,10 @@ def clusters(
 def preference(priority: dict[str, int], recency: dict[tuple[str, str], int]) -> tuple[Column, ...]:
     """The columns priority, quality, recency; a source or snapshot that is not named comes last."""
     ranks = [F.when(F.col("source") == source, F.lit(rank)) for source, rank in priority.items()]
-    times = [F.when((F.col("source") == of) & (F.col("snapshot") == name), F.lit(time)) for (of, name), time in recency.items()]
+    times = [
+        F.when((F.col("source") == of) & (F.col("snapshot") == name), F.lit(time))
+        for (of, name), time in recency.items()
+    ]
     last = F.lit(LAST)
     return F.coalesce(*ranks, last).alias("priority"), F.col("quality"), F.coalesce(*times, last).alias("recency")
 
@@ -214,7 +235,9 @@ def preference(priority: dict[str, int], recency: dict[tuple[str, str], int]) ->
 def removed_shares(clusters: DataFrame, signals: DataFrame) -> DataFrame:
     """(source, documents, removed, share): how much of each source goes as a copy. Above half, look at the pairs."""
     found = clusters.select("doc_id", "rank").join(signals.select("doc_id", "source"), "doc_id", how="inner")
-    counted = found.groupBy("source").agg(F.count("*").alias("documents"), F.count_if(F.col("rank") > 1).alias("removed"))
+    counted = found.groupBy("source").agg(
+        F.count("*").alias("documents"), F.count_if(F.col("rank") > 1).alias("removed")
+    )
     return counted.withColumn("share", F.col("removed") / F.col("documents"))
 
 

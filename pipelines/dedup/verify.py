@@ -1,4 +1,5 @@
-"""Which candidates are near copies: the true Jaccard index of two texts' sets of shingles, read and decided in Spark's workers."""
+"""Which candidates are near copies: the true Jaccard index of two texts' sets of shingles, read and decided in Spark's
+workers."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ from schemas.parts import NearDuplicates
 def shingle_sets(texts: Strings, ngram: int) -> pa.BinaryArray:
     """The set of shingles of each text: distinct int64 in ascending order, as bytes."""
     data, offsets = utf8(texts)
-    shingles = np.empty((offsets[-1] - offsets[0]) // 2 + len(texts), np.uint64)  # one word needs two bytes, but for the last
+    # one word needs two bytes, but for the last
+    shingles = np.empty((offsets[-1] - offsets[0]) // 2 + len(texts), np.uint64)
     bounds = np.zeros(len(texts) + 1, np.int64)
     folded = np.empty(folded_room(longest(offsets)), np.uint8)
     _shingle_batch(data, offsets, WORD_FOLD, *room(offsets), folded, ngram, shingles, bounds)
@@ -80,7 +82,8 @@ def _reaches(values, bounds, first, second, threshold):
 
 @njit
 def _merge(a, b, threshold):
-    """Whether |a and b| / |a or b| >= threshold of ascending values. A merge stops when what is left cannot reach it."""
+    """Whether |a and b| / |a or b| >= threshold of ascending values. A merge stops when what is left cannot reach
+    it."""
     total = len(a) + len(b)
     needed = int(threshold / (1 + threshold) * total)
     while needed < total and needed / (total - needed) < threshold:  # exact, the line above but for rounding
@@ -98,7 +101,8 @@ def _merge(a, b, threshold):
 
 
 def verified(pairs: pa.Table, sets: pa.Table, threshold: float) -> pa.Table:
-    """The pairs (a, b, ...) whose true Jaccard index reaches the threshold. sets: end of pairs, shingles as int64 in ascending order."""
+    """The pairs (a, b, ...) whose true Jaccard index reaches the threshold. sets: end of pairs, shingles as int64 in
+    ascending order."""
     names, shingles = sets.column("end"), sets.column("shingles").combine_chunks()
     a, b = (pc.index_in(pairs.column(side), names).combine_chunks() for side in ("a", "b"))
     return pairs.filter(pa.array(alike(shingles, a, b, threshold)))
@@ -116,20 +120,25 @@ def verified_here(found: pa.Table, texts: list[str], spark: SparkSession, near: 
     if not len(found):
         return buckets.PAIRS.empty_table()
     task = dealt(found.column("tile"), int(spark.conf.get("spark.sql.shuffle.partitions")))
-    pairs = pa.table({"task": task, "pair": np.arange(len(found)), "a": found.column("doc_a"), "b": found.column("doc_b")})
+    pairs = pa.table(
+        {"task": task, "pair": np.arange(len(found)), "a": found.column("doc_a"), "b": found.column("doc_b")}
+    )
     tasks = spark.createDataFrame(pairs).repartitionById(int(task.max()) + 1, "task")
     alike = tasks.mapInArrow(alike_in_files(texts, near), "pair long").toArrow().column("pair")
     return found.select(["a", "b", "change"]).take(alike).rename_columns(buckets.PAIRS.names)
 
 
 def dealt(tiles: pa.ChunkedArray, tasks: int) -> np.ndarray:
-    """The task of each pair, int32: neighbouring tiles, which may share texts, go together, a few to each of `tasks` or more tasks."""
+    """The task of each pair, int32: neighbouring tiles, which may share texts, go together, a few to each of `tasks` or
+    more tasks."""
     order = pc.unique(tiles).sort()
     tasks = max(min(tasks, len(order)), -(-len(order) // TILES_AT_A_TIME))
     return (pc.index_in(tiles, order).to_numpy().astype(np.int64) * tasks // len(order)).astype(np.int32)
 
 
-def alike_in_files(files: list[str], near: NearDuplicates) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+def alike_in_files(
+    files: list[str], near: NearDuplicates
+) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     """An Arrow function: pair, a, b (doc_id) -> each pair whose texts' true Jaccard index reaches the threshold."""
 
     def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -137,7 +146,10 @@ def alike_in_files(files: list[str], near: NearDuplicates) -> Callable[[Iterator
         if read:
             pairs = pa.Table.from_batches(read)
             ends = pc.unique(pa.chunked_array([*pairs.column("a").chunks, *pairs.column("b").chunks]))
-            made = [[texts.column("doc_id"), shingle_sets(texts.column("text"), near.ngram)] for texts in wanted_texts(files, ends)]
+            made = [
+                [texts.column("doc_id"), shingle_sets(texts.column("text"), near.ngram)]
+                for texts in wanted_texts(files, ends)
+            ]
             sets = pa.Table.from_batches([pa.record_batch(columns, names=["end", "shingles"]) for columns in made])
             yield from verified(pairs, sets, near.threshold).select(["pair"]).to_batches()
 
@@ -147,8 +159,9 @@ def alike_in_files(files: list[str], near: NearDuplicates) -> Callable[[Iterator
 def wanted_texts(files: list[str], ids: pa.Array) -> Iterator[pa.RecordBatch]:
     """doc_id and text of the documents wanted, a few at a time, from Parquet files that have these columns.
 
-    DataFusion, which comes with delta-rs, sends the ids into its scan and decompresses those pages only that hold one of them: 14,500
-    of 396,000 documents, 3.7 GB of text, take a core 0.9 s, Polars 1.0; DuckDB, which reads all pages, 2.9.
+    DataFusion, which comes with delta-rs, sends the ids into its scan and decompresses those pages only that hold one
+    of them: 14,500 of 396,000 documents, 3.7 GB of text, take a core 0.9 s, Polars 1.0; DuckDB, which reads all pages,
+    2.9.
     """
     with tempfile.TemporaryDirectory() as folder:  # its tables are files and folders of files
         pq.write_table(pa.table({"doc_id": ids}), Path(folder, "wanted.parquet"))
@@ -174,7 +187,8 @@ SETS = "tile string, end string, shingles binary"
 
 
 def sets_of(texts: pa.RecordBatch, ngram: int) -> pa.RecordBatch:
-    """text_hash, tiles, text -> SETS: the sorted distinct shingles of each text (end: its hash), a row for every tile that it is in."""
+    """text_hash, tiles, text -> SETS: the sorted distinct shingles of each text (end: its hash), a row for every tile
+    that it is in."""
     tiles, sets = texts.column("tiles"), shingle_sets(texts.column("text"), ngram)
     rows = pc.list_parent_indices(tiles)
     columns = [tiles.flatten(), texts.column("text_hash").take(rows), sets.take(rows)]

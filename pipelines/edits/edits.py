@@ -1,7 +1,7 @@
 """What must not be learnt from a kept document: spans of its text that are left out, or masked, when it is tokenised.
 
-Text is never rewritten. An edit is a row: bytes start to end of the UTF-8 text give way to a replacement, and why. Lines and
-passages that occur again are left out, personal data is masked by a placeholder.
+Text is never rewritten. An edit is a row: bytes start to end of the UTF-8 text give way to a replacement, and why.
+Lines and passages that occur again are left out, personal data is masked by a placeholder.
 """
 
 from __future__ import annotations
@@ -27,8 +27,11 @@ EDIT_BYTES = 60  # of an edit in a row of Spark's
 TYPES = (pa.string(), pa.int64(), pa.int64(), pa.string(), pa.string())  # of a row of silver.edits
 
 
-def candidates(signals: DataFrame, clusters: DataFrame, rules: dict[str, tuple[Rule, ...]], priority: dict[str, int]) -> DataFrame:
-    """(doc_id, source, domain, n_bytes, priority) of documents that are kept so far: first of their cluster, failing no rule.
+def candidates(
+    signals: DataFrame, clusters: DataFrame, rules: dict[str, tuple[Rule, ...]], priority: dict[str, int]
+) -> DataFrame:
+    """(doc_id, source, domain, n_bytes, priority) of documents that are kept so far: first of their cluster, failing no
+    rule.
 
     Only these are compared, so that no passage is left out because it stands in a document that is dropped.
     """
@@ -41,7 +44,8 @@ def candidates(signals: DataFrame, clusters: DataFrame, rules: dict[str, tuple[R
 
 
 def removals(documents: DataFrame, found: DataFrame, spec: Edits) -> list[DataFrame]:
-    """Rows of silver.edits, not merged yet, of lines and passages that occur again; found: as `candidates` gives them."""
+    """Rows of silver.edits, not merged yet, of lines and passages that occur again; found: as `candidates` gives
+    them."""
     from pipelines.edits.lines import repeated_lines
     from pipelines.edits.passages import repeated_passages
 
@@ -78,7 +82,9 @@ def merge(rows: list[DataFrame]) -> DataFrame:
     def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             named = zip(batch.column("doc_id").to_pylist(), batch.column("spans").to_pylist(), strict=True)
-            edits = [(doc_id, *edit) for doc_id, found in named for edit in merged([tuple(span.values()) for span in found])]
+            edits = [
+                (doc_id, *edit) for doc_id, found in named for edit in merged([tuple(span.values()) for span in found])
+            ]
             columns = zip(*edits, strict=True) if edits else ([] for _ in TYPES)
             arrays = [pa.array(column, kind) for column, kind in zip(columns, TYPES, strict=True)]
             yield pa.RecordBatch.from_arrays(arrays, list(EDITS.column_names))

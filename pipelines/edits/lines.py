@@ -12,12 +12,25 @@ import pyarrow as pa
 from numba import njit
 from pyspark.sql import DataFrame
 
-from pipelines.edits.often import CLASSES, FNV, FNV_START, LISTED, NEWLINE, NOTHING, SPACE, Batches, often, rows_of, texts_of
+from pipelines.edits.often import (
+    CLASSES,
+    FNV,
+    FNV_START,
+    LISTED,
+    NEWLINE,
+    NOTHING,
+    SPACE,
+    Batches,
+    often,
+    rows_of,
+    texts_of,
+)
 from pipelines.texts.characters import decode, mix64
 
 
 def repeated_lines(texts: DataFrame, documents: int, min_chars: int) -> DataFrame:
-    """(doc_id, start, end) of lines of at least `min_chars` characters that stand in more than so many documents of a source.
+    """(doc_id, start, end) of lines of at least `min_chars` characters that stand in more than so many documents of a
+    source.
 
     texts: doc_id, source, text. All copies are found, the first too: what so many pages share belongs to none of them.
     A span ends behind the line's \\n.
@@ -40,8 +53,12 @@ def line_hashes(text: np.ndarray, min_chars: int) -> tuple[np.ndarray, np.ndarra
 def _line_keys(min_chars: int) -> Callable[[Batches], Batches]:
     def run(batches: Batches) -> Batches:
         for batch in batches:
-            keys = pa.array([np.unique(line_hashes(text, min_chars)[0]) for text in texts_of(batch)], pa.list_(pa.int64()))
-            yield pa.RecordBatch.from_arrays([batch.column("doc_id"), batch.column("source"), keys], ["doc_id", "group", "keys"])
+            keys = pa.array(
+                [np.unique(line_hashes(text, min_chars)[0]) for text in texts_of(batch)], pa.list_(pa.int64())
+            )
+            yield pa.RecordBatch.from_arrays(
+                [batch.column("doc_id"), batch.column("source"), keys], ["doc_id", "group", "keys"]
+            )
 
     return run
 

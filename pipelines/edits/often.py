@@ -1,4 +1,5 @@
-"""What lines and passages share: keys that stand in more than so many places, counted in one task or in shuffles, and words by hash."""
+"""What lines and passages share: keys that stand in more than so many places, counted in one task or in shuffles, and
+words by hash."""
 
 from __future__ import annotations
 
@@ -15,11 +16,20 @@ from pipelines.texts.characters import IS_SPACE, constant, table, utf8
 Batches = Iterator[pa.RecordBatch]
 FNV, FNV_START, COMBINE = np.uint64(0x100000001B3), np.uint64(0xCBF29CE484222325), np.uint64(0x9E3779B97F4A7C15)
 SPACE, ALONE, NEWLINE = 1, 2, ord("\n")
-# Thai and Lao, Tibetan, Burmese, Khmer, CJK with kana, its compatibility forms, full width, and the planes of further ideographs.
-WITHOUT_SPACES = ((0x0E00, 0x1100), (0x1780, 0x1800), (0x2E80, 0xA000), (0xF900, 0xFB00), (0xFF00, 0xFFF0), (0x20000, 0x40000))
+# Thai and Lao, Tibetan, Burmese, Khmer, CJK with kana, its compatibility forms, full width, and the planes of further
+# ideographs.
+WITHOUT_SPACES = (
+    (0x0E00, 0x1100),
+    (0x1780, 0x1800),
+    (0x2E80, 0xA000),
+    (0xF900, 0xFB00),
+    (0xFF00, 0xFFF0),
+    (0x20000, 0x40000),
+)
 NOTHING = constant(np.zeros(0, np.uint8))
 LISTED = "doc_id string, group string, keys array<bigint>"
-# Measured at these limits, beside what comes in (0.1 and 0.3 GB, up to three times): counting takes 0.7 GB, comparing 0.4.
+# Measured at these limits, beside what comes in (0.1 and 0.3 GB, up to three times): counting takes 0.7 GB, comparing
+# 0.4.
 KEYS_IN_ONE_TASK = 1 << 23
 
 
@@ -36,7 +46,8 @@ CLASSES = _classes()
 
 
 def often(listed: DataFrame, more_than: int) -> DataFrame:
-    """(doc_id, keys): of each document the keys that stand in more than so many places of its group; those without any are left out.
+    """(doc_id, keys): of each document the keys that stand in more than so many places of its group; those without any
+    are left out.
 
     listed: doc_id, group, keys.
     """
@@ -46,7 +57,11 @@ def often(listed: DataFrame, more_than: int) -> DataFrame:
     else:
         rows = listed.select("doc_id", "group", F.explode("keys").alias("key"))
         wanted = rows.groupBy("group", "key").agg(F.count("*").alias("n")).where(F.col("n") > more_than)
-        found = rows.join(wanted, ["group", "key"], how="left_semi").groupBy("doc_id").agg(F.collect_list("key").alias("keys"))
+        found = (
+            rows.join(wanted, ["group", "key"], how="left_semi")
+            .groupBy("doc_id")
+            .agg(F.collect_list("key").alias("keys"))
+        )
     return sent(found, ID_BYTES + 8 * F.size("keys"))
 
 
@@ -55,7 +70,10 @@ def _often(more_than: int) -> Callable[[Batches], Batches]:
         read = list(batches)
         if read:
             rows = pa.Table.from_batches(read).combine_chunks()
-            groups, lists = rows.column("group").combine_chunks().dictionary_encode(), rows.column("keys").combine_chunks()
+            groups, lists = (
+                rows.column("group").combine_chunks().dictionary_encode(),
+                rows.column("keys").combine_chunks(),
+            )
             met = met_often(groups.indices.to_numpy(), lists.offsets.to_numpy(), lists.values.to_numpy(), more_than)
             bounds = np.concatenate([[0], np.cumsum(met)])[lists.offsets.to_numpy()]
             keys = pa.ListArray.from_arrays(pa.array(bounds, pa.int32()), lists.values.filter(pa.array(met)))
@@ -66,7 +84,8 @@ def _often(more_than: int) -> Callable[[Batches], Batches]:
 
 
 def met_often(groups: np.ndarray, offsets: np.ndarray, keys: np.ndarray, more_than: int) -> np.ndarray:
-    """Whether each key stands in more than so many places of its group: bool[keys]. keys[offsets[i] : offsets[i + 1]] are of groups[i]."""
+    """Whether each key stands in more than so many places of its group: bool[keys]. keys[offsets[i] : offsets[i + 1]]
+    are of groups[i]."""
     group, met = np.repeat(groups, np.diff(offsets)), np.zeros(len(keys), bool)
     for one in np.unique(groups):
         mine = np.flatnonzero(group == one)

@@ -1,12 +1,14 @@
-"""Passages that occur again: where their further copies lie, as spans of bytes. No suffix array: hashes, counted in Spark.
+"""Passages that occur again: where their further copies lie, as spans of bytes. No suffix array: hashes, counted in
+Spark.
 
 word      a run of ink; a character of a script without spaces (Chinese, Japanese, Thai, ...) is a word by itself
 passage   `words` words in a row, whatever white space lies between
 
-Every repeat is found. A passage of W words holds W - k + 1 runs of k = W / 2 words; the least of their hashes is its seed
-(winnowing: Schleimer, Wilkerson, Aiken 2003). Equal passages have equal seeds, at different places unless they overlap, so a
-passage whose seed was met once in the corpus has no other copy. A text has about one seed in W / 4 words: these are counted
-first, and only passages with a seed that repeats are hashed and compared. Two are equal when hash and seed are, 64 bits each.
+Every repeat is found. A passage of W words holds W - k + 1 runs of k = W / 2 words; the least of their hashes is its
+seed (winnowing: Schleimer, Wilkerson, Aiken 2003). Equal passages have equal seeds, at different places unless they
+overlap, so a passage whose seed was met once in the corpus has no other copy. A text has about one seed in W / 4 words:
+these are counted first, and only passages with a seed that repeats are hashed and compared. Two are equal when hash and
+seed are, 64 bits each.
 """
 
 from __future__ import annotations
@@ -19,22 +21,39 @@ from numba import njit
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-from pipelines.edits.often import ALONE, CLASSES, COMBINE, FNV, FNV_START, LISTED, NOTHING, Batches, often, rows_of, texts_of
+from pipelines.edits.often import (
+    ALONE,
+    CLASSES,
+    COMBINE,
+    FNV,
+    FNV_START,
+    LISTED,
+    NOTHING,
+    Batches,
+    often,
+    rows_of,
+    texts_of,
+)
 from pipelines.texts.characters import decode, mix64
 
-GIVEN, EACH = ("doc_id", "priority", "n_bytes"), ("seed", "hash", "start", "end")  # of a document, of each of its passages
-PASSAGES = "doc_id string, priority int, n_bytes bigint, part bigint, " + ", ".join(f"{name} array<bigint>" for name in EACH)
+# of a document, of each of its passages
+GIVEN, EACH = ("doc_id", "priority", "n_bytes"), ("seed", "hash", "start", "end")
+PASSAGES = "doc_id string, priority int, n_bytes bigint, part bigint, " + ", ".join(
+    f"{name} array<bigint>" for name in EACH
+)
 PASSAGES_IN_ONE_TASK = 1 << 23
 CHUNK_ROWS = 1 << 16  # of passages that leave a worker at once
 
 
 def repeated_passages(texts: DataFrame, words: int, torso: float) -> DataFrame:
-    """(doc_id, start, end): what is covered by passages of `words` words that occur earlier; a span ends where the next word begins.
+    """(doc_id, start, end): what is covered by passages of `words` words that occur earlier; a span ends where the next
+    word begins.
 
-    texts: doc_id, priority, n_bytes, text. Earlier is: in a document of higher priority, a longer one, one of smaller doc_id, or
-    before it in the same document, where copies that overlap their first one do not count. Each word of a span stands,
-    outside of all spans, in an earlier copy. A document that loses more than the share `torso` will be dropped, so
-    the others are compared again without such ones: what they hold is not lost with them, if one document that stays has it.
+    texts: doc_id, priority, n_bytes, text. Earlier is: in a document of higher priority, a longer one, one of smaller
+    doc_id, or before it in the same document, where copies that overlap their first one do not count. Each word of a
+    span stands, outside of all spans, in an earlier copy. A document that loses more than the share `torso` will be
+    dropped, so the others are compared again without such ones: what they hold is not lost with them, if one document
+    that stays has it.
     """
     passages(NOTHING, words, seeds(NOTHING, words).view(np.uint64))  # compiled here once, as above
     repeated = often(texts.select("doc_id", "text").mapInArrow(_seeds(words), LISTED), 1)
@@ -51,8 +70,15 @@ def repeated_passages(texts: DataFrame, words: int, torso: float) -> DataFrame:
 
 
 def later_copies(passages: DataFrame) -> DataFrame:
-    """(doc_id, n_bytes, start, end): the union of all passages but the first of each; passages: GIVEN, seed, hash, start, end."""
-    place = F.struct(-F.col("priority"), -F.col("n_bytes"), F.col("doc_id").alias("doc_id"), F.col("start"), F.col("end").alias("end"))
+    """(doc_id, n_bytes, start, end): the union of all passages but the first of each; passages: GIVEN, seed, hash,
+    start, end."""
+    place = F.struct(
+        -F.col("priority"),
+        -F.col("n_bytes"),
+        F.col("doc_id").alias("doc_id"),
+        F.col("start"),
+        F.col("end").alias("end"),
+    )
     first = F.min(place).over(Window.partitionBy("seed", "hash"))
     again = (F.col("doc_id") != F.col("first.doc_id")) | (F.col("start") >= F.col("first.end"))
     return _islands(passages.withColumn("first", first).where(again))
@@ -64,7 +90,9 @@ def _islands(spans: DataFrame) -> DataFrame:
     apart: Column = F.col("start") > F.lag("end").over(order)
     numbered = spans.withColumn("apart", F.coalesce(apart, F.lit(True)).cast("int"))
     islands = numbered.withColumn("island", F.sum("apart").over(order.rowsBetween(Window.unboundedPreceding, 0)))
-    joined = islands.groupBy("doc_id", "n_bytes", "island").agg(F.min("start").alias("start"), F.max("end").alias("end"))
+    joined = islands.groupBy("doc_id", "n_bytes", "island").agg(
+        F.min("start").alias("start"), F.max("end").alias("end")
+    )
     return joined.select("doc_id", "n_bytes", "start", "end")
 
 
@@ -75,7 +103,8 @@ def seeds(text: np.ndarray, words: int) -> np.ndarray:
 
 
 def passages(text: np.ndarray, words: int, repeated: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Seed, hash, first byte and the byte behind each passage whose seed is in `repeated` (uint64, ascending): int64 each."""
+    """Seed, hash, first byte and the byte behind each passage whose seed is in `repeated` (uint64, ascending): int64
+    each."""
     hashes, begins = _split(text)
     return _select(_rolled(hashes, words // 2), _rolled(hashes, words), begins, words, repeated)
 
@@ -101,7 +130,10 @@ def _seeds(words: int) -> Callable[[Batches], Batches]:
 def _passages(words: int) -> Callable[[Batches], Batches]:
     def run(batches: Batches) -> Batches:
         for batch in batches:
-            given = [dict(zip(GIVEN, values, strict=True)) for values in zip(*(batch.column(name) for name in GIVEN), strict=True)]
+            given = [
+                dict(zip(GIVEN, values, strict=True))
+                for values in zip(*(batch.column(name) for name in GIVEN), strict=True)
+            ]
             for row, text, repeated in zip(given, texts_of(batch), batch.column("keys"), strict=True):
                 found = passages(text, words, np.sort(repeated.values.to_numpy().view(np.uint64)))
                 for at in range(0, len(found[0]), CHUNK_ROWS):
@@ -115,7 +147,12 @@ def _in_one_task(torso: float) -> Callable[[Batches], Batches]:
     def run(batches: Batches) -> Batches:
         read = list(batches)
         if read:
-            preferred = [("priority", "descending"), ("n_bytes", "descending"), ("doc_id", "ascending"), ("part", "ascending")]
+            preferred = [
+                ("priority", "descending"),
+                ("n_bytes", "descending"),
+                ("doc_id", "ascending"),
+                ("part", "ascending"),
+            ]
             rows = pa.Table.from_batches(read).sort_by(preferred).combine_chunks()
             names = rows.column("doc_id").combine_chunks().dictionary_encode()
             n_bytes = np.empty(len(names.dictionary), np.int64)
@@ -130,9 +167,16 @@ def _in_one_task(torso: float) -> Callable[[Batches], Batches]:
 
 
 def further_copies(
-    documents: np.ndarray, n_bytes: np.ndarray, torso: float, seeds: np.ndarray, hashes: np.ndarray, starts: np.ndarray, ends: np.ndarray
+    documents: np.ndarray,
+    n_bytes: np.ndarray,
+    torso: float,
+    seeds: np.ndarray,
+    hashes: np.ndarray,
+    starts: np.ndarray,
+    ends: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(documents, starts, ends) of what `repeated_passages` finds. Passages are in the order of preference, n_bytes of documents."""
+    """(documents, starts, ends) of what `repeated_passages` finds. Passages are in the order of preference, n_bytes of
+    documents."""
     passages = documents, seeds, hashes, starts, ends
     found = _but_the_first(*passages)
     torsos = np.bincount(found[0], found[2] - found[1], len(n_bytes)) > torso * n_bytes
@@ -204,7 +248,8 @@ def _rolled(hashes, size):
 
 @njit(inline="always")
 def _least(values, before, i, size):
-    """Place of a least of values[i : i + size]: `before`, that of the window one place before (or -1), while it is one; then the last."""
+    """Place of a least of values[i : i + size]: `before`, that of the window one place before (or -1), while it is one;
+    then the last."""
     best = before
     if before < i:
         best = i
@@ -232,7 +277,8 @@ def _choose(values, size):
 
 @njit(cache=True, nogil=True)
 def _select(short, whole, begins, words, repeated):
-    """Seed, hash, first byte, byte behind of the passages whose seed, the least of their hashes `short`, is in `repeated`."""
+    """Seed, hash, first byte, byte behind of the passages whose seed, the least of their hashes `short`, is in
+    `repeated`."""
     out = np.empty((4, len(whole)), np.int64)
     n, best, known = 0, -1, False
     for i in range(len(whole)):

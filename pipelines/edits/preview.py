@@ -10,9 +10,11 @@ SHOWN_BEHIND = 20_000  # signals.spans.AFTER: the longest that is looked for is 
 
 
 def beginnings(texts: list[str], chars: int) -> list[str]:
-    """The first characters of a few texts that people are shown, all personal data masked: a page travels further than the lake.
+    """The first characters of a few texts that people are shown, all personal data masked: a page travels further than
+    the lake.
 
-    texts: each with SHOWN_BEHIND characters more, if it has them, so that what is cut in two is still known for what it is.
+    texts: each with SHOWN_BEHIND characters more, if it has them, so that what is cut in two is still known for what it
+    is.
     """
     from pipelines.signals import personal
 

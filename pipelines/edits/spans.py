@@ -1,7 +1,7 @@
 """Spans of one document's text that are left out or masked: brought in order, and applied. No Spark.
 
-Where spans overlap, a line goes before a passage, a passage before a mask; what the stronger leaves of the weaker stays an edit of
-its own.
+Where spans overlap, a line goes before a passage, a passage before a mask; what the stronger leaves of the weaker stays
+an edit of its own.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ class BrokenEdit(ValueError):
 def merged(spans: list[Span]) -> list[Span]:
     """The spans of one document, in any order, as edits in order and apart.
 
-    A line beats a passage, a passage a mask; of two equally strong ones the one that begins first, then the longer, keeps its
-    place. A weaker span is cut to what is free of it. Neighbours that are left out for the same reason are one edit.
+    A line beats a passage, a passage a mask; of two equally strong ones the one that begins first, then the longer,
+    keeps its place. A weaker span is cut to what is free of it. Neighbours that are left out for the same reason are
+    one edit.
     """
     taken: list[Span] = []
     for strength in (LINE, PASSAGE, None):
@@ -38,7 +39,8 @@ def merged(spans: list[Span]) -> list[Span]:
 
 
 def _free(spans: list[Span], taken: list[Span]) -> Iterator[Span]:
-    """The parts of spans, in order of their beginnings, that lie in none of `taken` (in order, apart) and in no earlier span."""
+    """The parts of spans, in order of their beginnings, that lie in none of `taken` (in order, apart) and in no earlier
+    span."""
     i = at = 0
     for start, end, *rest in spans:
         at = max(at, start)
@@ -52,13 +54,18 @@ def _free(spans: list[Span], taken: list[Span]) -> Iterator[Span]:
 
 
 def apply(text: bytes, edits: list[tuple[int, int, str]]) -> bytes:
-    """The text with its edits (start, end, replacement). Raises BrokenEdit unless they are in order, apart, inside and on code points."""
+    """The text with its edits (start, end, replacement). Raises BrokenEdit unless they are in order, apart, inside and
+    on code points."""
     pieces, at = [], 0
     for start, end, replacement in edits:
         if not at <= start < end <= len(text):
-            raise BrokenEdit(f"expected edits in order, apart and inside the text's {len(text)} bytes, found {start} to {end} behind {at}")
+            raise BrokenEdit(
+                f"expected edits in order, apart and inside the text's {len(text)} bytes, found {start} to {end} behind {at}"
+            )
         if _inside_character(text, start) or _inside_character(text, end):
-            raise BrokenEdit(f"expected an edit between characters, found {start} to {end} at bytes {text[start : end + 1][:16]!r}...")
+            raise BrokenEdit(
+                f"expected an edit between characters, found {start} to {end} at bytes {text[start : end + 1][:16]!r}..."
+            )
         pieces += [text[at:start], replacement.encode()]
         at = end
     return b"".join([*pieces, text[at:]])
@@ -69,7 +76,8 @@ def _inside_character(text: bytes, at: int) -> bool:
 
 
 def apply_batch(texts: pa.Array, edits: pa.ListArray) -> pa.Array:
-    """Texts as they are learnt; edits: a list of structs (start, end, replacement) a text, null or empty where there are none."""
+    """Texts as they are learnt; edits: a list of structs (start, end, replacement) a text, null or empty where there
+    are none."""
     has = pc.greater(pc.list_value_length(edits), 0).fill_null(False)
     if not has.true_count:
         return texts

@@ -9,12 +9,15 @@ from resiliparse.parse.encoding import detect_encoding, map_encoding_to_html5
 LOST = 0.01  # a page with a larger share of characters that cannot be decoded is none
 BOMS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))
 # Of the first bytes: <meta charset=...>, <meta ... content="text/html; charset=...">, <?xml encoding="..."?>
-DECLARED = re.compile(rb"(?i)<(?:meta|\?xml)\b[^>]{0,300}?(?:charset|encoding)\s{0,9}=\s{0,9}[\"']?\s{0,9}([a-z0-9_:-]{2,40})")
+DECLARED = re.compile(
+    rb"(?i)<(?:meta|\?xml)\b[^>]{0,300}?(?:charset|encoding)\s{0,9}=\s{0,9}[\"']?\s{0,9}([a-z0-9_:-]{2,40})"
+)
 DECLARED_BYTES = 4096
 
 
 def decode(data: bytes, label: str | None = None) -> tuple[str | None, str]:
-    """(text, charset) of a page whose HTTP header says `label`; (None, why) when more than LOST of it cannot be decoded.
+    """(text, charset) of a page whose HTTP header says `label`; (None, why) when more than LOST of it cannot be
+    decoded.
 
     Byte order mark, else UTF-8 when it is valid (no other charset's text is by chance), else the header, the page's own
     declaration, resiliparse's detector, in that order: the first by which little is lost.
@@ -45,4 +48,8 @@ def _lossy(data: bytes, name: str) -> tuple[str | None, str]:
     except (LookupError, UnicodeError):
         return None, f"charset {name} cannot be decoded"
     lost = text.count("\ufffd") - data.count(b"\xef\xbf\xbd")
-    return (None, f"more than {LOST:.0%} of the characters are lost as {name}") if lost > LOST * len(text) else (text, name)
+    return (
+        (None, f"more than {LOST:.0%} of the characters are lost as {name}")
+        if lost > LOST * len(text)
+        else (text, name)
+    )

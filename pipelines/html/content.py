@@ -1,8 +1,9 @@
-"""Which blocks of a page are its main content: two logistic models, one of a block by itself, one of it among the others.
+"""Which blocks of a page are its main content: two logistic models, one of a block by itself, one of it among the
+others.
 
-The first sees what a block is (length, links, sentence ends, kind) and what its containers are called; the second what the first
-made of the neighbours, of the containers and of the whole page. Their weights are fitted by
-`python -m benchmarks.extraction GOLD --fit`.
+The first sees what a block is (length, links, sentence ends, kind) and what its containers are called; the second what
+the first made of the neighbours, of the containers and of the whole page. Their weights are fitted by `python -m
+benchmarks.extraction GOLD --fit`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """A web page's main content as text: blocks (markup.py), which of them to keep (content.py), and how they are written.
 
-Headings begin with #, list items with - or their number, a table row is a line with ` | ` between its cells, code stands as
-it stood. trafilatura, by choice, is some twenty times slower; it is given only pages that its recursive parser can bear.
+Headings begin with #, list items with - or their number, a table row is a line with ` | ` between its cells, code
+stands as it stood. trafilatura, by choice, is some twenty times slower; it is given only pages that its recursive
+parser can bear.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
-"""HTML as flat arrays, in one compiled pass: elements in the order in which they open, blocks of text in the order of the page.
+"""HTML as flat arrays, in one compiled pass: elements in the order in which they open, blocks of text in the order of
+the page.
 
-No tree of objects and no recursion: whatever the nesting, time is linear in the bytes and memory is bounded by them (elements
-deeper than DEPTH, as in browsers, are not opened; their text belongs to what holds them). Forgiving as browsers are where it
-matters for text: end tags that are left out, crossed or stray, unquoted attributes, a `<` that begins no tag.
+No tree of objects and no recursion: whatever the nesting, time is linear in the bytes and memory is bounded by them
+(elements deeper than DEPTH, as in browsers, are not opened; their text belongs to what holds them). Forgiving as
+browsers are where it matters for text: end tags that are left out, crossed or stray, unquoted attributes, a `<` that
+begins no tag.
 """
 
 from __future__ import annotations
@@ -58,15 +60,17 @@ from pipelines.html.tags import (
 )
 
 DEPTH = 512  # open elements; Chromium's bound
-ROW_BYTES = 200  # a paragraph that ends in a table row shorter than this does not break the row: layout tables hold longer text
+# a paragraph that ends in a table row shorter than this does not break the row: layout tables hold longer text
+ROW_BYTES = 200
 # Columns of elements and of blocks.
 E_PARENT, E_TAG, E_FLAGS, E_TEXT, E_LINK = range(5)
 B_START, B_END, B_OWNER, B_KIND, B_LINK, B_WORDS, B_MARKS, B_NUMBER, B_LEVEL, B_LINKS, B_ENDS, B_CAPS = range(12)
-# Of the open elements, outermost first: element, tag, its CLASS, the kind of the blocks in it, items of an ordered list so far.
-# (One array: every array that a function takes is seven arguments to the machine, and 80 of them cost a quarter of the speed.)
+# Of the open elements, outermost first: element, tag, its CLASS, the kind of the blocks in it, items of an ordered list
+# so far. (One array: every array that a function takes is seven arguments to the machine, and 80 of them cost a quarter
+# of the speed.)
 S_ELEMENT, S_TAG, S_WHAT, S_KIND, S_COUNTER = range(5)
-# State of the pass: how many elements are open, were at most, are there, and blocks; the depth from which on text is left out, is
-# verbatim, is a link's (-1: it is not); how many lists are open; from COUNT on, how many of each tag.
+# State of the pass: how many elements are open, were at most, are there, and blocks; the depth from which on text is
+# left out, is verbatim, is a link's (-1: it is not); how many lists are open; from COUNT on, how many of each tag.
 OPEN, DEEPEST, ELEMENTS, BLOCKS, SKIPPED, VERBATIM, LINKED, LISTS, COUNT = range(9)
 
 
@@ -74,8 +78,10 @@ class Markup(NamedTuple):
     """`text` (uint8) holds the blocks' text, white space collapsed but in code, entities as they stand."""
 
     text: np.ndarray
-    elements: np.ndarray  # int32[n, 5]: E_PARENT (-1 of the first, the page), E_TAG, E_FLAGS, E_TEXT and E_LINK (bytes, descendants' too)
-    blocks: np.ndarray  # int32[n, 12]: B_START, B_END in `text`; B_OWNER, its element; B_KIND; B_LINK, bytes inside of links; counts
+    # int32[n, 5]: E_PARENT (-1 of the first, the page), E_TAG, E_FLAGS, E_TEXT and E_LINK (bytes, descendants' too)
+    elements: np.ndarray
+    # int32[n, 12]: B_START, B_END in `text`; B_OWNER, its element; B_KIND; B_LINK, bytes inside of links; counts
+    blocks: np.ndarray
     spans: np.ndarray  # int64[8]: begin and end in the page of TITLE, OG_TITLE, LANGUAGE, CANONICAL; 0, 0: none
     deepest: int  # elements that were open at once, at most DEPTH
 
@@ -164,7 +170,9 @@ def _text(data, i, text, now, state):
             marks += 1
         elif c == 46 or c == 33 or c == 63:
             ends += i >= n or data[i] <= 32 or data[i] == 60 or data[i] == 34
-        elif c == 0x82 and o - now[B_START] > 2 and text[o - 2] == 0x80 and text[o - 3] == 0xE3:  # the ideographic full stop
+        elif (
+            c == 0x82 and o - now[B_START] > 2 and text[o - 2] == 0x80 and text[o - 3] == 0xE3
+        ):  # the ideographic full stop
             ends += 1
     if state[LINKED] >= 0:
         now[B_LINK] += o - now[B_END]
@@ -222,12 +230,28 @@ def _open(tag, flags, hidden, elements, now, state, stack):
     what, depth = CLASS[tag], state[OPEN]
     is_page = tag == BODY or tag == HTML
     e = state[ELEMENTS]
-    elements[e, E_PARENT], elements[e, E_TAG], elements[e, E_TEXT], elements[e, E_LINK] = stack[depth - 1, S_ELEMENT], tag, 0, 0
+    elements[e, E_PARENT], elements[e, E_TAG], elements[e, E_TEXT], elements[e, E_LINK] = (
+        stack[depth - 1, S_ELEMENT],
+        tag,
+        0,
+        0,
+    )
     elements[e, E_FLAGS] = OWN_FLAGS[tag] | (0 if is_page else flags)
     own, above = KIND[tag], stack[depth - 1, S_KIND]
-    if own == OTHER and not what & (LIST | TABLE) or own == PARAGRAPH and (above == BULLET or above == CELLS or above == CAPTION):
+    if (
+        own == OTHER
+        and not what & (LIST | TABLE)
+        or own == PARAGRAPH
+        and (above == BULLET or above == CELLS or above == CAPTION)
+    ):
         own = above
-    stack[depth, S_ELEMENT], stack[depth, S_TAG], stack[depth, S_WHAT], stack[depth, S_KIND], stack[depth, S_COUNTER] = e, tag, what, own, 0
+    (
+        stack[depth, S_ELEMENT],
+        stack[depth, S_TAG],
+        stack[depth, S_WHAT],
+        stack[depth, S_KIND],
+        stack[depth, S_COUNTER],
+    ) = e, tag, what, own, 0
     if tag == LI:
         ordered = stack[depth - 1, S_TAG] == OL
         stack[depth - 1, S_COUNTER] += ordered
@@ -261,7 +285,8 @@ def _close(to, state, stack):
 
 @njit
 def _opener(tag, what, coming, state, stack):
-    """The place on the stack of what the end tag closes, or of the item, row or cell that one like it closes by coming; -1: none."""
+    """The place on the stack of what the end tag closes, or of the item, row or cell that one like it closes by coming;
+    -1: none."""
     table_part = what & (CELL | ROW | TABLE | HARD)
     barrier = (LIST if what & ITEM else TABLE) if coming else (0 if table_part else CELL | TABLE)
     k = state[OPEN] - 1

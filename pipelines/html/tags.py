@@ -40,10 +40,32 @@ TAGS = {
     SKIP: "svg template select button canvas object audio video dialog datalist map head",
 }
 BREAKS_ROWS = HARD | LIST | ITEM | TABLE | ROW | PRE
-KINDS = {"p": PARAGRAPH, "li": BULLET, "pre": CODE, "listing": CODE, "tr": CELLS, "figcaption": CAPTION, "caption": CAPTION, "dt": TERM,
-         "dd": BULLET} | {f"h{i}": HEADING + i - 1 for i in range(1, 7)}
-TAG_FLAGS = {"nav": NAV, "menu": NAV, "aside": SIDE, "footer": FOOT, "header": HEAD, "form": FORM, "fieldset": FORM, "article": CONTENT,
-             "main": CONTENT, "figure": FIGURE, "blockquote": QUOTE, "address": META, "details": 0}
+KINDS = {
+    "p": PARAGRAPH,
+    "li": BULLET,
+    "pre": CODE,
+    "listing": CODE,
+    "tr": CELLS,
+    "figcaption": CAPTION,
+    "caption": CAPTION,
+    "dt": TERM,
+    "dd": BULLET,
+} | {f"h{i}": HEADING + i - 1 for i in range(1, 7)}
+TAG_FLAGS = {
+    "nav": NAV,
+    "menu": NAV,
+    "aside": SIDE,
+    "footer": FOOT,
+    "header": HEAD,
+    "form": FORM,
+    "fieldset": FORM,
+    "article": CONTENT,
+    "main": CONTENT,
+    "figure": FIGURE,
+    "blockquote": QUOTE,
+    "address": META,
+    "details": 0,
+}
 WORDS = {
     NAV: "nav navigation navbar menu menus submenu breadcrumb breadcrumbs pagination pager paging toolbar toc topbar tabs skip "
     "prevnext nextprev jump dropdown languages pathway",
@@ -61,8 +83,21 @@ WORDS = {
     CONTENT: "article content entry post story articlebody body main text blog page hentry maincontent postcontent bodytext",
     FIGURE: "caption figure gallery image photo slideshow",
 }  # fmt: skip
-ATTRIBUTES = {"class": NAMED, "id": NAMED, "role": NAMED, "itemprop": NAMED, "property": PROPERTY, "name": PROPERTY, "content": VALUE,
-              "lang": LANG, "href": HREF, "rel": REL, "style": STYLE, "hidden": HIDDEN}
+ATTRIBUTES = {
+    "class": NAMED,
+    "id": NAMED,
+    "role": NAMED,
+    "itemprop": NAMED,
+    "property": PROPERTY,
+    "name": PROPERTY,
+    "content": VALUE,
+    "lang": LANG,
+    "href": HREF,
+    "rel": REL,
+    "style": STYLE,
+    "hidden": HIDDEN,
+}
+
 
 def word_hash(word: str) -> int:
     """FNV-1a, as in the pass."""
@@ -92,7 +127,8 @@ CLASS = np.array([0] + [what for what, names in TAGS.items() for _ in names.spli
 KIND = np.array([OTHER] + [KINDS.get(name, OTHER) for name in NAMES], np.int64)
 OWN_FLAGS = np.array([0] + [TAG_FLAGS.get(name, 0) for name in NAMES], np.int64)
 BODY, HTML, HEAD_TAG, TITLE_TAG, META_TAG, LINK_TAG, OL, LI, PARA_TAG, TD_TAG, TH_TAG = (
-    TAG_OF[name] for name in ("body", "html", "head", "title", "meta", "link", "ol", "li", "p", "td", "th"))
+    TAG_OF[name] for name in ("body", "html", "head", "title", "meta", "link", "ol", "li", "p", "td", "th")
+)
 OG, TWITTER, CANON = (np.uint64(word_hash(word)) for word in ("og:title", "twitter:title", "canonical"))
 
 

@@ -19,7 +19,8 @@ N_BINS = 10  # of the calibration table
 LEVEL = 0.8  # AUC of source, language or length alone from which a model is flagged
 LOGIT_STEP, LOGIT_BINS = 0.05, 400  # scores are counted by their logit: ranks stay apart near 0 and 1 too
 LENGTH_STEP = 0.25  # of the binary logarithm of the bytes
-END, SHOWN, CHARS = 0.01, 5, 200  # share of the documents at either end, how many are shown, and of each so many characters
+# share of the documents at either end, how many are shown, and of each so many characters
+END, SHOWN, CHARS = 0.01, 5, 200
 
 
 # ---- on held-out examples ----
@@ -35,8 +36,8 @@ def auc(wanted: np.ndarray, other: np.ndarray) -> float:
 def auc_interval(found: float, n_wanted: int, n_other: int, z: float = 1.96) -> tuple[float, float]:
     """95 % interval of an AUC: the values that z standard errors of their own reach from it.
 
-    The error is Hanley and McNeil's (1982) for equal group sizes, as Newcombe (2006, method 5) advises: unlike DeLong's it
-    does not vanish at AUC 1, which small held-out sets reach by luck.
+    The error is Hanley and McNeil's (1982) for equal group sizes, as Newcombe (2006, method 5) advises: unlike DeLong's
+    it does not vanish at AUC 1, which small held-out sets reach by luck.
     """
     a, n = np.linspace(0, 1, 10_001), (n_wanted + n_other) / 2 - 1
     variance = a * (1 - a) * (1 + n * (1 - a) / (2 - a) + n * a / (1 + a)) / (n_wanted * n_other)
@@ -49,7 +50,12 @@ def calibration(scores: np.ndarray, wanted: np.ndarray) -> dict[str, Any]:
     """Brier score, expected calibration error, and of ten bins of the score: n, mean score, share that is wanted."""
     bins = np.minimum((scores * N_BINS).astype(int), N_BINS - 1)
     table = [
-        {"from": b / N_BINS, "n": int(inside.sum()), "score": float(scores[inside].mean()), "wanted": float(wanted[inside].mean())}
+        {
+            "from": b / N_BINS,
+            "n": int(inside.sum()),
+            "score": float(scores[inside].mean()),
+            "wanted": float(wanted[inside].mean()),
+        }
         for b in range(N_BINS)
         if (inside := bins == b).any()
     ]
@@ -63,14 +69,17 @@ def calibration(scores: np.ndarray, wanted: np.ndarray) -> dict[str, Any]:
 def audit(signals: DataFrame, documents: DataFrame) -> dict[str, dict[str, Any]]:
     """What the scores go by, for each quality_model of `signals` that scored a document.
 
-    signals: doc_id, source, lang, n_bytes, quality, quality_model. documents: doc_id, text. Narrow columns are counted in one
-    aggregate, whose rows are bounded by sources, languages and bins; text is read of the few documents shown.
+    signals: doc_id, source, lang, n_bytes, quality, quality_model. documents: doc_id, text. Narrow columns are counted
+    in one aggregate, whose rows are bounded by sources, languages and bins; text is read of the few documents shown.
     """
     scored = signals.where("quality is not null").withColumn("bin", score_bin())
     counts = _counts(scored)
     ends = {name: _ends(found["source"][0], found["source"][2]) for name, found in counts.items()}
     shown = _shown(scored, documents, ends)
-    return {name: _told(found) | {"top": shown[name, "top"], "bottom": shown[name, "bottom"]} for name, found in sorted(counts.items())}
+    return {
+        name: _told(found) | {"top": shown[name, "top"], "bottom": shown[name, "bottom"]}
+        for name, found in sorted(counts.items())
+    }
 
 
 def score_bin() -> Column:
@@ -81,11 +90,19 @@ def score_bin() -> Column:
 
 
 def _counts(scored: DataFrame) -> dict[str, dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]]:
-    """By model and kind (source, language, length): counts int64[values, bins], the values, and the bins, both ascending."""
+    """By model and kind (source, language, length): counts int64[values, bins], the values, and the bins, both
+    ascending."""
     length = F.format_string("%06.2f", F.floor(F.log2("n_bytes") / LENGTH_STEP) * LENGTH_STEP)
     kinds = {"source": F.col("source"), "language": F.col("lang"), "length": length}
-    pairs = F.explode(F.array(*[F.struct(F.lit(kind).alias("kind"), value.alias("value")) for kind, value in kinds.items()])).alias("of")
-    rows = scored.select("quality_model", "bin", pairs).groupBy("quality_model", "of.kind", "of.value", "bin").count().collect()
+    pairs = F.explode(
+        F.array(*[F.struct(F.lit(kind).alias("kind"), value.alias("value")) for kind, value in kinds.items()])
+    ).alias("of")
+    rows = (
+        scored.select("quality_model", "bin", pairs)
+        .groupBy("quality_model", "of.kind", "of.value", "bin")
+        .count()
+        .collect()
+    )
     found: dict[str, dict[str, Any]] = {}
     for name, kind in sorted({(row.quality_model, row.kind) for row in rows}):
         members = [row for row in rows if (row.quality_model, row.kind) == (name, kind)]
@@ -111,7 +128,8 @@ def _told(counts: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]) -> dict[
 
 
 def alone(table: np.ndarray) -> float:
-    """AUC of the best guess, from a value alone, whether a score is above the median. table: counts[values, bins of the score]."""
+    """AUC of the best guess, from a value alone, whether a score is above the median. table: counts[values, bins of the
+    score]."""
     above, below = _halves(table)
     order = np.argsort(above / np.maximum(above + below, 1), kind="stable")
     return _ordered_auc(above[order], below[order])
@@ -133,7 +151,8 @@ def _ordered_auc(above: np.ndarray, below: np.ndarray) -> float:
 
 
 def spearman(table: np.ndarray) -> float:
-    """Rank correlation of rows and columns of a table of counts; documents of one bin share its mean rank. 0 for one row or column."""
+    """Rank correlation of rows and columns of a table of counts; documents of one bin share its mean rank. 0 for one
+    row or column."""
     weights = [table.sum(axis=1), table.sum(axis=0)]
     x, y = (np.cumsum(w) - w / 2 - table.sum() / 2 for w in weights)
     spread = np.sqrt((weights[0] * x**2).sum() * (weights[1] * y**2).sum())
@@ -147,8 +166,11 @@ def _ends(table: np.ndarray, bins: np.ndarray) -> tuple[int, int]:
     return int(bins[low]), int(bins[min(high, len(bins) - 1)])
 
 
-def _shown(scored: DataFrame, documents: DataFrame, ends: dict[str, tuple[int, int]]) -> dict[tuple[str, str], list[dict[str, Any]]]:
-    """The first documents, in the order of their ids, of each model's ends: doc_id, source, quality, beginning of the text."""
+def _shown(
+    scored: DataFrame, documents: DataFrame, ends: dict[str, tuple[int, int]]
+) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """The first documents, in the order of their ids, of each model's ends: doc_id, source, quality, beginning of the
+    text."""
     shown: dict[tuple[str, str], list[dict[str, Any]]] = {(name, end): [] for name in ends for end in ("top", "bottom")}
     if not ends:
         return shown
@@ -157,7 +179,9 @@ def _shown(scored: DataFrame, documents: DataFrame, ends: dict[str, tuple[int, i
         for name, (low, high) in ends.items()
         for end, within in (("top", F.col("bin") >= high), ("bottom", F.col("bin") <= low))
     ]
-    at_end = scored.select("doc_id", "source", "quality", "quality_model", F.coalesce(*sides).alias("end")).where("end is not null")
+    at_end = scored.select("doc_id", "source", "quality", "quality_model", F.coalesce(*sides).alias("end")).where(
+        "end is not null"
+    )
     first = Window.partitionBy("quality_model", "end").orderBy("doc_id")
     chosen = at_end.withColumn("place", F.row_number().over(first)).where(F.col("place") <= SHOWN).collect()
     wanted = documents.where(F.col("doc_id").isin(sorted({row.doc_id for row in chosen})))

@@ -25,9 +25,12 @@ Texts = tuple[list[str], list[str]]  # positives, pool
 def examples(documents: DataFrame, domain: str, spec: Quality, seed: int) -> Texts:
     """(positives, pool): texts, at most `spec.documents` of each, the first in seeded order.
 
-    documents: doc_id, source, uri, domain, n_bytes, text. The ids are chosen on narrow columns, then their texts are read.
+    documents: doc_id, source, uri, domain, n_bytes, text. The ids are chosen on narrow columns, then their texts are
+    read.
     """
-    candidates = documents.where((F.col("domain") == domain) & (F.col("n_bytes") <= MAX_BYTES)).select("doc_id", "source", "uri")
+    candidates = documents.where((F.col("domain") == domain) & (F.col("n_bytes") <= MAX_BYTES)).select(
+        "doc_id", "source", "uri"
+    )
     good = is_positive(spec)
     order = F.xxhash64(F.lit(seed), F.lit("examples"), "doc_id")
     chosen = [candidates.where(which).orderBy(order, "doc_id").limit(spec.documents) for which in (good, ~good)]
@@ -47,22 +50,35 @@ def trusted(documents: DataFrame, spec: Languages, seed: int) -> list[str]:
 
 def is_positive(spec: Quality) -> Column:
     """Whether a document's source and uri match one of the positives."""
-    matches = [(F.col("source") == one.source) & F.col("uri").rlike(f"^{fnmatch.translate(one.uri)}") for one in spec.positives]
+    matches = [
+        (F.col("source") == one.source) & F.col("uri").rlike(f"^{fnmatch.translate(one.uri)}") for one in spec.positives
+    ]
     return reduce(or_, matches)
 
 
 def by_language(domain: str, positives: list[str], pool: list[str], language_model: bytes) -> dict[str, Texts]:
     """Examples by the name of the model that learns from them: `domain` from all, `domain.language` where that pays.
 
-    The languages are those that the signals will find: no language is a reason to score high or low inside its own model.
+    The languages are those that the signals will find: no language is a reason to score high or low inside its own
+    model.
     """
-    told = [language.measure(pa.array(texts, pa.string()), {}, Context(language_model))[0].to_pylist() for texts in (positives, pool)]
+    told = [
+        language.measure(pa.array(texts, pa.string()), {}, Context(language_model))[0].to_pylist()
+        for texts in (positives, pool)
+    ]
     counts, total = [Counter(labels) for labels in told], len(positives) + len(pool)
-    named = {label: sum(count[label] for count in counts) for label in counts[0] | counts[1] if label != language.UNDETERMINED}
+    named = {
+        label: sum(count[label] for count in counts)
+        for label in counts[0] | counts[1]
+        if label != language.UNDETERMINED
+    }
     own = [label for label in named if min(count[label] for count in counts) >= OWN_EXAMPLES]
     own = sorted(label for label in own if sum(named.values()) - named[label] >= OTHERS_SHARE * total)
     found = {domain: (positives, pool)}
     for label in own:
-        kinds = [[text for text, one in zip(*kind, strict=True) if one == label] for kind in ((positives, told[0]), (pool, told[1]))]
+        kinds = [
+            [text for text, one in zip(*kind, strict=True) if one == label]
+            for kind in ((positives, told[0]), (pool, told[1]))
+        ]
         found[f"{domain}.{label}"] = (kinds[0], kinds[1])
     return found

@@ -1,7 +1,7 @@
 """What is usual in a language, from documents of it that the recipe trusts: thresholds of rules, and stop words.
 
-FineWeb-2 (Penedo et al. 2506.20920) takes both from Wikipedia in each language. Nothing is downloaded here: a language without
-trusted documents keeps the default thresholds, and has no stop words.
+FineWeb-2 (Penedo et al. 2506.20920) takes both from Wikipedia in each language. Nothing is downloaded here: a language
+without trusted documents keeps the default thresholds, and has no stop words.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ SHOWN = (0.05, 0.25, 0.5, 0.75, 0.95)  # quantiles on the card
 
 
 def fit(signals: pa.RecordBatch, texts: list[str], rules: tuple[Rule, ...]) -> dict[str, Any]:
-    """The card of a fit: documents by language, thresholds by rule and language, quantiles of the signals, stop words by language.
+    """The card of a fit: documents by language, thresholds by rule and language, quantiles of the signals, stop words
+    by language.
 
     signals: of the trusted documents, with `lang`, in the order of texts; rules: those with a `fit` are fitted.
     """
@@ -36,11 +37,20 @@ def fit(signals: pa.RecordBatch, texts: list[str], rules: tuple[Rule, ...]) -> d
     return {
         "documents": {lang: counts[lang] for lang in known},
         "thresholds": {
-            rule.name: {lang: threshold(rule, values[rule.signal][languages == lang]) for lang in known if rule.limit(lang) is not None}
+            rule.name: {
+                lang: threshold(rule, values[rule.signal][languages == lang])
+                for lang in known
+                if rule.limit(lang) is not None
+            }
             for rule in fitted
         },  # a rule that is off for a language stays off
-        "quantiles": {name: {lang: np.quantile(of[languages == lang], SHOWN).tolist() for lang in known} for name, of in values.items()},
-        "stop_words": {lang: stop_words(np.array(texts, object)[languages == lang]) for lang in known if lang not in WITHOUT_SPACES},
+        "quantiles": {
+            name: {lang: np.quantile(of[languages == lang], SHOWN).tolist() for lang in known}
+            for name, of in values.items()
+        },
+        "stop_words": {
+            lang: stop_words(np.array(texts, object)[languages == lang]) for lang in known if lang not in WITHOUT_SPACES
+        },
     }
 
 
@@ -62,7 +72,8 @@ def threshold(rule: Rule, values: np.ndarray) -> float:
 
 
 def stop_words(texts: list[str]) -> list[str]:
-    """The short words that make up at least STOP_WORD_SHARE of all words, but at least LEAST_STOP_WORDS and at most MOST_WORDS."""
+    """The short words that make up at least STOP_WORD_SHARE of all words, but at least LEAST_STOP_WORDS and at most
+    MOST_WORDS."""
     counts = Counter(word for text in texts for word in re.findall(r"[^\W_]+", text.lower()))
     total = sum(counts.values())
     short = [(word, n) for word, n in counts.items() if word.isalpha() and len(word) <= LONGEST_STOP_WORD]

@@ -1,7 +1,8 @@
-"""Training a domain's quality model: fastText, positives against the pool, tested on a held-out tenth (DCLM, 2406.11794).
+"""Training a domain's quality model: fastText, positives against the pool, tested on a held-out tenth (DCLM,
+2406.11794).
 
-The positives are the user's, the negatives a sample of the domain's pool. `pipelines.signals.quality` says what the model reads of a
-text and predicts with it.
+The positives are the user's, the negatives a sample of the domain's pool. `pipelines.signals.quality` says what the
+model reads of a text and predicts with it.
 """
 
 from __future__ import annotations
@@ -38,9 +39,9 @@ M_PERTURB = -6  # malloc.h of glibc
 class Trained:
     """A quality model: the bytes of its file, and what its card says.
 
-    `auc` is the chance that a held-out positive scores above a held-out text of the pool, .5 is guessing; `interval` has the
-    true one with 95 % confidence. `n_empty` examples had no words, `n_copies` of the pool were near copies of positives: neither
-    are used.
+    `auc` is the chance that a held-out positive scores above a held-out text of the pool, .5 is guessing; `interval`
+    has the true one with 95 % confidence. `n_empty` examples had no words, `n_copies` of the pool were near copies of
+    positives: neither are used.
     """
 
     model: bytes
@@ -57,8 +58,8 @@ class Trained:
 def train(positives: list[str], pool: list[str], seed: int, name: str = "model") -> Trained:
     """Train on nine tenths, test on the rest. Equal texts and seed give equal bytes (one thread, seeded order).
 
-    Near copies of one another stand on one side, so the test is of texts that were not seen. Raises ValueError for fewer
-    than 20 usable positives or pool texts, or too few that differ; `name` stands in its message.
+    Near copies of one another stand on one side, so the test is of texts that were not seen. Raises ValueError for
+    fewer than 20 usable positives or pool texts, or too few that differ; `name` stands in its message.
     """
     read = [excerpt(text) for text in (*positives, *pool)]
     wanted, worded = np.arange(len(read)) < len(positives), np.array([bool(line.strip(" \0")) for line in read], bool)
@@ -68,10 +69,16 @@ def train(positives: list[str], pool: list[str], seed: int, name: str = "model")
         _require(name, kind, int(which.sum()), int((which & left_out).sum()))
     kinds = [np.flatnonzero(which & worded & ~copied) for which in (wanted, ~wanted)]
     heldout = [_heldout(name, members, groups[members], seed + i) for i, members in enumerate(kinds)]
-    lines = [f"{label} {read[i]}" for label, members, out in zip((WANTED, OTHER), kinds, heldout, strict=True) for i in members[~out]]
+    lines = [
+        f"{label} {read[i]}"
+        for label, members, out in zip((WANTED, OTHER), kinds, heldout, strict=True)
+        for i in members[~out]
+    ]
     np.random.default_rng(seed).shuffle(lines)  # fastText reads in the order of the file
     model = _fit(lines, seed)
-    scores = [score(pa.array([read[i] for i in members[out]]), model) for members, out in zip(kinds, heldout, strict=True)]
+    scores = [
+        score(pa.array([read[i] for i in members[out]]), model) for members, out in zip(kinds, heldout, strict=True)
+    ]
     sizes, auc = [len(one) for one in scores], audit.auc(*scores)
     calibration = audit.calibration(np.concatenate(scores), np.repeat([1.0, 0.0], sizes))
     counts = (*map(len, kinds), sum(sizes), int((~worded).sum()), int(copied.sum()))
@@ -138,9 +145,9 @@ def _zeroed_memory() -> Iterator[None]:
     """Let malloc hand out zeros.
 
     fastText 0.9.3 with one thread starts nine tenths of its matrix from whatever stood in that memory (densematrix.cc:
-    the random start fills a tenth a thread, aligned.h does not clear): no two runs agree, some end in "Encountered NaN".
-    glibc fills what it hands out with the complement of M_PERTURB's byte. Other C libraries have no mallopt; there
-    blocks of this size come fresh from the kernel, which is zeros too.
+    the random start fills a tenth a thread, aligned.h does not clear): no two runs agree, some end in "Encountered
+    NaN". glibc fills what it hands out with the complement of M_PERTURB's byte. Other C libraries have no mallopt;
+    there blocks of this size come fresh from the kernel, which is zeros too.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", lambda parameter, value: None)
     mallopt(M_PERTURB, 0xFF)

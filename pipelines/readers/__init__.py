@@ -1,4 +1,5 @@
-"""Step ingest: how records are read (bronze.documents, bronze.rejects). A reader is a pair of functions in a file of its own.
+"""Step ingest: how records are read (bronze.documents, bronze.rejects). A reader is a pair of functions in a file of
+its own.
 
 Adding one is a file and a line here. Readers: text, jsonl, parquet, chat, html, warc, tree, python. What they share:
 
@@ -21,7 +22,8 @@ from schemas.parts import Source
 
 
 class Reader(NamedTuple):
-    """`list_files` (source, seed) runs on the driver and raises RecipeError; `read` (file, source) runs in workers and raises OSError."""
+    """`list_files` (source, seed) runs on the driver and raises RecipeError; `read` (file, source) runs in workers and
+    raises OSError."""
 
     list_files: Callable[[Source, int], list[File]]
     read: Callable[[File, Source], Iterator[Record | Reject]]

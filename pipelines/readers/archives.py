@@ -1,9 +1,11 @@
-"""Zip and tar archives as folders: the members that a reader wants are read one after another, none is ever unpacked to disk.
+"""Zip and tar archives as folders: the members that a reader wants are read one after another, none is ever unpacked to
+disk.
 
-A reader lists archives beside its own files (`suffixes + ARCHIVES`) and reads through `each`. A member's uri is the archive's
-and its own place, without "." and doubled slashes. Folders, devices and members that are not wanted are no input records; a
-wanted name that cannot be read (a link, an encrypted member, a place outside of the archive, an archive) is a reject.
-An archive is one file to the driver and one task: it is read from front to end, in memory bounded by the reader's.
+A reader lists archives beside its own files (`suffixes + ARCHIVES`) and reads through `each`. A member's uri is the
+archive's and its own place, without "." and doubled slashes. Folders, devices and members that are not wanted are no
+input records; a wanted name that cannot be read (a link, an encrypted member, a place outside of the archive, an
+archive) is a reject. An archive is one file to the driver and one task: it is read from front to end, in memory bounded
+by the reader's.
 
 Not read: members of a zip packed otherwise than by deflate, sparse members of a tar. A damaged zip loses the damaged
 members, or all if its directory (at the end) is damaged; a damaged tar all that follows the damage.
@@ -29,7 +31,8 @@ NAME_BYTES = 4096  # PATH_MAX of Linux
 def each(
     file: File, source: Source, wanted: Callable[[str], bool], read: Callable[[File, Source], Iterator[Record | Reject]]
 ) -> Iterator[Record | Reject]:
-    """What is `read` of the file or, when it is an archive, of each member with a `wanted` name, and rejects for what is lost.
+    """What is `read` of the file or, when it is an archive, of each member with a `wanted` name, and rejects for what
+    is lost.
 
     Raises OSError when the file cannot be opened or read.
     """
@@ -64,7 +67,9 @@ def _read(file: File, member: Member, source: Source, read: Callable, names: set
     else:
         names.add(name)
         try:
-            yield from read(File(file.path, uri, member.bytes, file.mtime_ns, file.licence, file.facts, member.opened()), source)
+            yield from read(
+                File(file.path, uri, member.bytes, file.mtime_ns, file.licence, file.facts, member.opened()), source
+            )
         except DAMAGE as error:
             yield Reject(uri, "damaged", f"{type(error).__name__}: {error!s:.200}", 0)
 

@@ -1,11 +1,11 @@
 """Conversations: one JSON object a line, as the reader `jsonl`, with a list of messages; each becomes one plain text.
 
-The list is the field `text_field` if that holds one, else `messages`: {role, content} with roles system, developer, user,
-assistant, tool; else `conversations`: {from, value} with system, human, gpt (ShareGPT). Either kind of message may stand in
-either field. A content is text, or a list of parts {type: text, text}, one to a line.
+The list is the field `text_field` if that holds one, else `messages`: {role, content} with roles system, developer,
+user, assistant, tool; else `conversations`: {from, value} with system, human, gpt (ShareGPT). Either kind of message
+may stand in either field. A content is text, or a list of parts {type: text, text}, one to a line.
 
-A conversation is taken whole or not at all: a system (or developer) message may come first, then user and assistant take
-turns, beginning with the user; between two turns of the assistant there may be those of tools. Both say something.
+A conversation is taken whole or not at all: a system (or developer) message may come first, then user and assistant
+take turns, beginning with the user; between two turns of the assistant there may be those of tools. Both say something.
 
     System: You are brief.
 
@@ -13,8 +13,8 @@ turns, beginning with the user; between two turns of the assistant there may be 
 
     Assistant: 4
 
-Plain words, as special tokens of chat templates in text before post-training ruin the model (OLMo 3: GSM8K from 49 to 0;
-plain headings 46). Turns stay unambiguous: a paragraph of a content that begins like a heading is moved right by one
+Plain words, as special tokens of chat templates in text before post-training ruin the model (OLMo 3: GSM8K from 49 to
+0; plain headings 46). Turns stay unambiguous: a paragraph of a content that begins like a heading is moved right by one
 space: taking one space from each that is so undoes it. White space around a content is dropped.
 """
 
@@ -33,7 +33,8 @@ FIELDS = ("messages", "conversations")
 HEADINGS = {"system": "System", "developer": "System", "user": "User", "human": "User",
             "assistant": "Assistant", "gpt": "Assistant", "tool": "Tool"}  # fmt: skip
 BEFORE = {"User": ("", "Assistant"), "Assistant": ("User", "Tool"), "Tool": ("Assistant", "Tool"), "System": ()}
-MISTAKABLE = re.compile(r"\n\n(?= *+(?:System|User|Assistant|Tool):)")  # a literal first: chats at 211 MB/s, with a look behind 80
+# a literal first: chats at 211 MB/s, with a look behind 80
+MISTAKABLE = re.compile(r"\n\n(?= *+(?:System|User|Assistant|Tool):)")
 
 
 def read(file: File, source: Source) -> Iterator[Record | Reject]:
@@ -46,7 +47,9 @@ def conversation(uri: str, value: dict[str, Any], source: Source) -> Record | Re
     messages = next((value[name] for name in (source.text_field, *FIELDS) if isinstance(value.get(name), list)), None)
     if messages is None:
         found = ", ".join(map(repr, list(value)[:20]))
-        return Reject(uri, "no_text", f"expected a list in field {' or '.join(map(repr, FIELDS))}, found {found:.200}", 0)
+        return Reject(
+            uri, "no_text", f"expected a list in field {' or '.join(map(repr, FIELDS))}, found {found:.200}", 0
+        )
     said = []
     for i, message in enumerate(messages):
         one = turn(message)

@@ -1,4 +1,5 @@
-"""Compressed bytes unpacked in pieces of bounded size, whatever they claim to hold: gzip, zstd, bzip2, xz, or none by the name."""
+"""Compressed bytes unpacked in pieces of bounded size, whatever they claim to hold: gzip, zstd, bzip2, xz, or none by
+the name."""
 
 from __future__ import annotations
 
@@ -50,7 +51,8 @@ def _zstd(stream: BinaryIO) -> Iterator[bytes]:
 
 
 def _bounded(stream: BinaryIO, new: Callable[[], bz2.BZ2Decompressor | lzma.LZMADecompressor]) -> Iterator[bytes]:
-    """bz2 and lzma decompress one of many streams at a time, and say when they want more; the library's files know no memory limit."""
+    """bz2 and lzma decompress one of many streams at a time, and say when they want more; the library's files know no
+    memory limit."""
     data = b""
     while data := data.lstrip(b"\0") or stream.read(CHUNK_BYTES):  # xz pads with zeros between streams
         one = new()

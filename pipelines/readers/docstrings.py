@@ -1,4 +1,5 @@
-"""Docstrings of a module without parsing it: regular expressions, many times faster than `ast`, and the same text for nearly all."""
+"""Docstrings of a module without parsing it: regular expressions, many times faster than `ast`, and the same text for
+nearly all."""
 
 from __future__ import annotations
 

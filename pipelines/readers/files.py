@@ -1,8 +1,8 @@
 """What the readers share: files in a fixed order, and one text made into a record or a reject.
 
-Links: a link to a file is read like the file (Hugging Face caches are made of them); a link to a folder is never entered,
-so no loop can arise. It is listed instead and becomes one reject, as does a folder that cannot be opened: nothing is left
-out in silence.
+Links: a link to a file is read like the file (Hugging Face caches are made of them); a link to a folder is never
+entered, so no loop can arise. It is listed instead and becomes one reject, as does a folder that cannot be opened:
+nothing is left out in silence.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ REASONS = {
 class File(NamedTuple):
     """One file of a source. `uri` is its place in the source, `path` its place on this machine (never stored).
 
-    `licence` and `facts` are what its tree says of it. A member of an archive is a file with an open `stream`, read once
-    from front to end, and the archive's path; `opened` gives the stream of either kind.
+    `licence` and `facts` are what its tree says of it. A member of an archive is a file with an open `stream`, read
+    once from front to end, and the archive's path; `opened` gives the stream of either kind.
     """
 
     path: str
@@ -59,8 +59,9 @@ class Record(NamedTuple):
     """One text. `text` has \\n line ends, no NUL, no lone surrogates.
 
     `facts` are pairs of what the reader knows of it besides, by these names (all optional):
-    url, title; language: as the record declares it, or of a program's file name; charset: what the text was decoded from;
-    vendored, generated: "1" for a file that its tree marks so; turns: how many a chat has, its system message not counted.
+    url, title; language: as the record declares it, or of a program's file name; charset: what the text was decoded
+    from; vendored, generated: "1" for a file that its tree marks so; turns: how many a chat has, its system message not
+    counted.
     """
 
     uri: str
@@ -85,9 +86,13 @@ def document(uri: str, text: Any, licence: str | None, source: Source) -> Record
     try:
         n_bytes = len(text) if text.isascii() else len(text.encode())
     except UnicodeEncodeError as error:
-        return Reject(uri, "invalid_utf8", f"lone surrogate U+{ord(text[error.start]):04X} at character {error.start}", len(text))
+        return Reject(
+            uri, "invalid_utf8", f"lone surrogate U+{ord(text[error.start]):04X} at character {error.start}", len(text)
+        )
     if "\0" in text:
-        return Reject(uri, "nul", f"{text.count(chr(0)):,} NUL characters, the first at {text.index(chr(0)):,}", n_bytes)
+        return Reject(
+            uri, "nul", f"{text.count(chr(0)):,} NUL characters, the first at {text.index(chr(0)):,}", n_bytes
+        )
     if n_bytes > source.max_document_bytes:
         return too_large(uri, n_bytes, source)
     text = text.removeprefix("\ufeff")
@@ -103,7 +108,9 @@ def decoded(uri: str, data: bytes, licence: str | None, source: Source) -> Recor
     try:
         return document(uri, data.decode(), licence, source)
     except UnicodeDecodeError as error:
-        return Reject(uri, "invalid_utf8", f"byte {data[error.start]:#04x} at {error.start:,}: {error.reason}", len(data))
+        return Reject(
+            uri, "invalid_utf8", f"byte {data[error.start]:#04x} at {error.start:,}: {error.reason}", len(data)
+        )
 
 
 def too_large(uri: str, n_bytes: int, source: Source) -> Reject:
@@ -125,7 +132,8 @@ def whole(file: File, source: Source) -> bytes | Reject:
 def listed(
     source: Source, suffixes: tuple[str, ...], wanted: Callable[[str], bool] | None = None, skip: Collection[str] = ()
 ) -> list[File]:
-    """Files of a source with a path, by uri: the file, all with one of the suffixes in the folder, or all that the glob matches.
+    """Files of a source with a path, by uri: the file, all with one of the suffixes in the folder, or all that the glob
+    matches.
 
     `wanted` chooses a folder's files instead of the suffixes; folders named in `skip` are not entered.
     Raises RecipeError when the path is missing, cannot be opened, or holds no such file or only empty ones.
@@ -137,10 +145,14 @@ def listed(
     try:
         files = sorted(_matching(os.path.abspath(source.path), wanted, skip), key=lambda file: file.uri)
     except OSError as error:
-        raise RecipeError(f"{field}: expected a file, folder or glob that can be read, found {source.path!r}: {error.strerror}") from None
+        raise RecipeError(
+            f"{field}: expected a file, folder or glob that can be read, found {source.path!r}: {error.strerror}"
+        ) from None
     if not any(file.bytes for file in files):
         expected = "files that match" if MAGIC.search(source.path) else f"files ending in {', '.join(suffixes)}"
-        raise RecipeError(f"{field}: expected {expected}, found {f'{len(files)} empty ones' if files else 'none'} at {source.path!r}")
+        raise RecipeError(
+            f"{field}: expected {expected}, found {f'{len(files)} empty ones' if files else 'none'} at {source.path!r}"
+        )
     return files
 
 
@@ -154,7 +166,12 @@ def _matching(path: str, wanted: Callable[[str], bool], skip: Collection[str]) -
         folder = path[: MAGIC.search(path).start()].rpartition("/")[0] or "/"
         pattern = path[len(folder) :].lstrip("/")
         matches = re.compile(glob_regex(pattern)).fullmatch
-        yield from walk(folder, lambda uri: matches(uri) is not None, depth=None if "**" in pattern else pattern.count("/"), skip=skip)
+        yield from walk(
+            folder,
+            lambda uri: matches(uri) is not None,
+            depth=None if "**" in pattern else pattern.count("/"),
+            skip=skip,
+        )
 
 
 def glob_regex(pattern: str) -> str:

@@ -17,7 +17,8 @@ SUFFIXES = (".html", ".htm", ".xhtml", ".HTML", ".HTM")
 HEAD = 1000  # bytes or characters in which a page's first tag stands
 # Possessive: many comments are never divided in another way, in which time would double with each.
 BEGINNING = re.compile(
-    rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*>\s*)?(?:(?><!--.*?-->\s*))*+<(?:!doctype\s+html|html)\b", re.IGNORECASE | re.DOTALL
+    rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*>\s*)?(?:(?><!--.*?-->\s*))*+<(?:!doctype\s+html|html)\b",
+    re.IGNORECASE | re.DOTALL,
 )
 
 
@@ -49,9 +50,15 @@ def is_page(value: Any, source: Source) -> bool:
 
 
 def page(
-    uri: str, html: bytes | str, licence: str | None, source: Source, label: str | None = None, facts: tuple[tuple[str, str], ...] = ()
+    uri: str,
+    html: bytes | str,
+    licence: str | None,
+    source: Source,
+    label: str | None = None,
+    facts: tuple[tuple[str, str], ...] = (),
 ) -> Record | Reject:
-    """A page's main content as a record. `label` is the charset that came with the bytes, `facts` win over the page's own."""
+    """A page's main content as a record. `label` is the charset that came with the bytes, `facts` win over the page's
+    own."""
     from pipelines.html.extract import (
         MAX_TAGS,
         TRAFILATURA_DEPTH,
@@ -67,7 +74,11 @@ def page(
     text, charset = (html.removeprefix("\ufeff"), "utf-8") if isinstance(html, str) else decode(html, label)
     if text is None:
         return Reject(uri, "undecodable", charset, len(html))
-    data = html.removeprefix(BOM_UTF8) if charset == "utf-8" and isinstance(html, bytes) else text.encode("utf-8", "replace")
+    data = (
+        html.removeprefix(BOM_UTF8)
+        if charset == "utf-8" and isinstance(html, bytes)
+        else text.encode("utf-8", "replace")
+    )
     n_tags = data.count(b"<")
     if n_tags > MAX_TAGS:
         return Reject(uri, "too_many_tags", f"expected at most {MAX_TAGS:,} tags, found {n_tags:,}", len(data))

@@ -33,23 +33,37 @@ CHUNK_FILES = 10_000  # and at most so many files: empty ones cost time too
 MAX_CHUNKS = 20_000  # more tasks than that tire Spark's driver: above 160 GB tasks grow
 BATCH_BYTES = 8 << 20  # of text in one Arrow batch: with the largest document, all that a worker holds
 BATCH_ROWS = 10_000
-UNPACKED = 200  # bytes that one byte of a compressed file may stand for: readers.archives.RATIO, web pages of one site in zst: 30
+# bytes that one byte of a compressed file may stand for: readers.archives.RATIO, web pages of one site in zst: 30
+UNPACKED = 200
 PACKED_SUFFIXES = (".gz", ".zst", ".parquet", ".zip", ".tgz", ".bz2", ".xz")
 # Columns of `records`: a document's (all but source, snapshot, uri and n_bytes null for a reject) and a reject's.
 TYPES = {"bigint": pa.int64(), "string": pa.string(), "map<string,string>": pa.map_(pa.string(), pa.string())}
-SCHEMA = pa.schema([pa.field(c.name, TYPES[c.type]) for c in DOCUMENTS.columns]
-                   + [pa.field("reason", pa.string()), pa.field("detail", pa.string())])
+SCHEMA = pa.schema(
+    [pa.field(c.name, TYPES[c.type]) for c in DOCUMENTS.columns]
+    + [pa.field("reason", pa.string()), pa.field("detail", pa.string())]
+)
 RECORDS = f"{DOCUMENTS.ddl}, reason string, detail string"
 HELD = "delivered_before"  # no reject: the document stands in the table
-FILES = pa.schema([("path", pa.binary()), ("uri", pa.string()), ("bytes", pa.int64()), ("mtime_ns", pa.int64()), ("licence", pa.string()),
-                   ("facts", pa.map_(pa.string(), pa.string()))])
+FILES = pa.schema(
+    [
+        ("path", pa.binary()),
+        ("uri", pa.string()),
+        ("bytes", pa.int64()),
+        ("mtime_ns", pa.int64()),
+        ("licence", pa.string()),
+        ("facts", pa.map_(pa.string(), pa.string())),
+    ]
+)
 
 
 def listing(recipe: Recipe) -> dict[Delivery, list[File]]:
-    """Files of each delivery, in their order. Raises RecipeError for an unknown reader or a path that cannot be read."""
+    """Files of each delivery, in their order. Raises RecipeError for an unknown reader or a path that cannot be
+    read."""
     for source in recipe.sources:
         if source.reader not in READERS:
-            raise RecipeError(f"sources.{source.name}.reader: expected one of {', '.join(sorted(READERS))}, found {source.reader!r}")
+            raise RecipeError(
+                f"sources.{source.name}.reader: expected one of {', '.join(sorted(READERS))}, found {source.reader!r}"
+            )
     return {delivery: READERS[one.reader].list_files(one, recipe.seed) for delivery, one in deliveries(recipe).items()}
 
 
@@ -66,7 +80,9 @@ def check(recipe: Recipe) -> None:
         for i, wanted in enumerate(accumulate(shares)):
             if wanted > most[source.name]:
                 place = f"stages[{i}].mixture.weights.{source.name}"
-                raise RecipeError(_too_small(place, f"source {source.name}", most[source.name], recipe.max_epochs, wanted))
+                raise RecipeError(
+                    _too_small(place, f"source {source.name}", most[source.name], recipe.max_epochs, wanted)
+                )
 
 
 def _most_tokens(file: File) -> int:
@@ -79,8 +95,8 @@ def _too_small(place: str, what: str, most: float, epochs: float, wanted: float)
 
 
 def fingerprints(recipe: Recipe) -> dict[str, str]:
-    """By delivery: hash of how its source is read, what its files are called, how large they are and when they were written,
-    and what their trees say of them.
+    """By delivery: hash of how its source is read, what its files are called, how large they are and when they were
+    written, and what their trees say of them.
 
     The snapshots before it count too: a record that they hold is not stored again.
     """
@@ -90,7 +106,11 @@ def fingerprints(recipe: Recipe) -> dict[str, str]:
         settings = source.model_dump(mode="json", exclude={"path", "snapshots", "priority"})
         earlier = source.snapshots[: source.snapshots.index(delivery.snapshot)]
         digest = blake2b(fingerprint([REVISION, SCHEMA.names, recipe.seed, settings, earlier]).encode(), digest_size=16)
-        digest.update("\n".join([f"{file.uri}\0{file.bytes}\0{file.mtime_ns}\0{file.licence}\0{file.facts}" for file in files]).encode())
+        digest.update(
+            "\n".join(
+                [f"{file.uri}\0{file.bytes}\0{file.mtime_ns}\0{file.licence}\0{file.facts}" for file in files]
+            ).encode()
+        )
         prints[str(delivery)] = digest.hexdigest()
     return prints
 
@@ -100,16 +120,24 @@ def records(
 ) -> DataFrame:
     """A row for every input record: the columns of `bronze.documents`, and `reason` and `detail`, null for documents.
 
-    Of all deliveries, or those `chosen`. Documents whose ids are among `held` (in order, as bytes; few enough to be sent to every task)
-    have the reason HELD. Files are listed now, read each time the frame is evaluated. Raises RecipeError like `check`.
+    Of all deliveries, or those `chosen`. Documents whose ids are among `held` (in order, as bytes; few enough to be
+    sent to every task) have the reason HELD. Files are listed now, read each time the frame is evaluated. Raises
+    RecipeError like `check`.
     """
     sources = deliveries(recipe)
     wanted = set(sources if chosen is None else chosen)
-    chunks = [(delivery, chunk) for delivery, files in listing(recipe).items() if delivery in wanted for chunk in chunked(files)]
+    chunks = [
+        (delivery, chunk)
+        for delivery, files in listing(recipe).items()
+        if delivery in wanted
+        for chunk in chunked(files)
+    ]
     dealt = spark.createDataFrame(_chunk_table(chunks)).repartitionById(len(chunks), "chunk")
     if held is None:
         return dealt.mapInArrow(lambda batches: _read_chunks(batches, sources), RECORDS)
-    return dealt.mapInArrow(lambda batches: (_told_if_held(batch, held) for batch in _read_chunks(batches, sources)), RECORDS)
+    return dealt.mapInArrow(
+        lambda batches: (_told_if_held(batch, held) for batch in _read_chunks(batches, sources)), RECORDS
+    )
 
 
 def chunked(files: list[File]) -> Iterator[list[File]]:
@@ -128,7 +156,11 @@ def chunked(files: list[File]) -> Iterator[list[File]]:
 def _chunk_table(chunks: list[tuple[Delivery, list[File]]]) -> pa.Table:
     files = [[file._replace(path=os.fsencode(file.path))._asdict() for file in chunk] for _, chunk in chunks]
     names = {name: pa.array([getattr(delivery, name) for delivery, _ in chunks]) for name in Delivery._fields}
-    columns = {"chunk": pa.array(range(len(chunks)), pa.int32()), **names, "files": pa.array(files, pa.list_(pa.struct(FILES)))}
+    columns = {
+        "chunk": pa.array(range(len(chunks)), pa.int32()),
+        **names,
+        "files": pa.array(files, pa.list_(pa.struct(FILES))),
+    }
     return pa.table(columns)
 
 
@@ -136,7 +168,10 @@ def _read_chunks(batches: Iterable[pa.RecordBatch], sources: dict[Delivery, Sour
     for batch in batches:
         for chunk in batch.to_pylist():
             source = sources[Delivery(chunk["source"], chunk["snapshot"])]
-            files = (File(**file | {"path": os.fsdecode(file["path"]), "facts": tuple(file["facts"])}) for file in chunk["files"])
+            files = (
+                File(**file | {"path": os.fsdecode(file["path"]), "facts": tuple(file["facts"])})
+                for file in chunk["files"]
+            )
             yield from batched(row(made, source) for file in files for made in read(file, source))
 
 
@@ -152,21 +187,40 @@ def read(file: File, source: Source) -> Iterator[Record | Reject]:
     """What the reader makes of the file; a file that cannot be opened, or not to its end, gives a reject."""
     try:
         if not stat.S_ISREG(os.stat(file.path).st_mode):
-            yield Reject(file.uri, "unreadable", "expected a file, found a pipe, device, or folder that is a link or cannot be opened", 0)
+            yield Reject(
+                file.uri,
+                "unreadable",
+                "expected a file, found a pipe, device, or folder that is a link or cannot be opened",
+                0,
+            )
         else:
             yield from READERS[source.reader].read(file, source)
     except OSError as error:
-        yield Reject(file.uri, "unreadable", error.strerror or type(error).__name__, 0)  # its text holds the machine's path
+        # its text holds the machine's path
+        yield Reject(file.uri, "unreadable", error.strerror or type(error).__name__, 0)
 
 
 def row(made: Record | Reject, source: Source) -> tuple:
     """One row of `records`."""
     if isinstance(made, Reject):
-        detail = made.detail.encode("utf-8", "backslashreplace").decode()  # it quotes what no column can hold: halves of surrogate pairs
+        # it quotes what no column can hold: halves of surrogate pairs
+        detail = made.detail.encode("utf-8", "backslashreplace").decode()
         return None, source.name, source.snapshot, made.uri, None, None, None, None, made.n_bytes, made.reason, detail
     text = made.text.encode()
     identity = doc_id(source.name, made.uri, text)
-    return identity, source.name, source.snapshot, made.uri, source.domain, made.licence, made.facts, made.text, len(text), None, None
+    return (
+        identity,
+        source.name,
+        source.snapshot,
+        made.uri,
+        source.domain,
+        made.licence,
+        made.facts,
+        made.text,
+        len(text),
+        None,
+        None,
+    )
 
 
 def doc_id(source: str, uri: str, text: bytes) -> str:
@@ -192,4 +246,6 @@ def batched(rows: Iterable[tuple]) -> Iterator[pa.RecordBatch]:
 
 def _batch(rows: list[tuple]) -> pa.RecordBatch:
     columns = zip(*rows, strict=True)
-    return pa.record_batch([pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)], schema=SCHEMA)
+    return pa.record_batch(
+        [pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)], schema=SCHEMA
+    )

@@ -33,11 +33,14 @@ def list_files(source: Source, seed: int) -> list[File]:
 
 
 def read(file: File, source: Source) -> Iterator[Record | Reject]:
-    """A record or a reject for each line; one reject for all that follows damage. Raises OSError when the file cannot be read."""
+    """A record or a reject for each line; one reject for all that follows damage. Raises OSError when the file cannot
+    be read."""
     return each(file, source, wanted, lambda member, source: objects(member, source, record))
 
 
-def objects(file: File, source: Source, made: Callable[[str, dict, Source], Record | Reject]) -> Iterator[Record | Reject]:
+def objects(
+    file: File, source: Source, made: Callable[[str, dict, Source], Record | Reject]
+) -> Iterator[Record | Reject]:
     """What is `made` (uri, object, source) of each line that holds an object, or why it holds none."""
     number = 0
     with opened(file) as stream:
@@ -51,11 +54,17 @@ def objects(file: File, source: Source, made: Callable[[str, dict, Source], Reco
                     one = one if isinstance(one, Reject) else made(uri, one, source)
                     yield one._replace(n_bytes=len(line)) if isinstance(one, Reject) else one
         except DAMAGE as error:
-            yield Reject(f"{file.uri}#{number + 1}", "damaged", f"{type(error).__name__}: {error}, after {number:,} whole lines", 0)
+            yield Reject(
+                f"{file.uri}#{number + 1}",
+                "damaged",
+                f"{type(error).__name__}: {error}, after {number:,} whole lines",
+                0,
+            )
 
 
 def lines(chunks: Iterable[bytes], limit: int) -> Iterator[tuple[bytes | None, int]]:
-    """(line, its bytes); the line is None above `limit` bytes, and no more of it than `limit` and a chunk is ever held."""
+    """(line, its bytes); the line is None above `limit` bytes, and no more of it than `limit` and a chunk is ever
+    held."""
     kept, n_bytes = [], 0
     for chunk in chunks:
         *complete, rest = chunk.split(b"\n")
@@ -99,7 +108,8 @@ def record(uri: str, value: dict[str, Any], source: Source) -> Record | Reject:
 
 
 def licence_text(value: Any) -> str | None:
-    """A licence field as text; lists and the like as JSON, so that nothing is lost, but for what is nested too deep for `json`."""
+    """A licence field as text; lists and the like as JSON, so that nothing is lost, but for what is nested too deep for
+    `json`."""
     try:
         text = value if isinstance(value, str) else None if value is None else json.dumps(value, default=str)
     except RecursionError:  # orjson reads 1,023 levels, `json` writes fewer than 1,000

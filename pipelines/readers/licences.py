@@ -1,4 +1,5 @@
-"""Which licence a text is: SPDX names, from words that only that licence holds; and what packages declare of themselves."""
+"""Which licence a text is: SPDX names, from words that only that licence holds; and what packages declare of
+themselves."""
 
 from __future__ import annotations
 
@@ -7,9 +8,11 @@ import re
 import tomllib
 from typing import Any
 
-TEXT_BYTES = 1 << 16  # that are read of a licence file or manifest: the longest licences name themselves in their first lines
+# that are read of a licence file or manifest: the longest licences name themselves in their first lines
+TEXT_BYTES = 1 << 16
 NAME_CHARS = 100
-UNKNOWN = "NOASSERTION"  # SPDX's word for terms that nobody has named: a file that lies beside them is under them all the same
+# SPDX's word for terms that nobody has named: a file that lies beside them is under them all the same
+UNKNOWN = "NOASSERTION"
 
 # Found in lower-case words, all else one space. The first in the text wins; of two at one place the first here.
 PHRASES = {
@@ -24,14 +27,14 @@ PHRASES = {
     "EPL-2.0": r"eclipse public license v 2 0",
     "BSL-1.0": r"boost software license version 1 0",
     "GNU": r"gnu( affero| lesser| library)? general public license as published by the free software foundation"
-           r" either version ([123](?: 1)?) of the license or at your option any later version",
+    r" either version ([123](?: 1)?) of the license or at your option any later version",
     "BUSL-1.1": r"business source license 1 1",
     "PSF-2.0": r"python software foundation license version 2",
     "Artistic-2.0": r"the artistic license 2 0",
     "Unlicense": r"this is free and unencumbered software released into the public domain",
     "CC0-1.0": r"cc0 1 0 universal",
     "CC": r"creative commons attribution( noncommercial| non commercial)?( sharealike| share alike| noderivatives| noderivs)?"
-          r" ([1-4] [0-9])",
+    r" ([1-4] [0-9])",
     "Zlib": r"this software is provided as is without any express or implied warranty in no event will the authors be held liable",
     "MIT": r"permission is hereby granted free of charge to any person obtaining a copy of this software and associated documentation",
     "MIT-CMU": r"permission to use copy modify and distribute this software and its (?:associated )?documentation for any purpose",

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import BinaryIO, NamedTuple
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz")
-# What one archive may cost. deflate reaches 1,032:1 and zstd 30,000:1 on zeros; text 3-10:1, pages of one site in zstd 30:1
-# (measured), logs 100:1: above 200:1 it is a bomb or not worth reading.
+# What one archive may cost. deflate reaches 1,032:1 and zstd 30,000:1 on zeros; text 3-10:1, pages of one site in zstd
+# 30:1 (measured), logs 100:1: above 200:1 it is a bomb or not worth reading.
 RATIO = 200
 FREE_BYTES = 64 << 20  # which small archives may unpack to at any ratio: half a second
 UNPACKED_BYTES = 256 << 30  # an hour of one task at 75 MB/s; larger archives should be several

@@ -1,4 +1,5 @@
-"""One record a row; the text is a column of strings or of UTF-8 bytes. A record's uri is the file's and its row, from 0."""
+"""One record a row; the text is a column of strings or of UTF-8 bytes. A record's uri is the file's and its row, from
+0."""
 
 from __future__ import annotations
 
@@ -43,13 +44,16 @@ def _wrong_column(schema: pa.Schema, name: str | None, must_be_text: bool = True
         return f"expected a column {name!r}, found {', '.join(schema.names)}"
     kind = schema.field(name).type
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    if must_be_text and not (pa.types.is_string(kind) or pa.types.is_binary(kind) or kind in (pa.large_string(), pa.large_binary())):
+    if must_be_text and not (
+        pa.types.is_string(kind) or pa.types.is_binary(kind) or kind in (pa.large_string(), pa.large_binary())
+    ):
         return f"expected column {name!r} to hold text, found {kind}"
     return None
 
 
 def read(file: File, source: Source) -> Iterator[Record | Reject]:
-    """A record or a reject for each row; one reject for all that follows damage. Raises OSError when the file cannot be read."""
+    """A record or a reject for each row; one reject for all that follows damage. Raises OSError when the file cannot be
+    read."""
     number = 0
     with open(file.path, "rb") as stream:
         try:
@@ -62,9 +66,15 @@ def read(file: File, source: Source) -> Iterator[Record | Reject]:
                 uri = f"{file.uri}#{number}"
                 number += 1
                 make = page if is_page(data, source) else decoded
-                yield make(uri, data, licence, source) if data is not None else Reject(uri, "no_text", "expected text, found null", 0)
+                yield (
+                    make(uri, data, licence, source)
+                    if data is not None
+                    else Reject(uri, "no_text", "expected text, found null", 0)
+                )
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            yield Reject(f"{file.uri}#{number}", "damaged", f"{str(error).splitlines()[0]:.200}, after {number:,} rows", 0)
+            yield Reject(
+                f"{file.uri}#{number}", "damaged", f"{str(error).splitlines()[0]:.200}, after {number:,} rows", 0
+            )
 
 
 def _rows(parquet: pq.ParquetFile, source: Source) -> Iterator[tuple[bytes | None, str | None]]:
@@ -81,9 +91,16 @@ def _rows(parquet: pq.ParquetFile, source: Source) -> Iterator[tuple[bytes | Non
             licences = _licences(batch.column(source.licence_field)) if len(names) > 1 else pa.nulls(len(texts))
             for text, licence in zip(texts, licences, strict=True):
                 named = licence.as_py()
-                yield text.as_py(), licence_text(named.decode("utf-8", "backslashreplace") if isinstance(named, bytes) else named)
+                yield (
+                    text.as_py(),
+                    licence_text(named.decode("utf-8", "backslashreplace") if isinstance(named, bytes) else named),
+                )
 
 
 def _licences(column: pa.Array) -> pa.Array:
     """Strings as bytes, as the texts: one that is not UTF-8 costs no row."""
-    return column.cast(pa.large_binary()) if pa.types.is_string(column.type) or pa.types.is_large_string(column.type) else column
+    return (
+        column.cast(pa.large_binary())
+        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+        else column
+    )

@@ -1,8 +1,8 @@
 """Text that every machine with Millrace has: the modules of this interpreter and its packages (python-code), and what
 they say of themselves (python-docs): docstrings, READMEs, manuals, licences.
 
-Places are `stdlib/...` and `packages/...`. A package is a top-level folder or module; of each at most `package_bytes` are
-taken (modules and manuals counted apart, the standard library without limit), in seeded order of their places.
+Places are `stdlib/...` and `packages/...`. A package is a top-level folder or module; of each at most `package_bytes`
+are taken (modules and manuals counted apart, the standard library without limit), in seeded order of their places.
 """
 
 from __future__ import annotations
@@ -36,13 +36,16 @@ def list_code(source: Source, seed: int) -> list[File]:
 
 
 def list_docs(source: Source, seed: int) -> list[File]:
-    """Modules (the same as of python-code), manuals and packages' metadata, by uri. Raises RecipeError when the source has a path."""
+    """Modules (the same as of python-code), manuals and packages' metadata, by uri. Raises RecipeError when the source
+    has a path."""
     return _licensed(_listed(source, seed, ("code", "manual", "readme")))
 
 
 def _listed(source: Source, seed: int, kinds: tuple[str, ...]) -> Iterator[File]:
     if source.path is not None:
-        raise RecipeError(f"sources.{source.name}.path: expected none for reader {source.reader}, found {source.path!r}")
+        raise RecipeError(
+            f"sources.{source.name}.path: expected none for reader {source.reader}, found {source.path!r}"
+        )
     by_kind: dict[str, list[File]] = {kind: [] for kind in kinds}
     for root, prefix in [(sysconfig.get_path("stdlib"), "stdlib/"), *((root, "packages/") for root in package_roots())]:
         for file in walk(root, lambda uri: kind_of(uri) in by_kind, prefix, skip=SKIPPED_FOLDERS):
@@ -93,14 +96,16 @@ def _licensed(files: Iterable[File]) -> list[File]:
 
 
 def package_licences(root: str) -> dict[str, str]:
-    """uri -> licence of every file that an installed package's RECORD lists; packages that name no licence are left out."""
+    """uri -> licence of every file that an installed package's RECORD lists; packages that name no licence are left
+    out."""
     licences = {}
     for entry in os.scandir(root):
         try:
             with open(f"{entry.path}/METADATA", encoding="utf-8", errors="replace") as metadata:
                 licence = licence_named(metadata.read().partition("\n\n")[0])
             with open(f"{entry.path}/RECORD", encoding="utf-8", errors="replace") as record:
-                places = [line.partition(",")[0] for line in record]  # names with commas are quoted: they stay without a licence
+                # names with commas are quoted: they stay without a licence
+                places = [line.partition(",")[0] for line in record]
         except OSError:
             continue  # no package's metadata folder, or one without RECORD: nothing is known of its files
         licences.update(dict.fromkeys((f"packages/{place}" for place in places), licence) if licence else {})
@@ -110,7 +115,9 @@ def package_licences(root: str) -> dict[str, str]:
 def licence_named(headers: str) -> str | None:
     """License-Expression, else License, else the classifiers, of a METADATA file's headers."""
     found = LICENCE_HEADER.findall(headers)
-    classifiers = [value.rpartition(" :: ")[2] for name, value in found if name == "Classifier" and value.startswith("License ::")]
+    classifiers = [
+        value.rpartition(" :: ")[2] for name, value in found if name == "Classifier" and value.startswith("License ::")
+    ]
     for wanted in ("License-Expression", "License"):
         for name, value in found:
             if name == wanted and 0 < len(value.strip()) <= LICENCE_CHARS and value.strip() != "UNKNOWN":
@@ -129,7 +136,9 @@ def module(file: File, data: bytes, source: Source) -> Record | Reject:
     try:
         text = data.decode(tokenize.detect_encoding(io.BytesIO(data).readline)[0])
     except (SyntaxError, LookupError, ValueError) as error:  # UnicodeError is a ValueError
-        return Reject(file.uri, "nul" if b"\0" in data else "invalid_utf8", f"{type(error).__name__}: {error}"[:200], len(data))
+        return Reject(
+            file.uri, "nul" if b"\0" in data else "invalid_utf8", f"{type(error).__name__}: {error}"[:200], len(data)
+        )
     return document(file.uri, text, file.licence, source)
 
 

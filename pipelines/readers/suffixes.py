@@ -1,4 +1,5 @@
-"""Languages by file name, under the names that GitHub's linguist gives them; a name that several use goes to the commonest."""
+"""Languages by file name, under the names that GitHub's linguist gives them; a name that several use goes to the
+commonest."""
 
 from __future__ import annotations
 
@@ -42,4 +43,8 @@ def language_of(place: str) -> str | None:
     """The language of a file by its whole name, else by what follows the last dot; None for names that say nothing."""
     name = place.rpartition("/")[2].removesuffix(".in")
     suffix = "." + name.rpartition(".")[2]
-    return LANGUAGES.get(name) or LANGUAGES.get(suffix) or LANGUAGES.get(suffix.lower()) if "." in name else LANGUAGES.get(name)
+    return (
+        LANGUAGES.get(name) or LANGUAGES.get(suffix) or LANGUAGES.get(suffix.lower())
+        if "." in name
+        else LANGUAGES.get(name)
+    )

@@ -1,4 +1,5 @@
-"""Members of a tar archive, read here, as the library holds extended headers of any length in memory; its TarInfo decodes the blocks."""
+"""Members of a tar archive, read here, as the library holds extended headers of any length in memory; its TarInfo
+decodes the blocks."""
 
 from __future__ import annotations
 
@@ -15,7 +16,13 @@ from pipelines.readers.members import Member, allowed, excess
 
 PAX_BYTES = 1 << 16  # of a tar's extended header, held in memory
 BLOCK = 512  # of a tar
-EXTENSIONS = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+EXTENSIONS = (
+    tarfile.XHDTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
 WITHOUT_DATA = (tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE)
 PAX_RECORD = re.compile(rb"([0-9]{1,9}) ([^=\n]+)=")
 
@@ -104,7 +111,9 @@ def members_of_tar(file: File) -> Iterator[Member]:
                 size = _number(extended["size"]) if "size" in extended else info.size
                 part = _Part(tape, 0 if info.type in WITHOUT_DATA else size)
                 if not info.isdir():
-                    yield Member(extended.get("path", info.name), size, _tar_trouble(info, extended), lambda part=part: part)
+                    yield Member(
+                        extended.get("path", info.name), size, _tar_trouble(info, extended), lambda part=part: part
+                    )
                 extended = {}
             part.skip()
         if not ended:
@@ -128,7 +137,8 @@ def _tar_trouble(info: tarfile.TarInfo, extended: dict[str, str]) -> str | None:
 
 def _extension(info: tarfile.TarInfo, part: _Part) -> dict[str, str]:
     """What an extended header says of the next member: pax records, or GNU's long name as `path`."""
-    if info.type in (tarfile.XGLTYPE, tarfile.GNUTYPE_LONGLINK):  # of all members, such as a commit's hash; where a link goes
+    # of all members, such as a commit's hash; where a link goes
+    if info.type in (tarfile.XGLTYPE, tarfile.GNUTYPE_LONGLINK):
         return {}
     if info.size > PAX_BYTES:
         raise Damaged(f"expected an extended header of at most {PAX_BYTES:,} bytes, found {info.size:,}")

@@ -1,14 +1,15 @@
-"""Source trees: a folder that is a repository or holds many, or archives of such. One document a file whose name has a language.
+"""Source trees: a folder that is a repository or holds many, or archives of such. One document a file whose name has a
+language.
 
-Which files: those whose name `languages.py` knows, as `text` takes those with its suffixes; all others (images, objects,
-archives in a tree, files without suffix) are no input records. Folders of version control and __pycache__ are not entered.
-With a glob, a file that it does not match says nothing of others either.
-Links are read as `files.py` says, but not out of the tree: a repository does not choose which files of this machine are read.
+Which files: those whose name `languages.py` knows, as `text` takes those with its suffixes; all others (images,
+objects, archives in a tree, files without suffix) are no input records. Folders of version control and __pycache__ are
+not entered. With a glob, a file that it does not match says nothing of others either. Links are read as `files.py`
+says, but not out of the tree: a repository does not choose which files of this machine are read.
 
-Licence: an SPDX line in the file; else the nearest folder upward, inside of the source, that has a licence file or names
-a licence in a package's manifest. A licence file that nobody can name gives NOASSERTION and ends the search; where there
-are several, the manifest decides, else all of them hold. Facts: language; vendored and generated ("1") by the parts and
-names below, which `.gitattributes` (linguist-vendored, linguist-generated) overrules.
+Licence: an SPDX line in the file; else the nearest folder upward, inside of the source, that has a licence file or
+names a licence in a package's manifest. A licence file that nobody can name gives NOASSERTION and ends the search;
+where there are several, the manifest decides, else all of them hold. Facts: language; vendored and generated ("1") by
+the parts and names below, which `.gitattributes` (linguist-vendored, linguist-generated) overrules.
 """
 
 from __future__ import annotations
@@ -22,7 +23,16 @@ import re2
 
 from pipelines.readers.archives import each
 from pipelines.readers.files import File, Record, Reject, decoded, glob_regex, listed, opened, whole
-from pipelines.readers.licences import LICENCE_FILE, MANIFESTS, TEXT_BYTES, UNKNOWN, declared, licence_of, spdx_named, together
+from pipelines.readers.licences import (
+    LICENCE_FILE,
+    MANIFESTS,
+    TEXT_BYTES,
+    UNKNOWN,
+    declared,
+    licence_of,
+    spdx_named,
+    together,
+)
 from pipelines.readers.members import ARCHIVES
 from pipelines.readers.suffixes import language_of
 from schemas.parts import Source
@@ -34,7 +44,8 @@ VENDORED = re.compile(
     r"|bower_components|jspm_packages|godeps|carthage|pods|site-packages|dist-packages|\.yarn)/"
     r"|(?:^|/)(?:jquery|bootstrap|d3|angular|react|vue|lodash|moment|modernizr)(?:[-.][0-9][^/]*)?(?:\.min)?\.(?:js|css)$"
 )
-GENERATED = re.compile(  # lock files ending in .lock, source maps and configure scripts have no language: they are never read
+# lock files ending in .lock, source maps and configure scripts have no language: they are never read
+GENERATED = re.compile(
     r"(?:\.pb\.(?:go|cc|h|c)|\.pb\.(?:gw|validate)\.go|_pb2(?:_grpc)?\.pyi?|_pb\.(?:js|d\.ts|rb)|\.min\.(?:js|css)|[-.]bundle\.js"
     r"|\.gr?\.dart|\.freezed\.dart|\.g\.(?:cs|i\.cs)|\.[dD]esigner\.(?:cs|vb)|[._]generated\.\w+|\.gen\.go|(?:^|/)zz_generated\.[^/]*\.go"
     r"|[-.]lock\.(?:json|ya?ml)|npm-shrinkwrap\.json|(?:^|/)(?:moc|qrc)_[^/]*\.cpp|(?:^|/)ui_[^/]*\.h|\.tab\.[ch]|lex\.yy\.c"
@@ -76,9 +87,15 @@ class Tree:
         folders = [file.uri[: slash.start()] for slash in re.finditer("/", file.uri)]
         for folder in ["", *folders[:ATTRIBUTES_DEPTH]] if self.attributes else ():
             place = file.uri[len(folder) + 1 :] if folder else file.uri
-            marks |= {mark: value for regex, mark, value in self.attributes.get(folder, ()) if compiled(regex).fullmatch(place)}
+            marks |= {
+                mark: value
+                for regex, mark, value in self.attributes.get(folder, ())
+                if compiled(regex).fullmatch(place)
+            }
         facts = [("language", language_of(file.uri) or "")] + [(mark, "1") for mark, value in marks.items() if value]
-        return file._replace(licence=self.licence(file.uri) or file.licence, facts=tuple((name, value) for name, value in facts if value))
+        return file._replace(
+            licence=self.licence(file.uri) or file.licence, facts=tuple((name, value) for name, value in facts if value)
+        )
 
     def licence(self, uri: str) -> str | None:
         """That of the nearest folder upward that says something."""
@@ -104,7 +121,8 @@ def compiled(regex: str) -> re2._Regexp:
 
 
 def attributes(text: str) -> list[tuple[str, str, bool]]:
-    """(expression of places below, mark, whether it is set) of a .gitattributes, in order: the last that matches holds."""
+    """(expression of places below, mark, whether it is set) of a .gitattributes, in order: the last that matches
+    holds."""
     found: list[tuple[str, str, bool]] = []
     for line in text.split("\n"):
         pattern, *words = line.split() or [""]
@@ -129,8 +147,11 @@ def has_language(name: str) -> bool:
 
 
 def list_files(source: Source, seed: int) -> list[File]:
-    """Files with their licences and facts, by uri. Raises RecipeError when the path holds no file whose name has a language."""
-    files = listed(source, ("the suffix of a known language",), lambda uri: has_language(uri) or says_more(uri), SKIPPED_FOLDERS)
+    """Files with their licences and facts, by uri. Raises RecipeError when the path holds no file whose name has a
+    language."""
+    files = listed(
+        source, ("the suffix of a known language",), lambda uri: has_language(uri) or says_more(uri), SKIPPED_FOLDERS
+    )
     tree = Tree()
     for file in files:
         if says_more(file.uri) and os.path.isfile(file.path):
@@ -141,7 +162,9 @@ def list_files(source: Source, seed: int) -> list[File]:
     whole_folder = os.path.isdir(source.path)
     chosen = [file for file in files if _is_record(file, whole_folder)]
     if not chosen:
-        raise RecipeError(f"sources.{source.name}.path: expected files with names of known languages, found none at {source.path!r}")
+        raise RecipeError(
+            f"sources.{source.name}.path: expected files with names of known languages, found none at {source.path!r}"
+        )
     return [tree.marked(file) for file in chosen]
 
 
@@ -153,7 +176,8 @@ def _is_record(file: File, whole_folder: bool) -> bool:
 
 
 def read(file: File, source: Source) -> Iterator[Record | Reject]:
-    """The file's text, or those of an archive, which is read twice: first for what its files say of others. Raises OSError."""
+    """The file's text, or those of an archive, which is read twice: first for what its files say of others. Raises
+    OSError."""
     if not file.uri.endswith(ARCHIVES):
         yield from _read(file, source)
         return
@@ -179,7 +203,11 @@ def _read(file: File, source: Source) -> Iterator[Record | Reject]:
         yield Reject(file.uri, "nul", f"{data.count(0):,} NUL bytes, the first at {data.index(0):,}", len(data))
     else:
         made = decoded(file.uri, data, file.licence, source)
-        yield made._replace(licence=spdx_named(made.text) or made.licence, facts=file.facts) if isinstance(made, Record) else made
+        yield (
+            made._replace(licence=spdx_named(made.text) or made.licence, facts=file.facts)
+            if isinstance(made, Record)
+            else made
+        )
 
 
 def _leads_out(file: File) -> bool:

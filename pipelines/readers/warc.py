@@ -1,7 +1,8 @@
 """Web archives: pages of WARC response and resource records (reader warc), text of WET conversion records (reader wet).
 
-Plain, or packed in gzip members or zstd frames, of one record each as a rule. A record's uri is the file's, `#`, and the byte
-at which its member begins, followed by `+` and its place in what the member unpacks to when it is not the first there.
+Plain, or packed in gzip members or zstd frames, of one record each as a rule. A record's uri is the file's, `#`, and
+the byte at which its member begins, followed by `+` and its place in what the member unpacks to when it is not the
+first there.
 """
 
 from __future__ import annotations
@@ -48,7 +49,9 @@ def read_wet(file: File, source: Source) -> Iterator[Record | Reject]:
     return _read(file, source, _conversion)
 
 
-def _read(file: File, source: Source, make: Callable[[Raw, Source], Record | Reject | None]) -> Iterator[Record | Reject]:
+def _read(
+    file: File, source: Source, make: Callable[[Raw, Source], Record | Reject | None]
+) -> Iterator[Record | Reject]:
     with open(file.path, "rb") as stream:
         for raw in records(stream, file.uri, source.max_document_bytes, file.bytes):
             if isinstance(raw, Reject):
@@ -87,7 +90,9 @@ def _url(raw: Raw) -> tuple[tuple[str, str], ...]:
 def _web_page(raw: Raw, source: Source) -> Record | Reject | None:
     """None for what is no page: other types of records, other statuses and other kinds of payloads."""
     kind = raw.headers.get("warc-type")
-    if kind not in ("response", "resource") or raw.headers.get("warc-target-uri", "").strip("<").startswith(("dns:", "whois:")):
+    if kind not in ("response", "resource") or raw.headers.get("warc-target-uri", "").strip("<").startswith(
+        ("dns:", "whois:")
+    ):
         return None
     if kind == "resource":
         headers, payload = {"content-type": raw.headers.get("content-type", "")}, raw.body
@@ -119,7 +124,10 @@ def _response(body: bytes) -> tuple[bytes, dict[str, str], bytes]:
     """(status line, headers, payload). Raises Broken."""
     end = re.compile(rb"\r?\n\r?\n").search(body, 0, HEADER_BYTES)
     if not body.startswith(b"HTTP/") or not end:
-        raise Broken("broken_record", f"expected an HTTP response with headers of at most {HEADER_BYTES:,} bytes, found {body[:20]!r}")
+        raise Broken(
+            "broken_record",
+            f"expected an HTTP response with headers of at most {HEADER_BYTES:,} bytes, found {body[:20]!r}",
+        )
     head = body[: end.start()]
     return head.partition(b"\n")[0], headers_of(head), body[end.end() :]
 
@@ -127,7 +135,8 @@ def _response(body: bytes) -> tuple[bytes, dict[str, str], bytes]:
 def _decoded(data: bytes, headers: dict[str, str], limit: int) -> bytes:
     """The payload without its encodings, at most limit + 1 bytes of it. Raises Broken.
 
-    Crawlers often store the decoded payload with the server's headers, so data that does not begin as it should is taken as it is.
+    Crawlers often store the decoded payload with the server's headers, so data that does not begin as it should is
+    taken as it is.
     """
     if "chunked" in headers.get("transfer-encoding", "").lower() and CHUNK_SIZE.match(data):
         data = _unchunked(data)
@@ -174,5 +183,7 @@ def _unchunked(data: bytes) -> bytes:
         pieces.append(data[size.end() : size.end() + length])
         at = size.end() + length
     if at < len(data) and data[at:].strip():
-        raise Broken("undecodable", f"transfer encoding chunked: expected a chunk's size at {at:,}, found {data[at : at + 20]!r}")
+        raise Broken(
+            "undecodable", f"transfer encoding chunked: expected a chunk's size at {at:,}, found {data[at : at + 20]!r}"
+        )
     return b"".join(pieces)

@@ -1,9 +1,9 @@
 """The records of a web archive, each trusted only when it ends where the next begins.
 
-Why not fastwarc's iterator (which was tried): a truncated member ends there in silence, a Content-Length that is too long
-swallows the records of other members, and one broken record ends the archive. Here reading goes on after it: at the next gzip
-member or zstd frame, or at the next line that begins with `WARC/1.`. Every step back costs: more than REREAD times the file is
-never read, so crossed claims cannot make it quadratic.
+Why not fastwarc's iterator (which was tried): a truncated member ends there in silence, a Content-Length that is too
+long swallows the records of other members, and one broken record ends the archive. Here reading goes on after it: at
+the next gzip member or zstd frame, or at the next line that begins with `WARC/1.`. Every step back costs: more than
+REREAD times the file is never read, so crossed claims cannot make it quadratic.
 """
 
 from __future__ import annotations
@@ -49,14 +49,17 @@ def records(stream: BinaryIO, uri: str, limit: int, n_bytes: int) -> Iterator[Ra
         while packed.more():
             member = _Member(packed)
             yield from _member_records(member, uri, limit)
-            if member.damage and not (searching and member.at == 0):  # what only looked like a member is part of the damage before
+            # what only looked like a member is part of the damage before
+            if member.damage and not (searching and member.at == 0):
                 detail = f"{member.damage}, after {member.at:,} bytes of the member; read on at the next that can be unpacked"
                 yield Reject(f"{uri}#{packed.begin}", "damaged", detail, 0)
             searching = bool(member.damage)
             if searching:
                 packed.resynchronise()
     except _Spent:
-        yield Reject(f"{uri}#{packed.begin}", "damaged", f"given up from here on: what it claims has been read {REREAD} times", 0)
+        yield Reject(
+            f"{uri}#{packed.begin}", "damaged", f"given up from here on: what it claims has been read {REREAD} times", 0
+        )
 
 
 def _member_records(member: _Member, file_uri: str, limit: int) -> Iterator[Raw | Reject]:
@@ -76,7 +79,10 @@ def _record(member: _Member, uri: str, limit: int) -> Raw:
     """The record that begins here. Raises Broken, the member somewhere after its begin."""
     head = member.head()
     if head is None or not head.startswith(b"WARC/"):
-        raise Broken("broken_record", f"expected WARC/ and headers of at most {HEADER_BYTES:,} bytes, found {bytes(member.buffer[:20])!r}")
+        raise Broken(
+            "broken_record",
+            f"expected WARC/ and headers of at most {HEADER_BYTES:,} bytes, found {bytes(member.buffer[:20])!r}",
+        )
     headers = headers_of(head)
     length = headers.get("content-length", "")
     if not (length.isascii() and length.isdigit() and len(length) <= 18):
@@ -112,7 +118,8 @@ class _Spent(Exception):
 
 
 class _Packed:
-    """The file's bytes, from member to member. `kind` is GZIP, ZSTD or None (plain: one member); `begin` where the member begins."""
+    """The file's bytes, from member to member. `kind` is GZIP, ZSTD or None (plain: one member); `begin` where the
+    member begins."""
 
     def __init__(self, stream: BinaryIO, budget: int):
         self.stream, self.budget, self.rest, self.begin = stream, budget, b"", 0
@@ -154,7 +161,8 @@ class _Packed:
         self.rest = b""
 
     def pieces(self) -> Iterator[bytes]:
-        """The present member unpacked, in bounded pieces. Raises zlib.error, ZstdError, or EOFError when the file ends inside."""
+        """The present member unpacked, in bounded pieces. Raises zlib.error, ZstdError, or EOFError when the file ends
+        inside."""
         if not self.kind:
             while self.fill():
                 data, self.rest = self.rest, b""
@@ -182,7 +190,8 @@ class _Packed:
 
 
 class _Member:
-    """One member, read from front to back with a little give: what was taken can be given back once, to look for a mark in it."""
+    """One member, read from front to back with a little give: what was taken can be given back once, to look for a mark
+    in it."""
 
     def __init__(self, packed: _Packed):
         self.packed, self.pieces = packed, packed.pieces()
@@ -234,7 +243,11 @@ class _Member:
         """Headers up to their empty line, or None when there is none within HEADER_BYTES."""
         seen = 0
         while True:
-            ends = [end for end in (self.buffer.find(b"\r\n\r\n", seen) + 4, self.buffer.find(b"\n\n", seen) + 2) if end >= 4 or end == 3]
+            ends = [
+                end
+                for end in (self.buffer.find(b"\r\n\r\n", seen) + 4, self.buffer.find(b"\n\n", seen) + 2)
+                if end >= 4 or end == 3
+            ]
             if ends and min(ends) <= HEADER_BYTES:
                 return self.take(min(ends))
             seen = max(len(self.buffer) - 3, 0)

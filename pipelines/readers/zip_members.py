@@ -27,7 +27,9 @@ class _Directory(io.BufferedReader):
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size is not None and size > self.most:
-            raise TooUnpacked(f"expected a directory of at most {self.most:,} bytes, found {size:,}; pack fewer members, or a tar")
+            raise TooUnpacked(
+                f"expected a directory of at most {self.most:,} bytes, found {size:,}; pack fewer members, or a tar"
+            )
         return super().read(size)
 
 
@@ -69,7 +71,8 @@ def _zip_trouble(info: zipfile.ZipInfo, kind: int) -> str | None:
         return "expected plain bytes, found an encrypted member"
     if kind not in (0, stat.S_IFREG):
         return "expected a file, found a link or device"
-    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # the library's bz2 and lzma know no memory limit
+    # the library's bz2 and lzma know no memory limit
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         return f"expected a member packed by deflate, found method {info.compress_type}"
     return None
 
@@ -77,5 +80,12 @@ def _zip_trouble(info: zipfile.ZipInfo, kind: int) -> str | None:
 def _zip_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> BinaryIO:
     try:
         return archive.open(info)
-    except (NotImplementedError, RuntimeError, ValueError, OverflowError, struct.error, OSError) as error:  # a place outside of the file
+    except (
+        NotImplementedError,
+        RuntimeError,
+        ValueError,
+        OverflowError,
+        struct.error,
+        OSError,
+    ) as error:  # a place outside of the file
         raise Damaged(f"{type(error).__name__}: {error}") from None

@@ -1,9 +1,9 @@
 """The default rules of each domain, as data: one YAML file a domain, every rule with its source.
 
-A rule names a signal and the values at which a document is dropped: `below`, or `above`. It may hold `only` for some values
-of text columns, or for all `unless` they have some values; `languages` gives other thresholds to some languages, null none;
-`fit` says how pipelines.models.languages takes a language's threshold from trusted documents. Adding a rule is one entry in a file;
-a recipe replaces a threshold, or turns a rule off, under `rules.<domain>.<rule>`.
+A rule names a signal and the values at which a document is dropped: `below`, or `above`. It may hold `only` for some
+values of text columns, or for all `unless` they have some values; `languages` gives other thresholds to some languages,
+null none; `fit` says how pipelines.models.languages takes a language's threshold from trusted documents. Adding a rule
+is one entry in a file; a recipe replaces a threshold, or turns a rule off, under `rules.<domain>.<rule>`.
 """
 
 from __future__ import annotations
@@ -44,14 +44,20 @@ class Rule:
     def __post_init__(self):
         if (self.below is None) == (self.above is None):
             raise ValueError(f"rule {self.name}: expected one of below and above")
-        texts = [text for values in (*self.only.values(), *self.unless.values()) for text in values] + list(self.languages)
+        texts = [text for values in (*self.only.values(), *self.unless.values()) for text in values] + list(
+            self.languages
+        )
         for text in texts:
             if not isinstance(text, str) or set(text) & set("'\\"):  # they end or escape a string of SQL
-                raise ValueError(f"rule {self.name}: expected texts without quotes and backslashes ('no', never no), found {text!r}")
+                raise ValueError(
+                    f"rule {self.name}: expected texts without quotes and backslashes ('no', never no), found {text!r}"
+                )
 
         unknown = [lang for lang in self.languages if not LANGUAGE.fullmatch(lang)]
         if unknown:
-            raise ValueError(f"rule {self.name}: expected codes of languages such as de, or {OTHERWISE}; found {', '.join(unknown)}")
+            raise ValueError(
+                f"rule {self.name}: expected codes of languages such as de, or {OTHERWISE}; found {', '.join(unknown)}"
+            )
 
     def limit(self, lang: str | None) -> float | None:
         """The threshold for a document in this language; None where the rule is off for it."""
@@ -72,7 +78,9 @@ class Rule:
         languages = dict(threshold) if isinstance(threshold, dict) else {}
         number = languages.pop(OTHERWISE, self.threshold) if isinstance(threshold, dict) else threshold
         if number is None:
-            raise ValueError(f"rule {self.name}: expected a number for {OTHERWISE}; a rule without one is turned off by null in its place")
+            raise ValueError(
+                f"rule {self.name}: expected a number for {OTHERWISE}; a rule without one is turned off by null in its place"
+            )
         merged = self.languages | languages if isinstance(threshold, dict) else {}
         return replace(self, **{"below" if self.above is None else "above": float(number)}, languages=merged)
 
@@ -90,11 +98,16 @@ class Rule:
         """The same as SQL that Spark and DuckDB read alike; null where a signal is."""
         threshold = number(self.threshold)
         if self.languages:
-            cases = [f"when {_text(lang)} then {'null' if other is None else number(other)}" for lang, other in self.languages.items()]
+            cases = [
+                f"when {_text(lang)} then {'null' if other is None else number(other)}"
+                for lang, other in self.languages.items()
+            ]
             threshold = f"case coalesce(lang, '') {' '.join(cases)} else {threshold} end"
         conditions = [f"{self.signal} {'<' if self.above is None else '>'} {threshold}"]
         for names, verb in ((self.only, "in"), (self.unless, "not in")):
-            conditions += [f"coalesce({name}, '') {verb} ({', '.join(map(_text, values))})" for name, values in names.items()]
+            conditions += [
+                f"coalesce({name}, '') {verb} ({', '.join(map(_text, values))})" for name, values in names.items()
+            ]
         return "(" + " and ".join(conditions) + ")"
 
 
@@ -116,7 +129,8 @@ def domains() -> tuple[str, ...]:
 def load(
     domain: str, changes: dict[str, Threshold | None] | None = None, fitted: dict[str, dict[str, float]] | None = None
 ) -> tuple[Rule, ...]:
-    """A domain's rules in order, with the thresholds that were fitted to languages (rule, language) and then the recipe's changes.
+    """A domain's rules in order, with the thresholds that were fitted to languages (rule, language) and then the
+    recipe's changes.
 
     Raises ValueError naming an unknown domain or rule.
     """
@@ -126,6 +140,8 @@ def load(
     changes, fitted = changes or {}, fitted or {}
     unknown = sorted(set(changes) - {rule.name for rule in rules})
     if unknown:
-        raise ValueError(f"rules.{domain}: expected names among {', '.join(rule.name for rule in rules)}; found {', '.join(unknown)}")
+        raise ValueError(
+            f"rules.{domain}: expected names among {', '.join(rule.name for rule in rules)}; found {', '.join(unknown)}"
+        )
     rules = [rule.at(fitted[rule.name]) if rule.fit and rule.name in fitted else rule for rule in rules]
     return tuple(rule.at(changes.get(rule.name, {})) for rule in rules if changes.get(rule.name, {}) is not None)

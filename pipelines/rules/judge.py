@@ -1,7 +1,8 @@
 """Verdicts: which rules a document fails, whether it is kept, its quality tier, and which documents are held out.
 
-Works on narrow columns only: other thresholds can be tried without reading the corpus. One statement, in the SQL that Spark and DuckDB
-share, says what a verdict is; DuckDB executes it in this process where the columns fit (`judge_here`), Spark where they do not.
+Works on narrow columns only: other thresholds can be tried without reading the corpus. One statement, in the SQL that
+Spark and DuckDB share, says what a verdict is; DuckDB executes it in this process where the columns fit (`judge_here`),
+Spark where they do not.
 """
 
 from __future__ import annotations
@@ -26,15 +27,17 @@ def judge(
     signals: DataFrame, clusters: DataFrame, rules: Rules, tiers: dict[str, float], heldout: Heldout, seed: int,
     *, rests: DataFrame | None = None, torso: float = 1.0, contaminated: DataFrame | None = None,
 ) -> DataFrame:  # fmt: skip
-    """Columns of silver.verdicts. rules: by domain, in the order in which reasons are given; then what edits leave, evaluation
-    items, duplicates.
+    """Columns of silver.verdicts. rules: by domain, in the order in which reasons are given; then what edits leave,
+    evaluation items, duplicates.
 
-    rests: signals of what edits leave of some documents. It is judged by the same rules (reasons rest_<rule>), graded in the
-    document's place, and must be more than the share 1 - torso of it (reason torso).
-    contaminated: doc_id of documents that hold an evaluation's items; one may be named more than once.
+    rests: signals of what edits leave of some documents. It is judged by the same rules (reasons rest_<rule>), graded
+    in the document's place, and must be more than the share 1 - torso of it (reason torso). contaminated: doc_id of
+    documents that hold an evaluation's items; one may be named more than once.
     """
     given = _given(signals=signals, clusters=clusters, rests=rests, contaminated=contaminated)
-    return signals.sparkSession.sql(statement(given, rules, tiers, heldout, seed, torso, "cast(array() as array<string>)"), **given)
+    return signals.sparkSession.sql(
+        statement(given, rules, tiers, heldout, seed, torso, "cast(array() as array<string>)"), **given
+    )
 
 
 def judge_here(
@@ -46,7 +49,9 @@ def judge_here(
     with duckdb.connect() as db:
         for name, rows in given.items():
             (db.from_arrow(rows) if isinstance(rows, pa.Table) else db.read_parquet(rows)).create_view(name)
-        text = statement(given, rules, tiers, heldout, seed, torso, "[]::varchar[]").format(**{name: name for name in given})
+        text = statement(given, rules, tiers, heldout, seed, torso, "[]::varchar[]").format(
+            **{name: name for name in given}
+        )
         return db.sql(f"{text} order by doc_id").to_arrow_table()
 
 
@@ -57,20 +62,27 @@ def _given(**rows: Any) -> dict[str, Any]:
 def statement(
     given: Iterable[str], rules: Rules, tiers: dict[str, float], heldout: Heldout, seed: int, torso: float, none: str
 ) -> str:
-    """The verdicts as SQL, with the tables `given` (signals, clusters, and perhaps rests, contaminated) as fields in braces.
+    """The verdicts as SQL, with the tables `given` (signals, clusters, and perhaps rests, contaminated) as fields in
+    braces.
 
     none: an empty list of texts, the one thing that the engines spell differently.
     """
     has_rests = "rests" in given
-    graded = {name: f"case when r.doc_id is not null then r.{name} else s.{name} end" if has_rests else f"s.{name}" for name in QUALITY}
+    graded = {
+        name: f"case when r.doc_id is not null then r.{name} else s.{name} end" if has_rests else f"s.{name}"
+        for name in QUALITY
+    }
     reasons = ["nullif(s.failed, '')"]
     if has_rests:
-        shorter = f"r.n_bytes < {number(1 - torso)} * s.n_bytes or r.n_bytes = 0"  # null, so no torso, where nothing was edited
+        # null, so no torso, where nothing was edited
+        shorter = f"r.n_bytes < {number(1 - torso)} * s.n_bytes or r.n_bytes = 0"
         reasons += [f"case when {shorter} then 'torso' end", "nullif(r.failed, '')"]
     reasons += ["case when x.doc_id is not null then 'contaminated' end"] * ("contaminated" in given)
     reasons += ["case when c.rank > 1 then case when c.exact then 'exact_duplicate' else 'near_duplicate' end end"]
     joins = [f"left join ({RESTS.format(failed=_braced(failed(rules, 'rest_')))}) r on s.doc_id = r.doc_id"] * has_rests
-    joins += ["left join (select distinct doc_id from {contaminated}) x on s.doc_id = x.doc_id"] * ("contaminated" in given)
+    joins += ["left join (select distinct doc_id from {contaminated}) x on s.doc_id = x.doc_id"] * (
+        "contaminated" in given
+    )
     drawn = f"concat('0', substr(md5(concat('{seed}/heldout/', cluster_id)), 1, {DRAWN_BITS // 4})) < '{_share(heldout.fraction)}'"
     return VERDICTS.format(
         failed=_braced(failed(rules)), reasons=", ".join(reasons), joins=" ".join(joins), tier=_tier(tiers), none=none, **graded,
@@ -80,7 +92,8 @@ def statement(
 
 QUALITY = "quality", "quality_model"
 RESTS = "select doc_id, n_bytes, quality, quality_model, {failed} as failed from {{rests}}"
-# `told` are all reasons, joined by commas: both engines leave nulls out of what they join, and have no other way for that in common.
+# `told` are all reasons, joined by commas: both engines leave nulls out of what they join, and have no other way for
+# that in common.
 VERDICTS = """
     with judged as (
         select s.doc_id, s.source, s.domain, s.n_bytes, {quality} as quality, {quality_model} as quality_model, c.cluster_id,
@@ -113,9 +126,14 @@ def failed(rules: Rules, prefix: str = "") -> str:
 
 
 def _tier(tiers: dict[str, float]) -> str:
-    """SQL: the tier that a percentile falls in. A document without a score counts as the median: it is not known to be bad."""
+    """SQL: the tier that a percentile falls in. A document without a score counts as the median: it is not known to be
+    bad."""
     falling = sorted(tiers.items(), key=lambda tier: -tier[1])
-    return "case " + " ".join(f"when coalesce(percentile, 0.5e0) >= {number(begins)} then '{name}'" for name, begins in falling) + " end"
+    return (
+        "case "
+        + " ".join(f"when coalesce(percentile, 0.5e0) >= {number(begins)} then '{name}'" for name, begins in falling)
+        + " end"
+    )
 
 
 def _share(fraction: float) -> str:

@@ -1,8 +1,9 @@
-"""Other thresholds against a measured corpus, in seconds: no Java starts, and no text is read but that of a few samples.
+"""Other thresholds against a measured corpus, in seconds: no Java starts, and no text is read but that of a few
+samples.
 
-Works on the signals and verdicts that a run left. Duplicates, what holds evaluation items, and documents dropped for what edits
-leave of them stay what they are; a document is gained if it fails no rule any more, lost if it fails one now. What the judge would
-say of all others does not change.
+Works on the signals and verdicts that a run left. Duplicates, what holds evaluation items, and documents dropped for
+what edits leave of them stay what they are; a document is gained if it fails no rule any more, lost if it fails one
+now. What the judge would say of all others does not change.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ PREVIEW_CHARACTERS = 120
 
 @dataclass(frozen=True)
 class Trial:
-    """What other rules would do. `changes`: rows (source, rule, gained, gained_bytes, lost, lost_bytes), a document counted at the
-    first rule that it failed, or fails now. `kept`: rows (source, before, after, bytes_before, bytes_after, tokens_per_byte),
-    the last one of what the source gives now, None where nothing of it is tokenised. `samples`: (gained or lost, rule, doc_id, text).
+    """What other rules would do. `changes`: rows (source, rule, gained, gained_bytes, lost, lost_bytes), a document
+    counted at the first rule that it failed, or fails now. `kept`: rows (source, before, after, bytes_before,
+    bytes_after, tokens_per_byte), the last one of what the source gives now, None where nothing of it is tokenised.
+    `samples`: (gained or lost, rule, doc_id, text).
     """
 
     changes: list[dict[str, Any]]
@@ -80,7 +82,9 @@ DRAWN = """
 
 def _judged(lake: Lake, rules: dict[str, tuple[Rule, ...]]) -> str:
     cases = [_case(domain, rule) for domain, members in rules.items() for rule in members]
-    paths = {name: _list(lake.files(table)) for name, table in (("signals", tables.SIGNALS), ("verdicts", tables.VERDICTS))}
+    paths = {
+        name: _list(lake.files(table)) for name, table in (("signals", tables.SIGNALS), ("verdicts", tables.VERDICTS))
+    }
     return JUDGED.format(cases=", ".join(cases) or "null::varchar", stays=STAYS, **paths)
 
 
@@ -115,5 +119,9 @@ def _tokens_per_byte(lake: Lake) -> dict[str, float]:
 
 
 def _texts(lake: Lake, doc_ids: list[str]) -> dict[str, str]:
-    rows = lake.arrow(tables.DOCUMENTS, ["doc_id", "text"], where=pc.field("doc_id").isin(doc_ids)).to_pylist() if doc_ids else []
+    rows = (
+        lake.arrow(tables.DOCUMENTS, ["doc_id", "text"], where=pc.field("doc_id").isin(doc_ids)).to_pylist()
+        if doc_ids
+        else []
+    )
     return {row["doc_id"]: " ".join(row["text"].split())[:PREVIEW_CHARACTERS] for row in rows}

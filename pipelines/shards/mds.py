@@ -1,7 +1,8 @@
-"""MDS version 2, the shard format of mosaicml-streaming, written by ourselves: importing `streaming` takes 8 s and torch.
+"""MDS version 2, the shard format of mosaicml-streaming, written by ourselves: importing `streaming` takes 8 s and
+torch.
 
-A shard: u32 n | u32 offsets[n + 1] from the file's beginning | JSON of the columns | samples. A sample: u32 size of each
-column of variable size | the columns in order of their names. The bytes are those of streaming 0.13's MDSWriter.
+A shard: u32 n | u32 offsets[n + 1] from the file's beginning | JSON of the columns | samples. A sample: u32 size of
+each column of variable size | the columns in order of their names. The bytes are those of streaming 0.13's MDSWriter.
 """
 
 from __future__ import annotations
@@ -20,12 +21,21 @@ from schemas.manifest import Manifest, Window
 
 def sample_columns(tokenizer: dict, seq_len: int) -> dict[str, str]:
     """Columns of a packed sample; schemas/manifest.py says what they mean."""
-    return {"docs": "ndarray:int64", "starts": "ndarray:uint32", "tokens": f"ndarray:{id_type(tokenizer['vocab_size']).name}:{seq_len}"}
+    return {
+        "docs": "ndarray:int64",
+        "starts": "ndarray:uint32",
+        "tokens": f"ndarray:{id_type(tokenizer['vocab_size']).name}:{seq_len}",
+    }
 
 
 def heldout_columns(tokenizer: dict) -> dict[str, str]:
     """Columns of a held-out document; schemas/manifest.py says what they mean."""
-    return {"doc": "int", "domain": "str", "n_bytes": "int", "tokens": f"ndarray:{id_type(tokenizer['vocab_size']).name}"}
+    return {
+        "doc": "int",
+        "domain": "str",
+        "n_bytes": "int",
+        "tokens": f"ndarray:{id_type(tokenizer['vocab_size']).name}",
+    }
 
 
 def window_file(folder: str, window: int) -> str:
@@ -34,13 +44,15 @@ def window_file(folder: str, window: int) -> str:
 
 
 def ndarray(values: np.ndarray) -> bytes:
-    """A vector of known type and free length: byte 4 + log2 of the length's width, the length, the values. Not empty."""
+    """A vector of known type and free length: byte 4 + log2 of the length's width, the length, the values. Not
+    empty."""
     width = next(code for code in range(4) if len(values) < 1 << (8 << code))
     return bytes([4 | width]) + len(values).to_bytes(1 << width, "little") + values.tobytes()
 
 
 def mds(columns: dict[str, str], samples: list[list[bytes]]) -> bytes:
-    """A shard. columns: encoding by name; samples: encoded values in order of the names. Raises ValueError from 4 GiB on."""
+    """A shard. columns: encoding by name; samples: encoded values in order of the names. Raises ValueError from 4 GiB
+    on."""
     head = json.dumps(_config(columns), sort_keys=True).encode()
     variable = [size is None for size in _config(columns)["column_sizes"]]
     bodies = []
@@ -84,8 +96,13 @@ def write_index(folder: Path, windows: tuple[Window, ...], columns: dict[str, st
 
 
 def write(path: Path, data: bytes) -> None:
-    """Make `path` hold `data`: readers see what was there or all of it, also after a crash. A file that holds it is left alone."""
-    if path.is_file() and path.stat().st_size == len(data) and hashlib.sha256(path.read_bytes()).digest() == hashlib.sha256(data).digest():
+    """Make `path` hold `data`: readers see what was there or all of it, also after a crash. A file that holds it is
+    left alone."""
+    if (
+        path.is_file()
+        and path.stat().st_size == len(data)
+        and hashlib.sha256(path.read_bytes()).digest() == hashlib.sha256(data).digest()
+    ):
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
@@ -97,7 +114,8 @@ def write(path: Path, data: bytes) -> None:
 
 
 def remove_stale(root: Path, manifest: Manifest) -> None:
-    """Remove shards, indexes and scratch files below `root` that the manifest does not name, and folders that this empties."""
+    """Remove shards, indexes and scratch files below `root` that the manifest does not name, and folders that this
+    empties."""
     windows = [window for folder in manifest.folders for window in folder.windows] + list(manifest.heldout)
     named = {root / window.file for window in windows}
     named |= {file.with_name("index.json") for file in named}

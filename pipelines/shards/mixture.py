@@ -34,13 +34,17 @@ class StreamSize(NamedTuple):
 
 
 def mix(
-    stages: Iterable[Stage], streams: Iterable[tuple[str, str, str, int]], max_epochs: float, batch_tokens: int, tiers: dict[str, float]
+    stages: Iterable[Stage],
+    streams: Iterable[tuple[str, str, str, int]],
+    max_epochs: float,
+    batch_tokens: int,
+    tiers: dict[str, float],
 ) -> list[dict]:
     """Rows of gold.mixture, one for every stage and stream, in that order.
 
-    streams: (name, source, tier, tokens); tiers: the percentile that each begins at. A stage is rounded up to whole batches and
-    split into samples exactly.
-    Raises MixtureError if a stage cannot be drawn within `max_epochs` of each stream, all stages together.
+    streams: (name, source, tier, tokens); tiers: the percentile that each begins at. A stage is rounded up to whole
+    batches and split into samples exactly. Raises MixtureError if a stage cannot be drawn within `max_epochs` of each
+    stream, all stages together.
     """
     sizes = sorted(StreamSize(*stream) for stream in streams if stream[3] > 0)
     drawn = {stream.name: 0 for stream in sizes}
@@ -75,7 +79,8 @@ def _row(stage: Stage, position: int, stream: StreamSize, count: int, samples: i
 
 
 def effective_tokens(drawn: float, unique: float) -> float:
-    """What `drawn` tokens are worth of which `unique` differ (Muennighoff et al. 2305.16264, eq. 5): U + U R* (1 - exp(-R/R*))."""
+    """What `drawn` tokens are worth of which `unique` differ (Muennighoff et al. 2305.16264, eq. 5): U + U R* (1 -
+    exp(-R/R*))."""
     if drawn <= unique:
         return float(drawn)
     repeats = drawn / unique - 1
@@ -99,17 +104,19 @@ def mean_copies(curve: Upsampling, begin: float, end: float) -> float:
 
 
 def upsampling_curve(curve: Upsampling) -> tuple[np.ndarray, np.ndarray]:
-    """(percentiles, copies), at CURVE_POINTS even steps: C (x - drop)^p exp(l (x - drop)), 0 below `drop` (OLMo 3, 2512.13961).
+    """(percentiles, copies), at CURVE_POINTS even steps: C (x - drop)^p exp(l (x - drop)), 0 below `drop` (OLMo 3,
+    2512.13961).
 
-    Its mean is `wanted`, its mean over the best is `most`. That leaves one of p and l free: p is 1, a ramp, and l > 0 makes it as
-    steep as `most` asks for; where a ramp is too steep already, l is 0 and p < 1 flattens it.
+    Its mean is `wanted`, its mean over the best is `most`. That leaves one of p and l free: p is 1, a ramp, and l > 0
+    makes it as steep as `most` asks for; where a ramp is too steep already, l is 0 and p < 1 flattens it.
     """
     x = (np.arange(CURVE_POINTS) + 0.5) / CURVE_POINTS
     above = np.maximum(x - curve.drop, 0)
     best = x >= 1 - curve.best
 
     def shape(p: float, rate: float) -> np.ndarray:
-        return np.where(above > 0, above**p * np.exp(rate * (above - above[-1])), 0)  # at most 1, however large the rate
+        # at most 1, however large the rate
+        return np.where(above > 0, above**p * np.exp(rate * (above - above[-1])), 0)
 
     def steepness(copies: np.ndarray) -> float:
         return copies[best].mean() / copies.mean()
@@ -127,7 +134,8 @@ def upsampling_curve(curve: Upsampling) -> tuple[np.ndarray, np.ndarray]:
 def _stage_samples(
     stage: Stage, sizes: list[StreamSize], samples: int, left: dict[str, float], tiers: dict[str, float]
 ) -> dict[str, int]:
-    """Samples of every stream; `left` is the tokens that may still be drawn of each, `tiers` multiply a tier's share."""
+    """Samples of every stream; `left` is the tokens that may still be drawn of each, `tiers` multiply a tier's
+    share."""
     budget = samples * stage.seq_len
     factors = {s.name: tiers.get(s.tier, 1.0) for s in sizes}
     used = [s for s in sizes if factors[s.name] > 0]
@@ -140,15 +148,20 @@ def _stage_samples(
         natural = {s.name: s.tokens * factors[s.name] for s in tiers}
         inside = water_fill(natural, share * budget, {s.name: left[s.name] for s in tiers}) if tiers else {}
         weights |= {name: share * part for name, part in inside.items()}
-    return apportion(weights, samples, {name: max(0, math.floor(tokens / stage.seq_len + ROUNDING)) for name, tokens in left.items()})
+    return apportion(
+        weights, samples, {name: max(0, math.floor(tokens / stage.seq_len + ROUNDING)) for name, tokens in left.items()}
+    )
 
 
-def source_weights(mixture: Mixture, unique_tokens: dict[str, int], budget: float, caps: dict[str, float]) -> dict[str, float]:
-    """Share of each source in a stage of `budget` tokens; unique_tokens are what it holds, caps what may still be drawn of it.
+def source_weights(
+    mixture: Mixture, unique_tokens: dict[str, int], budget: float, caps: dict[str, float]
+) -> dict[str, float]:
+    """Share of each source in a stage of `budget` tokens; unique_tokens are what it holds, caps what may still be drawn
+    of it.
 
-    manual: as written, or an error. proportional: by size. temperature: by size^(1/T). unimax: even shares as far as the
-    caps go (Chung et al. 2304.09151). What the middle two would draw beyond a cap goes to the other sources.
-    Raises MixtureError naming the source or the shortfall.
+    manual: as written, or an error. proportional: by size. temperature: by size^(1/T). unimax: even shares as far as
+    the caps go (Chung et al. 2304.09151). What the middle two would draw beyond a cap goes to the other sources. Raises
+    MixtureError naming the source or the shortfall.
     """
     if mixture.method == "manual":
         return _manual(mixture.weights, unique_tokens, budget, caps)
@@ -156,29 +169,39 @@ def source_weights(mixture: Mixture, unique_tokens: dict[str, int], budget: floa
     return water_fill({source: size**exponent for source, size in unique_tokens.items()}, budget, caps)
 
 
-def _manual(weights: dict[str, float], unique_tokens: dict[str, int], budget: float, caps: dict[str, float]) -> dict[str, float]:
+def _manual(
+    weights: dict[str, float], unique_tokens: dict[str, int], budget: float, caps: dict[str, float]
+) -> dict[str, float]:
     total = sum(weights.values())
     shares = {source: weight / total for source, weight in weights.items() if weight > 0}
     for source, share in shares.items():
         unique = unique_tokens.get(source)
         if not unique:
-            raise MixtureError(f"source {source} has weight {share:g} but no kept tokens in the tiers that the stage reads")
+            raise MixtureError(
+                f"source {source} has weight {share:g} but no kept tokens in the tiers that the stage reads"
+            )
         if share * budget > caps[source] + ROUNDING * budget:
             wanted, allowed = share * budget / unique, caps[source] / unique
-            raise MixtureError(f"source {source} at weight {share:g} is {wanted:.2f} epochs of {unique:,} tokens, {allowed:.2f} are left")
+            raise MixtureError(
+                f"source {source} at weight {share:g} is {wanted:.2f} epochs of {unique:,} tokens, {allowed:.2f} are left"
+            )
     return shares
 
 
 def water_fill(natural: dict[str, float], budget: float, caps: dict[str, float]) -> dict[str, float]:
-    """Shares in proportion to `natural` (all positive), none above caps / budget: what a full one cannot take goes to the others.
+    """Shares in proportion to `natural` (all positive), none above caps / budget: what a full one cannot take goes to
+    the others.
 
-    Equal naturals give UniMax. The shares are natural * level, cut at the cap, for the one level at which they sum to 1;
-    so a fill from the name that is full first needs one pass. Raises MixtureError if all caps together are below the budget.
+    Equal naturals give UniMax. The shares are natural * level, cut at the cap, for the one level at which they sum to
+    1; so a fill from the name that is full first needs one pass. Raises MixtureError if all caps together are below the
+    budget.
     """
     room = {name: max(0.0, caps[name]) / budget for name in natural}
     if sum(room.values()) < 1 - ROUNDING:
         allowed = ", ".join(f"{name} {caps[name]:,.0f}" for name in sorted(natural)) or "no source has kept tokens"
-        raise MixtureError(f"wants {budget:,} tokens, {(1 - sum(room.values())) * budget:,.0f} more than may be drawn: {allowed}")
+        raise MixtureError(
+            f"wants {budget:,} tokens, {(1 - sum(room.values())) * budget:,.0f} more than may be drawn: {allowed}"
+        )
     shares: dict[str, float] = {}
     order = sorted(natural, key=lambda name: (room[name] / natural[name], name))
     for i, name in enumerate(order):
@@ -188,7 +211,8 @@ def water_fill(natural: dict[str, float], budget: float, caps: dict[str, float])
 
 
 def apportion(weights: dict[str, float], samples: int, limits: dict[str, int]) -> dict[str, int]:
-    """Whole samples by largest remainder (Hamilton), none above its limit. Raises MixtureError if the limits are too low."""
+    """Whole samples by largest remainder (Hamilton), none above its limit. Raises MixtureError if the limits are too
+    low."""
     exact = {name: weight * samples for name, weight in weights.items()}
     counts = {name: min(limits[name], math.floor(share + ROUNDING)) for name, share in exact.items()}
     by_remainder = sorted(weights, key=lambda name: (counts[name] - exact[name], name))

@@ -23,10 +23,13 @@ BUCKET_BITS = 12
 def order_key(seed: int) -> Column:
     """Where a document stands in its stream: Spark's xxhash64 of (seed, doc_id), a signed 64-bit number.
 
-    Held-out documents stand in order of doc_id: the sign bit of its first 64 bits is turned, so that signed order is theirs.
+    Held-out documents stand in order of doc_id: the sign bit of its first 64 bits is turned, so that signed order is
+    theirs.
     """
     first_bits = F.conv(F.substring("doc_id", 1, 16), 16, -10).cast("bigint").bitwiseXOR(F.lit(-(1 << 63)))
-    return F.when(F.col("stream") == HELDOUT, first_bits).otherwise(F.xxhash64(F.lit(seed).cast("bigint"), F.col("doc_id")))
+    return F.when(F.col("stream") == HELDOUT, first_bits).otherwise(
+        F.xxhash64(F.lit(seed).cast("bigint"), F.col("doc_id"))
+    )
 
 
 def in_seeded_order(documents: DataFrame, seed: int) -> DataFrame:
@@ -35,24 +38,32 @@ def in_seeded_order(documents: DataFrame, seed: int) -> DataFrame:
     A prefix sum on two levels, so that no task holds a whole stream: inside buckets of neighbouring keys, and over the
     buckets' sums.
     """
-    keyed = documents.withColumn("order_key", order_key(seed)).withColumn("bucket", F.shiftright("order_key", 64 - BUCKET_BITS))
+    keyed = documents.withColumn("order_key", order_key(seed)).withColumn(
+        "bucket", F.shiftright("order_key", 64 - BUCKET_BITS)
+    )
     earlier = Window.partitionBy("stream").orderBy("bucket").rowsBetween(Window.unboundedPreceding, -1)
-    inside = Window.partitionBy("stream", "bucket").orderBy("order_key", "doc_id").rowsBetween(Window.unboundedPreceding, -1)
+    inside = (
+        Window.partitionBy("stream", "bucket").orderBy("order_key", "doc_id").rowsBetween(Window.unboundedPreceding, -1)
+    )
     sums = keyed.groupBy("stream", "bucket").agg(F.sum("cost").alias("cost"))
     before = sums.select("stream", "bucket", F.coalesce(F.sum("cost").over(earlier), F.lit(0)).alias("before"))
     summed = keyed.withColumn("within", F.coalesce(F.sum("cost").over(inside), F.lit(0)))
     placed = summed.join(F.broadcast(before), ["stream", "bucket"], how="inner")
-    return placed.withColumn("offset", F.col("before") + F.col("within")).drop("bucket", "within", "before", "order_key")
+    return placed.withColumn("offset", F.col("before") + F.col("within")).drop(
+        "bucket", "within", "before", "order_key"
+    )
 
 
 def assign_windows(tokens: DataFrame, seed: int, window_tokens: int) -> DataFrame:
     """doc_id, doc_key, stream, window, position, n_tokens of every document that has tokens.
 
-    `position` is the token of the stream at which the document begins, `window` that divided by `window_tokens`. A document
-    longer than a window counts as a whole one: so windows have no gaps, each begins at least one document.
+    `position` is the token of the stream at which the document begins, `window` that divided by `window_tokens`. A
+    document longer than a window counts as a whole one: so windows have no gaps, each begins at least one document.
     """
     cost = F.least(F.col("n_tokens") + MARKS, F.lit(window_tokens))
-    documents = tokens.where(F.col("n_tokens") > 0).select("doc_id", "doc_key", "stream", "n_tokens", cost.alias("cost"))
+    documents = tokens.where(F.col("n_tokens") > 0).select(
+        "doc_id", "doc_key", "stream", "n_tokens", cost.alias("cost")
+    )
     window = F.floor(F.col("offset") / window_tokens).cast("int")
     placed = in_seeded_order(documents, seed).withColumn("window", window)
     return placed.select("doc_id", "doc_key", "stream", "window", F.col("offset").alias("position"), "n_tokens")
@@ -61,7 +72,9 @@ def assign_windows(tokens: DataFrame, seed: int, window_tokens: int) -> DataFram
 def stream_sizes(tokens: DataFrame) -> DataFrame:
     """stream, documents, tokens (marks included) of every stream that is trained on: a few rows."""
     learnt = tokens.where((F.col("stream") != HELDOUT) & (F.col("n_tokens") > 0))
-    sums = learnt.groupBy("stream").agg(F.count("*").alias("documents"), F.sum(F.col("n_tokens") + MARKS).alias("tokens"))
+    sums = learnt.groupBy("stream").agg(
+        F.count("*").alias("documents"), F.sum(F.col("n_tokens") + MARKS).alias("tokens")
+    )
     return sums.select("stream", "documents", "tokens")
 
 
@@ -88,8 +101,8 @@ class Packing(NamedTuple):
 def pack(lengths: np.ndarray, seq_len: int) -> Packing:
     """Best-fit-decreasing packing of documents into sequences (Ding et al. 2404.10830).
 
-    lengths: int64, tokens of each document with its marks, all positive. Only documents longer than a sequence are cut, into
-    whole sequences and a rest. Of equally long pieces the earlier document's is placed first.
+    lengths: int64, tokens of each document with its marks, all positive. Only documents longer than a sequence are cut,
+    into whole sequences and a rest. Of equally long pieces the earlier document's is placed first.
     """
     pieces = -(-lengths // seq_len)
     doc = np.repeat(np.arange(len(lengths)), pieces)
@@ -169,18 +182,27 @@ def _clear(occupied, node):
 
 
 def shuffled(packing: Packing, seed: int, stream: str, seq_len: int, window: int) -> Packing:
-    """The same samples in the window's own seeded order. RandomState is the generator whose stream NumPy has frozen (NEP 19)."""
+    """The same samples in the window's own seeded order. RandomState is the generator whose stream NumPy has frozen
+    (NEP 19)."""
     digest = hashlib.blake2b(f"{seed}/{stream}/{seq_len}/{window}".encode(), digest_size=32).digest()
     place = np.random.RandomState(np.frombuffer(digest, "<u4")).permutation(packing.samples)
     order = np.argsort(place[packing.sample], kind="stable")
     return Packing(packing.samples, place[packing.sample][order], *(column[order] for column in packing[2:]))
 
 
-WINDOW_SAMPLES = {"stream": "string", "seq_len": "int", "window": "int", "documents": "bigint", "samples": "bigint", "tokens": "bigint"}
+WINDOW_SAMPLES = {
+    "stream": "string",
+    "seq_len": "int",
+    "window": "int",
+    "documents": "bigint",
+    "samples": "bigint",
+    "tokens": "bigint",
+}
 
 
 def window_samples(assigned: DataFrame, seq_lens: list[int]) -> DataFrame:
-    """What each window of each stream gives at each length: stream, seq_len, window, documents, samples, tokens (with marks)."""
+    """What each window of each stream gives at each length: stream, seq_len, window, documents, samples, tokens (with
+    marks)."""
 
     def run(key: tuple, table: pa.Table) -> pa.Table:
         stream, window = (part.as_py() for part in key)
@@ -191,4 +213,6 @@ def window_samples(assigned: DataFrame, seq_lens: list[int]) -> DataFrame:
         return pa.table(columns, list(WINDOW_SAMPLES))
 
     learnt = assigned.where(F.col("stream") != HELDOUT).select("stream", "window", "n_tokens")
-    return learnt.groupBy("stream", "window").applyInArrow(run, ", ".join(f"{name} {kind}" for name, kind in WINDOW_SAMPLES.items()))
+    return learnt.groupBy("stream", "window").applyInArrow(
+        run, ", ".join(f"{name} {kind}" for name, kind in WINDOW_SAMPLES.items())
+    )

@@ -1,6 +1,7 @@
 """Text to token ids. tiktoken is the definition, gigatoken the fast encoder, `tokenizers` the trainer.
 
-A tokenizer is the bytes of its ranks file (tiktoken's format: one line a token, base64 of its bytes, a space, its rank).
+A tokenizer is the bytes of its ranks file (tiktoken's format: one line a token, base64 of its bytes, a space, its
+rank).
 """
 
 from __future__ import annotations
@@ -36,14 +37,10 @@ CL100K_SPECIAL = {
     "<|fim_suffix|>": 100260,
     "<|endofprompt|>": 100276,
 }
-# cl100k's pre-tokenizer as tiktoken 0.14 has it, and the same for `tokenizers`, whose regex engine reads {1,3}+ as a repeat
-# of a repeat and $ as the end of any line.
-PATTERN = (
-    r"""'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]|\s+(?!\S)|\s"""
-)
-TRAINING_PATTERN = (
-    r"""'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s+\z|\s*[\r\n]|\s+(?!\S)|\s"""
-)
+# cl100k's pre-tokenizer as tiktoken 0.14 has it, and the same for `tokenizers`, whose regex engine reads {1,3}+ as a
+# repeat of a repeat and $ as the end of any line.
+PATTERN = r"""'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]|\s+(?!\S)|\s"""
+TRAINING_PATTERN = r"""'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s+\z|\s*[\r\n]|\s+(?!\S)|\s"""
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int) -> bytes:
@@ -58,9 +55,13 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> bytes:
         raise ValueError(f"vocab_size must be at least 257 (256 bytes and end-of-text), found {vocab_size}")
     bpe = Tokenizer(models.BPE())
     split = pre_tokenizers.Split(Regex(TRAINING_PATTERN), behavior="isolated")
-    bpe.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    bpe.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=vocab_size - 1, initial_alphabet=alphabet, show_progress=False))
+    bpe.train_from_iterator(
+        texts, trainers.BpeTrainer(vocab_size=vocab_size - 1, initial_alphabet=alphabet, show_progress=False)
+    )
     byte_of = _byte_of_letter()
     merged = sorted((rank, token) for token, rank in bpe.get_vocab().items() if len(token) > 1)
     tokens = [bytes([b]) for b in range(256)] + [bytes(byte_of[letter] for letter in token) for _, token in merged]
@@ -82,7 +83,8 @@ def cl100k_ranks() -> bytes:
 
 
 def encoding(ranks: bytes, name: str) -> tiktoken.Encoding:
-    """The definition: a tiktoken.Encoding of these ranks; `name` is bpe or cl100k_base, which decides the special tokens."""
+    """The definition: a tiktoken.Encoding of these ranks; `name` is bpe or cl100k_base, which decides the special
+    tokens."""
     import tiktoken
 
     lines = (line.split() for line in ranks.splitlines())
@@ -94,7 +96,13 @@ def about(ranks: bytes, name: str, file: str) -> dict:
     """The manifest's words on a tokenizer. vocab_size is one more than the largest id; eot is the end-of-text id."""
     special = _special(ranks, name)
     sha256 = hashlib.sha256(ranks).hexdigest()
-    return {"name": name, "vocab_size": max(special.values()) + 1, "eot": special[END_OF_TEXT], "sha256": sha256, "file": file}
+    return {
+        "name": name,
+        "vocab_size": max(special.values()) + 1,
+        "eot": special[END_OF_TEXT],
+        "sha256": sha256,
+        "file": file,
+    }
 
 
 def _special(ranks: bytes, name: str) -> dict[str, int]:
@@ -147,9 +155,13 @@ def tokenise(documents: DataFrame, ranks: bytes, kind: str) -> DataFrame:
             lengths = pa.array([len(one) for one in ids], pa.int64())
             blobs = pa.array([one.tobytes() for one in ids], pa.binary())
             doc_id, stream, domain = (batch.column(name) for name in ("doc_id", "stream", "domain"))
-            yield pa.RecordBatch.from_arrays([doc_id, keys, stream, domain, n_bytes, lengths, blobs], list(TOKENS.column_names))
+            yield pa.RecordBatch.from_arrays(
+                [doc_id, keys, stream, domain, n_bytes, lengths, blobs], list(TOKENS.column_names)
+            )
 
-    return documents.select("doc_id", "stream", "domain", "text", *(["edits"] if edited else [])).mapInArrow(run, TOKENS.ddl)
+    return documents.select("doc_id", "stream", "domain", "text", *(["edits"] if edited else [])).mapInArrow(
+        run, TOKENS.ddl
+    )
 
 
 def training_sample(documents: DataFrame, seed: int, sample_bytes: int) -> DataFrame:

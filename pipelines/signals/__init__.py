@@ -1,6 +1,7 @@
 """Step measure: signals (silver.signals). One file a family, with COLUMNS and measure(texts, known, context).
 
-Adding a family is a file and a line here. Families: text, code, language, stopwords, personal, quality, fingerprints. Their helpers:
+Adding a family is a file and a line here. Families: text, code, language, stopwords, personal, quality, fingerprints.
+Their helpers:
 
     context        what the signals need besides the text
     measure        the one pass: all families over a batch, over a table

@@ -29,7 +29,8 @@ def card(text: bytes, at: int) -> Spans:
 
 
 def luhn(number: bytes) -> bool:
-    """Whether the last digit checks the others: every second from the right doubled, the digits' sum divisible by ten."""
+    """Whether the last digit checks the others: every second from the right doubled, the digits' sum divisible by
+    ten."""
     values = [byte - 48 for byte in reversed(number)]
     return sum(values[::2] + [sum(divmod(2 * value, 10)) for value in values[1::2]]) % 10 == 0
 

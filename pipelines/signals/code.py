@@ -1,4 +1,5 @@
-"""Signals of source code (StarCoder2, 2402.19173): line lengths, shares of letters and digits, generated and encoded files.
+"""Signals of source code (StarCoder2, 2402.19173): line lengths, shares of letters and digits, generated and encoded
+files.
 
 A line is what stands between newlines, white space included; nothing stands after a final newline. An encoded run is
 base64   64 or more of A-Z a-z 0-9 + / = and newline
@@ -7,9 +8,9 @@ unicode  8 or more escapes \\uXXXX
 StarCoder2's expression for hex stops at ", "; ours goes on. Of the three kinds, `encoded_frac` takes the one that
 covers most (a hex dump without prefixes is base64 too), `encoded_run` the longest run of any.
 
-A tag begins with < and a letter, /, ! or ? and ends with the next >; a comment ends with -->, a script or style with its end
-tag. What is not ended goes on to the end of the text. An address in brackets, <https://...> or <name@host>, is Markdown's and no
-tag. A character reference (&amp;) is one character.
+A tag begins with < and a letter, /, ! or ? and ends with the next >; a comment ends with -->, a script or style with
+its end tag. What is not ended goes on to the end of the text. An address in brackets, <https://...> or <name@host>, is
+Markdown's and no tag. A character reference (&amp;) is one character.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ SHORTEST_HEX, SHORTEST_UNICODE = 23, 48  # characters of such runs: "00 " * 7 + 
 LETTER, ALNUM, DIGIT = 1, 2, 4
 CLASSES = table(IS_LETTER, LETTER) | table(IS_ALNUM, ALNUM) | table(np.strings.isdigit(UNICODE), DIGIT)
 WORD, HEX, BASE64, BETWEEN, IN_HEX, IN_UNICODE = (1 << bit for bit in range(6))
-NEWLINE, BACKSLASH, ZERO, X, U, LESS, GREATER, AMPERSAND, NUMBER, SEMICOLON, UNDERSCORE = (ord(character) for character in "\n\\0xu<>&#;_")
+NEWLINE, BACKSLASH, ZERO, X, U, LESS, GREATER, AMPERSAND, NUMBER, SEMICOLON, UNDERSCORE = (
+    ord(character) for character in "\n\\0xu<>&#;_"
+)
 PLUS, DOT, HYPHEN, AT, COLON, SLASH = (ord(character) for character in "+.-@:/")
 LONGEST_NAME = 31  # of a character reference
 HEADER, HEADER_CHARS = "<?xml version=", 100
@@ -133,7 +136,8 @@ def _count_characters(text, classes, row):
 
 @njit
 def _count_ascii(text, row):
-    """The same where every byte is a character: a loop of comparisons, which runs on many bytes at once, and one for the lines."""
+    """The same where every byte is a character: a loop of comparisons, which runs on many bytes at once, and one for
+    the lines."""
     letters = digits = np.uint32(0)
     for i in range(len(text)):
         letters += np.uint8((text[i] | np.uint8(32)) - np.uint8(97)) < np.uint8(26)
@@ -151,8 +155,8 @@ def _count_ascii(text, row):
 
 @njit(inline="always")
 def _stretch(text, at, begin, bit):
-    """The longest stretch of bytes of a class around text[at], not before begin. A run of n bytes covers a multiple of n: the
-    searches below look at one byte in n, and only around one that may be in a run at more."""
+    """The longest stretch of bytes of a class around text[at], not before begin. A run of n bytes covers a multiple of
+    n: the searches below look at one byte in n, and only around one that may be in a run at more."""
     first, end = at, at
     while first > begin and BYTES[text[first - 1]] & bit:
         first -= 1
@@ -289,12 +293,17 @@ def _is_address(text, at):
     begin = at
     while at < len(text) and (BYTES[text[at]] & WORD or text[at] == PLUS or text[at] == DOT or text[at] == HYPHEN):
         at += 1
-    return at > begin and at < len(text) and (text[at] == AT or text[at] == COLON and at + 1 < len(text) and text[at + 1] == SLASH)
+    return (
+        at > begin
+        and at < len(text)
+        and (text[at] == AT or text[at] == COLON and at + 1 < len(text) and text[at + 1] == SLASH)
+    )
 
 
 @njit
 def _behind_reference(text, begin):
-    """The place behind a character reference, &amp; or &#38;, whose name begins at text[begin:]; begin if there is none."""
+    """The place behind a character reference, &amp; or &#38;, whose name begins at text[begin:]; begin if there is
+    none."""
     at = begin + (begin < len(text) and text[begin] == NUMBER)
     name = at
     while at < len(text) and at - name < LONGEST_NAME and BYTES[text[at]] & WORD and text[at] != UNDERSCORE:

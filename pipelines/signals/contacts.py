@@ -1,4 +1,5 @@
-"""What e-mail addresses, IP addresses and phone numbers look like, and what only looks like them. Finders: see `spans`."""
+"""What e-mail addresses, IP addresses and phone numbers look like, and what only looks like them. Finders: see
+`spans`."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ COUNTRIES = frozenset(  # ISO 3166-1 and the few that the root zone adds
     b"pm pn pr ps pt pw py qa re ro rs ru rw sa sb sc sd se sg sh si sk sl sm sn so sr ss st su sv sx sy sz tc td tf tg th tj tk tl tm tn "
     b"to tr tt tv tw tz ua ug uk us uy uz va vc ve vg vi vn vu wf ws ye yt za zm zw".split()
 )
-GENERIC = frozenset(  # the oldest top-level domains and the commonest of the new; a list of all would take file names for addresses
+# the oldest top-level domains and the commonest of the new; a list of all would take file names for addresses
+GENERIC = frozenset(
     b"com org net edu gov mil int info biz name pro museum aero coop jobs mobi travel tel asia cat arpa app dev online site xyz shop store "
     b"tech blog cloud club live life world today email news space website top vip work agency company group solutions services systems "
     b"software digital media design studio network global international foundation health care london berlin wien hamburg paris nyc "
@@ -42,7 +44,14 @@ def email(text: bytes, at: int) -> Spans:
         return NONE
     local, domain, top = found[1].lstrip(b"%+-"), found[2].lower(), found[3].lower()
     real = top in COUNTRIES or top in GENERIC
-    if not local or local in NOBODY or local.startswith(b"your") or not real or RESERVED.search(domain) or STAND_IN.match(domain):
+    if (
+        not local
+        or local in NOBODY
+        or local.startswith(b"your")
+        or not real
+        or RESERVED.search(domain)
+        or STAND_IN.match(domain)
+    ):
         return NONE
     return ((found.end(1) - len(local), found.end(2)),)
 
@@ -50,7 +59,8 @@ def email(text: bytes, at: int) -> Spans:
 # ---- IP addresses: Python's ipaddress says which are global (IANA's special-purpose registries) ----
 
 IPV4 = re.compile(rb"(?<![\w.+-])(?:\d{1,3}\.){3}\d{1,3}(?![\w-]|\.\w)")
-IPV6 = re.compile(rb"(?<![\w:.])[23][0-9A-Fa-f]{3}:[0-9A-Fa-f:.]{2,36}(?![\w:])")  # 2000::/3 is all that IANA has allocated
+# 2000::/3 is all that IANA has allocated
+IPV6 = re.compile(rb"(?<![\w:.])[23][0-9A-Fa-f]{3}:[0-9A-Fa-f:.]{2,36}(?![\w:])")
 NUMBERED = re.compile(
     rb"(?i)(?:versions?|\b(?:v|ver|releases?|rel|rev|revision|build|firmware|driver|kernel|patch|update|upgrade|section|sect?|chapter|"
     rb"clause|table|fig|figure|appendix|annex|article|rule|oid|model|part|step|item|edition|level)\b|\xc2\xa7)[\s.:=(#\"'v-]*$"
@@ -99,11 +109,18 @@ def is_global(address: bytes) -> bool:
 
 # ---- phone numbers: E.164, and what ITU-T E.123 and national habit put between the digits ----
 
-GAP = rb"(?:[ .-]|\xc2\xa0|\xe2\x80[\x89\x90-\x93\xaf])"  # space, stop, hyphen; spaces and hyphens that do not break, thin, en dash
+# space, stop, hyphen; spaces and hyphens that do not break, thin, en dash
+GAP = rb"(?:[ .-]|\xc2\xa0|\xe2\x80[\x89\x90-\x93\xaf])"
 NOT_IN_NUMBER = rb"(?<!\d )(?<![\w.,/#$%&=+*^~\\@:-])"
 PHONE_END = rb"(?![\w%]|[.,:/=-]\d|" + GAP + rb"\d)"
 INTERNATIONAL = re.compile(
-    rb"(?<![\w+.)^*-])\+[1-9]\d{0,14}(?:" + GAP + rb"\d{1,14}|" + GAP + rb"{0,2}(?:\(\d{1,5}\)|/)" + GAP + rb"{0,2}\d{1,14}){0,7}"
+    rb"(?<![\w+.)^*-])\+[1-9]\d{0,14}(?:"
+    + GAP
+    + rb"\d{1,14}|"
+    + GAP
+    + rb"{0,2}(?:\(\d{1,5}\)|/)"
+    + GAP
+    + rb"{0,2}\d{1,14}){0,7}"
     + PHONE_END
 )
 NORTH_AMERICAN = re.compile(
@@ -111,7 +128,10 @@ NORTH_AMERICAN = re.compile(
     rb"[2-9]\d\d(-|\.|\xe2\x80[\x90-\x93])[2-9]\d\d\1\d{4})" + PHONE_END
 )
 NATIONAL = re.compile(  # with the trunk prefix 0: French pairs, British groups, German area codes
-    NOT_IN_NUMBER + rb"(?:0[1-9](" + GAP + rb")\d\d(?:\1\d\d){3}|0\d{4} \d{6}|0\d{4} \d{3} \d{3}|0\d{3} \d{3} \d{4}|02\d \d{4} \d{4}|"
+    NOT_IN_NUMBER
+    + rb"(?:0[1-9]("
+    + GAP
+    + rb")\d\d(?:\1\d\d){3}|0\d{4} \d{6}|0\d{4} \d{3} \d{3}|0\d{3} \d{3} \d{4}|02\d \d{4} \d{4}|"
     rb"0[1-9]\d{1,3} ?/ ?\d{5,8}|\(0[1-9]\d{1,4}\) ?\d{3,4}[ -]?\d{3,5})" + PHONE_END
 )
 AFTER_WORD = re.compile(  # what a word for phone makes one
@@ -122,7 +142,9 @@ DIALLED = re.compile(
     rb"handy|gsm|tlf|tfn|puh|hotline|whatsapp|\xe7\x94\xb5\xe8\xaf\x9d|\xe9\x9b\xbb\xe8\xa9\xb1|\xd1\x82\xd0\xb5\xd0\xbb|\xd1\x82\xd0\xb5\xd0\xbb\xd0\xb5\xd1\x84\xd0\xbe\xd0\xbd)"
     rb"(?:[ .]{0,2}(?:no|nr|num|number|numbers)\b)?(?:[ .:#()>*_|\t-]|\xc2\xa0|\xef\xbc\x9a){0,6}$"
 )
-DATE = re.compile(rb"(?:19|20)\d\d[ ./-]\d{1,2}[ ./-]\d{1,2}|\d{1,2}[ ./-]\d{1,2}[ ./-](?:19|20)\d\d|(?:19|20)\d\d[ -](?:19|20)\d\d")
+DATE = re.compile(
+    rb"(?:19|20)\d\d[ ./-]\d{1,2}[ ./-]\d{1,2}|\d{1,2}[ ./-]\d{1,2}[ ./-](?:19|20)\d\d|(?:19|20)\d\d[ -](?:19|20)\d\d"
+)
 CALLING_CODES = re.compile(  # ITU-T E.164, list of assigned country codes
     rb"1|7|2(?:[07]|[1234569]\d)|3(?:[0123469]|[578]\d)|4(?:[0134-9]|2\d)|5(?:[1-8]|[09]\d)|6(?:[0-6]|[789]\d)|8(?:[1246]|[0578]\d)|9(?:[0-58]|[679]\d)"
 )
@@ -131,7 +153,8 @@ COUNTED_UP = re.compile(rb"1234567|7654321")  # a manual's
 
 
 def phone(text: bytes, at: int) -> Spans:
-    """A phone number: international, North American, national by its grouping, or said to be one by the word before it."""
+    """A phone number: international, North American, national by its grouping, or said to be one by the word before
+    it."""
     found = INTERNATIONAL.match(text, at)
     if not (found and _is_international(found[0])):
         found = NORTH_AMERICAN.match(text, at) or NATIONAL.match(text, at) or AFTER_WORD.match(text, at)
@@ -141,7 +164,9 @@ def phone(text: bytes, at: int) -> Spans:
 
 
 def _is_local(number: bytes, before: bytes) -> bool:
-    return MIN_LOCAL <= len(digits(number)) <= MAX_LOCAL and not DATE.match(number) and DIALLED.search(before) is not None
+    return (
+        MIN_LOCAL <= len(digits(number)) <= MAX_LOCAL and not DATE.match(number) and DIALLED.search(before) is not None
+    )
 
 
 def _is_international(number: bytes) -> bool:

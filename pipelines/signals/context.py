@@ -11,9 +11,9 @@ from schemas.parts import Route
 class Context:
     """What the signals need besides the text. It travels inside the Arrow function, so a cluster needs no shared files.
 
-    `quality_models` holds models (bytes of fastText files) by domain or domain.language; a domain without one has no quality.
-    16 bands of 7 rows let pairs of Jaccard .8 meet with a chance of .98, of .5 with .12 (datatrove's 14 of 8: .92, .05);
-    the exact check of every pair that meets makes the extra candidates harmless.
+    `quality_models` holds models (bytes of fastText files) by domain or domain.language; a domain without one has no
+    quality. 16 bands of 7 rows let pairs of Jaccard .8 meet with a chance of .98, of .5 with .12 (datatrove's 14 of 8:
+    .92, .05); the exact check of every pair that meets makes the extra candidates harmless.
     """
 
     language_model: bytes = field(repr=False)

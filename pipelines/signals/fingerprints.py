@@ -28,7 +28,11 @@ if TYPE_CHECKING:
     from pipelines.signals.context import Context
 
 COLUMNS = (
-    Column("text_hash", "string", "32 hex digits: xxh3-128 of the text in lower case, white space folded to one space and trimmed"),
+    Column(
+        "text_hash",
+        "string",
+        "32 hex digits: xxh3-128 of the text in lower case, white space folded to one space and trimmed",
+    ),
     Column("n_shingles", "int", "shingles, repeats included; 0 only without words"),
     Column("signature", "binary", "MinHash, little-endian uint32[bands * rows]; all ones without words"),
     Column("band_keys", "array<bigint>", "one key a band, bands told apart by their hash; empty without words"),
@@ -67,13 +71,18 @@ def collision_probability(j: float | np.ndarray, bands: int, rows: int) -> float
 
 def _text_hashes(folded: np.ndarray, ends: np.ndarray) -> pa.Array:
     bounds, view = ends.tolist(), memoryview(folded)
-    return pa.array([xxhash.xxh3_128_hexdigest(view[begin:end]) for begin, end in zip(bounds[:-1], bounds[1:], strict=True)], pa.string())
+    return pa.array(
+        [xxhash.xxh3_128_hexdigest(view[begin:end]) for begin, end in zip(bounds[:-1], bounds[1:], strict=True)],
+        pa.string(),
+    )
 
 
 def _binaries(signatures: np.ndarray) -> pa.BinaryArray:
     n, width = signatures.shape
     offsets = np.arange(n + 1, dtype=np.int32) * (4 * width)
-    return pa.BinaryArray.from_buffers(pa.binary(), n, [None, pa.py_buffer(offsets), pa.py_buffer(signatures.astype("<u4", copy=False))])
+    return pa.BinaryArray.from_buffers(
+        pa.binary(), n, [None, pa.py_buffer(offsets), pa.py_buffer(signatures.astype("<u4", copy=False))]
+    )
 
 
 def _lists(keys: np.ndarray, has_words: np.ndarray) -> pa.ListArray:
@@ -94,8 +103,8 @@ def _sign(shingles, n, seed, signature):
 
 @njit
 def _densify(signature):
-    """Fill the empty bins, at least one of which is not: bin k takes from the first full one of a random row of bins, the same
-    row in every document, so that two documents with equal full bins agree in the empty ones too."""
+    """Fill the empty bins, at least one of which is not: bin k takes from the first full one of a random row of bins,
+    the same row in every document, so that two documents with equal full bins agree in the empty ones too."""
     bins = np.uint64(len(signature))
     full = signature != EMPTY
     for k in range(len(signature)):

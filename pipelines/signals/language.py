@@ -2,8 +2,9 @@
 
 Links, code, numbers and markup look English or like nothing at all: they are left out first. A long text is read in
 three windows, at its head, in its middle and at its tail, so that neither an English licence at the top decides nor a
-text in two languages passes for one. FineWeb keeps English above a score of .65, FineWeb-2 other languages by thresholds
-of their own. The prediction is fastText's, label for label; benchmarks/results/languages.md has speeds, languages-accuracy.md accuracies.
+text in two languages passes for one. FineWeb keeps English above a score of .65, FineWeb-2 other languages by
+thresholds of their own. The prediction is fastText's, label for label; benchmarks/results/languages.md has speeds,
+languages-accuracy.md accuracies.
 """
 
 from __future__ import annotations
@@ -24,8 +25,16 @@ if TYPE_CHECKING:
 
 COLUMNS = (
     Column("lang", "string", "language code of lid.176, or und: too few letters of prose to judge by"),
-    Column("lang_score", "double", "its probability, the mean over the windows that were read, weighted by their letters; 0 for und"),
-    Column("lang_mixed", "int", "1 if some window of an eighth of the letters or more is likely in another language, else 0"),
+    Column(
+        "lang_score",
+        "double",
+        "its probability, the mean over the windows that were read, weighted by their letters; 0 for und",
+    ),
+    Column(
+        "lang_mixed",
+        "int",
+        "1 if some window of an eighth of the letters or more is likely in another language, else 0",
+    ),
 )
 UNDETERMINED = "und"
 MIN_LETTERS = 20  # bytes of letters: 20 Latin, 10 Cyrillic, 7 Chinese ones
@@ -115,7 +124,8 @@ def _agree(model, hidden, shares, stack, chances):
 
 @njit
 def _prose(text, i, end, limit, classes, room):
-    """(bytes, bytes of letters) of the prose that begins in text[i:end], written to room[1:], with a space before and behind.
+    """(bytes, bytes of letters) of the prose that begins in text[i:end], written to room[1:], with a space before and
+    behind.
 
     Left out are tags and entities, marks of Markdown, and runs of ASCII that look like links, code or numbers. White
     space becomes one space. At most `limit` bytes and a code point.
@@ -133,7 +143,13 @@ def _prose(text, i, end, limit, classes, room):
         if byte < 128:
             kind = classes[byte]
             skipped = _markup(text, i, end, classes) if byte == 60 or byte == 38 or byte == 96 else 0
-            if byte == 91 and _after_letter(text, i, at > run, classes) or byte == 62 and at > run and text[i - 1] == 45:
+            if (
+                byte == 91
+                and _after_letter(text, i, at > run, classes)
+                or byte == 62
+                and at > run
+                and text[i - 1] == 45
+            ):
                 odd = 2  # f[i], p->x
             if kind & (SPACE | MARK) or skipped:
                 if odd >= 2:
@@ -173,8 +189,8 @@ def _prose(text, i, end, limit, classes, room):
 def _oddness(text, i, end, inside, classes):
     """How much an ASCII character makes its run look like no prose: 2 is enough.
 
-    Digits and marks of code do; a second slash; a point before a letter (a name, a host), a double colon, a bracket behind
-    a letter (a call), a capital behind a small letter.
+    Digits and marks of code do; a second slash; a point before a letter (a name, a host), a double colon, a bracket
+    behind a letter (a call), a capital behind a small letter.
     """
     byte, kind = text[i], classes[text[i]]
     if kind & CODE:
@@ -205,7 +221,9 @@ def _markup(text, i, end, classes):
         return _until(text, i, min(i + ENTITY_BYTES, end), 59, 32)
     if text[i] == 96:
         return _until(text, i, min(i + SPAN_BYTES, end), 96, 10)
-    if i + 1 < end and (text[i + 1] == 47 or text[i + 1] == 33 or text[i + 1] == 63 or classes[text[i + 1]] & (SMALL | CAPITAL)):
+    if i + 1 < end and (
+        text[i + 1] == 47 or text[i + 1] == 33 or text[i + 1] == 63 or classes[text[i + 1]] & (SMALL | CAPITAL)
+    ):
         return _until(text, i, min(i + MARKUP_BYTES, end), 62, 0)
     return 0
 

@@ -1,8 +1,8 @@
 """lid.176's kind of model, predicted without fastText: character n-grams, and labels in a tree (hierarchical softmax).
 
-A model is linear: a text is the mean of the rows of its features (its words, their character n-grams, and `</s>` at the end), and
-labels are told from that mean. The compiled passes take bytes of Arrow buffers and make no Python strings; fastText's own prediction
-is their oracle in the tests.
+A model is linear: a text is the mean of the rows of its features (its words, their character n-grams, and `</s>` at the
+end), and labels are told from that mean. The compiled passes take bytes of Arrow buffers and make no Python strings;
+fastText's own prediction is their oracle in the tests.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from pipelines.texts.fasttext_file import END, PREFIX, Words, _equal, fnv, read,
 SOFTMAX, HIERARCHICAL = 3, 1  # values of `loss`
 # ---- character n-grams and labels in a tree ----
 
-MIN_N, MAX_N, N_BUCKETS = 2, 4, 2_000_000  # lid.176's; known to the compiler, which unrolls the loops and divides by multiplying
+# lid.176's; known to the compiler, which unrolls the loops and divides by multiplying
+MIN_N, MAX_N, N_BUCKETS = 2, 4, 2_000_000
 LABEL = np.frombuffer(PREFIX.encode(), np.uint8)  # fastText takes such a word for a label, not for text
 
 
@@ -31,7 +32,8 @@ class Classifier(NamedTuple):
     row_of_bucket: np.ndarray  # int32[N_BUCKETS], -1 where the n-grams of a bucket were pruned
     inputs: np.ndarray  # float32[rows, dim]
     outputs: np.ndarray  # float32[labels - 1, dim], of the inner nodes
-    children: np.ndarray  # int32[labels - 1, 2], of the inner nodes: labels, or from `labels` on inner nodes, the root the last
+    # int32[labels - 1, 2], of the inner nodes: labels, or from `labels` on inner nodes, the root the last
+    children: np.ndarray
     parents: np.ndarray  # int32[2 * labels - 1], inner node above a label or (behind the labels) an inner node
 
 
@@ -42,7 +44,9 @@ def classifier(model: bytes) -> Classifier:
     found = tuple(file.arguments[name] for name in ("loss", "minn", "maxn", "bucket", "wordNgrams"))
     if found != (HIERARCHICAL, MIN_N, MAX_N, N_BUCKETS, 1):
         wanted = f"hierarchical softmax and character {MIN_N} to {MAX_N}-grams in {N_BUCKETS:,} buckets, as lid.176 has"
-        raise ValueError(f"expected a fastText model with {wanted}; found loss, minn, maxn, bucket and wordNgrams {found}")
+        raise ValueError(
+            f"expected a fastText model with {wanted}; found loss, minn, maxn, bucket and wordNgrams {found}"
+        )
     n_words = len(file.words)
     row_of_bucket = np.full(N_BUCKETS, -1, np.int32)
     kept = np.arange(N_BUCKETS) if file.buckets is None else file.buckets
@@ -53,7 +57,8 @@ def classifier(model: bytes) -> Classifier:
 
 
 def huffman(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(children int32[n - 1, 2], parents int32[2n - 1]) of the tree that fastText builds of n labels' counts, descending.
+    """(children int32[n - 1, 2], parents int32[2n - 1]) of the tree that fastText builds of n labels' counts,
+    descending.
 
     Nodes are numbered as there: 0 to n - 1 the labels, then the inner nodes, the root last.
     """
@@ -145,8 +150,8 @@ def mean(inputs, rows, n, out):
 def best(model, hidden, stack, chances):
     """(label, its probability): the most probable leaf, searched depth first, the likelier child before the other.
 
-    fastText adds 1e-5 to each probability on the way, so that its logarithm is finite: done here too. stack: int64[labels],
-    chances: float64[labels].
+    fastText adds 1e-5 to each probability on the way, so that its logarithm is finite: done here too. stack:
+    int64[labels], chances: float64[labels].
     """
     n_labels = len(model.parents) + 1 >> 1
     label, most, top = -1, -1.0, 0

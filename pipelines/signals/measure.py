@@ -36,7 +36,9 @@ def measure_batch(batch: pa.RecordBatch, context: Context) -> pa.RecordBatch:
         known |= zip((column.name for column in family.COLUMNS), family.measure(texts, known, context), strict=True)
     signals = [known[column.name] for column in signal_columns()]
     names = [column.name for column in (*BASE, *signal_columns())]
-    return pa.RecordBatch.from_arrays([*given, known["domain"], fact(facts, "language"), *marked, n_bytes, *signals], names=names)
+    return pa.RecordBatch.from_arrays(
+        [*given, known["domain"], fact(facts, "language"), *marked, n_bytes, *signals], names=names
+    )
 
 
 def fact(facts: pa.MapArray, name: str) -> pa.Array:
@@ -63,5 +65,12 @@ def batch_of(texts: list[str], domains: list[str] | None = None, kind: pa.DataTy
     n = len(texts)
     ids, names = [f"{i:032x}" for i in range(n)], [""] * n
     facts = pa.array([[]] * n, pa.map_(pa.string(), pa.string()))
-    columns = [pa.array(ids), pa.array(names), pa.array(names), pa.array(domains or names), facts, pa.array(texts, kind or pa.string())]
+    columns = [
+        pa.array(ids),
+        pa.array(names),
+        pa.array(names),
+        pa.array(domains or names),
+        facts,
+        pa.array(texts, kind or pa.string()),
+    ]
     return pa.RecordBatch.from_arrays(columns, names=list(READ))

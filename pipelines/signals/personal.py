@@ -2,8 +2,8 @@
 
 Two floors. A compiled scan goes over the bytes once and names the few places where something may begin: an @ between
 letters, digits enough for a phone number, -----BEGIN, a long run of token characters that begins as a provider's do. A
-finder of contacts, accounts or secrets looks at each of them. The scan may name too many places, never too few: the spans
-are those that the finders give when they try every byte (tests/test_personal.py). Both floors look at a bounded
+finder of contacts, accounts or secrets looks at each of them. The scan may name too many places, never too few: the
+spans are those that the finders give when they try every byte (tests/test_personal.py). Both floors look at a bounded
 neighbourhood of each place, so that hostile text costs time in proportion to its length.
 
 What is found stays in the text; `edits` writes PLACEHOLDERS in place of it when a kept document is tokenised.
@@ -32,7 +32,11 @@ COLUMNS = (
     Column("n_ibans", "int", "bank account numbers (IBAN)"),
     Column("n_secrets", "int", "private keys and providers' tokens"),
     Column("personal_rate", "double", "all of these per 1,000 words of 6 bytes; a shorter text counts as 1,000 words"),
-    Column("personal", "array<struct<start:int,end:int,kind:string>>", "where they stand, in bytes of UTF-8: sorted, disjoint"),
+    Column(
+        "personal",
+        "array<struct<start:int,end:int,kind:string>>",
+        "where they stand, in bytes of UTF-8: sorted, disjoint",
+    ),
 )
 PLACEHOLDERS = {  # the tags of StarCoder (2305.06161, 5.1) for e-mail, IP and key; the others by analogy
     "key": "<KEY>",
@@ -68,9 +72,15 @@ def measure(texts: Strings, known: dict[str, pa.Array], context: Context) -> lis
     columns = [sum(counts[kind] for kind in COUNTED[column.name]) for column in COLUMNS if column.name in COUNTED]
     words = np.maximum(np.diff(offsets) / BYTES_PER_1000_WORDS, 1.0)
     n = np.bincount(docs, minlength=len(texts))
-    spans = pa.StructArray.from_arrays([pa.array(starts), pa.array(ends), pa.array(kinds, pa.string())], fields=list(SPAN))
+    spans = pa.StructArray.from_arrays(
+        [pa.array(starts), pa.array(ends), pa.array(kinds, pa.string())], fields=list(SPAN)
+    )
     bounds = np.concatenate([[0], np.cumsum(n)]).astype(np.int32)
-    return [*(pa.array(column).cast(pa.int32()) for column in columns), pa.array(n / words), pa.ListArray.from_arrays(bounds, spans)]
+    return [
+        *(pa.array(column).cast(pa.int32()) for column in columns),
+        pa.array(n / words),
+        pa.ListArray.from_arrays(bounds, spans),
+    ]
 
 
 def _spans(data: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -81,7 +91,9 @@ def _spans(data: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarra
         begin, end = int(offsets[doc]), int(offsets[doc + 1])
         low, kind, find = max(begin, place - spans.BEFORE), *FINDERS[what]
         window = bytes(buffer[low : min(end, place + (spans.AFTER if what == KEY else spans.NEAR))])
-        found += [(doc, low - begin + start, what, low - begin + stop, kind) for start, stop in find(window, place - low)]
+        found += [
+            (doc, low - begin + start, what, low - begin + stop, kind) for start, stop in find(window, place - low)
+        ]
     kept, last = [], (-1, 0)
     for doc, start, _, stop, kind in sorted(found):
         if (doc, start) >= last:

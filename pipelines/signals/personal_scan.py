@@ -1,8 +1,8 @@
 """The compiled scan for personal data: the few places of a text where something may begin.
 
-One pass over the bytes names an @ between letters, digits enough for a phone number, -----BEGIN, a long run of token characters that
-begins as a provider's do. It may name too many places, never too few. It looks at a bounded neighbourhood of each byte, so that
-hostile text costs time in proportion to its length.
+One pass over the bytes names an @ between letters, digits enough for a phone number, -----BEGIN, a long run of token
+characters that begins as a provider's do. It may name too many places, never too few. It looks at a bounded
+neighbourhood of each byte, so that hostile text costs time in proportion to its length.
 """
 
 from __future__ import annotations
@@ -25,7 +25,13 @@ def _classes() -> np.ndarray:
     """The bits DIGIT to IN_NUMBER of each byte, uint8[256]."""
     digits, upper = "0123456789", "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
     letters = upper + upper.lower()
-    members = {DIGIT: digits, LETTER: letters, UPPER: upper, HEX: digits + "abcdefABCDEF", LOCAL: letters + digits + "_%+-"}
+    members = {
+        DIGIT: digits,
+        LETTER: letters,
+        UPPER: upper,
+        HEX: digits + "abcdefABCDEF",
+        LOCAL: letters + digits + "_%+-",
+    }
     members |= {IN_TOKEN: letters + digits + "_-", TRIGGER: digits + "@+-=(", IN_NUMBER: digits + " .-()/"}
     classes = np.zeros(256, np.uint8)
     for bit, characters in members.items():
@@ -43,7 +49,8 @@ BEGIN_MARK = np.frombuffer(b"-----BEGIN ", np.uint8)
 
 
 def places(data: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Where something may begin: rows of document, byte in data, number in FINDERS; int64[n, 3]. Scans again if there was no room."""
+    """Where something may begin: rows of document, byte in data, number in FINDERS; int64[n, 3]. Scans again if there
+    was no room."""
     room, n = 0, len(data) // 64 + 64
     while n > room:
         room = n
@@ -89,10 +96,19 @@ def _marks(text, out, n):
                 n = _put(out, n, begin, EMAIL)
         elif byte == PLUS:
             before = i > 0 and CLASSES[text[i - 1]] & (DIGIT | LETTER)
-            if not before and i + 1 < len(text) and CLASSES[text[i + 1]] & DIGIT and _digits_ahead(text, i + 1) >= MIN_PHONE:
+            if (
+                not before
+                and i + 1 < len(text)
+                and CLASSES[text[i + 1]] & DIGIT
+                and _digits_ahead(text, i + 1) >= MIN_PHONE
+            ):
                 n = _put(out, n, i, PHONE)
         elif byte == OPEN:
-            if (i == 0 or CLASSES[text[i - 1]] & (DIGIT | LETTER) == 0) and _area_code(text, i) and _digits_ahead(text, i) >= MIN_PHONE:
+            if (
+                (i == 0 or CLASSES[text[i - 1]] & (DIGIT | LETTER) == 0)
+                and _area_code(text, i)
+                and _digits_ahead(text, i) >= MIN_PHONE
+            ):
                 n = _put(out, n, i, PHONE)
         elif byte == DASH:
             if (i == 0 or text[i - 1] != DASH) and _stands(text, i, BEGIN_MARK):
@@ -173,7 +189,8 @@ def _number(text, i, out, n):
             n = _put(out, n, i - 2, IBAN)
         return n
     size = _run(text, i)
-    tied = i > 0 and (text[i - 1] == DOT or text[i - 1] == DASH or text[i - 1] == PLUS)  # the rest of a fraction or an exponent
+    # the rest of a fraction or an exponent
+    tied = i > 0 and (text[i - 1] == DOT or text[i - 1] == DASH or text[i - 1] == PLUS)
     if size <= 3 and not tied and _four_parts(text, i):
         n = _put(out, n, i, IPV4)
     if i + 4 < len(text) and text[i + 4] == COLON and (text[i] == ord("2") or text[i] == ord("3")):
@@ -243,7 +260,8 @@ def _after_word(text, i):
 
 @njit
 def _tokens(text, out, n):
-    """Runs of at least MIN_TOKEN token characters cover a multiple of it: one byte in so many is looked at, and what is around."""
+    """Runs of at least MIN_TOKEN token characters cover a multiple of it: one byte in so many is looked at, and what is
+    around."""
     end = 0
     for probe in range(0, len(text), MIN_TOKEN):
         if probe < end or CLASSES[text[probe]] & IN_TOKEN == 0:
@@ -273,7 +291,11 @@ def _token_begin(text, begin, end):
             return digits
     if end < len(text) and text[end] == DOT and ord("M") <= text[begin] <= ord("O") and end - begin <= 28:
         return begin
-    first = np.uint32(text[begin]) | np.uint32(text[begin + 1]) << np.uint32(8) | np.uint32(text[begin + 2]) << np.uint32(16)
+    first = (
+        np.uint32(text[begin])
+        | np.uint32(text[begin + 1]) << np.uint32(8)
+        | np.uint32(text[begin + 2]) << np.uint32(16)
+    )
     for prefix in FIRST_THREE:
         if prefix == first:
             return begin

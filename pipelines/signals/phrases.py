@@ -1,10 +1,10 @@
 """Phrases that mark lines and sentences as a page's furniture, all searched for in one pass over the bytes.
 
-Every phrase has an anchor, three bytes of it that are rare elsewhere. A table says of three bytes in a row, ASCII letters in any
-case, whether they may be an anchor; only there the phrases are compared.
+Every phrase has an anchor, three bytes of it that are rare elsewhere. A table says of three bytes in a row, ASCII
+letters in any case, whether they may be an anchor; only there the phrases are compared.
 
-C4 (its code, c4_utils.py) and MADLAD-400 (2309.04662, appendix on filters) give the lists; of MADLAD's expressions those that look at
-a sentence's end mark are left out, for its sentences and ours end before and after it.
+C4 (its code, c4_utils.py) and MADLAD-400 (2309.04662, appendix on filters) give the lists; of MADLAD's expressions
+those that look at a sentence's end mark are left out, for its sentences and ours end before and after it.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def _slot(code: int) -> int:
 
 
 def _compiled() -> tuple[np.ndarray, ...]:
-    """The table, uint8[2^BITS]: 1 + the first phrase whose anchor falls there; bytes of all phrases; of each, in the order of slots,
-    its first byte, the byte after it, its anchor's place and code, flag, how, slot.
+    """The table, uint8[2^BITS]: 1 + the first phrase whose anchor falls there; bytes of all phrases; of each, in the
+    order of slots, its first byte, the byte after it, its anchor's place and code, flag, how, slot.
     """
     table, rows, texts = np.zeros(1 << BITS, np.uint8), [], b""
     for phrase, anchor, flag, how in sorted(PHRASES, key=lambda entry: _slot(_code(entry[1].encode()))):
@@ -65,7 +65,9 @@ def mark_phrases(text, s, pieces):
     """Give the pieces in which phrases begin their flags."""
     small, multiplier, shift = np.uint64(0x202020), np.uint64(SPREAD), np.uint64(64 - BITS)
     for at in range(len(text) - 2):
-        code = (np.uint64(text[at]) | np.uint64(text[at + 1]) << np.uint64(8) | np.uint64(text[at + 2]) << np.uint64(16)) | small
+        code = (
+            np.uint64(text[at]) | np.uint64(text[at + 1]) << np.uint64(8) | np.uint64(text[at + 2]) << np.uint64(16)
+        ) | small
         first = TABLE[code * multiplier >> shift]
         if first:
             _compare(text, s, pieces, at, np.int64(code), np.int64(first) - 1)

@@ -1,10 +1,11 @@
-"""Quality of a document: a fastText classifier per domain, trained here on examples of what is wanted (DCLM, 2406.11794).
+"""Quality of a document: a fastText classifier per domain, trained here on examples of what is wanted (DCLM,
+2406.11794).
 
-The positives are the user's, the negatives a sample of the domain's pool; what counts is the rank of a score among those
-of the same model, never its value (a classifier across domains mostly sorts by domain). A language with examples enough
-has a model of its own, named domain.language. The model reads the head, middle and tail of a text, 2,000 bytes each, so
-that neither length nor boilerplate at the top decides (a scorer of the first 4 KB only was a real bug in the wild); it
-averages over their words, so one prediction is the mean over the three.
+The positives are the user's, the negatives a sample of the domain's pool; what counts is the rank of a score among
+those of the same model, never its value (a classifier across domains mostly sorts by domain). A language with examples
+enough has a model of its own, named domain.language. The model reads the head, middle and tail of a text, 2,000 bytes
+each, so that neither length nor boilerplate at the top decides (a scorer of the first 4 KB only was a real bug in the
+wild); it averages over their words, so one prediction is the mean over the three.
 
 fastText trains; a compiled pass predicts, several times as fast and without Python strings. With two labels the model
 is linear in its features, the words and the hashed pairs of words: one weight each, and the probability is the logistic
@@ -30,8 +31,18 @@ if TYPE_CHECKING:
     from pipelines.signals.context import Context
 
 COLUMNS = (
-    Column("quality", "double", "probability of being like the positives of its domain; null where the domain has no model", nullable=True),
-    Column("quality_model", "string", "the model that the score is of: a domain, or domain.language; null without one", nullable=True),
+    Column(
+        "quality",
+        "double",
+        "probability of being like the positives of its domain; null where the domain has no model",
+        nullable=True,
+    ),
+    Column(
+        "quality_model",
+        "string",
+        "the model that the score is of: a domain, or domain.language; null without one",
+        nullable=True,
+    ),
 )
 WINDOW_BYTES = 2000
 EXCERPT_BYTES = 3 * (WINDOW_BYTES + 3) * 3 // 2 + 3  # lower case may take three bytes for two
@@ -63,7 +74,9 @@ def models_of(known: dict[str, pa.Array], context: Context) -> pa.Array:
 def score(texts: Strings, model: bytes) -> np.ndarray:
     """Probability of being like the positives, float64, of each text."""
     logits = np.empty(len(texts))
-    _score_batch(*utf8(texts), np.arange(len(texts)), FOLD, np.empty(EXCERPT_BYTES, np.uint8), weights_of(model), logits)
+    _score_batch(
+        *utf8(texts), np.arange(len(texts)), FOLD, np.empty(EXCERPT_BYTES, np.uint8), weights_of(model), logits
+    )
     return _logistic(logits)
 
 
@@ -72,7 +85,8 @@ def _logistic(logits: np.ndarray) -> np.ndarray:
 
 
 def excerpt(text: str) -> str:
-    """What training reads of a text: one line in lower case, without what fastText takes for a label or the end of a line."""
+    """What training reads of a text: one line in lower case, without what fastText takes for a label or the end of a
+    line."""
     room = np.empty(EXCERPT_BYTES, np.uint8)
     size = _excerpt(utf8(pa.array([text]))[0], FOLD, room)
     return room[:size].tobytes().decode().replace(PREFIX, " ").replace("</s>", " ")
@@ -90,7 +104,9 @@ def weights_of(model: bytes) -> Weights:
     """The weights of a model, from the bytes of its file."""
     file = fasttext_file.read(model)
     wanted = file.labels.index(WANTED.removeprefix(PREFIX))
-    return Weights(fasttext_file.words_of(file.words), constant(file.inputs @ (file.outputs[wanted] - file.outputs[1 - wanted])))
+    return Weights(
+        fasttext_file.words_of(file.words), constant(file.inputs @ (file.outputs[wanted] - file.outputs[1 - wanted]))
+    )
 
 
 @njit(cache=True, nogil=True)

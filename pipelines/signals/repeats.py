@@ -1,4 +1,5 @@
-"""What repeats in a document: lines, paragraphs, n-grams, runs of the same over and over. Work on the pieces' hashes."""
+"""What repeats in a document: lines, paragraphs, n-grams, runs of the same over and over. Work on the pieces'
+hashes."""
 
 from __future__ import annotations
 
@@ -68,7 +69,8 @@ def count_ngrams(s, row):
 
 @njit
 def _maybe_repeated(s, n):
-    """Keep the keys that share one of 8 n places with another key: every one that repeats, and few others (more, above SEEN_BITS)."""
+    """Keep the keys that share one of 8 n places with another key: every one that repeats, and few others (more, above
+    SEEN_BITS)."""
     bits = 6
     while 1 << bits < 8 * n and bits < SEEN_BITS:
         bits += 1
@@ -108,7 +110,8 @@ def _keep_repeated(s, n_keys):
 
 @njit
 def _top(s, n_keys, n):
-    """Copies times ink of the n-gram that occurs most often, overlaps counted, the longest of equals; 0 if none repeats."""
+    """Copies times ink of the n-gram that occurs most often, overlaps counted, the longest of equals; 0 if none
+    repeats."""
     copies = 1
     ink = 0
     for i in range(n_keys):
@@ -138,8 +141,8 @@ def _dup(s, n_keys, n):
 def longest_span_run(s, n):
     """How often the same span of 1 to LONGEST_SPAN pieces stands in a row at most; 0 for fewer than LEAST_REPEATS.
 
-    Pieces equal to the one p before them, 31 p in a row, are 32 repeats of a span of p. One piece in 31 p is looked at, and
-    around it only if it is equal.
+    Pieces equal to the one p before them, 31 p in a row, are 32 repeats of a span of p. One piece in 31 p is looked at,
+    and around it only if it is equal.
     """
     longest = 0
     for p in range(1, LONGEST_SPAN + 1):

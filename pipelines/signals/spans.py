@@ -1,9 +1,9 @@
 """What the finders of personal data share.
 
 Each finder takes bytes and the place where something may begin, and gives the spans (begin, end) that it found there:
-none or one; an access key and the secret beside it are two. It looks at most BEFORE bytes back and NEAR (keys: AFTER) ahead, and every
-pattern is of bounded length, so the work a place is bounded whatever the text. Placeholders of manuals (reserved domains,
-AKIAIOSFODNN7EXAMPLE, xxxx) are nobody's data and not found.
+none or one; an access key and the secret beside it are two. It looks at most BEFORE bytes back and NEAR (keys: AFTER)
+ahead, and every pattern is of bounded length, so the work a place is bounded whatever the text. Placeholders of manuals
+(reserved domains, AKIAIOSFODNN7EXAMPLE, xxxx) are nobody's data and not found.
 """
 
 from __future__ import annotations

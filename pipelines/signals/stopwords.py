@@ -1,7 +1,8 @@
-"""Stop words of a document's own language (FineWeb-2, Penedo et al. 2506.20920), by the lists that pipelines.models.languages fits.
+"""Stop words of a document's own language (FineWeb-2, Penedo et al. 2506.20920), by the lists that
+pipelines.models.languages fits.
 
-A word is a run of letters and digits here, in lower case code point by code point. Its list is that of the language that the
-language family found; without one the document has no count, and fails no rule.
+A word is a run of letters and digits here, in lower case code point by code point. Its list is that of the language
+that the language family found; without one the document has no count, and fails no rule.
 """
 
 from __future__ import annotations
@@ -18,7 +19,14 @@ from schemas.tables import Column
 if TYPE_CHECKING:
     from pipelines.signals.context import Context
 
-COLUMNS = (Column("language_stop_words", "int", "how many stop words of its language's list occur; null without a list", nullable=True),)
+COLUMNS = (
+    Column(
+        "language_stop_words",
+        "int",
+        "how many stop words of its language's list occur; null without a list",
+        nullable=True,
+    ),
+)
 ALNUM = table(IS_ALNUM, 1)
 SLOTS = 256  # of a list's table
 MOST_WORDS = 64  # of a list: the bits of an integer
@@ -28,7 +36,9 @@ def measure(texts: Strings, known: dict[str, pa.Array], context: Context) -> lis
     """The column of COLUMNS, one value a document. known: `lang` of every document."""
     places = {lang: place for place, lang in enumerate(sorted(context.stop_words))}
     lists = np.array([places.get(lang, -1) for lang in known["lang"].to_pylist()], np.int64)
-    tables = np.stack([_table(context.stop_words[lang]) for lang in places]) if places else np.zeros((1, SLOTS), np.uint64)
+    tables = (
+        np.stack([_table(context.stop_words[lang]) for lang in places]) if places else np.zeros((1, SLOTS), np.uint64)
+    )
     counts = _count(*utf8(texts), lists, tables, ALNUM, FOLD)
     return [pa.array(counts, pa.int32(), mask=lists < 0)]
 

@@ -1,8 +1,9 @@
-"""Text statistics: the signals of Gopher (2112.11446), C4 (1910.10683), RefinedWeb (2306.01116), DCLM (2406.11794), MADLAD-400
-(2309.04662), FineWeb (2406.17557) and OLMo 3 (2512.13961), in few compiled passes over each document.
+"""Text statistics: the signals of Gopher (2112.11446), C4 (1910.10683), RefinedWeb (2306.01116), DCLM (2406.11794),
+MADLAD-400 (2309.04662), FineWeb (2406.17557) and OLMo 3 (2512.13961), in few compiled passes over each document.
 
 Published code disagrees on almost every one of them (datatrove's words are spaCy's and keep 26 % of technical text
-where the paper's keep 75 %), so these are the definitions here; benchmarks/agreement.py counts what each difference makes:
+where the paper's keep 75 %), so these are the definitions here; benchmarks/agreement.py counts what each difference
+makes:
 
 character  a Unicode code point; ink is every character that is not white space (str.isspace)
 piece      what str.split() gives: a run of ink
@@ -17,12 +18,13 @@ depend on indentation and reaches 1. (datatrove's divides words joined without s
 Two lines, paragraphs or n-grams are equal when their pieces are, case included, by 64-bit hashes: a false
 repeat among a million of them has a chance of 3e-8. Every fraction of nothing is 0.
 
-A line that C4 drops has under 3 pieces, a piece of over 1,000 characters, or one of C4's phrases. One that RefinedWeb and
-DCLM drop is of over half upper-case characters, a counter ("3 likes") or a single piece (a number, too); of a short line they
-take out "items in cart", "read more..." at its end, "sign-in" at its beginning. A sentence is questionable to OLMo 3 if at
-least half of its words, 12 or more, begin with a capital, or if it holds one of MADLAD's phrases, nine single characters in a
-row or a bar at its end; to MADLAD also if it has under 20 or over 500 characters, or more than 20 % of them are digits or
-one of {}+/()>. (MADLAD's first rule, sentences in another language than the document, takes a model and is left out.)
+A line that C4 drops has under 3 pieces, a piece of over 1,000 characters, or one of C4's phrases. One that RefinedWeb
+and DCLM drop is of over half upper-case characters, a counter ("3 likes") or a single piece (a number, too); of a short
+line they take out "items in cart", "read more..." at its end, "sign-in" at its beginning. A sentence is questionable to
+OLMo 3 if at least half of its words, 12 or more, begin with a capital, or if it holds one of MADLAD's phrases, nine
+single characters in a row or a bar at its end; to MADLAD also if it has under 20 or over 500 characters, or more than
+20 % of them are digits or one of {}+/()>. (MADLAD's first rule, sentences in another language than the document, takes
+a model and is left out.)
 """
 
 from __future__ import annotations
@@ -76,8 +78,14 @@ COLUMNS = (
     Column("dup_line_char_frac", "double", "their ink / ink"),
     Column("dup_para_frac", "double", "paragraphs that repeat an earlier one / paragraphs"),
     Column("dup_para_char_frac", "double", "their ink / ink"),
-    *(Column(f"top_{n}gram_char_frac", "double", f"ink of all copies of the commonest {n}-gram / ink, at most 1") for n in (2, 3, 4)),
-    *(Column(f"dup_{n}gram_char_frac", "double", f"ink of repeated {n}-grams that do not overlap / ink") for n in range(5, 11)),
+    *(
+        Column(f"top_{n}gram_char_frac", "double", f"ink of all copies of the commonest {n}-gram / ink, at most 1")
+        for n in (2, 3, 4)
+    ),
+    *(
+        Column(f"dup_{n}gram_char_frac", "double", f"ink of repeated {n}-grams that do not overlap / ink")
+        for n in range(5, 11)
+    ),
     Column("line_end_punct_frac", "double", "lines that end in punctuation / lines"),
     Column("short_line_frac", "double", "lines of fewer than 30 characters / lines"),
     Column("newline_ratio", "double", "newlines / words"),

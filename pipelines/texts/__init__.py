@@ -1,4 +1,5 @@
-"""Bytes to characters, words and numbers: what signals, duplicates, edits and decontamination read texts with. Knows no step.
+"""Bytes to characters, words and numbers: what signals, duplicates, edits and decontamination read texts with. Knows no
+step.
 
     characters     Arrow strings as bytes, Unicode classes as tables, hashing
     words          folded text, words and shingles by their hashes

@@ -1,4 +1,5 @@
-"""Arrow strings as bytes, and Unicode classes as tables by code point: what the compiled passes of several families share.
+"""Arrow strings as bytes, and Unicode classes as tables by code point: what the compiled passes of several families
+share.
 
 A pass takes a document as a slice of the batch's bytes and steps from code point to code point. Every table has
 2^21 entries, all that four bytes of UTF-8 can spell, so no byte sequence, valid or not, indexes past one.
@@ -45,7 +46,8 @@ FOLD = _fold()
 
 
 def utf8(texts: Strings) -> tuple[np.ndarray, np.ndarray]:
-    """The bytes (uint8) and offsets (int64, one more than texts) of a string array, sliced or not. Text is not copied."""
+    """The bytes (uint8) and offsets (int64, one more than texts) of a string array, sliced or not. Text is not
+    copied."""
     large = texts.cast(pa.large_string())
     if len(large) == 0:
         return constant(np.zeros(0, np.uint8)), constant(np.zeros(1, np.int64))

@@ -13,7 +13,20 @@ from pipelines.texts.characters import constant
 
 PREFIX = "__label__"
 MAGIC, VERSION = 793_712_314, 12
-ARGUMENTS = ("dim", "ws", "epoch", "minCount", "neg", "wordNgrams", "loss", "model", "bucket", "minn", "maxn", "lrUpdateRate")
+ARGUMENTS = (
+    "dim",
+    "ws",
+    "epoch",
+    "minCount",
+    "neg",
+    "wordNgrams",
+    "loss",
+    "model",
+    "bucket",
+    "minn",
+    "maxn",
+    "lrUpdateRate",
+)
 
 
 class File(NamedTuple):
@@ -23,7 +36,8 @@ class File(NamedTuple):
     words: list[bytes]
     labels: list[str]  # in the order of their counts, the most frequent first
     counts: np.ndarray  # int64, of the labels
-    buckets: np.ndarray | None  # int32, of the hashed features that were kept, in the order of their rows; None: all of them
+    # int32, of the hashed features that were kept, in the order of their rows; None: all of them
+    buckets: np.ndarray | None
     inputs: np.ndarray  # float32[words + kept buckets, dim]
     outputs: np.ndarray  # float32[labels, dim]
 
@@ -32,11 +46,14 @@ class File(NamedTuple):
 def read(model: bytes) -> File:
     """The content of a model's file, .bin or .ftz (product quantisation is undone: row = norm * centroids).
 
-    Raises ValueError for other content. Remembered: a Python worker that Spark uses again, batch after batch, reads once.
+    Raises ValueError for other content. Remembered: a Python worker that Spark uses again, batch after batch, reads
+    once.
     """
     magic, version, *numbers = struct.unpack_from("<14i", model.ljust(64, b"\0"))
     if (magic, version) != (MAGIC, VERSION):
-        raise ValueError(f"expected a fastText model of version {VERSION}, found {len(model):,} bytes that begin with {model[:8]!r}")
+        raise ValueError(
+            f"expected a fastText model of version {VERSION}, found {len(model):,} bytes that begin with {model[:8]!r}"
+        )
     reader = _Reader(model, 64)  # behind the twelve arguments stands t, a double
     n_entries, n_words, _, _, n_pruned = reader.take("<3i2q")
     entries = [reader.entry() for _ in range(n_entries)]
@@ -90,7 +107,9 @@ class _Reader:
         dim, parts, width, last = self.take("<4i")
         table = self.array("<f4", 256 * dim)
         whole = 256 * width * (parts - 1)  # the last part of a row may be narrower
-        first = table[:whole].reshape(parts - 1, 256, width)[np.arange(parts - 1), codes[:, :-1]].reshape(len(codes), -1)
+        first = (
+            table[:whole].reshape(parts - 1, 256, width)[np.arange(parts - 1), codes[:, :-1]].reshape(len(codes), -1)
+        )
         return np.concatenate([first, table[whole:].reshape(256, last)[codes[:, -1]]], axis=1)
 
 

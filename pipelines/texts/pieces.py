@@ -1,7 +1,7 @@
 """Texts cut into pieces, runs of ink, in one pass over the bytes: where each lies, what it is made of, its hash.
 
-The pass has no branch that depends on where a piece begins or ends: every character writes its place where the next edge would
-stand. What a piece is hashed by are its bytes, eight at a time.
+The pass has no branch that depends on where a piece begins or ends: every character writes its place where the next
+edge would stand. What a piece is hashed by are its bytes, eight at a time.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from numba import njit
 
 from pipelines.texts.characters import IS_ALNUM, IS_LETTER, IS_SPACE, UNICODE, decode, is_ascii, load8, mix64, table
 
-SPACE, LETTER, ALNUM, LINE_END, SENTENCE_END, CLOSING, COUNTED, UPPER, TECHNICAL, CODE_END = (1 << bit for bit in range(10))
+SPACE, LETTER, ALNUM, LINE_END, SENTENCE_END, CLOSING, COUNTED, UPPER, TECHNICAL, CODE_END = (
+    1 << bit for bit in range(10)
+)
 DOT, HASH, BRACE, NEWLINE, DOLLAR, BACKSLASH, ELLIPSIS = (ord(character) for character in ".#{\n$\\…")
 WIDE_ENDS = "。！？"
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio
@@ -26,7 +28,12 @@ def _classes() -> np.ndarray:
     classes = np.zeros(len(table(IS_SPACE, 1)), np.uint16)
     for bit, members_of in members.items():
         classes |= table(members_of, 1).astype(np.uint16) * np.uint16(bit)
-    marks = {LINE_END: ".!?…\"'”’。！？؟।", SENTENCE_END: ".!?…؟।", CLOSING: "\"')]}”’»", COUNTED: "#{.…$\\" + WIDE_ENDS}
+    marks = {
+        LINE_END: ".!?…\"'”’。！？؟।",
+        SENTENCE_END: ".!?…؟।",
+        CLOSING: "\"')]}”’»",
+        COUNTED: "#{.…$\\" + WIDE_ENDS,
+    }
     marks |= {TECHNICAL: "0123456789{}+/()>", CODE_END: ";{}"}
     for bit, characters in marks.items():
         for character in characters:
@@ -35,7 +42,8 @@ def _classes() -> np.ndarray:
 
 
 def _stop_table() -> tuple[np.uint64, np.ndarray]:
-    """A multiplier under which the eight words of Gopher fall into different ones of 16 slots, and the slots, uint64[16].
+    """A multiplier under which the eight words of Gopher fall into different ones of 16 slots, and the slots,
+    uint64[16].
 
     A word is its bytes in small letters, zeros behind it.
     """
@@ -87,8 +95,20 @@ class Scratch(NamedTuple):
 def scratch(longest_bytes: int) -> Scratch:
     """Room for the most pieces that so many bytes can hold: every other byte one."""
     n = longest_bytes // 2 + 2
-    sizes = {"edge": 2 * n, "char": 2 * n, "slots": 2 << n.bit_length(), "seen": min(64 << n.bit_length(), 1 << SEEN_BITS)}
-    kinds = {"hash": np.uint64, "key": np.uint64, "kind": np.uint16, "last": np.uint16, "flag": np.uint8, "seen": np.uint8}
+    sizes = {
+        "edge": 2 * n,
+        "char": 2 * n,
+        "slots": 2 << n.bit_length(),
+        "seen": min(64 << n.bit_length(), 1 << SEEN_BITS),
+    }
+    kinds = {
+        "hash": np.uint64,
+        "key": np.uint64,
+        "kind": np.uint16,
+        "last": np.uint16,
+        "flag": np.uint8,
+        "seen": np.uint8,
+    }
     return Scratch(**{name: np.empty(sizes.get(name, n), kinds.get(name, np.int32)) for name in Scratch._fields})
 
 
@@ -105,7 +125,8 @@ def first8(text, at, n):
 
 @njit
 def split(text, classes, s, row):
-    """Edges and kinds of the pieces to scratch, counts of characters to row; the place behind the last run of WIDE_ENDS."""
+    """Edges and kinds of the pieces to scratch, counts of characters to row; the place behind the last run of
+    WIDE_ENDS."""
     if is_ascii(text):
         return _split_ascii(text, classes, s, row)
     i = chars = newlines = 0
@@ -233,7 +254,13 @@ def describe(text, classes, s, row, wide_end):
         s.flag[n] = END * ended
         row.sentences += ended
     s.ink[row.pieces] = ink
-    row.ink, row.words, row.word_ink, row.letter_pieces, row.longest_piece = ink, words, word_ink, letter_pieces, longest
+    row.ink, row.words, row.word_ink, row.letter_pieces, row.longest_piece = (
+        ink,
+        words,
+        word_ink,
+        letter_pieces,
+        longest,
+    )
     row.sentences += row.pieces > 0 and not ended and wide_end != at
     while stops:
         row.stop_words += 1

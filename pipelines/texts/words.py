@@ -1,13 +1,14 @@
-"""Text as folded bytes and words, hashed: what fingerprints, repeated passages' neighbours and evaluation items are compared by.
+"""Text as folded bytes and words, hashed: what fingerprints, repeated passages' neighbours and evaluation items are
+compared by.
 
-Folded is a text in lower case, its white space one space each, none at the ends. Words are runs of letters, digits and _
-(Python's \\w). Where a script puts no spaces between words, every letter, digit or mark of it is a word of its own: there
-a shingle of five words is one of five characters, and no label of the language is needed. A shingle is the 64-bit hash of
-`ngram` words in a row, of all words where there are fewer.
+Folded is a text in lower case, its white space one space each, none at the ends. Words are runs of letters, digits and
+_ (Python's \\w). Where a script puts no spaces between words, every letter, digit or mark of it is a word of its own:
+there a shingle of five words is one of five characters, and no label of the language is needed. A shingle is the 64-bit
+hash of `ngram` words in a row, of all words where there are fewer.
 
-Code is treated alike. Punctuation as words of their own would make more of it near copies, not fewer: among 12,000 pieces of
-Python packages 511 would go instead of 181, as functions of one shape with other names agree in it; of 816 pairs found
-without it 3, all near the threshold, are not found with it.
+Code is treated alike. Punctuation as words of their own would make more of it near copies, not fewer: among 12,000
+pieces of Python packages 511 would go instead of 181, as functions of one shape with other names agree in it; of 816
+pairs found without it 3, all near the threshold, are not found with it.
 
 The pass takes eight bytes of ASCII at a time in one register and stores where words begin and end without a branch on
 either: branches at word ends are what bounds a pass that goes byte by byte.
@@ -28,11 +29,13 @@ UNSPACED = (
     (0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x3005, 0x3007), (0x3040, 0x30FF), (0x31F0, 0x31FF), (0x3400, 0x4DBF),
     (0x4E00, 0x9FFF), (0xA9E0, 0xA9FF), (0xAA60, 0xAA7F), (0xF900, 0xFAFF), (0xFF66, 0xFF9F), (0x1AFF0, 0x1B16F), (0x20000, 0x323AF),
 )  # fmt: skip
-WORD, ALONE = np.uint32(1 << 31), np.uint32(1 << 30)  # bits beside the code point: of a run of word characters, a word by itself
+# bits beside the code point: of a run of word characters, a word by itself
+WORD, ALONE = np.uint32(1 << 31), np.uint32(1 << 30)
 COMBINE = np.uint64(0x9E3779B97F4A7C15)
 EVERY = np.uint64(0x0101010101010101)  # times a byte: that byte in each of a register's eight
 HIGH, BLANKS = EVERY * np.uint64(0x80), EVERY * np.uint64(0x20)
-GATHER = np.uint64(0x0102040810204080)  # times a register of 0 and 1 bytes: the first byte's bit in bit 56, the last one's in bit 63
+# times a register of 0 and 1 bytes: the first byte's bit in bit 56, the last one's in bit 63
+GATHER = np.uint64(0x0102040810204080)
 
 
 def word_fold() -> np.ndarray:
@@ -61,7 +64,9 @@ PLACES, COUNTS = _edges()
 def numbers(items: pa.BinaryArray, kind: type) -> tuple[np.ndarray, np.ndarray]:
     """All numbers of the kind in an array's buffer, and int64 bounds of each item's; sliced arrays keep their place."""
     _, offsets, data = items.buffers()
-    bounds = np.frombuffer(offsets, np.int32 if items.type == pa.binary() else np.int64)[items.offset :][: len(items) + 1]
+    bounds = np.frombuffer(offsets, np.int32 if items.type == pa.binary() else np.int64)[items.offset :][
+        : len(items) + 1
+    ]
     size = np.dtype(kind).itemsize
     return np.frombuffer((data or b"")[: bounds[-1]], kind), bounds.astype(np.int64) // size
 
@@ -91,7 +96,8 @@ def fold_text(text, fold, folded, at, edges):
     Returns the place behind the folded text and the number of words.
     """
     begin, i, k = at, 0, 0
-    inside, spaced = np.uint64(0), np.uint64(0x80)  # 0x80: a word is open; the last character is a space, or there is none
+    # 0x80: a word is open; the last character is a space, or there is none
+    inside, spaced = np.uint64(0), np.uint64(0x80)
     while i < len(text):
         if i + 8 <= len(text):
             x = load8(text, i)
