@@ -80,13 +80,13 @@ def statement(
     reasons += ["case when x.doc_id is not null then 'contaminated' end"] * ("contaminated" in given)
     reasons += ["case when c.rank > 1 then case when c.exact then 'exact_duplicate' else 'near_duplicate' end end"]
     joins = [f"left join ({RESTS.format(failed=_braced(failed(rules, 'rest_')))}) r on s.doc_id = r.doc_id"] * has_rests
-    joins += ["left join (select distinct doc_id from {contaminated}) x on s.doc_id = x.doc_id"] * (
-        "contaminated" in given
-    )
-    drawn = f"concat('0', substr(md5(concat('{seed}/heldout/', cluster_id)), 1, {DRAWN_BITS // 4})) < '{_share(heldout.fraction)}'"
+    if "contaminated" in given:
+        joins += ["left join (select distinct doc_id from {contaminated}) x on s.doc_id = x.doc_id"]
+    hashed = f"substr(md5(concat('{seed}/heldout/', cluster_id)), 1, {DRAWN_BITS // 4})"
+    drawn = f"concat('0', {hashed}) < '{_share(heldout.fraction)}'"
     return VERDICTS.format(
-        failed=_braced(failed(rules)), reasons=", ".join(reasons), joins=" ".join(joins), tier=_tier(tiers), none=none, **graded,
-        heldout=f"n_bytes <= {heldout.max_bytes} and {drawn}", bin=f"floor(quality * {BINS})",
+        failed=_braced(failed(rules)), reasons=", ".join(reasons), joins=" ".join(joins), tier=_tier(tiers),
+        none=none, **graded, heldout=f"n_bytes <= {heldout.max_bytes} and {drawn}", bin=f"floor(quality * {BINS})",
     )  # fmt: skip
 
 
@@ -96,16 +96,19 @@ RESTS = "select doc_id, n_bytes, quality, quality_model, {failed} as failed from
 # that in common.
 VERDICTS = """
     with judged as (
-        select s.doc_id, s.source, s.domain, s.n_bytes, {quality} as quality, {quality_model} as quality_model, c.cluster_id,
-            concat_ws(',', {reasons}) as told
+        select s.doc_id, s.source, s.domain, s.n_bytes, c.cluster_id,
+            {quality} as quality, {quality_model} as quality_model, concat_ws(',', {reasons}) as told
         from (select doc_id, source, domain, n_bytes, quality, quality_model, {failed} as failed from {{signals}}) s
             join {{clusters}} c on s.doc_id = c.doc_id {joins}
     ),
     counted as (
-        select quality_model as model, {bin} as bin, count(*) as n from judged where told = '' and quality is not null group by 1, 2
+        select quality_model as model, {bin} as bin, count(*) as n from judged
+        where told = '' and quality is not null group by 1, 2
     ),
     graded as (
-        select model, bin, sum(n) over (partition by model order by bin) / sum(n) over (partition by model) as percentile from counted
+        select model, bin,
+            sum(n) over (partition by model order by bin) / sum(n) over (partition by model) as percentile
+        from counted
     ),
     placed as (
         select judged.*, told = '' as keep, case when told = '' then percentile end as percentile
@@ -129,11 +132,8 @@ def _tier(tiers: dict[str, float]) -> str:
     """SQL: the tier that a percentile falls in. A document without a score counts as the median: it is not known to be
     bad."""
     falling = sorted(tiers.items(), key=lambda tier: -tier[1])
-    return (
-        "case "
-        + " ".join(f"when coalesce(percentile, 0.5e0) >= {number(begins)} then '{name}'" for name, begins in falling)
-        + " end"
-    )
+    cases = [f"when coalesce(percentile, 0.5e0) >= {number(begins)} then '{name}'" for name, begins in falling]
+    return f"case {' '.join(cases)} end"
 
 
 def _share(fraction: float) -> str:
