@@ -140,7 +140,7 @@ def example(page: dict, share: float) -> Example:
 
 
 def fit(examples: list[Example]) -> tuple[np.ndarray, np.ndarray]:
-    """(FIRST, SECOND) of pipelines/content.py."""
+    """(FIRST, SECOND) of pipelines/html/content.py."""
     labels, weights = (
         np.concatenate([getattr(e, name) for e in examples]).astype(float) for name in ("is_content", "weight")
     )
@@ -194,6 +194,14 @@ def validated(
     return score(pairs[:n_gold]), score(pairs[n_gold:]) if pairs[n_gold:] else (0, 0, 0)
 
 
+def written(name: str, weights: np.ndarray, groups: dict[str, int]) -> str:
+    """Weights as they stand in pipelines/html/content.py, a group of columns a line. groups: their first columns."""
+    begins = [*groups.values(), len(weights)]
+    rows = [", ".join(f"{weight:.3f}" for weight in weights[a:b]) for a, b in zip(begins, begins[1:], strict=False)]
+    lines = [f"    {row},  # {group}" for row, group in zip(rows, groups, strict=True)]
+    return "\n".join([f"{name} = np.array([", *lines, "])  # fmt: skip"])
+
+
 def main() -> None:
     files = [name for name in sys.argv[1:] if name != "--fit"]
     if "--fit" not in sys.argv:
@@ -210,8 +218,9 @@ def main() -> None:
             seed,
             *(tuple(round(float(v), 4) for v in s) for s in validated(examples, len(gold), seed)),
         )
-    for name, weights in zip(("FIRST", "SECOND"), fit(examples), strict=True):
-        print(name, "=", np.array2string(weights, separator=", ", precision=3, suppress_small=True, max_line_width=120))
+    first, second = fit(examples)
+    print(written("FIRST", first, content.FIRST_GROUPS))
+    print(written("SECOND", second, content.SECOND_GROUPS))
 
 
 if __name__ == "__main__":

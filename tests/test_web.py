@@ -4,6 +4,7 @@ import gzip
 import subprocess
 import sys
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.html import extract
+from benchmarks.extraction import written
+from pipelines.html import content, extract
 from pipelines.html.markup import DEPTH, scan
 from pipelines.readers import READERS, File, Record, Reject, ingest
 from pipelines.readers.files import REASONS
@@ -311,3 +313,12 @@ def test_any_bytes_give_records_and_rejects_never_an_exception(tmp_path_factory,
             assert isinstance(record, Reject) or (record.text.strip() and "\0" not in record.text and record.text.encode())
         assert made == read(tmp_path, data, reader, "any.bytes")
     assert len(read(tmp_path, data, "html", "any.bytes")) == 1
+
+
+def test_the_weights_stand_as_they_are_written_by_the_fit_a_group_of_columns_a_line():
+    """Oracle: the source between its marks, and the sizes of the groups counted by hand."""
+    between = Path(content.__file__).read_text("utf-8").split("# WEIGHTS\n")[1].split("CUT = ")[0]
+    first = written("FIRST", content.FIRST, content.FIRST_GROUPS)
+    assert between == f"{first}\n{written('SECOND', content.SECOND, content.SECOND_GROUPS)}\n"
+    assert [line.count(",") for line in between.splitlines() if "  # " in line][:7] == [9, 3, 4, 4, 1, 8, 13]
+    assert (len(content.FIRST), len(content.SECOND)) == (content.N_FIRST, content.N_SECOND)
