@@ -194,10 +194,9 @@ def rules_explain(
         checked = check(recipe)
         table = Table("rule", "signal", "measured", "drops", "", "source", box=None)
         home = Home(Path(checked.home))
-        for rule, value, threshold, fails in rules_of(home.lake, doc_id, domain_rules(checked, home)):
-            limit = "off" if threshold is None else f"{'below' if rule.above is None else 'above'} {threshold:g}"
+        for rule, value, condition, fails in rules_of(home.lake, doc_id, domain_rules(checked, home)):
             measured = "" if value is None else f"{value:.4g}" if isinstance(value, float) else f"{value:,}"
-            table.add_row(rule.name, rule.signal, measured, limit, "[red]fails[/]" if fails else "", rule.source)
+            table.add_row(rule.name, rule.signal, measured, condition, "[red]fails[/]" if fails else "", rule.source)
         Console(highlight=False, width=max(console.width, 160)).print(table)
 
 

@@ -48,17 +48,15 @@ def life(lake: Lake, doc_id: str) -> Iterator[tuple[str, list[str]]]:
     yield "training steps", _steps(lake, doc_id)
 
 
-def rules_of(
-    lake: Lake, doc_id: str, rules: dict[str, tuple[Rule, ...]]
-) -> Iterator[tuple[Rule, Any, float | None, bool]]:
-    """Each rule of a document's domain with the value of its signal, the threshold for its language, and whether the
+def rules_of(lake: Lake, doc_id: str, rules: dict[str, tuple[Rule, ...]]) -> Iterator[tuple[Rule, Any, str, bool]]:
+    """Each rule of a document's domain with the value of its signal, the condition in its language, and whether the
     document fails.
 
     `doc_id` may be the beginning of one. Raises LookupError if no document, or more than one, begins so.
     """
     signals = _row(lake, tables.SIGNALS, _only(lake, doc_id)["doc_id"])
     for rule in rules.get(signals.get("domain"), ()):
-        yield rule, signals[rule.signal], rule.limit(signals["lang"]), rule.fails(signals)
+        yield rule, signals[rule.signal], rule.condition(signals["lang"]), rule.fails(signals)
 
 
 def _only(lake: Lake, beginning: str) -> dict[str, Any]:

@@ -150,12 +150,26 @@ def test_a_rule_holds_for_some_values_and_languages_and_means_the_same_in_python
     assert [[rule.name for rule in MANY if rule.fails(row)] for row in rows] == [row[-1] for row in MADE]
     types = [pa.int32(), pa.int32(), pa.int32(), pa.float64(), pa.string(), pa.string()]
     table = pa.Table.from_pylist(rows, pa.schema(list(zip(("id", *names), types, strict=True))))
-    conditions = ", ".join(f"coalesce({rule.sql}, false) as {rule.name}" for rule in MANY)
-    expected = [(i, *(rule.name in row[-1] for rule in MANY)) for i, row in enumerate(MADE)]
+    table = table.append_column("domain", pa.array(["docs"] * len(rows)))
+    cases = [f"coalesce({rule.sql}, false), {rule.case('docs', 'rest_')}, {rule.case('web')}" for rule in MANY]
+    conditions = ", ".join(cases)
+    expected = []
+    for i, row in enumerate(MADE):
+        told = [(True, f"rest_{rule.name}", None) if rule.name in row[-1] else (False, None, None) for rule in MANY]
+        expected.append((i, *(cell for cells in told for cell in cells)))
     with duckdb.connect() as db:
         assert db.register("made", table).execute(f"select id, {conditions} from made order by id").fetchall() == expected
     spark.createDataFrame(table).createOrReplaceTempView("made")
     assert [tuple(row) for row in spark.sql(f"select id, {conditions} from made order by id").collect()] == expected
+
+
+def test_a_rule_says_its_condition_in_words():
+    few, long, markup, _ = MANY
+    assert (few.side, long.side) == ("below", "above")
+    assert [few.condition(lang) for lang in (None, "fr", "de", "zh")] == ["below 50", "below 50", "below 60.5", "off"]
+    assert few.description == "n_words below 50; zh off; de below 60.5"
+    assert long.description == "max_line_len above 1000; unless declared HTML, C++"
+    assert markup.description == "max_line_len above 2000; only declared HTML; only lang de, en"
 
 
 def test_thresholds_of_languages_are_the_recipes_before_the_fitted_before_the_default():

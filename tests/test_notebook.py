@@ -20,7 +20,7 @@ NOTEBOOKS = {path.stem: path for path in (Path(__file__).parents[1] / "notebooks
 SECONDS_PER_CELL = 120
 SAID = {
     "explore": (" were kept", "records", "=== kept, tier"),
-    "signals": ("=== docs.no_stop_words: stop_words < 1", "numbers of failures are the judge's", "----"),
+    "signals": ("=== docs.no_stop_words: stop_words below 1", "numbers of failures are the judge's", "----"),
 }
 
 

@@ -35,11 +35,6 @@ def rows(frame: DataFrame, *by: str) -> Rows:
     )
 
 
-def side(rule: Rule) -> str:
-    """On which side of its threshold the rule drops."""
-    return "above" if rule.below is None else "below"
-
-
 def census(verdicts: DataFrame, signals: DataFrame, tokens: DataFrame, rules: dict[str, tuple[Rule, ...]]) -> Rows:
     """(kind, of, name, detail, code, documents, bytes, tokenised, tokens): how many documents count for what.
 

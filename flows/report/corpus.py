@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from flows.report.census import Rows, side
+from flows.report.census import Rows
 from pipelines.rules import Rule
 
 DUPLICATES = {"exact_duplicate": "exact", "near_duplicate": "near"}  # reasons of silver.verdicts that are no rules
@@ -127,7 +127,7 @@ def _described(rule: Rule) -> dict[str, Any]:
     return {
         "rule": rule.name,
         "signal": rule.signal,
-        "side": side(rule),
+        "side": rule.side,
         "threshold": rule.threshold,
         "why": rule.source,
     }

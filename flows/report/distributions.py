@@ -7,7 +7,7 @@ from collections import defaultdict
 from itertools import accumulate
 from typing import Any
 
-from flows.report.census import QUALITY_BINS, Rows, decoded, side
+from flows.report.census import QUALITY_BINS, Rows, decoded
 from flows.report.corpus import total
 from pipelines.rules import Rule
 
@@ -21,7 +21,7 @@ def signal_histograms(census: Rows, rules: dict[str, tuple[Rule, ...]]) -> Rows:
     marks, values = defaultdict(list), defaultdict(list)
     for domain, members in rules.items():
         for rule in members:
-            marks[domain, rule.signal].append({"rule": rule.name, "side": side(rule), "value": float(rule.threshold)})
+            marks[domain, rule.signal].append({"rule": rule.name, "side": rule.side, "value": float(rule.threshold)})
     for row in census:
         if row["kind"] == "signal":
             values[row["of"], row["name"]].append((decoded(row["code"]), row["documents"], row["detail"] == "failed"))

@@ -11,7 +11,7 @@ from typing import Any
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-from flows.report.census import Rows, rows, side
+from flows.report.census import Rows, rows
 from pipelines.edits.preview import SHOWN_BEHIND, beginnings
 from pipelines.rules import Rule
 
@@ -78,17 +78,11 @@ def explained(found: Rows, rules: dict[str, tuple[Rule, ...]]) -> Rows:
     table = []
     for row in sorted(found, key=lambda row: (row["domain"], row["group"], row["doc_id"])):
         rule = None if row["keep"] else by_name.get((row["domain"], row["group"]))
-        why = (
-            {
-                "signal": rule.signal,
-                "threshold": rule.threshold,
-                "value": row["values"][rule.signal],
-                "side": side(rule),
-            }
-            if rule
-            else {}
-        )
-        table.append({**{name: value for name, value in row.items() if name != "values"}, **why})
+        shown = {name: value for name, value in row.items() if name != "values"}
+        if rule:
+            value = row["values"][rule.signal]
+            shown |= {"signal": rule.signal, "threshold": rule.threshold, "value": value, "side": rule.side}
+        table.append(shown)
     return table
 
 

@@ -64,7 +64,7 @@ def threshold(rule: Rule, values: np.ndarray) -> float:
     """
     (how, number), *_ = rule.fit.items()
     if how == "tail":
-        return float(np.quantile(values, number if rule.above is None else 1 - number))
+        return float(np.quantile(values, number if rule.side == "below" else 1 - number))
     if how == "ratio":
         return rule.threshold * float(np.median(values)) / number
     if how == "median":

@@ -27,8 +27,9 @@ LANGUAGE = re.compile("[a-z]{2,3}")  # of lid.176, and und
 class Rule:
     """Drop a document whose `signal` is below `below`, or above `above`. Exactly one of the two is set.
 
-    The condition stands here once, for rows in Python (`fails`) and for Spark and DuckDB (`sql`). A signal that is null
-    fails no rule. A text column that is null has none of the values of `only` and `unless`.
+    The condition stands here once: for rows in Python (`fails`), for Spark and DuckDB (`sql`, `case`) and for readers
+    (`condition`, `description`). A signal that is null fails no rule. A text column that is null has none of the values of `only` and
+    `unless`.
     """
 
     name: str
@@ -45,7 +46,7 @@ class Rule:
         if (self.below is None) == (self.above is None):
             raise ValueError(f"rule {self.name}: expected one of below and above")
         texts = [text for values in (*self.only.values(), *self.unless.values()) for text in values]
-        for text in [*texts, *self.languages]:
+        for text in [self.name, *texts, *self.languages]:
             if not isinstance(text, str) or set(text) & set("'\\"):  # they end or escape a string of SQL
                 raise ValueError(
                     f"rule {self.name}: expected texts without quotes and backslashes ('no', never no), found {text!r}"
@@ -57,6 +58,11 @@ class Rule:
                 f"rule {self.name}: expected codes of languages such as de, or {OTHERWISE}; found {', '.join(unknown)}"
             )
 
+    @property
+    def side(self) -> str:
+        """On which side of its threshold it drops: below or above."""
+        return "below" if self.above is None else "above"
+
     def limit(self, lang: str | None) -> float | None:
         """The threshold for a document in this language; None where the rule is off for it."""
         return self.languages.get(lang, self.threshold)
@@ -64,7 +70,20 @@ class Rule:
     @property
     def threshold(self) -> float:
         """That of a language which `languages` does not name."""
-        return self.below if self.above is None else self.above
+        return getattr(self, self.side)
+
+    def condition(self, lang: str | None = None) -> str:
+        """In words, where the signal of a document in this language fails: below 50; off where the rule is off."""
+        limit = self.limit(lang)
+        return "off" if limit is None else f"{self.side} {limit:g}"
+
+    @property
+    def description(self) -> str:
+        """All of it in words: n_words below 50; zh off; only declared HTML, XML."""
+        languages = [f"{lang} {self.condition(lang)}" for lang in self.languages]
+        kept_to = [f"only {name} {', '.join(values)}" for name, values in self.only.items()]
+        spared = [f"unless {name} {', '.join(values)}" for name, values in self.unless.items()]
+        return "; ".join([f"{self.signal} {self.condition()}", *languages, *kept_to, *spared])
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -81,7 +100,7 @@ class Rule:
                 "a rule without one is turned off by null in its place"
             )
         merged = self.languages | languages if isinstance(threshold, dict) else {}
-        return replace(self, **{"below" if self.above is None else "above": float(number)}, languages=merged)
+        return replace(self, **{self.side: float(number)}, languages=merged)
 
     def fails(self, row: Mapping[str, Any]) -> bool:
         """Whether a document with these signals (those of `columns`) fails."""
@@ -90,24 +109,30 @@ class Rule:
             return False
         holds = all(row[name] in values for name, values in self.only.items())
         spared = any(row[name] in values for name, values in self.unless.items())
-        return holds and not spared and (value < threshold if self.above is None else value > threshold)
+        return holds and not spared and (value < threshold if self.side == "below" else value > threshold)
 
     @property
     def sql(self) -> str:
         """The same as SQL that Spark and DuckDB read alike; null where a signal is."""
-        threshold = number(self.threshold)
-        if self.languages:
-            cases = [
-                f"when {_text(lang)} then {'null' if other is None else number(other)}"
-                for lang, other in self.languages.items()
-            ]
-            threshold = f"case coalesce(lang, '') {' '.join(cases)} else {threshold} end"
-        conditions = [f"{self.signal} {'<' if self.above is None else '>'} {threshold}"]
+        conditions = [f"{self.signal} {'<' if self.side == 'below' else '>'} {self.limit_sql}"]
         for names, verb in ((self.only, "in"), (self.unless, "not in")):
             conditions += [
                 f"coalesce({name}, '') {verb} ({', '.join(map(_text, values))})" for name, values in names.items()
             ]
         return "(" + " and ".join(conditions) + ")"
+
+    @property
+    def limit_sql(self) -> str:
+        """SQL of `limit`: null where the rule is off."""
+        if not self.languages:
+            return number(self.threshold)
+        limits = {lang: "null" if limit is None else number(limit) for lang, limit in self.languages.items()}
+        cases = [f"when {_text(lang)} then {limit}" for lang, limit in limits.items()]
+        return f"case coalesce(lang, '') {' '.join(cases)} else {number(self.threshold)} end"
+
+    def case(self, domain: str, prefix: str = "") -> str:
+        """SQL: the rule's name, after `prefix`, where a document of the domain fails it; else null."""
+        return f"case when domain = {_text(domain)} and {self.sql} then {_text(prefix + self.name)} end"
 
 
 def number(value: float) -> str:

@@ -123,8 +123,7 @@ VERDICTS = """
 
 def failed(rules: Rules, prefix: str = "") -> str:
     """SQL: the names of the rules that a document fails, joined by commas. A signal that is null fails no rule."""
-    named = [(domain, rule) for domain, members in rules.items() for rule in members]
-    cases = [f"case when domain = '{domain}' and {rule.sql} then '{prefix}{rule.name}' end" for domain, rule in named]
+    cases = [rule.case(domain, prefix) for domain, members in rules.items() for rule in members]
     return f"concat_ws(',', {', '.join(cases) or 'cast(null as string)'})"
 
 

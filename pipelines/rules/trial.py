@@ -85,24 +85,16 @@ DRAWN = """
 
 
 def _judged(lake: Lake, rules: dict[str, tuple[Rule, ...]]) -> str:
-    cases = [_case(domain, rule) for domain, members in rules.items() for rule in members]
+    cases = [rule.case(domain) for domain, members in rules.items() for rule in members]
     paths = {
         name: _list(lake.files(table)) for name, table in (("signals", tables.SIGNALS), ("verdicts", tables.VERDICTS))
     }
     return JUDGED.format(cases=", ".join(cases) or "null::varchar", stays=STAYS, **paths)
 
 
-def _case(domain: str, rule: Rule) -> str:
-    """The rule's name where a document fails it."""
-    return f"case when domain = {_quoted(domain)} and {rule.sql} then {_quoted(rule.name)} end"
-
-
 def _list(paths: list[str]) -> str:
-    return "[" + ", ".join(map(_quoted, paths)) + "]"
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
+    """SQL of DuckDB."""
+    return "[" + ", ".join("'" + path.replace("'", "''") + "'" for path in paths) + "]"
 
 
 def _rows(db: duckdb.DuckDBPyConnection, query: str) -> list[dict[str, Any]]:
