@@ -23,8 +23,9 @@ from pipelines.edits.lines import line_hashes, repeated_lines
 from pipelines.edits.spans import LINE, PASSAGE, BrokenEdit, apply, apply_batch, merged
 from pipelines.lineage import life
 from pipelines.shards.tokens import encoding
+from pipelines.signals import TABLE
 from pipelines.signals.context import Context
-from pipelines.signals.measure import batch_of, measure_batch, signal_columns
+from pipelines.signals.measure import batch_of, measure_batch
 from schemas import tables
 from schemas.fields import fields
 from schemas.recipe import Recipe
@@ -359,7 +360,7 @@ def edited(spark, tmp_path_factory) -> Job:
     job.write(spark.createDataFrame([(i, i, 1, 1, i, True) for i in ids], tables.CLUSTERS.ddl), tables.CLUSTERS, "dedup")
     batch = measure_batch(batch_of(planted_pages(), ["docs"] * len(ids)), Context(assets.LANGUAGE_MODEL.read_bytes()))
     signals = [tuple(row.values()) for row in batch.set_column(1, "source", pa.array(["pages"] * len(ids))).to_pylist()]
-    table = tables.SIGNALS.extended(signal_columns())
+    table = TABLE
     job.write(spark.createDataFrame(signals, table.ddl), table, "measure")
     for one in (step, judge, tokenise):
         one.run(job)

@@ -108,7 +108,7 @@ def test_shipped_recipes_load(file):
 
 
 def test_the_examples_in_the_recipe_for_own_data_are_good_when_they_are_uncommented(tmp_path, monkeypatch):
-    from flows import status
+    from flows.preflight import check
 
     text = next(file for file in RECIPES if file.name == "own-data.yaml").read_text()
     text, n = re.subn(r"(?m)^( *)# ((?:  )*(?:- \{|[a-z_]+:(?: |$)).*)$", r"\1\2", text)
@@ -122,7 +122,7 @@ def test_the_examples_in_the_recipe_for_own_data_are_good_when_they_are_uncommen
     pq.write_table(pa.table({"text": ["a"]}), tmp_path / "my-data" / "parquet" / "a.parquet")
     (tmp_path / "my.yaml").write_text(text)
     monkeypatch.chdir(tmp_path)
-    checked = status.check(Path("my.yaml"))
+    checked = check(Path("my.yaml")).recipe
     assert {source.reader for source in checked.sources} == set(READERS) - {"python-code", "python-docs"}
     assert checked.domains == set(rules.domains()) and set(checked.edits.personal) == set(PLACEHOLDERS)
     assert checked.languages.trusted and checked.decontaminate.files and checked.stages[-1].mixture.upsampling

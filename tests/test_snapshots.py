@@ -13,11 +13,11 @@ from flows.steps import STEPS, dedup, ingest, measure
 from pipelines import deliveries
 from pipelines.deliveries import Delivery, rounds, undone
 from pipelines.readers.ingest import records
-from pipelines.signals.measure import signal_columns
+from pipelines.signals import TABLE
 from schemas import tables
 from schemas.recipe import Recipe
 
-SIGNALS = tables.SIGNALS.extended(signal_columns())
+SIGNALS = TABLE
 WORDS = "river stone bread window letter garden engine paper north silver ladder copper market bridge winter".split()
 
 
@@ -108,7 +108,7 @@ def test_a_run_that_was_stopped_between_two_tables_goes_on(spark, delivered):
         one.home.root.mkdir(exist_ok=True)
         ingest.run(one)
     (new,) = [one for one in deliveries.deliveries(both.recipe) if one.snapshot == "new"]
-    half = records(spark, both.recipe, [new]).where("reason is null")  # all of them, as if some were not dropped yet
+    half = records(spark, both.recipe, {new: both.files[new]}).where("reason is null")  # all of them, as if some were not dropped yet
     both.write(half, tables.DOCUMENTS, "ingest", append=True, deliveries=both.deliveries)
     ingest.run(both)
     for table in (tables.DOCUMENTS, tables.REJECTS):
@@ -129,7 +129,7 @@ SNAPSHOTS = st.dictionaries(st.sampled_from("ab"), st.lists(st.sampled_from("123
 
 
 def prints(snapshots: dict[str, list[str]]) -> dict[str, str]:
-    """As `ingest.fingerprints`: they tell apart what came before."""
+    """As `ingest.hashes`: they tell apart what came before."""
     return {f"{source}/{one}": "".join(names[: i + 1]) for source, names in snapshots.items() for i, one in enumerate(names)}
 
 

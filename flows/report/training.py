@@ -104,8 +104,10 @@ def evaluation(run_folder: Path) -> dict[str, Any]:
 
 
 def models(folder: Path) -> dict[str, Any]:
-    """The cards of the quality models, by domain, and of the tokenizer."""
-    cards = [{"corpus": None} | _json(path) for path in sorted(folder.glob("quality-*.json"))]
+    """The cards of the quality models, by domain, with what their scores go by in the corpus, and of the tokenizer."""
+    audit = _json(folder / "audit.json") if (folder / "audit.json").is_file() else {}
+    cards = [_json(path) for path in sorted(folder.glob("quality-*.json"))]
+    cards = [{**card, "corpus": audit.get(card["model"])} for card in cards]
     for one in (one for card in cards if card["corpus"] for side in ("top", "bottom") for one in card["corpus"][side]):
         one["text"] = printable(one["text"])
     tokenizer = folder / "tokenizer.json"

@@ -9,7 +9,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from flows.job import Counts, Job
-from flows.steps import measure
 from pipelines import deliveries
 from pipelines.deliveries import Delivery
 from schemas import tables
@@ -61,11 +60,12 @@ def run(job: Job) -> Counts:
 
 def store_pairs(job: Job) -> None:
     """Bring silver.pairs to what the signals hold: by the deliveries that it lacks, or anew."""
+    from pipelines import signals
     from pipelines.dedup import dedup
 
     near, lake = job.recipe.near_duplicates, job.home.lake
     # not what quality is: fingerprints do not go by it
-    settings = [measure.REVISION, near.model_dump(), job.recipe.seed]
+    settings = [signals.REVISION, near.model_dump(), job.recipe.seed]
     wanted = {name: fingerprint([settings, job.deliveries[name]]) for name in job.known(tables.SIGNALS)}
     stored = job.known(tables.PAIRS)
     fresh = deliveries.undone(wanted, stored)

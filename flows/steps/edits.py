@@ -49,12 +49,12 @@ def files(job: Job) -> list[Path]:
 def run(job: Job) -> Counts:
     """Reads text only where the recipe asks for lines or passages."""
     from pipelines.edits import edits
-    from pipelines.signals.measure import signal_columns
+    from pipelines.signals import COLUMNS
 
     found = unmerged(job)
     rows = job.write_or_empty(edits.merge(found) if found else None, tables.EDITS, "edits")
     left = rests(job, job.read(tables.EDITS)) if rows and job.recipe.edits.shorten else None
-    shortened = job.write_or_empty(left, tables.RESTS.extended(signal_columns()), "edits")
+    shortened = job.write_or_empty(left, tables.RESTS.extended(COLUMNS), "edits")
     n_bytes = job.home.lake.total(tables.EDITS, pc.field("end") - pc.field("start")) if rows else 0
     return {"edits": rows, "documents shortened": shortened, "bytes": n_bytes}
 

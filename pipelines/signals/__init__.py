@@ -12,5 +12,9 @@ Their helpers:
 """
 
 from pipelines.signals import code, fingerprints, language, personal, quality, stopwords, text
+from schemas.tables import SIGNALS
 
 FAMILIES = (text, code, language, stopwords, personal, quality, fingerprints)
+COLUMNS = tuple(column for family in FAMILIES for column in family.COLUMNS)
+TABLE = SIGNALS.extended(COLUMNS)
+REVISION = 3  # raised by hand when the signals of the same text become others
