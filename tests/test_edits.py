@@ -16,7 +16,7 @@ from flows.home import Home
 from flows.job import Job
 from flows.steps import STEPS, judge, tokenise
 from flows.steps import edits as step
-from pipelines import assets, rules
+from pipelines import assets, capacity, rules
 from pipelines import spark as sparks
 from pipelines.edits import edits, often, passages, preview
 from pipelines.edits.lines import line_hashes, repeated_lines
@@ -175,13 +175,13 @@ def found_spans(frame) -> list[tuple[str, int, int]]:
     return sorted((row.doc_id, row.start, row.end) for row in frame.collect())
 
 
-@pytest.fixture(params=["in one task", "in shuffles"])
+@pytest.fixture(params=["whole", "in parts"])
 def way(request, monkeypatch):
     """Where what is found is counted: both ways must find the same."""
-    if request.param == "in shuffles":
+    if request.param == "in parts":
         monkeypatch.setattr(sparks, "SENT_BYTES", -1)
-        monkeypatch.setattr(often, "KEYS_IN_ONE_TASK", -1)
-        monkeypatch.setattr(passages, "PASSAGES_IN_ONE_TASK", -1)
+        monkeypatch.setitem(capacity.LIMITS, "keys", 100)
+        monkeypatch.setitem(capacity.LIMITS, "passages", 200)
 
 
 def corpus_of_repeats(seed: int) -> list[str]:
@@ -229,7 +229,7 @@ def test_a_long_text_leaves_its_worker_in_parts_and_nothing_changes(monkeypatch)
     for rows in (5, 1 << 16):
         monkeypatch.setattr(passages, "CHUNK_ROWS", rows)
         compared = list(passages._passages(WORDS)([batch]))
-        found.append(pa.Table.from_batches(passages._in_one_task(0.5)(compared[::-1])).sort_by([("doc_id", "ascending"), ("start", "ascending")]))
+        found.append(passages.further_copies(pa.Table.from_batches(compared[::-1]), 0.5).sort_by([("doc_id", "ascending"), ("start", "ascending")]))
         found.append(len(compared))
     assert found[0] == found[2] and len(found[0]) > 20 and found[1] > 2 * found[3]
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from flows.home import Home
 from flows.job import Job
 from flows.steps import STEPS, dedup, ingest, measure
-from pipelines import deliveries
+from pipelines import capacity, deliveries
 from pipelines.deliveries import Delivery, rounds, undone
 from pipelines.readers.ingest import records
 from pipelines.signals import TABLE
@@ -76,8 +76,8 @@ def test_a_second_snapshot_is_added_and_equals_a_run_from_nothing_over_both(spar
 def test_what_does_not_fit_into_one_process_is_said_and_gives_the_same(spark, delivered, monkeypatch, fitting):
     whole, parts = job(spark, delivered, ["old", "new"]), [job(spark, delivered, names, "parts") for names in (["old"], ["old", "new"])]
     for one in (whole, *parts):
-        monkeypatch.setattr("pipelines.dedup.dedup.FINGERPRINTS_IN_ONE_PROCESS", 400_000 if one is whole else fitting)
-        monkeypatch.setattr("pipelines.dedup.dedup.DOCUMENTS_IN_ONE_PROCESS", 400_000 if one is whole else 2)
+        monkeypatch.setitem(capacity.LIMITS, "fingerprints", 400_000 if one is whole else fitting)
+        monkeypatch.setitem(capacity.LIMITS, "documents", 400_000 if one is whole else 2)
         monkeypatch.setattr("pipelines.spark.SENT_BYTES", 64 << 20 if one is whole else 0)
         ingest.run(one)
         measure.run(one)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.compute as pc
 
 from flows.job import Counts, Job, domain_rules
-from flows.steps.decontaminate import contaminated
 from flows.steps.measure import context
 from schemas import tables
 from schemas.recipe import Recipe
@@ -69,6 +68,7 @@ def rests(job: Job, written: DataFrame) -> DataFrame:
 def unmerged(job: Job) -> list[DataFrame]:
     """What the recipe leaves out or masks, found separately."""
     from pipelines.edits import edits
+    from pipelines.rules.judge import contaminated
 
     spec, found = job.recipe.edits, []
     if spec.shorten or spec.personal:
@@ -76,8 +76,10 @@ def unmerged(job: Job) -> list[DataFrame]:
     if spec.shorten:
         priority = {source.name: source.priority for source in job.recipe.sources}
         kept = edits.candidates(signals, clusters, job.rules, priority)
-        if (dropped := contaminated(job)) is not None:
-            kept = kept.join(dropped, "doc_id", how="left_anti")
+        if job.recipe.decontaminate.files:
+            rows = job.read(tables.CONTAMINATION)
+            items = job.spark.sql(contaminated(job.recipe.decontaminate.threshold), contamination=rows)
+            kept = kept.join(items, "doc_id", how="left_anti")
         found += edits.removals(job.read(tables.DOCUMENTS), kept, spec)
     if spec.personal:
         from pipelines.signals.personal import PLACEHOLDERS

@@ -45,7 +45,9 @@ def files(job: Job) -> list[Path]:
     """Models and their cards; which there are; the card of languages. As far as the recipe asks for them."""
     listed, found = job.home.quality_models, []
     if job.recipe.quality:
-        found = [listed] + [path for name in _listed(job)["sha256"] for path in (model_file(job, name), card_file(job, name))]
+        found = [listed] + [
+            path for name in _listed(job)["sha256"] for path in (model_file(job, name), card_file(job, name))
+        ]
     return found + [job.home.languages] * bool(job.recipe.languages.trusted)
 
 
