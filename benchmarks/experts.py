@@ -65,18 +65,18 @@ TITLE = (
     "The expert layer on a GPU: sustained rates against dense cuBLAS products and against other ways to run the layer."
 )
 METHOD = (
-    "A card at its power limit is up to 18 % faster in its first half second, so every reading follows 0.5 s of the same work, and clock, "
-    "power and temperature during it stand beside it. 100 % is the rate of six dense products with as many FLOPs (rows = T * K), timed "
-    "before and after each configuration in the same process."
+    "A card at its power limit is up to 18 % faster in its first half second, so every reading follows 0.5 s of the "
+    "same work, and clock, power and temperature during it stand beside it. 100 % is the rate of six dense products "
+    "with as many FLOPs (rows = T * K), timed before and after each configuration in the same process."
 )
 SHORT = (
-    "T-256 and T-1024: a dense product reads the weights of one expert, the layer those of all 16, and with so few rows that is most of "
-    "its time, so 100 % is out of reach there."
+    "T-256 and T-1024: a dense product reads the weights of one expert, the layer those of all 16, and with so few "
+    "rows that is most of its time, so 100 % is out of reach there."
 )
 NOT_TIMED = {"sonicmoe": "SonicMoE", "scattermoe": "ScatterMoE", "megablocks": "MegaBlocks"}  # peers, by module
 PUBLISHED = (  # % of dense, forward and backward, on another H200 of the same kind
-    "Read on an H200 earlier, not in this run (DBRX / MoE-B / small): SonicMoE 0.1.2 87.8 / 88.4 / 82.5 %, ScatterMoE 0.3.0 56 / 60.6 / "
-    "50.2 %, MegaBlocks block-sparse 53.3 / 60.5 / 50.1 %."
+    "Read on an H200 earlier, not in this run (DBRX / MoE-B / small): SonicMoE 0.1.2 87.8 / 88.4 / 82.5 %, "
+    "ScatterMoE 0.3.0 56 / 60.6 / 50.2 %, MegaBlocks block-sparse 53.3 / 60.5 / 50.1 %."
 )
 
 
@@ -221,7 +221,7 @@ def peak_gb(step: Callable[[], object], inputs: Inputs) -> float:
     return (torch.cuda.max_memory_allocated() - base) / 1e9
 
 
-# ------------------------------------------------------------------------------------------------ other ways to run the layer
+# --------------------------------------------------------------------------------------- other ways to run the layer
 
 
 def grouped_mm(x_TD, indices_TK, weights_TK, w1, v1, w2, n_experts) -> Tensor:
@@ -499,7 +499,8 @@ def machine() -> str:
 def peers() -> str:
     missing = [name for module, name in NOT_TIMED.items() if importlib.util.find_spec(module) is None]
     installed = [name for name in NOT_TIMED.values() if name not in missing]
-    return f"Not installed here: {', '.join(missing) or 'none'}. Installed but not timed: {', '.join(installed) or 'none'}. {PUBLISHED}"
+    told = f"Not installed here: {', '.join(missing) or 'none'}. Installed but not timed: "
+    return f"{told}{', '.join(installed) or 'none'}. {PUBLISHED}"
 
 
 def cache_is_empty() -> bool:
