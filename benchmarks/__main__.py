@@ -48,7 +48,8 @@ def machine() -> str:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     packages = ", ".join(f"{name} {version(name)}" for name in TOLD)
     cpu = names[0] if names else platform.processor()
-    return f"{cpu}, {os.cpu_count()} cores ({', '.join(special)}), {memory:.0f} GiB, Python {platform.python_version()}; {packages}"
+    python = platform.python_version()
+    return f"{cpu}, {os.cpu_count()} cores ({', '.join(special)}), {memory:.0f} GiB, Python {python}; {packages}"
 
 
 def cells(part: str, row: dict) -> list[str]:

@@ -89,9 +89,8 @@ def pieces(folder: Path) -> list[str]:
         if len(found) >= N_DOCS:
             return found[:N_DOCS]
     if len(found) < 4 * quality.MIN_EXAMPLES:
-        raise ValueError(
-            f"{folder} must hold text for {4 * quality.MIN_EXAMPLES} pieces of {DOC_CHARS} characters, found {len(found)}"
-        )
+        wanted = 4 * quality.MIN_EXAMPLES
+        raise ValueError(f"{folder} must hold text for {wanted} pieces of {DOC_CHARS} characters, found {len(found)}")
     return found
 
 

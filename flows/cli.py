@@ -21,8 +21,13 @@ from schemas import recipe as recipes
 from schemas.recipe import RecipeError
 
 DEFAULT = Path(__file__).parent / "recipes" / "local.yaml"
-app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False,
-                  help="Raw text in, a trained mixture of experts out. Start with: `flows run curriculum`")  # fmt: skip
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="Raw text in, a trained mixture of experts out. Start with: `flows run curriculum`",
+)
 recipe_app = typer.Typer(no_args_is_help=True, help="Check recipes, list their fields.")
 app.add_typer(recipe_app, name="recipe")
 rules_app = typer.Typer(

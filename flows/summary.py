@@ -17,8 +17,14 @@ from schemas.recipe import Recipe
 
 GENERATIONS = 2
 GENERATED_CHARS = 300
-OUTCOMES = {"rejected": "rejected", "dropped by rules": "rules", "near duplicates": "near dup.", "exact duplicates": "copies",
-            "held out": "held out", "for training": "training"}  # fmt: skip
+OUTCOMES = {
+    "rejected": "rejected",
+    "dropped by rules": "rules",
+    "near duplicates": "near dup.",
+    "exact duplicates": "copies",
+    "held out": "held out",
+    "for training": "training",
+}
 
 
 def print_summary(recipe: Recipe, home: Home, console: Console) -> None:

@@ -176,6 +176,7 @@ def _batch_samples(stage: Stage, batch_tokens: int) -> int:
     )
     require(
         stage.samples % size == 0,
-        f"stage {stage.name}: its {stage.samples} samples must be a multiple of the {size} samples in a batch of {batch_tokens} tokens",
+        f"stage {stage.name}: its {stage.samples} samples must be a multiple of the {size} samples in a batch of "
+        f"{batch_tokens} tokens",
     )
     return size
