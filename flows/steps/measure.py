@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
 
+from flows.home import Home
 from flows.job import Counts, Job
 from pipelines import deliveries, rules
 from schemas import tables
@@ -87,6 +88,17 @@ def context(job: Job) -> Context:
     models = quality_models(job) if recipe.quality else {}
     stop_words = fit_languages(job, Context(lid))["stop_words"] if recipe.languages.trusted else {}
     return Context(lid, models, near.ngram, near.bands, near.rows, recipe.seed, recipe.routes, stop_words)
+
+
+def fingerprinted(home: Home) -> Context:
+    """What the fingerprints of a home were made with, whatever its recipe says by now. Raises FileNotFoundError if
+    nothing was measured yet."""
+    from pipelines.signals.context import Context
+
+    receipt = home.receipt("measure")
+    if receipt is None:
+        raise FileNotFoundError(f"{home.root} holds no {tables.SIGNALS.name} yet: `flows run curriculum` writes it")
+    return Context(b"", seed=receipt.part["seed"], **receipt.part["near_duplicates"])
 
 
 def first_deliveries(job: Job) -> list[deliveries.Delivery]:
