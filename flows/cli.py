@@ -130,6 +130,32 @@ def trace(
                 console.print(f"  {line}", markup=False)
 
 
+@app.command()
+def similar(
+    what: Annotated[
+        str, typer.Argument(help="a text file, the beginning of a document's id, or - for text on standard input")
+    ],
+    recipe: RecipePath = DEFAULT,
+    most: Annotated[int, typer.Option(min=1, help="Show so many documents at the most.")] = 10,
+) -> None:
+    """Show the documents whose text is nearest to a file's, another document's or standard input's, and what became of
+    them.
+
+    The similarity is the Jaccard index of word n-grams. Documents that share no band of the fingerprint are not found.
+    Example: `flows similar README.md`, `flows similar 3f2a`, or `flows similar - < page.txt`
+    """
+    with _said_plainly():
+        from flows.status import check
+        from flows.steps.measure import fingerprinted
+        from flows.summary import print_similar
+        from pipelines.dedup.similar import nearest, read_query
+
+        home = Home(Path(check(recipe).home))
+        context = fingerprinted(home)
+        query = read_query(home.lake, what, sys.stdin.buffer)
+        print_similar(nearest(home.lake, query, context, most), context, console)
+
+
 @recipe_app.command("check")
 def recipe_check(file: Path) -> None:
     """Check a recipe without running it. Example: `flows recipe check my.yaml`"""

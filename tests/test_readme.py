@@ -33,7 +33,7 @@ def test_every_flows_command_runs(finished_home, prefect_server, tmp_path):
             continue
         command = command.replace("my.yaml", str(finished_home.file)).replace("other.yaml", str(other)).replace("3f2a", doc_id)
         arguments = command.split()[1:]
-        takes_recipe = arguments[0] in ("status", "run", "trace", "rules") and "--recipe" not in arguments
+        takes_recipe = arguments[0] in ("status", "run", "trace", "similar", "rules") and "--recipe" not in arguments
         arguments += ["--recipe", str(finished_home.file)] if takes_recipe else []
         done = conftest.flows(*arguments)
         assert done.returncode == 0, (command, done.stdout, done.stderr)

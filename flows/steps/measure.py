@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
 
+from flows.home import Home
 from flows.job import Counts, Job
 from flows.steps import learn
 from pipelines import assets, deliveries
@@ -70,3 +71,14 @@ def context(job: Job) -> Context:
     recipe, near, lid = job.recipe, job.recipe.near_duplicates, assets.LANGUAGE_MODEL.read_bytes()
     models, words = learn.quality_models(job), learn.stop_words(job)
     return Context(lid, models, near.ngram, near.bands, near.rows, recipe.seed, recipe.routes, words)
+
+
+def fingerprinted(home: Home) -> Context:
+    """What the fingerprints of a home were made with, whatever its recipe says by now. Raises FileNotFoundError if
+    nothing was measured yet."""
+    from pipelines.signals.context import Context
+
+    receipt = home.receipt("measure")
+    if receipt is None:
+        raise FileNotFoundError(f"{home.root} holds no {tables.SIGNALS.name} yet: `flows run curriculum` writes it")
+    return Context(b"", seed=receipt.part["seed"], **receipt.part["near_duplicates"])

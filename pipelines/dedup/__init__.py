@@ -4,4 +4,5 @@ buckets   candidates: band keys, windows, and what new documents change
 verify    true Jaccard of candidates' shingles
 clusters  connected components, and the preferred member of each
 dedup     who carries it: this process, or Spark
+similar   the nearest documents of a text, by the fingerprints that a run left
 """
