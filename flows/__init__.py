@@ -12,5 +12,5 @@
     recipes/    the default recipe and larger ones
 """
 
-STEPS = ("ingest", "learn", "measure", "dedup", "decontaminate", "edits", "judge", "tokenise", "mixture", "shard", "train",
-         "evaluate", "report")  # fmt: skip
+STEPS = ("ingest", "learn", "measure", "dedup", "decontaminate", "edits", "judge",
+         "tokenise", "mixture", "shard", "train", "evaluate", "report")  # fmt: skip

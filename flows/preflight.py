@@ -1,4 +1,4 @@
-"""Before anything starts: a recipe is loaded and checked, and its sources are listed, once for all that a command does."""
+"""Before anything starts: a recipe is loaded and checked, and its sources are listed, once a command."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def check_rules(recipe: Recipe) -> None:
         for rule in members:
             unknown = sorted(set(rule.columns) - set(signals.TABLE.column_names))
             if unknown:
-                known = ", ".join(column.name for column in signals.COLUMNS)
-                raise ValueError(f"rules.{domain}.{rule.name}: expected signals among {known}; found {', '.join(unknown)}")
+                known, found = ", ".join(column.name for column in signals.COLUMNS), ", ".join(unknown)
+                raise ValueError(f"rules.{domain}.{rule.name}: expected signals among {known}; found {found}")
 
 
 def check_kinds(recipe: Recipe) -> None:

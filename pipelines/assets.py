@@ -94,7 +94,8 @@ def check(wanted: dict[Path, str] = SHA256) -> None:
         found = sha256(path)
         if found != expected:
             raise ValueError(
-                f"{path} is not the file that was asked for: sha256 expected {expected}, found {found}; run `make setup`"
+                f"{path} is not the file that was asked for: sha256 expected {expected}, found {found}; "
+                "run `make setup`"
             )
 
 
@@ -135,7 +136,8 @@ def fetch_jars(folder: Path) -> None:
     (folder / "settings.xml").write_text(IVY_SETTINGS)
     (folder / "ivy.xml").write_text(
         '<ivy-module version="2.0"><info organisation="millrace" module="assets"/>'
-        f'<configurations><conf name="default"/></configurations><dependencies>{dependencies}</dependencies></ivy-module>'
+        '<configurations><conf name="default"/></configurations>'
+        f"<dependencies>{dependencies}</dependencies></ivy-module>"
     )
     (ivy,) = Path(find_spec("pyspark").submodule_search_locations[0], "jars").glob("ivy-*.jar")
     files = [

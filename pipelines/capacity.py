@@ -1,7 +1,7 @@
 """What fits into one process: the one place that decides who carries narrow work, this process (or one task) or Spark.
 
-What does not fit is done by the same functions over partitions that hold whole groups (`pipelines.spark.in_whole_groups`).
-Who asks has the counts: a table's log holds them, where Spark would take half a second.
+What does not fit is done by the same functions over partitions that hold whole groups (`spark.in_whole_groups`). Who
+asks has the counts: a table's log holds them, where Spark would take half a second.
 """
 
 from __future__ import annotations

@@ -93,12 +93,8 @@ def _cluster(row: dict[str, Any]) -> str:
 
 def _edits(lake: Lake, doc_id: str) -> list[str]:
     rows = sorted(_rows(lake, tables.EDITS, pc.field("doc_id") == doc_id), key=lambda r: r["start"])
-    return _first(
-        [
-            f"bytes {r['start']}-{r['end'] - 1} {'masked as ' + r['replacement'] if r['replacement'] else 'left out'}: {r['why']}"
-            for r in rows
-        ]
-    )
+    done = [f"masked as {r['replacement']}" if r["replacement"] else "left out" for r in rows]
+    return _first([f"bytes {r['start']}-{r['end'] - 1} {how}: {r['why']}" for r, how in zip(rows, done, strict=True)])
 
 
 def _verdict(row: dict[str, Any]) -> str:
@@ -113,8 +109,8 @@ def _contamination(lake: Lake, doc_id: str) -> list[str]:
     rows.sort(key=lambda r: (-r["cover"], r["item"]))
     return _first(
         [
-            f"{r['item']} ({r['field']}): {r['cover']:.0%} covered by bytes {r['start']}-{r['end']}, {r['run']} words in a row: "
-            f"{' '.join(r['excerpt'].split())[:PREVIEW_CHARACTERS]}"
+            f"{r['item']} ({r['field']}): {r['cover']:.0%} covered by bytes {r['start']}-{r['end']}, "
+            f"{r['run']} words in a row: {' '.join(r['excerpt'].split())[:PREVIEW_CHARACTERS]}"
             for r in rows
         ]
     )
@@ -123,12 +119,13 @@ def _contamination(lake: Lake, doc_id: str) -> list[str]:
 def _spans(lake: Lake, doc_id: str) -> list[str]:
     rows = _rows(lake, tables.SPANS, pc.field("doc_id") == doc_id)
     rows.sort(key=lambda r: (r["stream"], r["seq_len"], r["window"], r["sample"], r["slot"]))
-    said = [
-        f"tokens {r['doc_start']}-{r['doc_start'] + r['n_tokens'] - 1} in {r['stream']}/{r['seq_len']} window {r['window']}, "
-        f"sample {r['sample']} from token {r['start']}"
-        for r in rows
-    ]
-    return _first(said)
+    return _first(
+        [
+            f"tokens {r['doc_start']}-{r['doc_start'] + r['n_tokens'] - 1} in {r['stream']}/{r['seq_len']} "
+            f"window {r['window']}, sample {r['sample']} from token {r['start']}"
+            for r in rows
+        ]
+    )
 
 
 def _steps(lake: Lake, doc_id: str) -> list[str]:
@@ -136,7 +133,8 @@ def _steps(lake: Lake, doc_id: str) -> list[str]:
     rows.sort(key=lambda r: (r["run"], r["step"]))
     return _first(
         [
-            f"run {r['run'][:12]} step {r['step']}: {r['tokens']} tokens, {r['loss'] / max(r['tokens'], 1):.3f} nats a token"
+            f"run {r['run'][:12]} step {r['step']}: {r['tokens']} tokens, "
+            f"{r['loss'] / max(r['tokens'], 1):.3f} nats a token"
             for r in rows
         ]
     )

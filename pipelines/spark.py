@@ -128,9 +128,9 @@ def sent(rows: DataFrame, n_bytes: Column) -> DataFrame:
 def in_whole_groups(
     rows: DataFrame, keys: list[str], work: Callable[[pa.Table], pa.Table], schema: str, parts: int = 1
 ) -> DataFrame:
-    """`work` over `rows` in so many partitions, each of which holds all rows of the values of `keys` that it holds any of.
+    """`work` over `rows` in so many partitions, each with all rows of the values of `keys` that it has any of.
 
-    work: a table of one row or more to one of the columns `schema` (DDL). A partition is held in a worker's memory whole.
+    work: a table of one row or more to one of the columns `schema` (DDL). A worker holds a partition in memory whole.
     """
 
     def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

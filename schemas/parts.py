@@ -29,19 +29,22 @@ class Source(Part):
     )
     path: str | None = Field(
         None,
-        description="file, folder or glob, relative to where flows is called (not for the python readers); may hold {snapshot}",
+        description="file, folder or glob, relative to where flows is called (not for the python readers); "
+        "may hold {snapshot}",
     )
     snapshots: tuple[Snapshot, ...] = Field(
         ("1",),
         min_length=1,
-        description="its deliveries, oldest first; the names stand for {snapshot} in path, and a new one costs only itself",
+        description="its deliveries, oldest first; the names stand for {snapshot} in path, "
+        "and a new one costs only itself",
     )
     text_field: str = Field(
         "text", description="field or column that holds the text (jsonl, parquet) or the messages (chat)"
     )
     content: Literal["text", "html", "mixed"] = Field(
         "text",
-        description="what text_field holds: of html, main content is taken; mixed: both, a page is known by its first tag (jsonl, parquet)",
+        description="what text_field holds: of html, main content is taken; "
+        "mixed: both, a page is known by its first tag (jsonl, parquet)",
     )
     extractor: Literal["blocks", "trafilatura"] = Field(
         "blocks", description="what finds a page's main content: our own, or trafilatura, 20 times slower (html, warc)"

@@ -50,7 +50,8 @@ class Recipe(Part):
     near_duplicates: NearDuplicates = Field(NearDuplicates(), description="how near duplicates are found")
     rules: dict[str, dict[str, float | dict[str, float | None] | None]] = Field(
         {},
-        description="thresholds by domain and rule that replace the default ones, one number or one a language; null turns a rule off",
+        description="thresholds by domain and rule that replace the default ones, one number or one a language; "
+        "null turns a rule off",
     )
     edits: Edits = Field(Edits(), description="what is left out of kept documents or masked in them")
     decontaminate: Decontaminate = Field(Decontaminate(), description="which documents hold items of evaluations")
@@ -105,7 +106,8 @@ class Recipe(Part):
                 )
             if stage.seq_len > self.window_tokens // 4:
                 raise ValueError(
-                    f"stages[{i}].seq_len ({stage.seq_len}) must be at most a quarter of window_tokens ({self.window_tokens})"
+                    f"stages[{i}].seq_len ({stage.seq_len}) must be at most a quarter of window_tokens "
+                    f"({self.window_tokens})"
                 )
         return self
 

@@ -101,7 +101,8 @@ SIGNALS = Table(
 
 PAIRS = Table(
     "silver.pairs",
-    "near copies: two texts whose word n-grams overlap as the recipe asks; the index that new snapshots are compared with",
+    "near copies: two texts whose word n-grams overlap as the recipe asks; "
+    "the index that new snapshots are compared with",
     (
         Column("a", "string", "text_hash of the one, smaller than b"),
         Column("b", "string", "text_hash of the other"),
@@ -284,5 +285,6 @@ LEDGER = Table(
 )
 
 ALL = (
-    DOCUMENTS, REJECTS, SIGNALS, PAIRS, CLUSTERS, EDITS, RESTS, CONTAMINATION, VERDICTS, TOKENS, MIXTURE, SPANS, RUNS, LEDGER,
+    DOCUMENTS, REJECTS, SIGNALS, PAIRS, CLUSTERS, EDITS, RESTS, CONTAMINATION, VERDICTS,
+    TOKENS, MIXTURE, SPANS, RUNS, LEDGER,
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The steps of the main job. A step is a module of this folder, and its name is the module's, its room's and its table's:
+"""The steps of the main job. A step is a module of this folder, and its name is the module's:
 
     ingest         sources -> documents and rejects
     learn          first snapshots -> quality models, what is usual in a language
@@ -17,8 +17,8 @@
 Each has the same names:
 
     NEEDS         the steps whose output it reads
-    part(recipe)  the part of the recipe that decides its output, as a JSON value. A step that reads only some deliveries
-                  lists their names under `deliveries`: their files are then part of it, and not all that `ingest` stored
+    part(recipe)  the part of the recipe that decides its output, as a JSON value. A step that reads only some
+                  deliveries lists their names under `deliveries`: their files then count, not all that `ingest` stored
     TABLES        the tables that it writes
     files(job)    the files that it leaves besides
     REVISION      raised by hand when its code gives other output for the same input

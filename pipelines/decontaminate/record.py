@@ -20,14 +20,15 @@ from schemas.parts import Decontaminate
 SHOWN = 200  # matches in the record, both texts side by side
 LISTED = 1000  # documents and items in the record by name
 NORMALISATION = (
-    "Unicode lower case letter by letter; words are runs of letters, digits and _ (Python's \\w), all else separates them, and where "
-    "a script puts no spaces between words every character of it is one; "
+    "Unicode lower case letter by letter; words are runs of letters, digits and _ (Python's \\w), all else separates "
+    "them, and where a script puts no spaces between words every character of it is one; "
     "n-grams are compared by 64-bit hashes of their words"
 )
 BLIND_SPOTS = (
     "paraphrases, translations and summaries: no n-gram in common",
     "items whose words are split or joined by formatting, spelling or line-end hyphens",
-    "passages of fewer words than an n-gram, and such as consist of n-grams that many items share: counted, not searched",
+    "passages of fewer words than an n-gram, and such as consist of n-grams that many items share: counted, "
+    "not searched",
     "items spread over more than one document, or farther apart in one than the span",
     "documents that were dropped as duplicates are not read: their keeper is, which may hold less of an item",
 )
@@ -42,6 +43,7 @@ def record(rows: DataFrame, verdicts: DataFrame, found: Suite, spec: Decontamina
     of = kinds(found)
     dropped = verdicts.where(F.array_contains("reasons", "contaminated"))
     alone = F.sum((F.size("reasons") == 1).cast("int")).alias("for_this_alone")
+    with_run = rows.where(F.col("run") >= RUN_WORDS).select("doc_id").distinct().count()
     sizes = dropped.groupBy("source").agg(F.count("*").alias("documents"), F.sum("n_bytes").alias("bytes"), alone)
     return {
         "method": _method(spec),
@@ -49,7 +51,7 @@ def record(rows: DataFrame, verdicts: DataFrame, found: Suite, spec: Decontamina
         "documents": {
             "dropped": sorted((row.asDict() for row in sizes.collect()), key=lambda row: row["source"]),
             "would_be_dropped": _at_thresholds(rows),
-            f"with_a_run_of_{RUN_WORDS}_words": rows.where(F.col("run") >= RUN_WORDS).select("doc_id").distinct().count(),
+            f"with_a_run_of_{RUN_WORDS}_words": with_run,
             "first_ids": [row.doc_id for row in dropped.select("doc_id").orderBy("doc_id").limit(LISTED).collect()],
         },
         "matches": _shown(rows, verdicts, found),
@@ -61,12 +63,14 @@ def record(rows: DataFrame, verdicts: DataFrame, found: Suite, spec: Decontamina
 
 def _method(spec: Decontaminate) -> dict[str, Any]:
     return {
-        "rule": "dropped: what covers `threshold` of a passage's n-grams within `span` times its length, or a short one whole",
+        "rule": "dropped: what covers `threshold` of a passage's n-grams within `span` times its length, "
+        "or a short one whole",
         "normalisation": NORMALISATION,
         "ngram": spec.ngram, "threshold": spec.threshold, "short_tokens": spec.short_tokens, "unit": "word",
         "span": SPAN, "shared_by_more_than_does_not_count": COMMON,
         "passages": "all fields of an item together; apart its first field, and others of at least short_tokens words",
-        "searched": "documents that are no duplicates' copies, whether or not a rule drops them", "removed": "whole documents",
+        "searched": "documents that are no duplicates' copies, whether or not a rule drops them",
+        "removed": "whole documents",
     }  # fmt: skip
 
 
@@ -80,7 +84,9 @@ def _told(file: Items, of: dict[str, str], by_item: dict[str, float], threshold:
     return {
         "path": file.path, "sha256": file.sha256, "bytes": file.n_bytes, "fields": list(file.fields),
         "items": {"read": len(file.items), **counts, "empty": file.empty, "broken": file.broken},
-        "contaminated": {"items": len(hit), "share_of_searched": len(hit) / searched if searched else 0.0, "first": hit[:LISTED]},
+        "contaminated": {
+            "items": len(hit), "share_of_searched": len(hit) / searched if searched else 0.0, "first": hit[:LISTED],
+        },
     }  # fmt: skip
 
 

@@ -43,11 +43,8 @@ class Searcher:
         """(number of the text, its matches by passage) of the texts that cover anything, in order."""
         data, offsets = utf8(texts)
         most = (offsets[-1] - offsets[0]) // 2 + len(texts)
-        positions, found, bounds = (
-            np.empty(most, np.int32),
-            np.empty(most, np.int32),
-            np.zeros(len(texts) + 1, np.int64),
-        )
+        positions, found = np.empty(most, np.int32), np.empty(most, np.int32)
+        bounds = np.zeros(len(texts) + 1, np.int64)
         folded = np.empty(folded_room(longest(offsets)), np.uint8)
         _find_batch(data, offsets, WORD_FOLD, *room(offsets), folded, self.index, positions, found, bounds)
         matches = []
@@ -119,14 +116,8 @@ def _covers(positions, found, index, seen, counts, slots):
             _, run = _extent(mine, positions, index.ngram)
             run = min(run, index.n_words[passage])
             told = held >= FLOOR * index.distinct[passage] or run >= RUN_WORDS
-        rows[n, 0], rows[n, 1], rows[n, 2], rows[n, 3], rows[n, 4], rows[n, 5] = (
-            passage,
-            held,
-            first,
-            last,
-            matched,
-            run,
-        )
+        rows[n, 0], rows[n, 1] = passage, held
+        rows[n, 2], rows[n, 3], rows[n, 4], rows[n, 5] = first, last, matched, run
         n += told
     return rows[:n]
 

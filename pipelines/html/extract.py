@@ -64,8 +64,11 @@ def unescaped(text: str) -> str:
 
 
 def _facts(html: bytes, spans: np.ndarray) -> tuple[tuple[str, str], ...]:
-    found = {"title": _span(html, spans, OG_TITLE) or _span(html, spans, TITLE), "language": _span(html, spans, LANGUAGE)[:35],
-             "url": _span(html, spans, CANONICAL)}  # fmt: skip
+    found = {
+        "title": _span(html, spans, OG_TITLE) or _span(html, spans, TITLE),
+        "language": _span(html, spans, LANGUAGE)[:35],
+        "url": _span(html, spans, CANONICAL),
+    }
     return tuple((name, value) for name, value in found.items() if value)
 
 

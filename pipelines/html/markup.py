@@ -170,9 +170,8 @@ def _text(data, i, text, now, state):
             marks += 1
         elif c == 46 or c == 33 or c == 63:
             ends += i >= n or data[i] <= 32 or data[i] == 60 or data[i] == 34
-        elif (
-            c == 0x82 and o - now[B_START] > 2 and text[o - 2] == 0x80 and text[o - 3] == 0xE3
-        ):  # the ideographic full stop
+        # the ideographic full stop
+        elif c == 0x82 and o - now[B_START] > 2 and text[o - 2] == 0x80 and text[o - 3] == 0xE3:
             ends += 1
     if state[LINKED] >= 0:
         now[B_LINK] += o - now[B_END]
@@ -230,28 +229,16 @@ def _open(tag, flags, hidden, elements, now, state, stack):
     what, depth = CLASS[tag], state[OPEN]
     is_page = tag == BODY or tag == HTML
     e = state[ELEMENTS]
-    elements[e, E_PARENT], elements[e, E_TAG], elements[e, E_TEXT], elements[e, E_LINK] = (
-        stack[depth - 1, S_ELEMENT],
-        tag,
-        0,
-        0,
-    )
+    elements[e, E_PARENT], elements[e, E_TAG] = stack[depth - 1, S_ELEMENT], tag
+    elements[e, E_TEXT], elements[e, E_LINK] = 0, 0
     elements[e, E_FLAGS] = OWN_FLAGS[tag] | (0 if is_page else flags)
     own, above = KIND[tag], stack[depth - 1, S_KIND]
-    if (
-        own == OTHER
-        and not what & (LIST | TABLE)
-        or own == PARAGRAPH
-        and (above == BULLET or above == CELLS or above == CAPTION)
-    ):
+    if own == OTHER and not what & (LIST | TABLE):
         own = above
-    (
-        stack[depth, S_ELEMENT],
-        stack[depth, S_TAG],
-        stack[depth, S_WHAT],
-        stack[depth, S_KIND],
-        stack[depth, S_COUNTER],
-    ) = e, tag, what, own, 0
+    elif own == PARAGRAPH and (above == BULLET or above == CELLS or above == CAPTION):
+        own = above
+    stack[depth, S_ELEMENT], stack[depth, S_TAG], stack[depth, S_WHAT] = e, tag, what
+    stack[depth, S_KIND], stack[depth, S_COUNTER] = own, 0
     if tag == LI:
         ordered = stack[depth - 1, S_TAG] == OL
         stack[depth - 1, S_COUNTER] += ordered

@@ -21,8 +21,8 @@ BARE, OTHER_MARKUP, START, END = range(4)  # what a < begins
 # Kinds of blocks.
 OTHER, PARAGRAPH, BULLET, CODE, CELLS, CAPTION, TERM, HEADING = range(8)  # HEADING + level - 1 for h1 to h6
 TAGS = {
-    BLOCK: "html body div section article main aside nav header footer form fieldset address blockquote figure center details "
-    "summary hgroup dir menu legend app optgroup",
+    BLOCK: "html body div section article main aside nav header footer form fieldset address blockquote figure center "
+    "details summary hgroup dir menu legend app optgroup",
     BLOCK | HARD: "h1 h2 h3 h4 h5 h6 figcaption caption thead tbody tfoot",
     BLOCK | LIST: "ul ol dl",
     BLOCK | TABLE: "table",
@@ -67,20 +67,24 @@ TAG_FLAGS = {
     "details": 0,
 }
 WORDS = {
-    NAV: "nav navigation navbar menu menus submenu breadcrumb breadcrumbs pagination pager paging toolbar toc topbar tabs skip "
-    "prevnext nextprev jump dropdown languages pathway",
-    SIDE: "sidebar side aside widget widgets rail related recommended recommendations recommend more popular trending mostread latest "
-    "complementary similar teaser teasers carousel onward readmore suggestions also sidebars rightcol leftcol card cards",
-    COMMENT: "comment comments disqus respond reply replies commentlist discussion reactions feedback livefyre viafoura",
-    SOCIAL: "share sharing sharer shares social follow facebook twitter sharebar addthis addtoany sharedaddy sociable whatsapp",
-    META: "byline author meta date time timestamp dateline published tags tag category categories credit credits bio avatar posted "
-    "taxonomy labels",
+    NAV: "nav navigation navbar menu menus submenu breadcrumb breadcrumbs pagination pager paging toolbar toc topbar "
+    "tabs skip prevnext nextprev jump dropdown languages pathway",
+    SIDE: "sidebar side aside widget widgets rail related recommended recommendations recommend more popular trending "
+    "mostread latest complementary similar teaser teasers carousel onward readmore suggestions also sidebars rightcol "
+    "leftcol card cards",
+    COMMENT: "comment comments disqus respond reply replies commentlist discussion reactions feedback livefyre "
+    "viafoura",
+    SOCIAL: "share sharing sharer shares social follow facebook twitter sharebar addthis addtoany sharedaddy sociable "
+    "whatsapp",
+    META: "byline author meta date time timestamp dateline published tags tag category categories credit credits bio "
+    "avatar posted taxonomy labels",
     AD: "ad ads advert advertisement advertising sponsor sponsored dfp adsense outbrain taboola partner partners",
     FOOT: "footer copyright contentinfo colophon disclaimer legal bottom",
     HEAD: "header masthead banner logo branding top",
-    PROMO: "promo promotion newsletter subscribe subscription signup login register popup modal overlay cookie cookies consent gdpr "
-    "paywall donate cta alert notice print tooltip",
-    CONTENT: "article content entry post story articlebody body main text blog page hentry maincontent postcontent bodytext",
+    PROMO: "promo promotion newsletter subscribe subscription signup login register popup modal overlay cookie cookies "
+    "consent gdpr paywall donate cta alert notice print tooltip",
+    CONTENT: "article content entry post story articlebody body main text blog page hentry maincontent postcontent "
+    "bodytext",
     FIGURE: "caption figure gallery image photo slideshow",
 }  # fmt: skip
 ATTRIBUTES = {

@@ -120,7 +120,8 @@ def _told(counts: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]) -> dict[
     by_length = _ordered_auc(*_halves(lengths))
     told |= {"length_alone": max(by_length, 1 - by_length), "length_spearman": spearman(lengths)}
     warnings = [
-        f"{kind} alone tells with AUC {told[f'{kind}_alone']:.2f} whether a document scores above the median: the model may sort by it"
+        f"{kind} alone tells with AUC {told[f'{kind}_alone']:.2f} whether a document scores above the median: "
+        "the model may sort by it"
         for kind in ("source", "language", "length")
         if told[f"{kind}_alone"] >= LEVEL
     ]

@@ -36,6 +36,7 @@ def fit(signals: pa.RecordBatch, texts: list[str], rules: tuple[Rule, ...]) -> d
     values = {rule.signal: signals.column(rule.signal).to_numpy(zero_copy_only=False).astype(float) for rule in fitted}
     return {
         "documents": {lang: counts[lang] for lang in known},
+        # a rule that is off for a language stays off
         "thresholds": {
             rule.name: {
                 lang: threshold(rule, values[rule.signal][languages == lang])
@@ -43,7 +44,7 @@ def fit(signals: pa.RecordBatch, texts: list[str], rules: tuple[Rule, ...]) -> d
                 if rule.limit(lang) is not None
             }
             for rule in fitted
-        },  # a rule that is off for a language stays off
+        },
         "quantiles": {
             name: {lang: np.quantile(of[languages == lang], SHOWN).tolist() for lang in known}
             for name, of in values.items()

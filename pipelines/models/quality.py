@@ -121,11 +121,13 @@ def near_copies(texts: list[str]) -> np.ndarray:
 def _require(name: str, kind: str, given: int, left_out: int) -> None:
     if given - left_out >= MIN_EXAMPLES:
         return
-    why = "without words" if kind == "positives" else "without words or near copies of positives"
+    if kind == "positives":
+        why, how = "without words", "let `positives` match more documents"
+    else:
+        why, how = "without words or near copies of positives", "let `positives` match fewer documents of the domain"
     without = f" of {given} ({left_out} are {why})" if left_out else ""
     raise ValueError(
-        f"quality.{name}: expected at least {MIN_EXAMPLES} {kind}, found {given - left_out}{without}; "
-        f"{'let `positives` match more documents' if kind == 'positives' else 'let `positives` match fewer documents of the domain'}"
+        f"quality.{name}: expected at least {MIN_EXAMPLES} {kind}, found {given - left_out}{without}; {how}"
     )
 
 
@@ -137,8 +139,8 @@ def _heldout(name: str, members: np.ndarray, groups: np.ndarray, seed: int) -> n
     drawn = np.isin(groups, numbers[order[np.cumsum(sizes[order]) <= most]])
     if not drawn.any():
         raise ValueError(
-            f"quality.{name}: expected examples that differ, found {len(members)} in {len(numbers)} groups of near copies, none "
-            "small enough to test on; let `positives` match other documents"
+            f"quality.{name}: expected examples that differ, found {len(members)} in {len(numbers)} groups of near "
+            "copies, none small enough to test on; let `positives` match other documents"
         )
     return drawn
 

@@ -101,7 +101,8 @@ def order(headings: list[str]) -> str | None:
         if i == 0 and heading == "System":
             continue
         if last not in BEFORE[heading]:
-            return f"turns of User and Assistant, and System only first; found {heading} after {last or 'the beginning'} in message {i}"
+            before = last or "the beginning"
+            return f"turns of User and Assistant, and System only first; found {heading} after {before} in message {i}"
         last = heading
     missing = [heading for heading in ("User", "Assistant") if heading not in headings]
     return f"at least one turn of {missing[0]}, found none in {len(headings):,} messages" if missing else None

@@ -30,7 +30,8 @@ REASONS = {
     "undecodable": "a page whose content encoding or charset cannot be undone",
     "too_many_tags": "a page with more or deeper tags than the extractor takes",
     "damaged": "the rest of the file cannot be decoded: truncated or corrupt gz, zst, parquet, zip or tar",
-    "unreadable": "the file cannot be opened or read: permission, vanished, link loop, link to a folder, pipe; encrypted in an archive",
+    "unreadable": "the file cannot be opened or read: permission, vanished, link loop, link to a folder, pipe; "
+    "encrypted in an archive",
     "bad_turn": "a message of a chat lacks a known role or content, or holds other than text",
     "bad_order": "the turns of a chat are not user and assistant by turns, or one of the two says nothing",
     "nested_archive": "an archive inside an archive: unpack the outer one",

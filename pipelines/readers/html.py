@@ -86,7 +86,8 @@ def page(
     main = found.text
     if source.extractor == "trafilatura":
         if n_tags > TRAFILATURA_TAGS or found.deepest > TRAFILATURA_DEPTH:
-            detail = f"trafilatura: expected at most {TRAFILATURA_TAGS:,} tags, {TRAFILATURA_DEPTH} deep; found {n_tags:,}, {found.deepest}"
+            most = f"at most {TRAFILATURA_TAGS:,} tags, {TRAFILATURA_DEPTH} deep"
+            detail = f"trafilatura: expected {most}; found {n_tags:,}, {found.deepest}"
             return Reject(uri, "too_many_tags", detail, len(data))
         main = extract_slowly(text)
     if not main or main.isspace():

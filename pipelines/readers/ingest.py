@@ -92,7 +92,10 @@ def _most_tokens(file: File) -> int:
 
 
 def _too_small(place: str, what: str, most: float, epochs: float, wanted: float) -> str:
-    return f"{place}: expected at most {most:,.0f} tokens, {what} read {epochs:g} times; found {wanted:,.0f}, all stages so far together"
+    return (
+        f"{place}: expected at most {most:,.0f} tokens, {what} read {epochs:g} times; "
+        f"found {wanted:,.0f}, all stages so far together"
+    )
 
 
 def hashes(recipe: Recipe, listed: Listing) -> dict[str, str]:

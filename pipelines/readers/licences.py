@@ -33,12 +33,16 @@ PHRASES = {
     "Artistic-2.0": r"the artistic license 2 0",
     "Unlicense": r"this is free and unencumbered software released into the public domain",
     "CC0-1.0": r"cc0 1 0 universal",
-    "CC": r"creative commons attribution( noncommercial| non commercial)?( sharealike| share alike| noderivatives| noderivs)?"
-    r" ([1-4] [0-9])",
-    "Zlib": r"this software is provided as is without any express or implied warranty in no event will the authors be held liable",
-    "MIT": r"permission is hereby granted free of charge to any person obtaining a copy of this software and associated documentation",
-    "MIT-CMU": r"permission to use copy modify and distribute this software and its (?:associated )?documentation for any purpose",
-    "ISC": r"permission to use copy modify and (?:or )?distribute this software for any purpose with or without fee is hereby granted",
+    "CC": r"creative commons attribution( noncommercial| non commercial)?"
+    r"( sharealike| share alike| noderivatives| noderivs)? ([1-4] [0-9])",
+    "Zlib": r"this software is provided as is without any express or implied warranty"
+    r" in no event will the authors be held liable",
+    "MIT": r"permission is hereby granted free of charge to any person obtaining a copy"
+    r" of this software and associated documentation",
+    "MIT-CMU": r"permission to use copy modify and distribute this software and its"
+    r" (?:associated )?documentation for any purpose",
+    "ISC": r"permission to use copy modify and (?:or )?distribute this software for any purpose"
+    r" with or without fee is hereby granted",
     "BSD": r"redistribution and use in source and binary forms with or without modification are permitted",
 }
 FIRST_CHARS = 2500  # where a file names its own licence; behind other terms come the licences of what they include

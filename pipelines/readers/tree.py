@@ -40,16 +40,17 @@ from schemas.recipe import RecipeError
 
 SKIPPED_FOLDERS = (".git", ".hg", ".svn", ".bzr", "CVS", "_darcs", "__pycache__")
 VENDORED = re.compile(
-    r"(?i)(?:^|/)(?:vendor|vendors|_vendor|vendored|third[-_]?party|3rd[-_]?party|externals?|extern|deps|dependencies|submodules|node_modules"
-    r"|bower_components|jspm_packages|godeps|carthage|pods|site-packages|dist-packages|\.yarn)/"
-    r"|(?:^|/)(?:jquery|bootstrap|d3|angular|react|vue|lodash|moment|modernizr)(?:[-.][0-9][^/]*)?(?:\.min)?\.(?:js|css)$"
+    r"(?i)(?:^|/)(?:vendor|vendors|_vendor|vendored|third[-_]?party|3rd[-_]?party|externals?|extern|deps|dependencies"
+    r"|submodules|node_modules|bower_components|jspm_packages|godeps|carthage|pods|site-packages|dist-packages|\.yarn)/"
+    r"|(?:^|/)(?:jquery|bootstrap|d3|angular|react|vue|lodash|moment|modernizr)(?:[-.][0-9][^/]*)?(?:\.min)?"
+    r"\.(?:js|css)$"
 )
 # lock files ending in .lock, source maps and configure scripts have no language: they are never read
 GENERATED = re.compile(
-    r"(?:\.pb\.(?:go|cc|h|c)|\.pb\.(?:gw|validate)\.go|_pb2(?:_grpc)?\.pyi?|_pb\.(?:js|d\.ts|rb)|\.min\.(?:js|css)|[-.]bundle\.js"
-    r"|\.gr?\.dart|\.freezed\.dart|\.g\.(?:cs|i\.cs)|\.[dD]esigner\.(?:cs|vb)|[._]generated\.\w+|\.gen\.go|(?:^|/)zz_generated\.[^/]*\.go"
-    r"|[-.]lock\.(?:json|ya?ml)|npm-shrinkwrap\.json|(?:^|/)(?:moc|qrc)_[^/]*\.cpp|(?:^|/)ui_[^/]*\.h|\.tab\.[ch]|lex\.yy\.c"
-    r"|aclocal\.m4|Makefile\.in|gradlew\.bat|mvnw\.cmd)$"
+    r"(?:\.pb\.(?:go|cc|h|c)|\.pb\.(?:gw|validate)\.go|_pb2(?:_grpc)?\.pyi?|_pb\.(?:js|d\.ts|rb)"
+    r"|\.min\.(?:js|css)|[-.]bundle\.js|\.gr?\.dart|\.freezed\.dart|\.g\.(?:cs|i\.cs)|\.[dD]esigner\.(?:cs|vb)"
+    r"|[._]generated\.\w+|\.gen\.go|(?:^|/)zz_generated\.[^/]*\.go|[-.]lock\.(?:json|ya?ml)|npm-shrinkwrap\.json"
+    r"|(?:^|/)(?:moc|qrc)_[^/]*\.cpp|(?:^|/)ui_[^/]*\.h|\.tab\.[ch]|lex\.yy\.c|aclocal\.m4|Makefile\.in|gradlew\.bat|mvnw\.cmd)$"
 )
 ATTRIBUTES = ".gitattributes"
 ATTRIBUTE = re.compile(r"(-|!)?linguist-(vendored|generated)(?:=(.*))?")

@@ -51,7 +51,8 @@ def records(stream: BinaryIO, uri: str, limit: int, n_bytes: int) -> Iterator[Ra
             yield from _member_records(member, uri, limit)
             # what only looked like a member is part of the damage before
             if member.damage and not (searching and member.at == 0):
-                detail = f"{member.damage}, after {member.at:,} bytes of the member; read on at the next that can be unpacked"
+                after = f"after {member.at:,} bytes of the member"
+                detail = f"{member.damage}, {after}; read on at the next that can be unpacked"
                 yield Reject(f"{uri}#{packed.begin}", "damaged", detail, 0)
             searching = bool(member.damage)
             if searching:

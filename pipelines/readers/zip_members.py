@@ -80,12 +80,6 @@ def _zip_trouble(info: zipfile.ZipInfo, kind: int) -> str | None:
 def _zip_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> BinaryIO:
     try:
         return archive.open(info)
-    except (
-        NotImplementedError,
-        RuntimeError,
-        ValueError,
-        OverflowError,
-        struct.error,
-        OSError,
-    ) as error:  # a place outside of the file
+    # a place outside of the file, among others
+    except (NotImplementedError, RuntimeError, ValueError, OverflowError, struct.error, OSError) as error:
         raise Damaged(f"{type(error).__name__}: {error}") from None

@@ -44,10 +44,8 @@ class Rule:
     def __post_init__(self):
         if (self.below is None) == (self.above is None):
             raise ValueError(f"rule {self.name}: expected one of below and above")
-        texts = [text for values in (*self.only.values(), *self.unless.values()) for text in values] + list(
-            self.languages
-        )
-        for text in texts:
+        texts = [text for values in (*self.only.values(), *self.unless.values()) for text in values]
+        for text in [*texts, *self.languages]:
             if not isinstance(text, str) or set(text) & set("'\\"):  # they end or escape a string of SQL
                 raise ValueError(
                     f"rule {self.name}: expected texts without quotes and backslashes ('no', never no), found {text!r}"
@@ -79,7 +77,8 @@ class Rule:
         number = languages.pop(OTHERWISE, self.threshold) if isinstance(threshold, dict) else threshold
         if number is None:
             raise ValueError(
-                f"rule {self.name}: expected a number for {OTHERWISE}; a rule without one is turned off by null in its place"
+                f"rule {self.name}: expected a number for {OTHERWISE}; "
+                "a rule without one is turned off by null in its place"
             )
         merged = self.languages | languages if isinstance(threshold, dict) else {}
         return replace(self, **{"below" if self.above is None else "above": float(number)}, languages=merged)

@@ -28,8 +28,8 @@ class Terms:
     """By what is judged. rules: by domain, in the order in which reasons are given; then what edits leave, evaluation
     items, duplicates.
 
-    torso: what edits leave must be more than the share 1 - torso of a document. cover: a document that covers this share
-    of an evaluation's item is contaminated.
+    torso: what edits leave must be more than the share 1 - torso of a document. cover: a document that covers this
+    share of an evaluation's item is contaminated.
     """
 
     rules: Rules
@@ -102,16 +102,19 @@ RESTS = "select doc_id, n_bytes, quality, quality_model, {failed} as failed from
 # that in common.
 VERDICTS = """
     with judged as (
-        select s.doc_id, s.source, s.domain, s.n_bytes, {quality} as quality, {quality_model} as quality_model, c.cluster_id,
-            concat_ws(',', {reasons}) as told
+        select s.doc_id, s.source, s.domain, s.n_bytes, c.cluster_id,
+            {quality} as quality, {quality_model} as quality_model, concat_ws(',', {reasons}) as told
         from (select doc_id, source, domain, n_bytes, quality, quality_model, {failed} as failed from {{signals}}) s
             join {{clusters}} c on s.doc_id = c.doc_id {joins}
     ),
     counted as (
-        select quality_model as model, {bin} as bin, count(*) as n from judged where told = '' and quality is not null group by 1, 2
+        select quality_model as model, {bin} as bin, count(*) as n from judged
+        where told = '' and quality is not null group by 1, 2
     ),
     graded as (
-        select model, bin, sum(n) over (partition by model order by bin) / sum(n) over (partition by model) as percentile from counted
+        select model, bin,
+            sum(n) over (partition by model order by bin) / sum(n) over (partition by model) as percentile
+        from counted
     ),
     placed as (
         select judged.*, told = '' as keep, case when told = '' then percentile end as percentile
@@ -135,11 +138,8 @@ def _tier(tiers: dict[str, float]) -> str:
     """SQL: the tier that a percentile falls in. A document without a score counts as the median: it is not known to be
     bad."""
     falling = sorted(tiers.items(), key=lambda tier: -tier[1])
-    return (
-        "case "
-        + " ".join(f"when coalesce(percentile, 0.5e0) >= {number(begins)} then '{name}'" for name, begins in falling)
-        + " end"
-    )
+    cases = [f"when coalesce(percentile, 0.5e0) >= {number(begins)} then '{name}'" for name, begins in falling]
+    return f"case {' '.join(cases)} end"
 
 
 def _share(fraction: float) -> str:

@@ -65,17 +65,21 @@ JUDGED = """
 # Reasons that are no rules on the document itself.
 STAYS = "(ends_with(rule, '_duplicate') or starts_with(rule, 'rest_') or rule in ('torso', 'contaminated'))"
 CHANGES = """
-    select source, rule, count(*) filter (after) as gained, coalesce(sum(n_bytes) filter (after), 0)::bigint as gained_bytes,
+    select source, rule,
+        count(*) filter (after) as gained, coalesce(sum(n_bytes) filter (after), 0)::bigint as gained_bytes,
         count(*) filter (before) as lost, coalesce(sum(n_bytes) filter (before), 0)::bigint as lost_bytes
-    from (select *, if(after, failed, fails)[1] as rule from judged where before != after) group by all order by source, rule
+    from (select *, if(after, failed, fails)[1] as rule from judged where before != after)
+    group by all order by source, rule
 """
 KEPT = """
     select source, count(*) filter (before) as before, count(*) filter (after) as after,
-        coalesce(sum(n_bytes) filter (before), 0)::bigint as bytes_before, coalesce(sum(n_bytes) filter (after), 0)::bigint as bytes_after
+        coalesce(sum(n_bytes) filter (before), 0)::bigint as bytes_before,
+        coalesce(sum(n_bytes) filter (after), 0)::bigint as bytes_after
     from judged group by source order by source
 """
 DRAWN = """
-    select if(after, 'gained', 'lost') as change, if(after, failed, fails)[1] as rule, doc_id from judged where before != after
+    select if(after, 'gained', 'lost') as change, if(after, failed, fails)[1] as rule, doc_id
+    from judged where before != after
     qualify row_number() over (partition by change order by md5(doc_id)) <= ? order by change, rule, doc_id
 """
 
@@ -109,9 +113,10 @@ def _tokens_per_byte(lake: Lake) -> dict[str, float]:
     """By source, of the documents that are tokenised now."""
     if lake.version(tables.TOKENS) is None:
         return {}
+    tokens, verdicts = (_list(lake.files(table)) for table in (tables.TOKENS, tables.VERDICTS))
     query = f"""
         select v.source, sum(t.n_tokens) / sum(v.n_bytes) as density
-        from read_parquet({_list(lake.files(tables.TOKENS))}) t join read_parquet({_list(lake.files(tables.VERDICTS))}) v using (doc_id)
+        from read_parquet({tokens}) t join read_parquet({verdicts}) v using (doc_id)
         group by v.source
     """
     with duckdb.connect() as db:
@@ -119,9 +124,7 @@ def _tokens_per_byte(lake: Lake) -> dict[str, float]:
 
 
 def _texts(lake: Lake, doc_ids: list[str]) -> dict[str, str]:
-    rows = (
-        lake.arrow(tables.DOCUMENTS, ["doc_id", "text"], where=pc.field("doc_id").isin(doc_ids)).to_pylist()
-        if doc_ids
-        else []
-    )
+    if not doc_ids:
+        return {}
+    rows = lake.arrow(tables.DOCUMENTS, ["doc_id", "text"], where=pc.field("doc_id").isin(doc_ids)).to_pylist()
     return {row["doc_id"]: " ".join(row["text"].split())[:PREVIEW_CHARACTERS] for row in rows}

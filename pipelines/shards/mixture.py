@@ -183,7 +183,8 @@ def _manual(
         if share * budget > caps[source] + ROUNDING * budget:
             wanted, allowed = share * budget / unique, caps[source] / unique
             raise MixtureError(
-                f"source {source} at weight {share:g} is {wanted:.2f} epochs of {unique:,} tokens, {allowed:.2f} are left"
+                f"source {source} at weight {share:g} is {wanted:.2f} epochs of {unique:,} tokens, "
+                f"{allowed:.2f} are left"
             )
     return shares
 

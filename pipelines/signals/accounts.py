@@ -9,13 +9,15 @@ from pipelines.signals.spans import NONE, Spans, digits
 # ---- payment cards: ISO/IEC 7812 (issuer prefixes of the networks, Luhn's check digit) ----
 
 CARD = re.compile(
-    rb"(?<![\w.,/#$%&=+*\\@-])(?<!\d )(?:(\d{14,19})|\d{4}([ -])\d{4}\2\d{4}\2(?:\d{4}(?:\2\d{3})?|\d)|3[47]\d\d([ -])\d{6}\3\d{5}|"
-    rb"3[0689]\d\d([ -])\d{6}\4\d{4})(?![\w%]|[.,:/ -]\d)"
+    rb"(?<![\w.,/#$%&=+*\\@-])(?<!\d )(?:(\d{14,19})|\d{4}([ -])\d{4}\2\d{4}\2(?:\d{4}(?:\2\d{3})?|\d)|"
+    rb"3[47]\d\d([ -])\d{6}\3\d{5}|3[0689]\d\d([ -])\d{6}\4\d{4})(?![\w%]|[.,:/ -]\d)"
 )
+# Visa, Mastercard, American Express, Diners Club, Discover and JCB and UnionPay, Mir, Maestro
 ISSUERS = re.compile(
-    rb"4(?:\d{12}|\d{15}|\d{18})|(?:5[1-5]\d\d|222[1-9]|22[3-9]\d|2[3-6]\d\d|27[01]\d|2720)\d{12}|3[47]\d{13}|3(?:0[0-5]|[689]\d)\d{11}|"
+    rb"4(?:\d{12}|\d{15}|\d{18})|(?:5[1-5]\d\d|222[1-9]|22[3-9]\d|2[3-6]\d\d|27[01]\d|2720)\d{12}|"
+    rb"3[47]\d{13}|3(?:0[0-5]|[689]\d)\d{11}|"
     rb"(?:6011|64[4-9]\d|65\d\d|35(?:2[89]|[3-8]\d)|62\d\d)\d{12,15}|220[0-4]\d{12}|(?:50|5[6-9]|6[0-9])\d{14}"
-)  # Visa, Mastercard, American Express, Diners Club, Discover and JCB and UnionPay, Mir, Maestro
+)
 
 
 def card(text: bytes, at: int) -> Spans:
@@ -40,10 +42,11 @@ def luhn(number: bytes) -> bool:
 IBAN = re.compile(rb"(?<![A-Za-z0-9])[A-Z]{2}\d\d(?: ?[A-Z0-9]){11,29}")
 IBAN_CHARACTERS = dict(  # by country: SWIFT, IBAN Registry
     (pair[:2], int(pair[2:]))
-    for pair in "AD24 AE23 AL28 AT20 AZ28 BA20 BE16 BG22 BH22 BI27 BR29 BY28 CH21 CR22 CY28 CZ24 DE22 DJ27 DK18 DO28 EE20 EG29 ES24 FI18 "
-    "FK18 FO18 FR27 GB22 GE22 GI23 GL18 GR27 GT28 HN28 HR21 HU28 IE22 IL23 IQ23 IS26 IT27 JO30 KW30 KZ20 LB28 LC32 LI21 LT20 "
-    "LU20 LV21 LY25 MC27 MD24 ME22 MK19 MN20 MR27 MT31 MU30 NI28 NL18 NO15 OM23 PK24 PL28 PS29 PT25 QA29 RO24 RS22 RU33 SA24 "
-    "SC31 SD18 SE24 SI19 SK24 SM27 SO23 ST25 SV28 TL23 TN24 TR26 UA29 VA22 VG24 XK20 YE30".split()
+    for pair in "AD24 AE23 AL28 AT20 AZ28 BA20 BE16 BG22 BH22 BI27 BR29 BY28 CH21 CR22 CY28 CZ24 DE22 DJ27 DK18 DO28 "
+    "EE20 EG29 ES24 FI18 FK18 FO18 FR27 GB22 GE22 GI23 GL18 GR27 GT28 HN28 HR21 HU28 IE22 IL23 IQ23 IS26 IT27 JO30 "
+    "KW30 KZ20 LB28 LC32 LI21 LT20 LU20 LV21 LY25 MC27 MD24 ME22 MK19 MN20 MR27 MT31 MU30 NI28 NL18 NO15 OM23 PK24 "
+    "PL28 PS29 PT25 QA29 RO24 RS22 RU33 SA24 SC31 SD18 SE24 SI19 SK24 SM27 SO23 ST25 SV28 TL23 TN24 TR26 UA29 VA22 "
+    "VG24 XK20 YE30".split()
 )
 
 

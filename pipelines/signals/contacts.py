@@ -15,23 +15,26 @@ EMAIL = re.compile(
     rb"((?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.){1,8}([A-Za-z]{2,18}))(?![\w(@]|-\w|\.\w)"
 )
 COUNTRIES = frozenset(  # ISO 3166-1 and the few that the root zone adds
-    b"ac ad ae af ag ai al am ao aq ar as at au aw ax az ba bb bd be bf bg bh bi bj bm bn bo br bs bt bw by bz ca cc cd cf cg ch ci ck "
-    b"cl cm cn co cr cu cv cw cx cy cz de dj dk dm do dz ec ee eg er es et eu fi fj fk fm fo fr ga gd ge gf gg gh gi gl gm gn gp gq gr gs "
-    b"gt gu gw gy hk hm hn hr ht hu id ie il im in io iq ir is it je jm jo jp ke kg kh ki km kn kp kr kw ky kz la lb lc li lk lr ls lt lu "
-    b"lv ly ma mc md me mg mh mk ml mm mn mo mp mq mr ms mt mu mv mw mx my mz na nc ne nf ng ni nl no np nr nu nz om pa pe pf pg ph pk pl "
-    b"pm pn pr ps pt pw py qa re ro rs ru rw sa sb sc sd se sg sh si sk sl sm sn so sr ss st su sv sx sy sz tc td tf tg th tj tk tl tm tn "
-    b"to tr tt tv tw tz ua ug uk us uy uz va vc ve vg vi vn vu wf ws ye yt za zm zw".split()
+    b"ac ad ae af ag ai al am ao aq ar as at au aw ax az ba bb bd be bf bg bh bi bj bm bn bo br bs bt bw by bz ca cc "
+    b"cd cf cg ch ci ck cl cm cn co cr cu cv cw cx cy cz de dj dk dm do dz ec ee eg er es et eu fi fj fk fm fo fr ga "
+    b"gd ge gf gg gh gi gl gm gn gp gq gr gs gt gu gw gy hk hm hn hr ht hu id ie il im in io iq ir is it je jm jo jp "
+    b"ke kg kh ki km kn kp kr kw ky kz la lb lc li lk lr ls lt lu lv ly ma mc md me mg mh mk ml mm mn mo mp mq mr ms "
+    b"mt mu mv mw mx my mz na nc ne nf ng ni nl no np nr nu nz om pa pe pf pg ph pk pl pm pn pr ps pt pw py qa re ro "
+    b"rs ru rw sa sb sc sd se sg sh si sk sl sm sn so sr ss st su sv sx sy sz tc td tf tg th tj tk tl tm tn to tr tt "
+    b"tv tw tz ua ug uk us uy uz va vc ve vg vi vn vu wf ws ye yt za zm zw".split()
 )
 # the oldest top-level domains and the commonest of the new; a list of all would take file names for addresses
 GENERIC = frozenset(
-    b"com org net edu gov mil int info biz name pro museum aero coop jobs mobi travel tel asia cat arpa app dev online site xyz shop store "
-    b"tech blog cloud club live life world today email news space website top vip work agency company group solutions services systems "
-    b"software digital media design studio network global international foundation health care london berlin wien hamburg paris nyc "
-    b"law legal school academy university college church community social games art photography bank finance codes engineering".split()
+    b"com org net edu gov mil int info biz name pro museum aero coop jobs mobi travel tel asia cat arpa app dev online "
+    b"site xyz shop store tech blog cloud club live life world today email news space website top vip work agency "
+    b"company group solutions services systems software digital media design studio network global international "
+    b"foundation health care london berlin wien hamburg paris nyc law legal school academy university college church "
+    b"community social games art photography bank finance codes engineering".split()
 )
 RESERVED = re.compile(rb"(?i)(?:^|\.)(?:example\.(?:com|net|org)|example|test|invalid|localhost)$")  # RFC 2606
 STAND_IN = re.compile(  # of manuals; the companies are Microsoft's
-    rb"(?i)^(?:(?:your|my|some|any|the)?-?(?:domain|company|site|server|host|mail|email|address)|foo|bar|baz|xxx+|abc|xyz)\.|"
+    rb"(?i)^(?:(?:your|my|some|any|the)?-?(?:domain|company|site|server|host|mail|email|address)|"
+    rb"foo|bar|baz|xxx+|abc|xyz)\.|"
     rb"(?:^|\.)(?:contoso|fabrikam|litwareinc|wingtiptoys|northwindtraders)\."
 )
 NOBODY = {b"git", b"hg", b"svn"}  # user names of repository addresses: git@github.com:owner/name
@@ -44,14 +47,8 @@ def email(text: bytes, at: int) -> Spans:
         return NONE
     local, domain, top = found[1].lstrip(b"%+-"), found[2].lower(), found[3].lower()
     real = top in COUNTRIES or top in GENERIC
-    if (
-        not local
-        or local in NOBODY
-        or local.startswith(b"your")
-        or not real
-        or RESERVED.search(domain)
-        or STAND_IN.match(domain)
-    ):
+    of_nobody = not local or local in NOBODY or local.startswith(b"your")
+    if of_nobody or not real or RESERVED.search(domain) or STAND_IN.match(domain):
         return NONE
     return ((found.end(1) - len(local), found.end(2)),)
 
@@ -62,12 +59,13 @@ IPV4 = re.compile(rb"(?<![\w.+-])(?:\d{1,3}\.){3}\d{1,3}(?![\w-]|\.\w)")
 # 2000::/3 is all that IANA has allocated
 IPV6 = re.compile(rb"(?<![\w:.])[23][0-9A-Fa-f]{3}:[0-9A-Fa-f:.]{2,36}(?![\w:])")
 NUMBERED = re.compile(
-    rb"(?i)(?:versions?|\b(?:v|ver|releases?|rel|rev|revision|build|firmware|driver|kernel|patch|update|upgrade|section|sect?|chapter|"
-    rb"clause|table|fig|figure|appendix|annex|article|rule|oid|model|part|step|item|edition|level)\b|\xc2\xa7)[\s.:=(#\"'v-]*$"
+    rb"(?i)(?:versions?|\b(?:v|ver|releases?|rel|rev|revision|build|firmware|driver|kernel|patch|"
+    rb"update|upgrade|section|sect?|chapter|clause|table|fig|figure|appendix|annex|article|rule|oid|model|part|step|"
+    rb"item|edition|level)\b|\xc2\xa7)[\s.:=(#\"'v-]*$"
 )
 NETWORK = re.compile(
-    rb"(?i)(?:\b|_)(?:ips?|ipv4|dns|hosts?|(?:name)?servers?|address(?:es)?|addr|ping|proxy|gateway|router|tcp|udp|client|remote|resolvers?|"
-    rb"whois|traceroute|listen)(?:\b|_)"
+    rb"(?i)(?:\b|_)(?:ips?|ipv4|dns|hosts?|(?:name)?servers?|address(?:es)?|addr|ping|"
+    rb"proxy|gateway|router|tcp|udp|client|remote|resolvers?|whois|traceroute|listen)(?:\b|_)"
 )
 PORT = re.compile(rb":\d{1,5}\b|/\d{1,2}(?![\d.])")  # or the length of a network's prefix
 NAMED = re.compile(rb"[A-Za-z0-9]/$")  # a product with its version: Mozilla/5.0.1.2
@@ -112,41 +110,42 @@ def is_global(address: bytes) -> bool:
 # space, stop, hyphen; spaces and hyphens that do not break, thin, en dash
 GAP = rb"(?:[ .-]|\xc2\xa0|\xe2\x80[\x89\x90-\x93\xaf])"
 NOT_IN_NUMBER = rb"(?<!\d )(?<![\w.,/#$%&=+*^~\\@:-])"
-PHONE_END = rb"(?![\w%]|[.,:/=-]\d|" + GAP + rb"\d)"
-INTERNATIONAL = re.compile(
-    rb"(?<![\w+.)^*-])\+[1-9]\d{0,14}(?:"
-    + GAP
-    + rb"\d{1,14}|"
-    + GAP
-    + rb"{0,2}(?:\(\d{1,5}\)|/)"
-    + GAP
-    + rb"{0,2}\d{1,14}){0,7}"
-    + PHONE_END
+PHONE_END = rb"(?![\w%]|[.,:/=-]\d|GAP\d)"
+
+
+def _number(pattern: bytes) -> re.Pattern[bytes]:
+    """Of a phone, with GAP spelt out."""
+    return re.compile((pattern + PHONE_END).replace(b"GAP", GAP))
+
+
+INTERNATIONAL = _number(
+    rb"(?<![\w+.)^*-])\+[1-9]\d{0,14}(?:GAP\d{1,14}|GAP{0,2}(?:\(\d{1,5}\)|/)GAP{0,2}\d{1,14}){0,7}"
 )
-NORTH_AMERICAN = re.compile(
-    NOT_IN_NUMBER + rb"(?:1" + GAP + rb"|\+1" + GAP + rb"?)?(?:\([2-9]\d\d\)" + GAP + rb"?[2-9]\d\d" + GAP + rb"\d{4}|"
-    rb"[2-9]\d\d(-|\.|\xe2\x80[\x90-\x93])[2-9]\d\d\1\d{4})" + PHONE_END
+NORTH_AMERICAN = _number(
+    NOT_IN_NUMBER + rb"(?:1GAP|\+1GAP?)?(?:\([2-9]\d\d\)GAP?[2-9]\d\dGAP\d{4}|"
+    rb"[2-9]\d\d(-|\.|\xe2\x80[\x90-\x93])[2-9]\d\d\1\d{4})"
 )
-NATIONAL = re.compile(  # with the trunk prefix 0: French pairs, British groups, German area codes
-    NOT_IN_NUMBER
-    + rb"(?:0[1-9]("
-    + GAP
-    + rb")\d\d(?:\1\d\d){3}|0\d{4} \d{6}|0\d{4} \d{3} \d{3}|0\d{3} \d{3} \d{4}|02\d \d{4} \d{4}|"
-    rb"0[1-9]\d{1,3} ?/ ?\d{5,8}|\(0[1-9]\d{1,4}\) ?\d{3,4}[ -]?\d{3,5})" + PHONE_END
+# with the trunk prefix 0: French pairs, British groups, German area codes
+NATIONAL = _number(
+    NOT_IN_NUMBER + rb"(?:0[1-9](GAP)\d\d(?:\1\d\d){3}|"
+    rb"0\d{4} \d{6}|0\d{4} \d{3} \d{3}|0\d{3} \d{3} \d{4}|02\d \d{4} \d{4}|"
+    rb"0[1-9]\d{1,3} ?/ ?\d{5,8}|\(0[1-9]\d{1,4}\) ?\d{3,4}[ -]?\d{3,5})"
 )
-AFTER_WORD = re.compile(  # what a word for phone makes one
-    rb"(?<![\w,$=+])(?:\(\d{2,5}\)" + GAP + rb"?)?\d{1,13}(?:" + GAP + rb"{1,2}\d{1,8}|/\d{3,8}){0,6}" + PHONE_END
-)
+# what a word for phone makes one
+AFTER_WORD = _number(rb"(?<![\w,$=+])(?:\(\d{2,5}\)GAP?)?\d{1,13}(?:GAP{1,2}\d{1,8}|/\d{3,8}){0,6}")
 DIALLED = re.compile(
-    rb"(?i)(?<![a-z])(?:(?:tele)?phones?|tel(?:e?(?:fon[eo]?)?|\xc3\xa9fono)|t\xc3\xa9l(?:\xc3\xa9phone)?|(?:tele)?fax|mobiles?|mob|m(?:o|\xc3\xb3)vil|cell|cellulare|"
-    rb"handy|gsm|tlf|tfn|puh|hotline|whatsapp|\xe7\x94\xb5\xe8\xaf\x9d|\xe9\x9b\xbb\xe8\xa9\xb1|\xd1\x82\xd0\xb5\xd0\xbb|\xd1\x82\xd0\xb5\xd0\xbb\xd0\xb5\xd1\x84\xd0\xbe\xd0\xbd)"
+    rb"(?i)(?<![a-z])(?:(?:tele)?phones?|tel(?:e?(?:fon[eo]?)?|\xc3\xa9fono)|t\xc3\xa9l(?:\xc3\xa9phone)?|"
+    rb"(?:tele)?fax|mobiles?|mob|m(?:o|\xc3\xb3)vil|cell|cellulare|handy|gsm|tlf|tfn|puh|hotline|whatsapp|"
+    rb"\xe7\x94\xb5\xe8\xaf\x9d|\xe9\x9b\xbb\xe8\xa9\xb1|"
+    rb"\xd1\x82\xd0\xb5\xd0\xbb|\xd1\x82\xd0\xb5\xd0\xbb\xd0\xb5\xd1\x84\xd0\xbe\xd0\xbd)"
     rb"(?:[ .]{0,2}(?:no|nr|num|number|numbers)\b)?(?:[ .:#()>*_|\t-]|\xc2\xa0|\xef\xbc\x9a){0,6}$"
 )
 DATE = re.compile(
     rb"(?:19|20)\d\d[ ./-]\d{1,2}[ ./-]\d{1,2}|\d{1,2}[ ./-]\d{1,2}[ ./-](?:19|20)\d\d|(?:19|20)\d\d[ -](?:19|20)\d\d"
 )
 CALLING_CODES = re.compile(  # ITU-T E.164, list of assigned country codes
-    rb"1|7|2(?:[07]|[1234569]\d)|3(?:[0123469]|[578]\d)|4(?:[0134-9]|2\d)|5(?:[1-8]|[09]\d)|6(?:[0-6]|[789]\d)|8(?:[1246]|[0578]\d)|9(?:[0-58]|[679]\d)"
+    rb"1|7|2(?:[07]|[1234569]\d)|3(?:[0123469]|[578]\d)|4(?:[0134-9]|2\d)|5(?:[1-8]|[09]\d)|"
+    rb"6(?:[0-6]|[789]\d)|8(?:[1246]|[0578]\d)|9(?:[0-58]|[679]\d)"
 )
 MIN_LOCAL, MAX_LOCAL, MIN_E164, MAX_E164 = 7, 13, 8, 15  # digits; of E.164 the country code included
 COUNTED_UP = re.compile(rb"1234567|7654321")  # a manual's
@@ -164,9 +163,8 @@ def phone(text: bytes, at: int) -> Spans:
 
 
 def _is_local(number: bytes, before: bytes) -> bool:
-    return (
-        MIN_LOCAL <= len(digits(number)) <= MAX_LOCAL and not DATE.match(number) and DIALLED.search(before) is not None
-    )
+    long_enough = MIN_LOCAL <= len(digits(number)) <= MAX_LOCAL
+    return long_enough and not DATE.match(number) and DIALLED.search(before) is not None
 
 
 def _is_international(number: bytes) -> bool:

@@ -143,14 +143,10 @@ def _prose(text, i, end, limit, classes, room):
         if byte < 128:
             kind = classes[byte]
             skipped = _markup(text, i, end, classes) if byte == 60 or byte == 38 or byte == 96 else 0
-            if (
-                byte == 91
-                and _after_letter(text, i, at > run, classes)
-                or byte == 62
-                and at > run
-                and text[i - 1] == 45
-            ):
-                odd = 2  # f[i], p->x
+            if byte == 91 and _after_letter(text, i, at > run, classes):
+                odd = 2  # f[i]
+            elif byte == 62 and at > run and text[i - 1] == 45:
+                odd = 2  # p->x
             if kind & (SPACE | MARK) or skipped:
                 if odd >= 2:
                     at, letters = run, letters_before

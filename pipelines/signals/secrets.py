@@ -75,11 +75,9 @@ BESIDE = 200  # bytes between an access key and its secret
 def token(text: bytes, at: int) -> Spans:
     """A provider's token that passes what check its format has; an AWS secret stands beside its access key."""
     found = TOKEN.match(text, at)
-    if (
-        not found
-        or not _is_random(found[0])
-        or not TOKEN_CHECKS.get(found.lastgroup, lambda text, found: True)(text, found)
-    ):
+    if not found or not _is_random(found[0]):
+        return NONE
+    if not TOKEN_CHECKS.get(found.lastgroup, lambda text, found: True)(text, found):
         return NONE
     beside = ()
     if found.lastgroup == "aws":

@@ -64,9 +64,9 @@ LOREM, IPSUM = (np.uint64(int.from_bytes(word, "little")) for word in (b"lorem",
 CLASSES = _classes()
 MASKS = np.array([(1 << 8 * n) - 1 for n in range(8)] + [2**64 - 1], np.uint64)  # the first n bytes of eight
 COUNTS = np.dtype([(name, np.int64) for name in (
-    "chars", "ink", "pieces", "words", "word_ink", "letter_pieces", "newlines", "sentences", "stop_words", "lorem_ipsum",
-    "hashes", "braces", "ellipses", "latex", "lines", "bullet_lines", "ellipsis_lines", "ended_lines", "short_lines", "code_lines",
-    "longest_piece", "c4_words", "ui_words", "questionable", "questionable_all",
+    "chars", "ink", "pieces", "words", "word_ink", "letter_pieces", "newlines", "sentences", "stop_words",
+    "lorem_ipsum", "hashes", "braces", "ellipses", "latex", "lines", "bullet_lines", "ellipsis_lines", "ended_lines",
+    "short_lines", "code_lines", "longest_piece", "c4_words", "ui_words", "questionable", "questionable_all",
     "dup_lines", "dup_line_ink", "paragraphs", "dup_paragraphs", "dup_paragraph_ink", "span_run", "char_run",
 )] + [("top", np.int64, 3), ("dup", np.int64, 6)])  # fmt: skip
 SEEN_BITS = 26  # 64 MB: only texts of more than 8 million pieces would have more of it
@@ -254,13 +254,8 @@ def describe(text, classes, s, row, wide_end):
         s.flag[n] = END * ended
         row.sentences += ended
     s.ink[row.pieces] = ink
-    row.ink, row.words, row.word_ink, row.letter_pieces, row.longest_piece = (
-        ink,
-        words,
-        word_ink,
-        letter_pieces,
-        longest,
-    )
+    row.ink, row.words, row.word_ink = ink, words, word_ink
+    row.letter_pieces, row.longest_piece = letter_pieces, longest
     row.sentences += row.pieces > 0 and not ended and wide_end != at
     while stops:
         row.stop_words += 1
