@@ -2,7 +2,7 @@
 benchmarks/results/.
 
     python -m benchmarks                      all
-    python -m benchmarks measuring scale      some of PARTS, below
+    python -m benchmarks families scale       some of PARTS, below
     python -m benchmarks signals FOLDER       on the folder's documents, for the groups that take one
 
 `make bench-setup` installs the other tools; without it their rows say so and hold no figure.
@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 PARTS = (
-    "measuring",
+    "families",
     "signals",
     "signatures",
     "duplicates",

@@ -28,7 +28,7 @@ import pyarrow as pa
 import zstandard
 
 from benchmarks.anchors import beside, documents
-from benchmarks.measuring import row
+from benchmarks.timing import row
 from pipelines import assets
 from pipelines.signals import language, linear
 from pipelines.signals.context import Context

@@ -23,7 +23,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks.anchors import documents
-from benchmarks.measuring import row
+from benchmarks.timing import row
 from flows.home import Home
 from flows.job import Job
 from flows.steps import STEPS
