@@ -2,8 +2,7 @@
 
 The same samples in the same order as `model.data.Batches` gives our trainer: item n stands at position n of the stage,
 and the order knows neither workers nor epochs. Files are read, and with `remote` fetched window by window, through
-stock `streaming.StreamingDataset`, of which only random access is used: its own order and resumption know no plan
-(facts in schemas/manifest.py).
+stock `streaming.StreamingDataset`, of which only random access is used: its own order and resumption know no plan.
 """
 
 from __future__ import annotations
@@ -31,18 +30,18 @@ class PlannedSamples(Dataset):
         segments   int32  number of the token's segment in its sample, from 0: attention stays inside a segment
         positions  int64  place of the token in its segment
         docs       int64  key of the token's document, 0 for padding
-        labels     int64  the token itself, -100 at the start of a segment and in padding: as Transformers wants them, so
-                          a loss compares logits[:, :-1] with labels[:, 1:]
+        labels     int64  the token itself, -100 at the start of a segment and in padding; as in Transformers, a loss
+                          compares logits[:, :-1] with labels[:, 1:]
 
     `remote` is the URL of a copy of the folder, for a `shards` that holds manifest.json and plan.json alone: windows
-    are fetched when first read, checked by SHA-256 and kept. Streaming then lets one dataset at a time own a stream's
-    folder: drop one stage's samples and their loader before the next stage is opened.
+    are fetched when first read, checked by SHA-256 and kept. Streaming then lets a stream's folder belong to one
+    dataset at a time: drop a stage's samples and loader before the next stage is opened.
 
-    Open it in every rank's own process before workers are started, at the same time in all ranks: Streaming looks for
-    RANK and WORLD_SIZE, and ranks wait for each other. Workers, forked or spawned, share it.
+    Open it in the process of every rank, not in workers, which inherit it forked or spawned. Where WORLD_SIZE is above
+    1 Streaming makes ranks wait for each other: have torch.distributed initialised, and open it in all of them.
 
     Raises FileNotFoundError without a manifest or plan, ValueError if the plan has no such stage or a window that it
-    draws is missing; importing Streaming takes seconds.
+    draws is missing or of another size.
     """
 
     def __init__(self, shards: Path, stage: str, remote: str | None = None):
@@ -70,9 +69,9 @@ class PlannedSamples(Dataset):
 class PlannedSampler(DistributedSampler):
     """One rank's positions: of every `batch` samples from `first` on the share that `Batches.batch` gives the rank.
 
-    For a DataLoader whose batch_size is `batch // world`. To resume, `first` is the position of the next sample: those
-    that were read, over all ranks. Only whole batches are given. A DistributedSampler, which Composer demands and which
-    keeps Lightning from putting its own in this one's place.
+    For a DataLoader whose batch_size is `batch // world`. To resume, `first` is the position of the next sample: how
+    many were read, over all ranks (0 for Composer, which itself skips what it has done). Only whole batches are given.
+    A DistributedSampler, because Composer demands one and Lightning would deal the positions of others once more.
 
     Raises ValueError if `batch` does not divide by `world`, or if rank or `first` is out of range.
     """

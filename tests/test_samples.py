@@ -3,7 +3,9 @@
 import json
 import os
 import pickle
+import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -116,7 +118,9 @@ def test_shapes_and_types_are_those_promised(planned):
 
 
 def test_a_sampler_gives_whole_batches_and_counts_them(planned):
-    sampler = PlannedSampler(planned["first"], 12, rank=1, world=2, first=9)  # 71 of 80 samples are left: 5 batches of 12
+    sampler = PlannedSampler(
+        planned["first"], 12, rank=1, world=2, first=9
+    )  # 71 of 80 samples are left: 5 batches of 12
     assert isinstance(sampler, DistributedSampler)  # Composer demands one, Lightning leaves one alone
     expected = [n for k in range(5) for n in range(9 + 12 * k + 6, 9 + 12 * k + 12)]
     assert (list(sampler), len(sampler)) == (expected, 30)
@@ -124,7 +128,11 @@ def test_a_sampler_gives_whole_batches_and_counts_them(planned):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [((9, 0, 2), "9 samples does not divide by 2 ranks"), ((8, 0, 1, 81), "from 0 to 80, found 81"), ((8, 2, 2), "rank")],
+    [
+        ((9, 0, 2), "9 samples does not divide by 2 ranks"),
+        ((8, 0, 1, 81), "from 0 to 80, found 81"),
+        ((8, 2, 2), "rank"),
+    ],
 )
 def test_shares_that_cannot_be_dealt_are_refused(planned, arguments, message):
     with pytest.raises(ValueError, match=message):
@@ -145,6 +153,26 @@ def test_windows_are_fetched_when_they_are_read(shards, planned, tmp_path):
     assert torch.equal(samples[0]["labels"], planned["second"][0]["labels"])
     assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.mds")] == [file]
     assert_same(list(loader(samples)), ours(shards, "second", 0, 1))
+
+
+def test_a_window_that_arrives_changed_is_refused(shards, tmp_path):
+    remote, local = shutil.copytree(shards[0], tmp_path / "remote"), tmp_path / "local"
+    local.mkdir()
+    for name in ("manifest.json", "plan.json"):
+        shutil.copy(remote / name, local / name)
+    samples = PlannedSamples(local, "second", remote=str(remote))
+    window = remote / samples.places.at(0)[0]
+    window.write_bytes(window.read_bytes()[:-1] + b"?")
+    with pytest.raises(ValueError, match="Checksum failure"):
+        samples[0]
+
+
+def test_the_readme_reads_a_batch(shards, planned):
+    (block,) = re.findall(r"```python\n(.*?)```", (Path(__file__).parents[1] / "README.md").read_text(), re.DOTALL)
+    names = {"rank": 1, "world": 2}
+    exec(block.replace("millrace-home/local/shards", str(shards[0])).replace("broad", "first"), names)
+    expected = torch.stack([planned["first"][n]["tokens"] for n in range(32, 64)])
+    assert torch.equal(names["batch"]["tokens"], expected)
 
 
 def test_a_stage_that_the_plan_lacks_is_named(shards):
