@@ -2,7 +2,8 @@
 
     cli         the command line
     curriculum  the main flow: every step in order, skipping what is done
-    status      pre-flight of a recipe; which steps are done, stale or missing
+    preflight   a recipe loaded and checked, its sources listed
+    status      which steps are done, stale or missing
     home        the home folder of a recipe: what lies where, receipts, who holds it
     job         what a step works with
     steps/      a file a step

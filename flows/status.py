@@ -32,7 +32,7 @@ class State:
 
 
 def parts(checked: Preflight) -> dict[str, Any]:
-    """The part of the recipe that decides each step's output; deliveries that it names have the hashes of their files."""
+    """The part of the recipe that decides each step's output; deliveries that it names, with hashes of their files."""
     found = {step.name: step.part(checked.recipe) for step in STEPS}
     for part in found.values():
         if "deliveries" in part:

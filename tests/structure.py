@@ -99,10 +99,11 @@ def renamed(known: dict[str, Path]) -> list[str]:
 def gist(path: Path) -> str:
     """What a module's docstring says first, in at most GIST_CHARS characters: its first sentence, or as much of it."""
     said = " ".join((ast.get_docstring(ast.parse(path.read_text("utf-8"))) or "").split())
-    said = re.split(r"(?<=[^.])\. |: ", said)[0].rstrip(".:")
-    while len(said) > GIST_CHARS:
-        said = said.rpartition(said[max(said.rfind(mark) for mark in ",;(")])[0].rstrip(" ,;(")
-    return said
+    said = re.split(r"(?<=[^.])\. ", said)[0].rstrip(".:")
+    if len(said) <= GIST_CHARS:
+        return said
+    cut = max(said.rfind(mark, 0, GIST_CHARS) for mark in (": ", "; ", ", ", " ("))
+    return said[:cut]
 
 
 def tree(root: Path) -> str:

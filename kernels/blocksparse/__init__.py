@@ -14,6 +14,15 @@ and derivatives of these products are products of the same kinds. Two kernels su
 and sum over that expert's rows. The layer fuses SwiGLU into the first product (`glu_kernel`), sums two products where a
 derivative does, and moves rows by `spread` and `combine`. Weights are [E * F, D] as DBRX publishes them. No sum uses
 atomics: same inputs, same bits.
+
+    products        sdd, dsd and dds: block-sparse products, differentiable
+    rows            rows x their expert's weights
+    outer           weight gradients
+    glu             gate, linear, SwiGLU and its derivative
+    tokens          from tokens to rows and back, for both paths
+    tiles           what kernels of products share
+
+Shapes: as in `kernels`.
 """
 
 from __future__ import annotations

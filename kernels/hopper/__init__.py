@@ -16,6 +16,17 @@ Weights are used where they lie, [E * F, D] as DBRX publishes them. Rows are sor
 an expert has is known on the device only, so nothing waits for it. Results repeat bit for bit. Rates of the layer as it
 is: see benchmarks/results/experts.md. Numbers in comments of hopper/ are of other, earlier runs on an H200 (132 SMs,
 700 W), in % of the rate of six dense cuBLAS products of the same size: they told one choice from another.
+
+    choices         sizes and order of tiles by shape
+    operators       what the layer launches, as operators of torch
+    launch          descriptors, launches, compiling ahead
+    rows            rows x their expert's weights, and SwiGLU
+    dact            the derivative of SwiGLU behind its product
+    outer           weight gradients
+    tiles           order, loading and sums of tiles, for rows and dact
+    ring            slots of shared memory between a loader and consumers, for all three
+
+Shapes: as in `kernels`.
 """
 
 from __future__ import annotations

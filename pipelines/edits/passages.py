@@ -185,7 +185,7 @@ def _but_the_first(documents: np.ndarray, seeds: np.ndarray, hashes: np.ndarray,
 
 
 def _later(documents: np.ndarray, seeds: np.ndarray, hashes: np.ndarray, starts: np.ndarray, ends: np.ndarray):
-    """Places, ascending, of the passages that are not the first of theirs, nor overlap it; in the order of preference."""
+    """Places, ascending, of passages that are not the first of theirs, nor overlap it; in the order of preference."""
     order = np.lexsort((hashes, seeds))
     differs = (np.diff(seeds[order], prepend=0) != 0) | (np.diff(hashes[order], prepend=0) != 0)
     differs[:1] = True
