@@ -2,7 +2,7 @@
 benchmarks/results/.
 
     python -m benchmarks                      all
-    python -m benchmarks measuring scale      some of PARTS, below
+    python -m benchmarks families scale       some of PARTS, below
     python -m benchmarks signals FOLDER       on the folder's documents, for the groups that take one
 
 `make bench-setup` installs the other tools; without it their rows say so and hold no figure.
@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 PARTS = (
-    "measuring",
+    "families",
     "signals",
     "signatures",
     "duplicates",
@@ -48,7 +48,8 @@ def machine() -> str:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     packages = ", ".join(f"{name} {version(name)}" for name in TOLD)
     cpu = names[0] if names else platform.processor()
-    return f"{cpu}, {os.cpu_count()} cores ({', '.join(special)}), {memory:.0f} GiB, Python {platform.python_version()}; {packages}"
+    python = platform.python_version()
+    return f"{cpu}, {os.cpu_count()} cores ({', '.join(special)}), {memory:.0f} GiB, Python {python}; {packages}"
 
 
 def cells(part: str, row: dict) -> list[str]:

@@ -91,8 +91,8 @@ def theirs() -> dict[str, tuple[Test, Test, str]]:
         return not (kept[0] if isinstance(kept, tuple) else kept)
 
     def gopher(**given) -> Test:
-        names = "min_doc_words max_doc_words min_avg_word_length max_avg_word_length max_symbol_word_ratio max_bullet_lines_ratio "
-        names += "max_ellipsis_lines_ratio max_non_alpha_words_ratio min_stop_words"
+        names = "min_doc_words max_doc_words min_avg_word_length max_avg_word_length max_symbol_word_ratio "
+        names += "max_bullet_lines_ratio max_ellipsis_lines_ratio max_non_alpha_words_ratio min_stop_words"
         one = GopherQualityFilter(**dict.fromkeys(names.split()) | given)
         return lambda text: drops(one, text)
 
@@ -111,7 +111,8 @@ def theirs() -> dict[str, tuple[Test, Test, str]]:
         one = FineWebQualityFilter(**off | given)
         return lambda text: drops(one, text)
 
-    switches = "remove_citations filter_no_terminal_punct filter_lorem_ipsum filter_javascript filter_curly_bracket filter_policy"
+    switches = "remove_citations filter_no_terminal_punct filter_lorem_ipsum filter_javascript filter_curly_bracket "
+    switches += "filter_policy"
     off = dict.fromkeys(switches.split(), False) | {
         "min_num_sentences": -1,
         "min_words_per_line": -1,
@@ -153,11 +154,14 @@ def theirs() -> dict[str, tuple[Test, Test, str]]:
             "theirs leave out pieces of their list of marks, ours all without letter or digit"),
         "too_many_words": (gopher(max_doc_words=1000), on(only_words, gopher(max_doc_words=1000)),
             "as too_few_words (at 1,000 words here)"),
-        "short_words": (gopher(min_avg_word_length=3), on(only_words, gopher(min_avg_word_length=3)), "as too_few_words"),
-        "long_words": (gopher(max_avg_word_length=10), on(only_words, gopher(max_avg_word_length=10)), "as too_few_words"),
+        "short_words": (gopher(min_avg_word_length=3), on(only_words, gopher(min_avg_word_length=3)),
+            "as too_few_words"),
+        "long_words": (gopher(max_avg_word_length=10), on(only_words, gopher(max_avg_word_length=10)),
+            "as too_few_words"),
         "hashes": (gopher(max_symbol_word_ratio=0.1), lambda text: text.count("#") > 0.1 * max(len(words(text)), 1),
             "theirs look at # and ellipses at once, and divide by all pieces"),
-        "ellipses": (gopher(max_symbol_word_ratio=0.1), lambda text: text.count("...") + text.count("…") > 0.1 * max(len(words(text)), 1),
+        "ellipses": (gopher(max_symbol_word_ratio=0.1),
+            lambda text: text.count("...") + text.count("…") > 0.1 * max(len(words(text)), 1),
             "as hashes"),
         "bullet_lines": (gopher(max_bullet_lines_ratio=0.9),
             on(lambda text: re.sub(r"(?m)^\*", "-", own_lines(text)), gopher(max_bullet_lines_ratio=0.9)),
@@ -165,13 +169,17 @@ def theirs() -> dict[str, tuple[Test, Test, str]]:
         "ellipsis_lines": (gopher(max_ellipsis_lines_ratio=0.3), on(own_lines, gopher(max_ellipsis_lines_ratio=0.3)),
             "theirs count blank lines"),
         "few_words_with_letters": (gopher(max_non_alpha_words_ratio=0.8),) * 2 + ("none",),
-        "no_stop_words": (gopher(min_stop_words=2), on(str.lower, gopher(min_stop_words=2)), "theirs know small letters only"),
-        "repeated_lines": (repeats(dup_line_frac=0.3), on(own_lines, repeats(dup_line_frac=0.3)), "theirs compare indentation too"),
-        "repeated_paragraphs": (repeats(dup_para_frac=0.3), on(lambda text: "\n\n".join(paragraphs(text)), repeats(dup_para_frac=0.3)),
+        "no_stop_words": (gopher(min_stop_words=2), on(str.lower, gopher(min_stop_words=2)),
+            "theirs know small letters only"),
+        "repeated_lines": (repeats(dup_line_frac=0.3), on(own_lines, repeats(dup_line_frac=0.3)),
+            "theirs compare indentation too"),
+        "repeated_paragraphs": (repeats(dup_para_frac=0.3),
+            on(lambda text: "\n\n".join(paragraphs(text)), repeats(dup_para_frac=0.3)),
             "theirs end at \\n\\n, not at a line of spaces"),
         "repeated_line_text": (repeats(dup_line_char_frac=0.2), share(lambda text: repeated(lines(text)), 0.2),
             "theirs divide characters by all characters"),
-        "repeated_paragraph_text": (repeats(dup_para_char_frac=0.2), share(lambda text: repeated(paragraphs(text)), 0.2),
+        "repeated_paragraph_text": (repeats(dup_para_char_frac=0.2),
+            share(lambda text: repeated(paragraphs(text)), 0.2),
             "as repeated_line_text"),
         "line_ends": (fine(line_punct_thr=0.12), on(own_lines, fine(line_punct_thr=0.12, stop_chars=tuple(LINE_END))),
             "theirs see spaces at a line's end, and know other marks"),
@@ -179,11 +187,14 @@ def theirs() -> dict[str, tuple[Test, Test, str]]:
             "theirs count indentation, and 30 characters as short"),
         "fineweb_repeated_lines": (fine(char_duplicates_ratio=0.1), share(lambda text: repeated(lines(text)), 0.1),
             "as repeated_line_text"),
-        "lists": (fine(new_line_ratio=0.3), lambda text: text.count("\n") > 0.3 * max(len(words(text)), 1), "theirs divide by pieces"),
-        "lorem_ipsum": (page(filter_lorem_ipsum=True), lambda text: re.search(r"lorem\s+ipsum", text.lower()) is not None,
+        "lists": (fine(new_line_ratio=0.3), lambda text: text.count("\n") > 0.3 * max(len(words(text)), 1),
+            "theirs divide by pieces"),
+        "lorem_ipsum": (page(filter_lorem_ipsum=True),
+            lambda text: re.search(r"lorem\s+ipsum", text.lower()) is not None,
             "theirs want one space"),
         "curly_braces": (page(filter_curly_bracket=True),) * 2 + ("none",),
-        "few_sentences": (page(min_num_sentences=5), lambda text: len(sentences_of(text)) < 5, "theirs begin a sentence at every line"),
+        "few_sentences": (page(min_num_sentences=5), lambda text: len(sentences_of(text)) < 5,
+            "theirs begin a sentence at every line"),
         "c4_lines": (loses, on(own_lines, loses), "none; what they drop is counted"),
         "ui_lines": (dclm, on(own_lines, dclm), "theirs count indentation"),
         "questionable_sentences": (olmo, olmo_of_ours, "theirs split at [.!?]+\\s+, ours keep the closing quotes"),
@@ -197,7 +208,8 @@ def theirs() -> dict[str, tuple[Test, Test, str]]:
         "few_letters": (lambda text: sum(map(str.isalpha, text)) < 0.25 * len(text),) * 2 + ("none",),
         "little_visible": (
             lambda text: is_html(text) and len(visible(text)) < 0.2 * len(text),
-            lambda text: is_html(text) and len(visible_as_it_is(text)) < 0.2 * len(text), "theirs make one newline of blanks between tags"),
+            lambda text: is_html(text) and len(visible_as_it_is(text)) < 0.2 * len(text),
+            "theirs make one newline of blanks between tags"),
         "few_visible": (
             lambda text: is_html(text) and len(visible(text)) < 100,
             lambda text: is_html(text) and len(visible_as_it_is(text)) < 100, "as little_visible"),
@@ -247,9 +259,9 @@ def dclm(text: str) -> bool:
 
 
 MADLAD = (
-    "mp3", "ownload", "Vol.", "Episode", "Develop", "Facebook", "\ufffd" * 3, "黄色电影", "aute irure dolor ", " sunt in culpa qui ",
-    "orem ipsum ", " quis nostrud ", " adipisicing ", " dolore eu ", " cupidatat ", "autem vel eum", "wisi enim ad", " №", " Ep.", " sex ",
-    " porn ", " crusher ", " xxx ",
+    "mp3", "ownload", "Vol.", "Episode", "Develop", "Facebook", "\ufffd" * 3, "黄色电影", "aute irure dolor ",
+    " sunt in culpa qui ", "orem ipsum ", " quis nostrud ", " adipisicing ", " dolore eu ", " cupidatat ",
+    "autem vel eum", "wisi enim ad", " №", " Ep.", " sex ", " porn ", " crusher ", " xxx ",
 )  # fmt: skip
 
 

@@ -17,7 +17,8 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.measuring import SUFFIXES, row, seconds
+from benchmarks.families import SUFFIXES
+from benchmarks.timing import row, seconds
 from pipelines.readers import jsonl
 from pipelines.readers.compressed import chunks
 

@@ -26,7 +26,8 @@ import pyarrow.parquet as pq
 from numba import njit
 
 from benchmarks.anchors import peer, texts_of
-from benchmarks.measuring import datasketch_signature, row, seconds
+from benchmarks.families import datasketch_signature
+from benchmarks.timing import row, seconds
 from pipelines.dedup import buckets, clusters, verify
 from pipelines.signals import fingerprints
 from pipelines.signals.context import Context

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.measuring import pieces, row, seconds, show
+from benchmarks.families import pieces
+from benchmarks.timing import row, seconds, show
 from pipelines.edits import lines, passages
 from pipelines.texts.characters import constant
 

@@ -31,7 +31,10 @@ import triton.language as tl
 from torch import Tensor
 
 import kernels
-from kernels import blocksparse, hopper
+from kernels import blocksparse
+from kernels.blocksparse.glu import swiglu_backward
+from kernels.hopper import operators
+from kernels.hopper.choices import DACT_GROUP, DACT_SLABS, SLABS, plan
 from kernels.topology import build, row_tiles
 
 RESULTS = Path(__file__).parent / "results"
@@ -65,18 +68,18 @@ TITLE = (
     "The expert layer on a GPU: sustained rates against dense cuBLAS products and against other ways to run the layer."
 )
 METHOD = (
-    "A card at its power limit is up to 18 % faster in its first half second, so every reading follows 0.5 s of the same work, and clock, "
-    "power and temperature during it stand beside it. 100 % is the rate of six dense products with as many FLOPs (rows = T * K), timed "
-    "before and after each configuration in the same process."
+    "A card at its power limit is up to 18 % faster in its first half second, so every reading follows 0.5 s of the "
+    "same work, and clock, power and temperature during it stand beside it. 100 % is the rate of six dense products "
+    "with as many FLOPs (rows = T * K), timed before and after each configuration in the same process."
 )
 SHORT = (
-    "T-256 and T-1024: a dense product reads the weights of one expert, the layer those of all 16, and with so few rows that is most of "
-    "its time, so 100 % is out of reach there."
+    "T-256 and T-1024: a dense product reads the weights of one expert, the layer those of all 16, and with so few "
+    "rows that is most of its time, so 100 % is out of reach there."
 )
 NOT_TIMED = {"sonicmoe": "SonicMoE", "scattermoe": "ScatterMoE", "megablocks": "MegaBlocks"}  # peers, by module
 PUBLISHED = (  # % of dense, forward and backward, on another H200 of the same kind
-    "Read on an H200 earlier, not in this run (DBRX / MoE-B / small): SonicMoE 0.1.2 87.8 / 88.4 / 82.5 %, ScatterMoE 0.3.0 56 / 60.6 / "
-    "50.2 %, MegaBlocks block-sparse 53.3 / 60.5 / 50.1 %."
+    "Read on an H200 earlier, not in this run (DBRX / MoE-B / small): SonicMoE 0.1.2 87.8 / 88.4 / 82.5 %, "
+    "ScatterMoE 0.3.0 56 / 60.6 / 50.2 %, MegaBlocks block-sparse 53.3 / 60.5 / 50.1 %."
 )
 
 
@@ -221,7 +224,7 @@ def peak_gb(step: Callable[[], object], inputs: Inputs) -> float:
     return (torch.cuda.max_memory_allocated() - base) / 1e9
 
 
-# ------------------------------------------------------------------------------------------------ other ways to run the layer
+# --------------------------------------------------------------------------------------- other ways to run the layer
 
 
 def grouped_mm(x_TD, indices_TK, weights_TK, w1, v1, w2, n_experts) -> Tensor:
@@ -298,7 +301,7 @@ class CublasLoop(torch.autograd.Function):
         a_RF = torch.empty_like(gate_RF)
         for rows, of in ctx.spans:
             torch.mm(dy_RD[rows], w2[of].t(), out=a_RF[rows])
-        dweights_TK = blocksparse._dglu(a_RF, gate_RF, linear_RF, place_R, weights_TK)
+        dweights_TK = swiglu_backward(a_RF, gate_RF, linear_RF, place_R, weights_TK)
         for rows, of in ctx.spans:
             torch.mm(a_RF[rows].t(), dy_RD[rows], out=dw2[of])
         dx_RD = dy_RD  # no longer needed
@@ -394,19 +397,20 @@ def measure_operations(name: str, config: Config, inputs: Inputs, products: dict
     """Each kernel of the Hopper path against its dense product, timed right before and after it."""
     x_TD, indices_TK, weights_TK, w1, v1, w2 = (t.detach() for t in inputs[:6])
     topology = build(indices_TK, config.n_experts)
-    tiles = row_tiles(topology, 64 * hopper.SLABS, hopper.plan(config.width).group)
-    dact_tiles = row_tiles(topology, 64 * hopper.DACT_SLABS, hopper.DACT_GROUP)
+    tiles = row_tiles(topology, 64 * SLABS, plan(config.width).group)
+    dact_tiles = row_tiles(topology, 64 * DACT_SLABS, DACT_GROUP)
     x_RD = blocksparse.spread(x_TD, topology.place_R, config.top_k)
-    gate, linear, a = hopper._up(x_RD, w1, v1, *tiles, config.n_experts)
+    gate, linear, a = operators.swiglu(x_RD, w1, v1, *tiles, config.n_experts)
     dgate, dlinear = gate.clone(), linear.clone()  # overwritten by each dact: later values are of no use, and as fast
     rest = topology[1:]
+    routing = (weights_TK, topology.place_R, *dact_tiles)
     works = dict(
-        up=(2, lambda: hopper._up(x_RD, w1, v1, *tiles, config.n_experts)),
-        down=(1, lambda: hopper._rows([a], [w2], *tiles)),
-        dact=(1, lambda: hopper._dglu(x_RD, w2, dgate, dlinear, weights_TK, topology.place_R, *dact_tiles)),
-        dx=(2, lambda: hopper._rows([gate, linear], [w1, v1], *tiles)),
-        dw2=(1, lambda: hopper._outer([a], x_RD, *rest)),
-        dw13=(2, lambda: hopper._outer([gate, linear], x_RD, *rest)),
+        up=(2, lambda: operators.swiglu(x_RD, w1, v1, *tiles, config.n_experts)),
+        down=(1, lambda: operators.row_products([a], [w2], *tiles)),
+        dact=(1, lambda: operators.swiglu_backward(x_RD, w2, dgate, dlinear, *routing)),
+        dx=(2, lambda: operators.row_products([gate, linear], [w1, v1], *tiles)),
+        dw2=(1, lambda: operators.outer_products([a], x_RD, *rest)),
+        dw13=(2, lambda: operators.outer_products([gate, linear], x_RD, *rest)),
     )
     found = []
     for product, (share, run) in works.items():
@@ -499,7 +503,8 @@ def machine() -> str:
 def peers() -> str:
     missing = [name for module, name in NOT_TIMED.items() if importlib.util.find_spec(module) is None]
     installed = [name for name in NOT_TIMED.values() if name not in missing]
-    return f"Not installed here: {', '.join(missing) or 'none'}. Installed but not timed: {', '.join(installed) or 'none'}. {PUBLISHED}"
+    told = f"Not installed here: {', '.join(missing) or 'none'}. Installed but not timed: "
+    return f"{told}{', '.join(installed) or 'none'}. {PUBLISHED}"
 
 
 def cache_is_empty() -> bool:

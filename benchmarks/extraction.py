@@ -30,7 +30,7 @@ import numpy as np
 import zstandard
 from resiliparse.extract.html2text import extract_plain_text
 
-from benchmarks.measuring import row, seconds
+from benchmarks.timing import row, seconds
 from pipelines.html import content
 from pipelines.html.extract import extract, extract_slowly
 from pipelines.html.markup import B_END, B_START, Markup, scan

@@ -20,8 +20,9 @@ from flows.job import Job
 from flows.steps import STEPS, Step
 from pipelines import assets, deliveries
 from pipelines.readers import ingest
+from pipelines.signals import TABLE
 from pipelines.signals.context import Context
-from pipelines.signals.measure import measure, signal_columns
+from pipelines.signals.measure import measure
 from schemas import tables
 from schemas.parts import Source
 from schemas.recipe import Recipe
@@ -29,7 +30,7 @@ from schemas.recipe import Recipe
 TEXT_BYTES = 50_000_000  # the smaller corpus; the larger one has twice as much
 COPIES = 5  # of the larger corpus for the measuring pass: what a step costs before its first document is 1 % then
 LEAST_MEASURING_MB, MOST_MEMORY_GB, MOST_GROWTH = 25.0, 6.0, 2.1
-DATA_STEPS = ("ingest", "measure", "dedup", "judge", "tokenise", "mixture", "shard")
+DATA_STEPS = ("ingest", "learn", "measure", "dedup", "judge", "tokenise", "mixture", "shard")
 
 
 def rows() -> list[dict]:
@@ -98,7 +99,7 @@ def measuring(job: Job) -> dict:
     models = {"code": (job.home.models / "quality-code.bin").read_bytes()}
     context = Context(assets.LANGUAGE_MODEL.read_bytes(), models, near.ngram, near.bands, near.rows, job.recipe.seed)
     started = time.perf_counter()
-    job.write(measure(documents, context), tables.SIGNALS.extended(signal_columns()), "measure")
+    job.write(measure(documents, context), TABLE, "measure")
     seconds = time.perf_counter() - started
     value = job.home.lake.total(tables.SIGNALS, pc.field("n_bytes")) / 1e6 / seconds / os.cpu_count()
     work = "measuring pass, with Arrow hop and Delta write / the least we accept"

@@ -28,7 +28,7 @@ import pyarrow as pa
 import zstandard
 
 from benchmarks.anchors import beside, documents
-from benchmarks.measuring import row
+from benchmarks.timing import row
 from pipelines import assets
 from pipelines.signals import language, linear
 from pipelines.signals.context import Context
@@ -104,9 +104,11 @@ def chosen(folders: list[Path], known: set[str]) -> list[Labelled]:
 def answers(texts: list[str]) -> dict[str, list[str]]:
     """The label of every text by each method."""
     binding = fasttext.load_model(str(assets.LANGUAGE_MODEL)).f
-    plain = lambda text: binding.predict(text.replace("\n", " ") + "\n", 1, 0.0, "strict")[0][1].removeprefix(
-        fasttext_file.PREFIX
-    )  # noqa: E731
+
+    def plain(text: str) -> str:
+        label = binding.predict(text.replace("\n", " ") + "\n", 1, 0.0, "strict")[0][1]
+        return label.removeprefix(fasttext_file.PREFIX)
+
     return {
         "ours": language.measure(pa.array(texts), None, Context(assets.LANGUAGE_MODEL.read_bytes()))[0].to_pylist(),
         f"first {HEAD_CHARS}": [plain(text[:HEAD_CHARS]) for text in texts],

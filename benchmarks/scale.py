@@ -23,7 +23,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks.anchors import documents
-from benchmarks.measuring import row
+from benchmarks.timing import row
 from flows.home import Home
 from flows.job import Job
 from flows.steps import STEPS
@@ -34,7 +34,7 @@ from schemas.recipe import Recipe
 TIMES = 10  # the new snapshot is one document in so many, and the small run is over it alone
 FILE_DOCUMENTS = 3000
 WARMING = 2000
-DECIDING = ("ingest", "measure", "dedup", "decontaminate", "edits", "judge")
+DECIDING = ("ingest", "learn", "measure", "dedup", "decontaminate", "edits", "judge")
 MOST_SHARE, MOST_GROWTH, MOST_MEMORY_GB, LEAST_MB = 0.15, 1.05 * TIMES, 2.0, 25.0
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 from benchmarks.anchors import beside, documents, rates, sample
-from benchmarks.measuring import row, seconds
+from benchmarks.timing import row, seconds
 from pipelines import assets
 from pipelines.signals import code, stopwords, text
 from pipelines.signals.context import Context

@@ -12,7 +12,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 from benchmarks.anchors import beside, documents, rates, sample
-from benchmarks.measuring import row
+from benchmarks.timing import row
 from pipelines.signals import fingerprints
 from pipelines.signals.context import Context
 

@@ -29,12 +29,13 @@ from schemas.training import ModelConfig, TrainConfig
 STEPS, WARM_STEPS = 40, 10
 PROFILED = 3  # steps
 COLUMNS = (
-    "model", "parameters", "expert layers", "tokens/s", "ms a step", "GPU ms a step", "experts' share of GPU time", "loss after the steps",
+    "model", "parameters", "expert layers", "tokens/s", "ms a step", "GPU ms a step", "experts' share of GPU time",
+    "loss after the steps",
 )  # fmt: skip
 NOTE = (
-    "Where a step takes far longer than its GPU time, the host sets the pace: it launches kernels, reads shards and keeps the ledger. The "
-    "share is that of `Experts` and its backward; for hopper and blocksparse the casts of fp32 weights to bf16 and of their gradients back "
-    "lie outside it, for the reference inside."
+    "Where a step takes far longer than its GPU time, the host sets the pace: it launches kernels, reads shards and "
+    "keeps the ledger. The share is that of `Experts` and its backward; for hopper and blocksparse the casts of fp32 "
+    "weights to bf16 and of their gradients back lie outside it, for the reference inside."
 )
 BATCH_TOKENS = 16384
 MODELS = {
@@ -65,7 +66,8 @@ def row(name: str, shards: Path, model: ModelConfig, implementation: str) -> str
     batches = Batches(shards, manifest, plan, BATCH_TOKENS)
     if batches.steps <= WARM_STEPS:
         raise SystemExit(
-            f"expected shards for more than {WARM_STEPS} steps of {BATCH_TOKENS} tokens, found {batches.steps} in {shards}"
+            f"expected shards for more than {WARM_STEPS} steps of {BATCH_TOKENS} tokens, "
+            f"found {batches.steps} in {shards}"
         )
     with on(implementation):
         learner = Learner(model, config, manifest.tokenizer["vocab_size"])

@@ -14,28 +14,20 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from flows import STEPS
 from flows.home import Home, HomeBusy
 from schemas import fields
 from schemas import recipe as recipes
 from schemas.recipe import RecipeError
 
 DEFAULT = Path(__file__).parent / "recipes" / "local.yaml"
-STEPS = (
-    "ingest",
-    "measure",
-    "dedup",
-    "decontaminate",
-    "edits",
-    "judge",
-    "tokenise",
-    "mixture",
-    "shard",
-    "train",
-    "evaluate",
-    "report",
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="Raw text in, a trained mixture of experts out. Start with: `flows run curriculum`",
 )
-app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False,
-                  help="Raw text in, a trained mixture of experts out. Start with: `flows run curriculum`")  # fmt: skip
 recipe_app = typer.Typer(no_args_is_help=True, help="Check recipes, list their fields.")
 app.add_typer(recipe_app, name="recipe")
 rules_app = typer.Typer(
@@ -58,17 +50,19 @@ def run(
     """Run the whole curriculum, or one step of it.
 
     What is done already is skipped: after a change of the recipe only the steps that depend on it run, and a run that
-    was stopped goes on where it was. Example: `flows run curriculum --recipe my.yaml`, then `flows run judge -r
-    my.yaml`
+    was stopped goes on where it was.
+
+    Example: `flows run curriculum --recipe my.yaml`, then `flows run judge -r my.yaml`
     """
     if what != "curriculum" and what not in STEPS:
         raise typer.BadParameter(f"expected curriculum or one of {', '.join(STEPS)}; found {what}")
     only = None if what == "curriculum" else what
     with _said_plainly():
-        from flows.status import check, pending, states
+        from flows.preflight import check
+        from flows.status import pending, states
 
         checked = check(recipe)
-        home = Home(Path(checked.home))
+        home = Home(Path(checked.recipe.home))
         if not pending(states(checked, home), only):
             console.print(f"Nothing to do: every step of {recipe} is done. The report: {home.report_page()}")
             return
@@ -76,26 +70,29 @@ def run(
         with home.held():
             home.end_orphaned_server()
         _prepare_prefect(home)
-        from flows.curriculum import curriculum
+        from flows.curriculum import curriculum_of
 
-        curriculum(str(recipe), only)
+        curriculum_of(checked)(str(recipe), only)
         if only in (None, "report"):
             from flows.summary import print_summary
 
-            print_summary(checked, home, console)
+            print_summary(checked.recipe, home, console)
 
 
 @app.command()
 def status(recipe: RecipePath = DEFAULT) -> None:
-    """Show every step of the recipe's home folder: done, stale (and because of what) or missing. Example: `flows
-    status`"""
+    """Show every step of the recipe's home folder: done, stale (and because of what) or missing.
+
+    Example: `flows status`
+    """
     with _said_plainly():
-        from flows.status import check, states
+        from flows.preflight import check
+        from flows.status import states
 
         checked = check(recipe)
         table = Table("step", "state", "seconds", "finished", "why", box=None)
         colours = {"done": "green", "stale": "yellow", "missing": "red"}
-        for state in states(checked, Home(Path(checked.home))):
+        for state in states(checked, Home(Path(checked.recipe.home))):
             seconds, finished = (
                 (f"{state.receipt.seconds:.1f}", state.receipt.finished_at) if state.receipt else ("", "")
             )
@@ -109,10 +106,7 @@ def report(
 ) -> None:
     """Print the path of the report of the recipe's last finished run, or open it. Example: `flows report --open`"""
     with _said_plainly():
-        from flows.status import check
-
-        checked = check(recipe)
-        page = Home(Path(checked.home)).report_page()
+        page = _home(recipe).report_page()
         console.print(str(page), soft_wrap=True)
         if show:
             webbrowser.open(page.resolve().as_uri())
@@ -123,32 +117,53 @@ def trace(
     doc_id: Annotated[str, typer.Argument(help="32 hex digits, or enough of their beginning")],
     recipe: RecipePath = DEFAULT,
 ) -> None:
-    """Tell a document's life: origin, signals, failed rules, cluster, tier, spans in shards, training steps that read
-    it.
+    """Tell a document's life: origin, signals, rules, cluster, tier, spans in shards, training steps that read it.
 
     Example: `flows trace 3f2a`
     """
     with _said_plainly():
-        from flows.status import check
         from pipelines.lineage import life
 
-        home = Home(Path(check(recipe).home))
-        for heading, lines in life(home.lake, doc_id):
+        for heading, lines in life(_home(recipe).lake, doc_id):
             console.print(f"[bold]{heading}[/]")
             for line in lines:
                 console.print(f"  {line}", markup=False)
+
+
+@app.command()
+def similar(
+    what: Annotated[
+        str, typer.Argument(help="a text file, the beginning of a document's id, or - for text on standard input")
+    ],
+    recipe: RecipePath = DEFAULT,
+    most: Annotated[int, typer.Option(min=1, help="Show so many documents at the most.")] = 10,
+) -> None:
+    """Show the documents whose text is nearest to a file's, another document's or standard input's, and what became of
+    them.
+
+    The similarity is the Jaccard index of word n-grams. Documents that share no band of the fingerprint are not found.
+    Example: `flows similar README.md`, `flows similar 3f2a`, or `flows similar - < page.txt`
+    """
+    with _said_plainly():
+        from flows.status import check
+        from flows.steps.measure import fingerprinted
+        from flows.summary import print_similar
+        from pipelines.dedup.similar import nearest, read_query
+
+        home = Home(Path(check(recipe).home))
+        context = fingerprinted(home)
+        query = read_query(home.lake, what, sys.stdin.buffer)
+        print_similar(nearest(home.lake, query, context, most), context, console)
 
 
 @recipe_app.command("check")
 def recipe_check(file: Path) -> None:
     """Check a recipe without running it. Example: `flows recipe check my.yaml`"""
     with _said_plainly():
-        from flows.status import check
+        from flows.preflight import check
 
-        checked = check(file)
-        console.print(
-            f"{file}: good. {len(checked.sources)} sources, {len(checked.stages)} stages, home {checked.home}"
-        )
+        good = check(file).recipe
+        console.print(f"{file}: good. {len(good.sources)} sources, {len(good.stages)} stages, home {good.home}")
 
 
 @recipe_app.command("fields")
@@ -162,21 +177,18 @@ def recipe_fields() -> None:
 
 @rules_app.command("try")
 def rules_try(file: Path, recipe: RecipePath = DEFAULT) -> None:
-    """Judge the measured corpus by other rules, in seconds and without changing anything: what would be gained and
-    lost.
+    """Judge the measured corpus by other rules, in seconds, changing nothing: what would be gained and lost.
 
     FILE holds `rules:` as a recipe does. Example: `flows rules try stricter.yaml`, with
     `rules: {docs: {too_few_words: 50, top_2gram: null}}`; thresholds not named stay those of the recipe.
     """
     with _said_plainly():
         from flows.job import domain_rules
-        from flows.status import check
         from flows.summary import print_trial
         from pipelines.rules.trial import try_rules
 
-        checked = check(recipe)
-        home = Home(Path(checked.home))
-        rules = domain_rules(recipes.with_rules(checked, file), home)
+        home = _home(recipe)
+        rules = domain_rules(recipes.with_rules(recipes.load(recipe), file), home)
         print_trial(try_rules(home.lake, rules), console)
 
 
@@ -188,16 +200,25 @@ def rules_explain(
     """Show every rule of a document's domain beside what was measured. Example: `flows rules explain 3f2a`"""
     with _said_plainly():
         from flows.job import domain_rules
-        from flows.status import check
         from pipelines.lineage import rules_of
 
-        checked = check(recipe)
         table = Table("rule", "signal", "measured", "drops", "", "source", box=None)
+<<<<<<< HEAD
         home = Home(Path(checked.home))
         for rule, value, condition, fails in rules_of(home.lake, doc_id, domain_rules(checked, home)):
+=======
+        home = _home(recipe)
+        for rule, value, threshold, fails in rules_of(home.lake, doc_id, domain_rules(recipes.load(recipe), home)):
+            limit = "off" if threshold is None else f"{'below' if rule.above is None else 'above'} {threshold:g}"
+>>>>>>> main
             measured = "" if value is None else f"{value:.4g}" if isinstance(value, float) else f"{value:,}"
             table.add_row(rule.name, rule.signal, measured, condition, "[red]fails[/]" if fails else "", rule.source)
         Console(highlight=False, width=max(console.width, 160)).print(table)
+
+
+def _home(recipe: Path) -> Home:
+    """The home folder of a recipe whose sources need not be there any more."""
+    return Home(Path(recipes.load(recipe).home))
 
 
 def _prepare_prefect(home: Home) -> None:

@@ -15,15 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from prefect import Task, flow, task
+from prefect import Flow, Task, flow, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.states import State
 
 from flows.home import Home, Receipt
 from flows.job import Job
+from flows.preflight import Preflight, check
 from flows.progress import Display, spark_tasks
-from flows.status import check, pending, plain, states
+from flows.status import pending, plain, states
 from flows.steps import STEPS, Step
 from schemas import tables
 
@@ -34,17 +35,25 @@ def curriculum(recipe: str, only: str | None = None) -> None:
 
     Raises RecipeError, HomeBusy or NotReady before anything is written; what a step raises is passed on.
     """
-    checked = check(Path(recipe))
-    home = Home(Path(checked.home))
+    run_steps(check(Path(recipe)), only)
+
+
+def curriculum_of(checked: Preflight) -> Flow:
+    """The same flow of a recipe that was checked just now, so that its sources are not listed again."""
+    return flow(name="curriculum", persist_result=False)(lambda recipe, only: run_steps(checked, only))
+
+
+def run_steps(checked: Preflight, only: str | None) -> None:
+    """What is not done, or the one step `only`, in the home folder of the recipe."""
+    home = Home(Path(checked.recipe.home))
     with home.held():
         remember_server(home)
         found = states(checked, home)
-        job = Job(checked, home, {state.step.name: state.fingerprint for state in found})
+        job = Job(checked.recipe, home, {state.step.name: state.fingerprint for state in found})
+        job.files, job.deliveries = checked.files, checked.deliveries
+        decided = {state.step.name: plain(state.part) for state in found}
         run = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
         display = Display()
-        # listing the sources takes seconds: once is enough
-        decided = {state.step.name: plain(state.part) for state in found}
-        job.deliveries = decided["ingest"]["deliveries"]
         for step in pending(found, only):
             as_task(step)(step, job, decided[step.name], run, display)
         publish(job)

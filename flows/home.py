@@ -122,7 +122,8 @@ class Home:
         free = shutil.disk_usage(self.root).free
         if free < LEAST_FREE:
             raise DiskFull(
-                f"expected at least {LEAST_FREE:,} bytes free on the disk of {self.root}, found {free:,}: free some space"
+                f"expected at least {LEAST_FREE:,} bytes free on the disk of {self.root}, found {free:,}: "
+                "free some space"
             )
 
     @contextlib.contextmanager

@@ -46,9 +46,14 @@ class Job:
         return self.home.runs / self.fingerprints["train"][:12]
 
     @cached_property
+    def files(self) -> ingest.Listing:
+        """The files of each delivery."""
+        return ingest.listing(self.recipe)
+
+    @cached_property
     def deliveries(self) -> dict[str, str]:
-        """By delivery, the fingerprint of its files and of how they are read."""
-        return ingest.fingerprints(self.recipe)
+        """By delivery, the hash of its files and of how they are read."""
+        return ingest.hashes(self.recipe, self.files)
 
     @property
     def rules(self) -> dict[str, tuple[Rule, ...]]:
@@ -107,6 +112,6 @@ def domain_rules(recipe: Recipe, home: Home | None = None) -> dict[str, tuple[Ru
     fitted = {}
     if home and recipe.languages.trusted:
         if not home.languages.is_file():
-            raise FileNotFoundError(f"{home.languages} is missing: `flows run measure` fits thresholds to languages")
+            raise FileNotFoundError(f"{home.languages} is missing: `flows run learn` fits thresholds to languages")
         fitted = json.loads(home.languages.read_text())["thresholds"]
     return {domain: rules.load(domain, recipe.rules.get(domain), fitted) for domain in sorted(recipe.domains)}

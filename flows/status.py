@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from flows.home import Home, Receipt
+from flows.preflight import Preflight
 from flows.steps import STEPS, Step
-from pipelines import rules
-from pipelines.decontaminate import items
-from pipelines.readers import ingest
 from schemas.files import fingerprint
-from schemas.recipe import Recipe, RecipeError, load
 
 
 class NotReady(RuntimeError):
@@ -35,61 +31,24 @@ class State:
     receipt: Receipt | None
 
 
-def check(path: Path) -> Recipe:
-    """Load a recipe and check all that can be known before anything starts. Raises RecipeError."""
-    recipe = load(path)
-    try:
-        for domain in sorted(recipe.domains):
-            rules.load(domain, recipe.rules.get(domain))
-        ingest.check(recipe)
-        items.read(recipe.decontaminate)
-        _check_kinds(recipe)
-        _check_routes(recipe)
-    except ValueError as error:
-        raise RecipeError(f"{path}: {error}") from None
-    return recipe
-
-
-def _check_kinds(recipe: Recipe) -> None:
-    """Raises ValueError if the recipe masks a kind of personal data that is not looked for."""
-    if recipe.edits.personal:
-        from pipelines.signals.personal import PLACEHOLDERS
-
-        unknown = sorted(set(recipe.edits.personal) - set(PLACEHOLDERS))
-        if unknown:
-            raise ValueError(
-                f"edits.personal: expected kinds among {', '.join(sorted(PLACEHOLDERS))}; found {', '.join(unknown)}"
-            )
-
-
-def _check_routes(recipe: Recipe) -> None:
-    """Raises ValueError for a route that could never hold, or that goes by what is not measured before it."""
-    if recipe.routes:
-        from pipelines.signals.routes import SIGNALS
-
-        sources = {source.domain for source in recipe.sources}
-        for i, route in enumerate(recipe.routes):
-            kinds = ("string",) if route.one_of or route.none_of else ("int", "double")
-            fitting = sorted(name for name, kind in SIGNALS.items() if kind in kinds)
-            for field, found, known in (("domain", route.domain, sorted(sources)), ("signal", route.signal, fitting)):
-                if found not in known:
-                    raise ValueError(f"routes[{i}].{field}: expected one of {', '.join(known)}; found {found}")
-
-
-def parts(recipe: Recipe) -> dict[str, Any]:
-    """The part of the recipe that decides each step's output; what the sources hold belongs to ingest's."""
-    found = {step.name: step.part(recipe) for step in STEPS}
-    found["ingest"]["deliveries"] = ingest.fingerprints(recipe)
+def parts(checked: Preflight) -> dict[str, Any]:
+    """The part of the recipe that decides each step's output; deliveries that it names, with hashes of their files."""
+    found = {step.name: step.part(checked.recipe) for step in STEPS}
+    for part in found.values():
+        if "deliveries" in part:
+            part["deliveries"] = {name: checked.deliveries[name] for name in part["deliveries"]}
     return found
 
 
-def states(recipe: Recipe, home: Home) -> list[State]:
+def states(checked: Preflight, home: Home) -> list[State]:
     """The state of every step, in order."""
-    decided, prints, result = parts(recipe), {}, []
+    decided, prints, result = parts(checked), {}, []
     for step in STEPS:
-        inputs = {need: prints[need] for need in step.needs}
-        prints[step.name] = fingerprint([step.name, step.revision, decided[step.name], inputs])
-        result.append(_state(step, prints[step.name], decided[step.name], inputs, home))
+        part = decided[step.name]
+        # Of what `ingest` stored, a step that names its deliveries reads those alone, and their hashes are in its part.
+        inputs = {need: prints[need] for need in step.needs if not (need == "ingest" and "deliveries" in part)}
+        prints[step.name] = fingerprint([step.name, step.revision, part, inputs])
+        result.append(_state(step, prints[step.name], part, inputs, home))
     return result
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
@@ -15,10 +15,21 @@ from flows.report.plots import share, short, size
 from pipelines.rules.trial import Trial
 from schemas.recipe import Recipe
 
+if TYPE_CHECKING:
+    from pipelines.dedup.similar import Neighbour
+    from pipelines.signals.context import Context
+
 GENERATIONS = 2
 GENERATED_CHARS = 300
-OUTCOMES = {"rejected": "rejected", "dropped by rules": "rules", "near duplicates": "near dup.", "exact duplicates": "copies",
-            "held out": "held out", "for training": "training"}  # fmt: skip
+SIMILAR_CHARS = 120
+OUTCOMES = {
+    "rejected": "rejected",
+    "dropped by rules": "rules",
+    "near duplicates": "near dup.",
+    "exact duplicates": "copies",
+    "held out": "held out",
+    "for training": "training",
+}
 
 
 def print_summary(recipe: Recipe, home: Home, console: Console) -> None:
@@ -62,6 +73,33 @@ def print_trial(trial: Trial, console: Console) -> None:
                 (f"{change} ", "green" if change == "gained" else "red"), f"{rule} {doc_id[:12]}  ", (text, "dim")
             )
         )
+
+
+def print_similar(neighbours: list[Neighbour], context: Context, console: Console) -> None:
+    """The documents near to a text, nearest first, each with the beginning of its text, personal data masked."""
+    from pipelines.dedup.similar import even_chance
+    from pipelines.edits.preview import SHOWN_BEHIND, beginnings
+
+    if not neighbours:
+        even = even_chance(context.bands, context.rows)
+        console.print(
+            f"Nothing near: no document shares a word {context.ngram}-gram and a band of the fingerprint with it. Of "
+            f"documents with a similarity of {even:.2f} half share a band, of nearer ones more."
+        )
+        return
+    table = _table("Nearest documents", "similarity", "estimate", "document", "source", "", "uri and text")
+    table.columns[0].justify = "right"
+    texts = beginnings([one.text[: SIMILAR_CHARS + SHOWN_BEHIND] for one in neighbours], SIMILAR_CHARS)
+    for one, text in zip(neighbours, texts, strict=True):
+        kept = "" if one.keep is None else Text("kept", "green") if one.keep else Text(one.reason or "", "red")
+        place = Text.assemble(_one_line(one.uri), "\n", (_one_line(text), "dim"))
+        table.add_row(f"{one.jaccard:.3f}", f"{one.estimate:.2f}", one.doc_id[:12], one.source, kept, place)
+    console.print(table)
+
+
+def _one_line(text: str) -> str:
+    """Without what would move the cursor or colour the terminal: documents hold any character."""
+    return " ".join("".join(character if character.isprintable() else " " for character in text).split())
 
 
 def _number(n: int) -> str:

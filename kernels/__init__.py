@@ -1,10 +1,11 @@
 """Expert layers. Torch and triton only; `reference.py` is the definition of every operation in plain torch.
 
-    layer.py        `experts` and `route`, one differentiable call each, and the choice of the kernels behind them
-    hopper/         the path for sm_90: rows, outer, both on the ring
-    blocksparse.py  the portable path: block-sparse products in Triton
-    topology.py     where rows and blocks lie, for both
-    router.py       softmax, top-k and load-balancing statistics in one kernel
+    layer           `experts` and `route`, one differentiable call each, and the choice of the kernels behind them
+    hopper/         the path for sm_90, in Gluon
+    blocksparse/    the portable path, in Triton
+    reference       the definition of every operation, in plain torch
+    topology        where rows and blocks lie, for both
+    router          softmax, top-k and load-balancing statistics in one kernel
 
 Letters in shapes, here and in `model`: T tokens, D model dim, F hidden dim of one expert, E experts, K experts a token
 (top_k), R = T * K rows, one for each token and chosen expert.

@@ -148,8 +148,8 @@ def _route_backward_launch(logits_TE, indices_TK, counts_E, dweights_TK, dbalanc
     logits_TE, (tokens, experts), top_k = logits_TE.contiguous(), logits_TE.shape, indices_TK.shape[1]
     dlogits_TE, sizes = torch.empty_like(logits_TE), _sizes(experts)
     route_backward_kernel[(triton.cdiv(tokens, sizes["STEP"]),)](
-        logits_TE, indices_TK, counts_E, dweights_TK.contiguous(), dbalance, dlogits_TE, tokens, _scale(tokens, experts, top_k),
-        experts, K=top_k, **sizes, num_warps=4,
+        logits_TE, indices_TK, counts_E, dweights_TK.contiguous(), dbalance, dlogits_TE,
+        tokens, _scale(tokens, experts, top_k), experts, K=top_k, **sizes, num_warps=4,
     )  # fmt: skip
     return dlogits_TE
 

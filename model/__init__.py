@@ -1,6 +1,19 @@
 """The trainer: a mixture-of-experts language model shaped like DBRX, fed by shards and a plan. Knows nothing of Spark
 or flows.
 
+    train           a run: every step, evaluation and checkpoint of it
+    data            plan and position to samples, samples to batches
+    shards          reader of MDS files
+    samples         the same samples for other people's trainers, through stock Streaming
+    transformer     the network, but for
+    moe             its router and experts
+    loss            cross-entropy without the logits in memory
+    optim           AdamW and the phases of the learning rate
+    checkpoint      what a killed run goes on from
+    ledger          metrics, and what each document cost in which step
+    evaluate        held-out bits per byte
+    generate        a prompt continued
+
 Letters in shapes, besides those of `kernels`: B sequences, L sequence length, S keys that a query may see, H query
 heads, G key and value heads, C channels of a head, V vocabulary, N predicted tokens.
 """

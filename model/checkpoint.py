@@ -45,8 +45,8 @@ def save(run: Path, step: int, weights: dict[str, Tensor], moments: dict[str, Te
         shutil.rmtree(scratch, ignore_errors=True)
         older = newest(run)
         raise OSError(
-            f"the checkpoint of step {step} could not be written to {folder} ({error}): free some space and start again; "
-            f"the run goes on from {older.name if older else 'its beginning'}"
+            f"the checkpoint of step {step} could not be written to {folder} ({error}): free some space and start "
+            f"again; the run goes on from {older.name if older else 'its beginning'}"
         ) from error
     for path in _checkpoints(run)[:-KEEP]:
         _delete(path)
@@ -99,7 +99,8 @@ def check_same(made_with: dict, given: dict, tokens_done: int, where: Path) -> N
     )
     require(
         not found,
-        f"{where} was made with other inputs; different are {'; '.join(found)}. Restore them or train into a new folder",
+        f"{where} was made with other inputs; different are {'; '.join(found)}. "
+        "Restore them or train into a new folder",
     )
 
 

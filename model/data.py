@@ -112,17 +112,33 @@ class Walk:
         return self.files[window], draw - self.ends[window]
 
 
+class Places:
+    """Where the samples of a plan's stage lie. Raises ValueError if a window that the stage draws was not written."""
+
+    def __init__(self, manifest: Manifest, plan: Plan, stage: int):
+        self.plan, self.stage = plan, stage
+        self.walks = [Walk(manifest, draw, plan.stages[stage].seq_len) for draw in plan.stages[stage].draws]
+        self._block: tuple[int, list[tuple[int, int]]] = (-1, [])
+
+    def at(self, position: int) -> tuple[str, int]:
+        """(file, sample in it) that stands at a position of the stage."""
+        block, slot = divmod(position, BLOCK)
+        if self._block[0] != block:  # the last block only: computed again at will, so no state
+            self._block = (block, block_order(self.plan, self.stage, block))
+        stream, draw = self._block[1][slot]
+        return self.walks[stream].at(draw)
+
+
 class Batches:
     """The batches of a plan. Raises ValueError where the plan does not fit the shards or the batch."""
 
     def __init__(self, root: Path, manifest: Manifest, plan: Plan, batch_tokens: int):
         require(sum(stage.samples for stage in plan.stages) > 0, "the plan has no samples: give its stages tokens")
         self.shards, self.plan = Shards(root, manifest), plan
-        self.walks = [[Walk(manifest, draw, stage.seq_len) for draw in stage.draws] for stage in plan.stages]
+        self.places = [Places(manifest, plan, number) for number in range(len(plan.stages))]
         self.batch_samples = [_batch_samples(stage, batch_tokens) for stage in plan.stages]
         steps = [stage.samples // size for stage, size in zip(plan.stages, self.batch_samples, strict=True)]
         self.stage_ends = list(accumulate(steps))
-        self._block: tuple[tuple[int, int], list[tuple[int, int]]] = ((-1, -1), [])
 
     @property
     def steps(self) -> int:
@@ -135,11 +151,7 @@ class Batches:
 
     def sample(self, stage: int, position: int) -> tuple[str, int]:
         """(file, sample in it) that stands at a position of a stage."""
-        block, slot = divmod(position, BLOCK)
-        if self._block[0] != (stage, block):  # the last block only: computed again at will, so no state
-            self._block = ((stage, block), block_order(self.plan, stage, block))
-        stream, draw = self._block[1][slot]
-        return self.walks[stage][stream].at(draw)
+        return self.places[stage].at(position)
 
     def batch(self, step: int, rank: int = 0, world: int = 1) -> Batch:
         """What `rank` of `world` reads in `step`; all ranks together read the same samples for every `world`."""
@@ -176,6 +188,7 @@ def _batch_samples(stage: Stage, batch_tokens: int) -> int:
     )
     require(
         stage.samples % size == 0,
-        f"stage {stage.name}: its {stage.samples} samples must be a multiple of the {size} samples in a batch of {batch_tokens} tokens",
+        f"stage {stage.name}: its {stage.samples} samples must be a multiple of the {size} samples in a batch of "
+        f"{batch_tokens} tokens",
     )
     return size

@@ -27,7 +27,7 @@ class Shards:
         self.windows = [*(window for folder in manifest.folders for window in folder.windows), *manifest.heldout]
         self.heldout_files = [window.file for window in manifest.heldout]
         for window in self.windows:
-            _check_size(self.root, window)
+            check_size(self.root, window)
 
     def sample(self, file: str, index: int) -> dict:
         """Sample `index` of a shard: column name to value."""
@@ -102,7 +102,8 @@ def verify(root: Path, manifest: Manifest) -> None:
         )
 
 
-def _check_size(root: Path, window: Window) -> None:
+def check_size(root: Path, window: Window) -> None:
+    """Raises FileNotFoundError or ValueError if the window's file is missing or of another size."""
     path = root / window.file
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing, the manifest lists it: copy it here or run the shard step")

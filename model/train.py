@@ -228,8 +228,9 @@ def _check_finite(step: int, numbers: dict, rows: np.ndarray) -> None:
         return
     broken = rows["doc"][~np.isfinite(rows["loss"])]
     docs = (broken if len(broken) else rows["doc"]).tolist()
+    which = "with such losses" if len(broken) else "in the batch"
     raise FloatingPointError(
-        f"step {step}: {' and '.join(bad)} not finite; documents {'with such losses' if len(broken) else 'in the batch'}: {docs}. "
+        f"step {step}: {' and '.join(bad)} not finite; documents {which}: {docs}. "
         "Lower peak_lr, or look at these documents; the last checkpoint is from before"
     )
 

@@ -15,7 +15,8 @@ flat:
 
     lake        where tables are and how they are written
     deliveries  snapshots of sources: which a table holds, which it lacks
-    spark       the session; what is sent to every task
+    capacity    what fits into one process, and who carries the rest
+    spark       the session; what is sent to every task; parts that hold whole groups
     workers     Spark's daemon of Python workers
     assets      files that a package installer does not bring
     lineage     a document's life; a rule beside what was measured

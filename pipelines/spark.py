@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pyarrow as pa
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
@@ -122,6 +123,22 @@ def sent(rows: DataFrame, n_bytes: Column) -> DataFrame:
     rows = rows.localCheckpoint()
     size = rows.agg(F.sum(n_bytes)).first()[0] or 0
     return F.broadcast(rows) if size <= SENT_BYTES else rows
+
+
+def in_whole_groups(
+    rows: DataFrame, keys: list[str], work: Callable[[pa.Table], pa.Table], schema: str, parts: int = 1
+) -> DataFrame:
+    """`work` over `rows` in so many partitions, each with all rows of the values of `keys` that it has any of.
+
+    work: a table of one row or more to one of the columns `schema` (DDL). A worker holds a partition in memory whole.
+    """
+
+    def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        if read := list(batches):
+            yield from work(pa.Table.from_batches(read)).to_batches(max_chunksize=100_000)
+
+    dealt = rows.coalesce(1) if parts == 1 else rows.repartition(parts, *keys)
+    return dealt.mapInArrow(run, schema)
 
 
 def rehearse(home: Path) -> None:

@@ -8,6 +8,7 @@ from types import UnionType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from schemas.recipe import Recipe
 
@@ -20,10 +21,14 @@ def fields(part: type = Recipe, prefix: str = "") -> Iterator[tuple[str, str, st
         return
     for name, info in part.model_fields.items():
         inner, suffix = _inner(info.annotation)
-        default = "required" if info.is_required() else "" if inner else f"{info.default}"
+        default = "required" if info.is_required() else "" if inner else _default(info)
         yield f"{prefix}{name}{suffix}", "" if inner else _type_name(info.annotation), default, info.description
         if inner:
             yield from fields(inner, f"{prefix}{name}{suffix}.")
+
+
+def _default(info: FieldInfo) -> str:
+    return f"{info.default}" if info.default_factory is None else "chosen"
 
 
 def _inner(annotation: Any) -> tuple[type | None, str]:

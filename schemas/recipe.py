@@ -176,7 +176,8 @@ def _validated(value: Any, path: Path) -> Recipe:
     try:
         return Recipe.model_validate(value)
     except ValidationError as error:
-        lines = [f"{path}: {_place(e['loc'])}{_said(e)}" for e in error.errors()]
+        told = [e for e in error.errors() if e["type"] != "default_factory_not_called"]  # what follows from another
+        lines = [f"{path}: {_place(e['loc'])}{_said(e)}" for e in told]
         raise RecipeError("\n".join(lines)) from None
 
 

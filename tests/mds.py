@@ -50,9 +50,9 @@ def write_window(root: Path, file: str, number: int, columns: dict[str, str], sa
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     tokens = sum(len(sample["tokens"]) for sample in samples)
-    raw = {"basename": path.name, "bytes": len(data), "hashes": {}}
-    entry = {**head, "raw_data": raw, "zip_data": None, "samples": len(samples)}
-    return Window(number, file, len(samples), tokens, len(data), hashlib.sha256(data).hexdigest()), entry
+    window = Window(number, file, len(samples), tokens, len(data), hashlib.sha256(data).hexdigest())
+    raw = {"basename": path.name, "bytes": window.bytes, "hashes": {"sha256": window.sha256}}
+    return window, {**head, "raw_data": raw, "zip_data": None, "samples": len(samples)}
 
 
 def write_shards(root: Path, folders: dict[tuple[str, int], list[list[dict]]], heldout: list[dict], stages: tuple[Stage, ...],

@@ -2,6 +2,7 @@
 
     python tests/structure.py            prints the figures of this checkout
     python tests/structure.py --circles  and names the modules of each circle
+    python tests/structure.py --map      writes the map of the tree into README.md, a line a file
 
 Imports inside functions count, those for types too. A circle is a strongly connected component of more than one module.
 """
@@ -9,12 +10,15 @@ Imports inside functions count, those for types too. A circle is a strongly conn
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 
+NAME_CHARS, GIST_CHARS = 26, 94
+BEGIN, END = "<!-- map: python tests/structure.py --map -->", "<!-- end of map -->"
 ROOMS = ("schemas", "pipelines", "flows", "kernels", "model", "benchmarks", "tests")
 
 
@@ -92,7 +96,39 @@ def renamed(known: dict[str, Path]) -> list[str]:
     return found
 
 
+def gist(path: Path) -> str:
+    """What a module's docstring says first, in at most GIST_CHARS characters: its first sentence, or as much of it."""
+    said = " ".join((ast.get_docstring(ast.parse(path.read_text("utf-8"))) or "").split())
+    said = re.split(r"(?<=[^.])\. ", said)[0].rstrip(".:")
+    if len(said) <= GIST_CHARS:
+        return said
+    cut = max(said.rfind(mark, 0, GIST_CHARS) for mark in (": ", "; ", ", ", " ("))
+    return said[:cut]
+
+
+def tree(root: Path) -> str:
+    """The map: every file of the rooms, tests apart, with its gist, folders before their files."""
+    lines = []
+    for room in ROOMS[:-1]:
+        for path in sorted((root / room).rglob("*.py"), key=lambda path: (path.parent, path.name != "__init__.py", path.name)):
+            depth = len(path.relative_to(root).parts) - 1
+            is_folder = path.name == "__init__.py"
+            name = f"{path.parent.name}/" if is_folder else path.name
+            lines.append(f"{'  ' * (depth - is_folder) + name:<{NAME_CHARS}}{gist(path)}".rstrip())
+    return "\n".join(lines)
+
+
+def with_map(readme: str, root: Path) -> str:
+    """README.md with the map as the tree is now, between its two marks."""
+    before, _, rest = readme.partition(BEGIN)
+    return f"{before}{BEGIN}\n```\n{tree(root)}\n```\n{END}{rest.partition(END)[2]}"
+
+
 def main(root: Path) -> None:
+    if "--map" in sys.argv:
+        readme = root / "README.md"
+        readme.write_text(with_map(readme.read_text("utf-8"), root), "utf-8")
+        return
     known = modules(root)
     graph, lengths = arrows(known), function_lines(known)
     ours = {name: {other for other in others if not other.startswith("tests")} for name, others in graph.items() if not name.startswith("tests")}

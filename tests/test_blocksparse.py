@@ -136,7 +136,7 @@ def strided_inputs() -> None:
 
 def far_strides() -> None:
     """Products whose steps are counted in int64, as where one step passes 2^31 elements."""
-    with mock.patch.object(blocksparse, "FAR", 0):
+    with mock.patch.object(blocksparse.tiles, "FAR", 0):
         for name in ("sdd, a transposed", "dsd, both transposed"):
             product(name)
         layer_agrees(case("skewed", torch.float32, 70, 48, 80, 5, 2))
@@ -156,7 +156,7 @@ def frozen_inputs_cost_no_product() -> None:
         wanted = dict(zip(("x", "weights", "w1", "v1", "w2"), wanted, strict=True))
         for name in ("x", "weights", "w1", "v1", "w2"):
             inputs[name].requires_grad_(name == kept)
-        with mock.patch.object(blocksparse, "_rows_launch", wraps=blocksparse._rows_launch) as rows_launch, mock.patch.object(blocksparse, "_outer_launch", wraps=blocksparse._outer_launch) as outer_launch:
+        with mock.patch.object(blocksparse.rows, "_rows_launch", wraps=blocksparse.rows._rows_launch) as rows_launch, mock.patch.object(blocksparse.outer, "_outer_launch", wraps=blocksparse.outer._outer_launch) as outer_launch:
             _, gradient = gradients(portable, inputs.values())
         assert torch.equal(gradient, wanted[kept]) and (rows_launch.call_count - 1, outer_launch.call_count) == (rows, outers), kept
 
@@ -195,9 +195,9 @@ def operators_are_registered_as_they_behave() -> None:
     x, indices, weights, w1, _, w2, n = case("skewed", torch.float32, 20, 32, 48, 4, 2)
     x, weights, w1, w2 = (t.detach() for t in (x, weights, w1, w2))
     topology = build(indices, n)
-    tiles = blocksparse.blocks(topology, x)
+    tiles = blocksparse.tiles.blocks(topology, x)
     rows = blocksparse.spread(x, topology.place_R, 2)
-    gate, linear, act = blocksparse._glu(rows, w1, w1, *tiles, n)
+    gate, linear, act = blocksparse.swiglu(rows, w1, w1, *tiles, n)
     calls = {
         torch.ops.millrace.topology: (indices, n),
         torch.ops.millrace.row_tiles: (topology.offsets_E1, 7, 16, 3),
@@ -291,17 +291,17 @@ def launch_everything(tokens: int, model: int, hidden: int, n_experts: int, top_
         return torch.empty(*shape, dtype=dtype, device="meta")
     rows = tokens * top_k
     place, offsets, order = Topology(*(new(n, dtype=torch.int32) for n in (rows, n_experts + 1, n_experts)))
-    height = blocksparse.FP32.rows if dtype == torch.float32 else blocksparse.LARGE.rows
+    height = blocksparse.tiles.FP32.rows if dtype == torch.float32 else blocksparse.tiles.LARGE.rows
     tiles = new(rows // height + n_experts, 4, dtype=torch.int32), new(1, dtype=torch.int32)
     w, weights = new(n_experts * hidden, model), new(tokens, top_k, dtype=torch.float32)
-    x = blocksparse._spread_launch(new(tokens, model), place, top_k)
-    gate, linear, act = blocksparse._glu_launch(x, w, w, *tiles, n_experts)
-    y = blocksparse._rows_launch([act], [w], *tiles, n_experts, False)
-    blocksparse._combine_launch(y, place, top_k, weights)
-    da = blocksparse._rows_launch([y], [w.t()], *tiles, n_experts, True)
-    blocksparse._dglu_launch(da, gate, linear, place, weights)
-    blocksparse._combine_launch(blocksparse._rows_launch([gate, linear], [w, w], *tiles, n_experts, False), place, top_k, None)
-    blocksparse._outer_launch(gate, x, offsets, order)
+    x = blocksparse.tokens._spread_launch(new(tokens, model), place, top_k)
+    gate, linear, act = blocksparse.glu._glu_launch(x, w, w, *tiles, n_experts)
+    y = blocksparse.rows._rows_launch([act], [w], *tiles, n_experts, False)
+    blocksparse.tokens._combine_launch(y, place, top_k, weights)
+    da = blocksparse.rows._rows_launch([y], [w.t()], *tiles, n_experts, True)
+    blocksparse.glu._dglu_launch(da, gate, linear, place, weights)
+    blocksparse.tokens._combine_launch(blocksparse.rows._rows_launch([gate, linear], [w, w], *tiles, n_experts, False), place, top_k, None)
+    blocksparse.outer._outer_launch(gate, x, offsets, order)
     weights, indices, balance, counts = router._route_launch(new(tokens, n_experts), top_k)
     router._route_backward_launch(new(tokens, n_experts), indices, counts, weights, balance)
 
@@ -335,9 +335,9 @@ def test_kernels_compile_without_spills_and_keep_tensor_cores_fed(arch, shape):
 def test_strides_that_pass_2_to_the_31_in_a_step_are_counted_in_int64():
     a, b = (torch.empty(1, dtype=torch.float16, device="meta").as_strided(*view) for view in (((128, 64), (1, 2**26)), ((64, 64), (64, 1))))
     tiles = torch.empty(2, 4, dtype=torch.int32, device="meta"), torch.empty(1, dtype=torch.int32, device="meta")
-    assert blocksparse._far(blocksparse.LARGE, 1, 2**25) and not blocksparse._far(blocksparse.LARGE, 1, 2**25 - 1)
+    assert blocksparse.tiles.far(blocksparse.tiles.LARGE, 1, 2**25) and not blocksparse.tiles.far(blocksparse.tiles.LARGE, 1, 2**25 - 1)
     with offline.compiling(90) as compiled:
-        blocksparse._rows_launch([a], [b], *tiles, 1, True)
+        blocksparse.rows._rows_launch([a], [b], *tiles, 1, True)
     assert [kernel["stack"] for kernel in compiled] == [0]
 
 

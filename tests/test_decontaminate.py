@@ -15,10 +15,10 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.decontaminate import index, items, overlap, search
+from pipelines.decontaminate import index, items, search
 from pipelines.decontaminate.overlap import contamination, suite
 from pipelines.decontaminate.record import kinds, record
-from pipelines.rules.judge import judge
+from pipelines.rules.judge import Terms, judge
 from pipelines.texts.words import WORD_FOLD
 from schemas.parts import Decontaminate, Heldout
 from schemas.recipe import RecipeError
@@ -269,7 +269,7 @@ def test_the_record_says_what_was_searched_found_and_dropped(spark, planted):
     rows = contamination(frame(spark, texts), all_of_it).localCheckpoint()
     signals = spark.createDataFrame([(i, "s", "docs", 100, 0.5, None, 3) for i in texts], "doc_id string, source string, domain string, n_bytes long, quality double, quality_model string, n_words int")
     clusters = signals.selectExpr("doc_id", "doc_id as cluster_id", "1 as rank", "true as exact")
-    verdicts = judge(signals, clusters, {}, {"all": 0.0}, Heldout(), 1, contaminated=overlap.beyond(rows, files)).localCheckpoint()
+    verdicts = judge({"signals": signals, "clusters": clusters, "contamination": rows}, Terms({}, {"all": 0.0}, Heldout(), 1, cover=files.threshold)).localCheckpoint()
     dropped = sorted(int(row.doc_id, 16) for row in verdicts.where("not keep").collect())
     assert dropped == [3, 5, 7, 9] and {row.reason for row in verdicts.where("not keep").collect()} == {"contaminated"}
     told = json.loads(json.dumps(record(rows, verdicts, all_of_it, files)))
@@ -284,6 +284,5 @@ def test_the_record_says_what_was_searched_found_and_dropped(spark, planted):
     assert any("paraphrases" in said for said in told["blind_spots"])
 
 
-def test_without_evaluations_nothing_is_joined_and_nothing_dropped(spark):
-    assert overlap.beyond(spark.range(1), Decontaminate()) is None
+def test_without_evaluations_there_is_nothing_to_search():
     assert suite(Decontaminate()).holders == [] and kinds(suite(Decontaminate())) == {}

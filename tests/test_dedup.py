@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyspark.sql import functions as F
 
-from pipelines import assets
-from pipelines.dedup import buckets, clusters, dedup
+from pipelines import assets, capacity
+from pipelines.dedup import buckets, clusters, dedup, stars
 from pipelines.signals.context import Context
 from pipelines.signals.measure import measure
 from schemas import tables
@@ -128,9 +128,10 @@ def test_no_rows_change_nothing():
 
 
 @pytest.mark.parametrize("split", [0.0, 0.3, 1.0])
-def test_spark_finds_the_changes_that_one_worker_finds(spark, split):
+def test_spark_finds_in_parts_the_changes_that_are_found_whole(spark, split, monkeypatch):
+    monkeypatch.setitem(capacity.LIMITS, "keys", 50)
     chance = np.random.default_rng(7)
-    keys, new = chance.integers(0, 5, (90, 2)), chance.random(90) >= split
+    keys, new = chance.integers(0, 5, (90, 2)) + [0, 5], chance.random(90) >= split  # bands have keys of their own
     rows = [(f"{i:032d}", i // 3, keys[i].tolist(), bool(new[i])) for i in range(90)]
     nodes = spark.createDataFrame(rows, "text_hash string, n_shingles int, band_keys array<bigint>, new boolean")
     found = {(int(row.a), int(row.b)): row.change for row in dedup.window_changes(nodes).collect()}
@@ -238,8 +239,10 @@ def test_an_increment_concerns_what_shares_a_bands_key_with_a_new_text(signals):
 
 @pytest.mark.parametrize("touched_fits", [True, False])
 def test_what_does_not_fit_into_one_process_gives_the_same_rows(spark, signals, documents, found, monkeypatch, touched_fits):
-    monkeypatch.setattr(dedup, "PAIRS_IN_ONE_PROCESS", 0)  # nor do components
-    monkeypatch.setattr(dedup, "FINGERPRINTS_IN_ONE_PROCESS", 400_000 if touched_fits else 0)
+    monkeypatch.setitem(capacity.LIMITS, "pairs", 0)  # nor do components
+    monkeypatch.setitem(capacity.LIMITS, "keys", 400)  # several parts
+    monkeypatch.setitem(capacity.LIMITS, "documents", 20)
+    monkeypatch.setitem(capacity.LIMITS, "fingerprints", 400_000 if touched_fits else 0)
     half = "pmod(xxhash64(doc_id), 2) = 0"
     of_some, pairs = signals.where(half).select("text_hash").localCheckpoint(), spark.createDataFrame(found)
     old = pairs.join(of_some, pairs.a == of_some.text_hash, how="left_semi").join(of_some, pairs.b == of_some.text_hash, how="left_semi")
@@ -247,7 +250,7 @@ def test_what_does_not_fit_into_one_process_gives_the_same_rows(spark, signals, 
     if not touched_fits:
         assert in_order(dedup.pairs(signals, documents, NEAR)) == in_order(found)
         columns = list(tables.CLUSTERS.column_names)
-        assert in_order(dedup.clusters(signals, pairs, {})) == in_order(clustered(signals, found, {}, {}).select(columns))
+        assert in_order(dedup.grouped(signals, pairs, {})) == in_order(clustered(signals, found, {}, {}).select(columns))
 
 
 def test_a_text_that_is_no_longer_there_still_connects_its_copies_and_no_quality_is_the_worst():
@@ -257,12 +260,6 @@ def test_a_text_that_is_no_longer_there_still_connects_its_copies_and_no_quality
     rows = [tuple(row[name] for name in ("doc_id", "cluster_id", "size", "rank", "keeper", "exact")) for row in found.to_pylist()]
     assert sorted(rows) == [("1", "1", 3, 3, "2", False), ("2", "1", 3, 1, "2", True), ("3", "1", 3, 2, "2", True), ("4", "4", 1, 1, "4", True)]
     assert len(clusters.clusters(members.slice(0, 0), pa.table({"a": ["x"], "b": ["y"]}))) == 0
-
-
-def test_shares_removed_of_each_source(spark):
-    ranks = spark.createDataFrame([("1", 1), ("2", 2), ("3", 3), ("4", 1)], "doc_id string, rank int")
-    sources = spark.createDataFrame([("1", "a"), ("2", "a"), ("3", "a"), ("4", "b")], "doc_id string, source string")
-    assert in_order(dedup.removed_shares(ranks, sources)) == [("a", 3, 2, 2 / 3), ("b", 1, 0, 0.0)]
 
 
 # ---- components ----
@@ -277,7 +274,7 @@ def test_components_of_chains_stars_and_random_graphs_are_those_of_union_find(sp
     wedge = [("w1", "w9"), ("w2", "w9")]
     loose = [tuple(sorted(chance.sample([f"r{i:03}" for i in range(80)], 2))) for _ in range(60)]
     edges = sorted(set(chain + star + wedge + loose))
-    method = dedup.connected_components if way == "in one process" else dedup.alternating_stars
+    method = stars.connected_components if way == "in one process" else stars.alternating_stars
     found = method(spark.createDataFrame(edges, "a string, b string")).collect()
     assert len(found) == len({end for edge in edges for end in edge})
     assert {row.text_hash: row.component for row in found} == components(sorted({end for edge in edges for end in edge}), edges)
@@ -285,7 +282,7 @@ def test_components_of_chains_stars_and_random_graphs_are_those_of_union_find(sp
 
 def test_no_edges_give_no_components(spark):
     none = spark.createDataFrame([], "a string, b string")
-    assert dedup.connected_components(none).count() == dedup.alternating_stars(none).count() == 0
+    assert stars.connected_components(none).count() == stars.alternating_stars(none).count() == 0
 
 
 # ---- size ----

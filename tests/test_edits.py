@@ -16,15 +16,16 @@ from flows.home import Home
 from flows.job import Job
 from flows.steps import STEPS, judge, tokenise
 from flows.steps import edits as step
-from pipelines import assets, rules
+from pipelines import assets, capacity, rules
 from pipelines import spark as sparks
 from pipelines.edits import edits, often, passages, preview
 from pipelines.edits.lines import line_hashes, repeated_lines
 from pipelines.edits.spans import LINE, PASSAGE, BrokenEdit, apply, apply_batch, merged
 from pipelines.lineage import life
 from pipelines.shards.tokens import encoding
+from pipelines.signals import TABLE
 from pipelines.signals.context import Context
-from pipelines.signals.measure import batch_of, measure_batch, signal_columns
+from pipelines.signals.measure import batch_of, measure_batch
 from schemas import tables
 from schemas.fields import fields
 from schemas.recipe import Recipe
@@ -174,13 +175,13 @@ def found_spans(frame) -> list[tuple[str, int, int]]:
     return sorted((row.doc_id, row.start, row.end) for row in frame.collect())
 
 
-@pytest.fixture(params=["in one task", "in shuffles"])
+@pytest.fixture(params=["whole", "in parts"])
 def way(request, monkeypatch):
     """Where what is found is counted: both ways must find the same."""
-    if request.param == "in shuffles":
+    if request.param == "in parts":
         monkeypatch.setattr(sparks, "SENT_BYTES", -1)
-        monkeypatch.setattr(often, "KEYS_IN_ONE_TASK", -1)
-        monkeypatch.setattr(passages, "PASSAGES_IN_ONE_TASK", -1)
+        monkeypatch.setitem(capacity.LIMITS, "keys", 100)
+        monkeypatch.setitem(capacity.LIMITS, "passages", 200)
 
 
 def corpus_of_repeats(seed: int) -> list[str]:
@@ -228,7 +229,7 @@ def test_a_long_text_leaves_its_worker_in_parts_and_nothing_changes(monkeypatch)
     for rows in (5, 1 << 16):
         monkeypatch.setattr(passages, "CHUNK_ROWS", rows)
         compared = list(passages._passages(WORDS)([batch]))
-        found.append(pa.Table.from_batches(passages._in_one_task(0.5)(compared[::-1])).sort_by([("doc_id", "ascending"), ("start", "ascending")]))
+        found.append(passages.further_copies(pa.Table.from_batches(compared[::-1]), 0.5).sort_by([("doc_id", "ascending"), ("start", "ascending")]))
         found.append(len(compared))
     assert found[0] == found[2] and len(found[0]) > 20 and found[1] > 2 * found[3]
 
@@ -359,7 +360,7 @@ def edited(spark, tmp_path_factory) -> Job:
     job.write(spark.createDataFrame([(i, i, 1, 1, i, True) for i in ids], tables.CLUSTERS.ddl), tables.CLUSTERS, "dedup")
     batch = measure_batch(batch_of(planted_pages(), ["docs"] * len(ids)), Context(assets.LANGUAGE_MODEL.read_bytes()))
     signals = [tuple(row.values()) for row in batch.set_column(1, "source", pa.array(["pages"] * len(ids))).to_pylist()]
-    table = tables.SIGNALS.extended(signal_columns())
+    table = TABLE
     job.write(spark.createDataFrame(signals, table.ddl), table, "measure")
     for one in (step, judge, tokenise):
         one.run(job)

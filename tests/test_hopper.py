@@ -15,17 +15,18 @@ from torch.utils.checkpoint import checkpoint
 
 import kernels
 from kernels import hopper, layer, reference
+from kernels.hopper import choices, launch, operators
 from kernels.topology import build, row_tiles
 
 SMS = 132
-compile_ahead = hopper.compile_ahead.__wrapped__  # what is not yet compiled is so in each test
+compile_ahead = operators.compile_ahead.__wrapped__  # what is not yet compiled is so in each test
 LOADER, CONSUMER = {2: 40, 3: 32}, {2: 232, 3: 160}  # registers a thread, by warpgroups
 
 
 @pytest.fixture(autouse=True)
 def as_on_an_h200(monkeypatch):
-    monkeypatch.setattr(hopper, "_blocks", lambda device: SMS)
-    monkeypatch.setattr(hopper, "compile_ahead", lambda *shape: None)  # where definitions stand in for kernels
+    monkeypatch.setattr(launch, "sm_count", lambda device: SMS)
+    monkeypatch.setattr(operators, "compile_ahead", lambda *shape: None)  # where definitions stand in for kernels
 
 
 # ------------------------------------------------------------------------------------------------ machine code
@@ -46,13 +47,13 @@ def operands(width: int, hidden: int, dtype=torch.bfloat16, tokens=100, n_expert
 
 
 OPERATIONS = {
-    "up": lambda o: hopper._up(o.x, o.w, o.w, *o.tiles, o.n_experts),
-    "down": lambda o: hopper._rows(o.h[:1], [o.w], *o.tiles),
-    "dx": lambda o: hopper._rows(o.h, [o.w, o.w], *o.tiles),
-    "dglu": lambda o: hopper._dglu(o.x, o.w, *o.h, o.weights, o.place, *o.tiles),
-    "outer": lambda o: hopper._outer(o.h[:1], o.x, *o.experts),
-    "outer pair": lambda o: hopper._outer(o.h, o.x, *o.experts),
-    "outer add": lambda o: hopper._outer_add(o.h[0], o.x, o.main, *o.experts),
+    "up": lambda o: operators.swiglu(o.x, o.w, o.w, *o.tiles, o.n_experts),
+    "down": lambda o: operators.row_products(o.h[:1], [o.w], *o.tiles),
+    "dx": lambda o: operators.row_products(o.h, [o.w, o.w], *o.tiles),
+    "dglu": lambda o: operators.swiglu_backward(o.x, o.w, *o.h, o.weights, o.place, *o.tiles),
+    "outer": lambda o: operators.outer_products(o.h[:1], o.x, *o.experts),
+    "outer pair": lambda o: operators.outer_products(o.h, o.x, *o.experts),
+    "outer add": lambda o: operators.add_outer_products(o.h[0], o.x, o.main, *o.experts),
 }
 
 # operation, D, F, kernel, warpgroups behind the loader's, wgmma instructions. These: 4 of 16 along each step of K, two of 128 columns
@@ -74,7 +75,7 @@ def test_kernels_compile_for_sm_90_without_spills(case, dtype):
     with offline.compiling(90) as found:
         OPERATIONS[operation](inputs)
     (kernel,) = [one for one in found if one["name"] == name]
-    assert kernel["stack"] == 0 and kernel["registers"] == hopper.ENTRY_REGISTERS[warpgroups]
+    assert kernel["stack"] == 0 and kernel["registers"] == launch.ENTRY_REGISTERS[warpgroups]
     assert kernel["shared"] <= 232_448  # of an SM's 228 KB; the driver keeps 1
     element = "bf16" if dtype == torch.bfloat16 else "f16"
     assert len(re.findall(rf"wgmma\.mma_async\.sync\.aligned\.m64n\d+k16\.f32\.{element}\.{element}", kernel["ptx"])) == wgmmas
@@ -110,33 +111,34 @@ def test_compiling_ahead_works_in_inference_mode():
 
 def test_the_first_use_compiles_ahead_but_not_inside_a_compiling_thread_or_a_graph(monkeypatch):
     shapes = []
-    monkeypatch.setattr(hopper, "compile_ahead", lambda *shape: shapes.append(shape))
+    monkeypatch.setattr(operators, "compile_ahead", lambda *shape: shapes.append(shape))
     x = SimpleNamespace(is_cuda=True, device="cuda:0", dtype=torch.bfloat16, shape=(8, 128))
     for capturing, compiling in ((True, False), (False, True), (False, False)):
         monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda capturing=capturing: capturing)
-        monkeypatch.setattr(hopper._ahead, "compiling", compiling, raising=False)
-        hopper._first_use(x, 64, 4)
+        monkeypatch.setattr(launch._ahead, "compiling", compiling, raising=False)
+        operators._first_use(x, 64, 4)
     assert shapes == [("cuda:0", torch.bfloat16, 128, 64, 4)]
 
 
 @pytest.mark.parametrize("hidden", [64, 10752, 64 * 300])
 def test_partial_sums_fit_the_registers_of_a_block(monkeypatch, hidden):
     launches = []
-    monkeypatch.setattr(hopper, "_launch", lambda kernel, grid, *_, **options: launches.append((kernel, grid, options)))
+    monkeypatch.setattr(operators, "launch", lambda kernel, grid, *_, **options: launches.append((kernel, grid, options)))
+    monkeypatch.setattr(operators, "launch_rows", lambda *_, **sizes: None)
     o = operands(2048, 64)
-    hopper._dglu(o.x, o.w, *(torch.empty(200, hidden).bfloat16() for _ in range(2)), o.weights, o.place, *o.tiles)
-    ((grid, sizes),) = [(grid, options) for kernel, grid, options in launches if kernel is hopper.sum_partials_kernel]
+    operators.swiglu_backward(o.x, o.w, *(torch.empty(200, hidden).bfloat16() for _ in range(2)), o.weights, o.place, *o.tiles)
+    ((grid, sizes),) = [(grid, options) for kernel, grid, options in launches if kernel is operators.sum_partials_kernel]
     assert sizes["COLUMNS"] >= hidden / 64 and sizes["ROWS"] * sizes["COLUMNS"] <= 8192 and grid * sizes["ROWS"] >= 200
 
 
 def test_weights_at_an_odd_offset_are_copied_for_tma():
     o = operands(128, 64)
     odd = torch.empty(o.w.numel() + 1, dtype=o.w.dtype)[1:].view_as(o.w).copy_(o.w)
-    assert torch.equal(hopper._box_of_weights(odd, 128).base, o.w) and hopper._box_of_weights(o.w, 128).base is o.w
+    assert torch.equal(launch.box_of_weights(odd, 128).base, o.w) and launch.box_of_weights(o.w, 128).base is o.w
     with offline.compiling(90) as found:
-        hopper._up(o.x, odd, o.w, *o.tiles, o.n_experts)
-        hopper._rows(o.h, [odd, odd], *o.tiles)
-        hopper._dglu(o.x, odd, *o.h, o.weights, o.place, *o.tiles)
+        operators.swiglu(o.x, odd, o.w, *o.tiles, o.n_experts)
+        operators.row_products(o.h, [odd, odd], *o.tiles)
+        operators.swiglu_backward(o.x, odd, *o.h, o.weights, o.place, *o.tiles)
     assert {"up_kernel", "dx_kernel", "dact_kernel"} <= {kernel["name"] for kernel in found}
 
 
@@ -235,8 +237,9 @@ def on_definitions(monkeypatch, inputs: tuple, **changed) -> tuple:
     hidden = inputs[3].shape[0] // n_experts
     spans = [(slice(*ends[e : e + 2]), slice(e * hidden, (e + 1) * hidden)) for e in range(n_experts)]
     for name, work in (definitions(spans) | changed).items():
-        monkeypatch.setattr(hopper, name, InPlaceOf(getattr(hopper, name), work))
-    monkeypatch.setattr(hopper, "_box", lambda x, rows=64, columns=64: SimpleNamespace(base=x, shape=x.shape, block_shape=[rows, columns]))
+        monkeypatch.setattr(operators, name, InPlaceOf(getattr(operators, name), work))
+    for module in (operators, launch):  # launch: for weights
+        monkeypatch.setattr(module, "box", lambda x, rows=64, columns=64: SimpleNamespace(base=x, shape=x.shape, block_shape=[rows, columns]))
     monkeypatch.setattr(hopper, "spread", spread)
     monkeypatch.setattr(hopper, "combine", combine)
     return leaves(inputs)
@@ -263,7 +266,7 @@ def assert_alike(found: tuple, wanted: tuple) -> None:
 @pytest.mark.parametrize("skewed", [False, True])
 def test_the_layer_around_the_kernels_is_the_reference(monkeypatch, width, pair_tiles, skewed):
     inputs = layer_case(width, skewed=skewed)
-    monkeypatch.setattr(hopper, "PAIR_BELOW", pair_tiles)
+    monkeypatch.setattr(choices, "PAIR_BELOW", pair_tiles)
     assert_alike(gradients(hopper.Experts.apply, on_definitions(monkeypatch, inputs)), gradients(reference.experts, leaves(inputs)))
 
 
@@ -313,7 +316,7 @@ def test_an_unaligned_main_grad_is_named_by_the_launch_too():
     o = operands(128, 64)
     odd = torch.zeros(o.main.numel() + 1)[1:].view_as(o.main)
     with pytest.raises(ValueError, match="16-byte aligned"):
-        hopper._outer_add(o.h[0], o.x, odd, *o.experts)
+        operators.add_outer_products(o.h[0], o.x, odd, *o.experts)
 
 
 def test_other_paths_refuse_a_main_grad():
@@ -329,8 +332,8 @@ def test_frozen_inputs_cost_no_product(monkeypatch, kept):
     ours, theirs = on_definitions(monkeypatch, inputs), leaves(inputs)
     launched = []
     for name in ("dx_kernel", "outer_kernel", "outer_pair_kernel"):
-        kernel = getattr(hopper, name)
-        monkeypatch.setattr(hopper, name, InPlaceOf(kernel.kernel, lambda k, name=name, kernel=kernel: (launched.append(name), kernel.work(k))))
+        kernel = getattr(operators, name)
+        monkeypatch.setattr(operators, name, InPlaceOf(kernel.kernel, lambda k, name=name, kernel=kernel: (launched.append(name), kernel.work(k))))
     for leaf, name in zip((ours[0], *ours[2:6], theirs[0], *theirs[2:6]), 2 * names, strict=True):
         leaf.requires_grad_(name in kept)
     for found, wanted in zip(gradients(hopper.Experts.apply, ours), gradients(reference.experts, theirs), strict=True):
@@ -369,7 +372,7 @@ def test_half_of_the_hidden_gradient_is_freed_before_the_last_weight_gradient(mo
         freed.append(gate[0]() is None)
 
     ours = on_definitions(monkeypatch, inputs, dact_kernel=dact, outer_kernel=outer)
-    monkeypatch.setattr(hopper, "PAIR_BELOW", 0)
+    monkeypatch.setattr(choices, "PAIR_BELOW", 0)
     gradients(hopper.Experts.apply, ours)
     assert freed == [False, False, True]  # dW2, dW1, dV1
 

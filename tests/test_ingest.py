@@ -389,7 +389,7 @@ def test_sources_that_cannot_be_read_are_refused_by_field(tmp_path):
         (source(tmp_path, "parquet", text_field="body", licence_field="l"), "sources.web.licence_field", "found body, n"),
     ]:
         with pytest.raises(RecipeError) as error:
-            ingest.check(recipe(origin))
+            ingest.listing(recipe(origin))
         assert str(error.value).startswith(f"{field}: expected") and found in str(error.value)
 
 
@@ -401,7 +401,8 @@ def test_budgets_that_no_reading_can_fill_are_refused(tmp_path):
     def checked(first, second, share):
         weights = {"method": "manual", "weights": {"a": share, "b": 1 - share}}
         stages = [{"name": f"s{t}{i}", "tokens": t, "seq_len": 256, "mixture": weights} for i, t in enumerate((first, second))]
-        ingest.check(recipe(*sources, stages=stages, max_epochs=2))
+        planned = recipe(*sources, stages=stages, max_epochs=2)
+        ingest.check(planned, ingest.listing(planned))
 
     checked(10_000, 10_000, 0.1)  # 2,000 of a
     with pytest.raises(RecipeError, match=r"^stages\[1\]\.mixture\.weights\.a: expected at most 2,000 tokens.*found 2,010"):
@@ -410,11 +411,15 @@ def test_budgets_that_no_reading_can_fill_are_refused(tmp_path):
         checked(402_000, 1, 0)
 
 
-def test_fingerprint_of_inputs_sees_names_sizes_and_times(tmp_path):
+def hashes(origin) -> dict[str, str]:
+    return ingest.hashes(origin, ingest.listing(origin))
+
+
+def test_hash_of_inputs_sees_names_sizes_and_times(tmp_path):
     (tmp_path / "a.jsonl").write_text("{}")
     (tmp_path / "b.jsonl").write_text("{}")
     origin = recipe(source(tmp_path))
-    prints = [ingest.fingerprints(origin)["web/1"], ingest.fingerprints(origin)["web/1"]]
+    prints = [hashes(origin)["web/1"], hashes(origin)["web/1"]]
     assert prints[0] == prints[1]
     for change in (
         lambda: os.utime(tmp_path / "a.jsonl", ns=(5, 5)),
@@ -423,7 +428,7 @@ def test_fingerprint_of_inputs_sees_names_sizes_and_times(tmp_path):
         lambda: (tmp_path / "aa.jsonl").unlink(),
     ):
         change()
-        prints.append(ingest.fingerprints(origin)["web/1"])
+        prints.append(hashes(origin)["web/1"])
     assert len(set(prints)) == 5
 
 
@@ -474,7 +479,7 @@ def test_every_record_is_one_row_on_any_number_of_partitions(spark, tmp_path, mo
     (tmp_path / "t.txt").write_bytes(b"prose\r\n")
     made_of = recipe(source(tmp_path, snapshots=["7"], licence="CC0"), source(tmp_path, "text", name="prose", domain="web"))
 
-    frame = ingest.records(spark, made_of)
+    frame = ingest.records(spark, made_of, ingest.listing(made_of))
     assert frame.columns == [*DOCUMENTS.column_names, "reason", "detail"]
     rows = frame.collect()
     found = {}
@@ -488,6 +493,6 @@ def test_every_record_is_one_row_on_any_number_of_partitions(spark, tmp_path, mo
     assert all((row.doc_id is None) == (row.text is None) == (row.domain is None) == (row.detail is not None) for row in rows)
 
     monkeypatch.setattr(ingest, "CHUNK_BYTES", 1)
-    apart = ingest.records(spark, made_of)
+    apart = ingest.records(spark, made_of, ingest.listing(made_of))
     assert apart.rdd.getNumPartitions() > 10
     assert sorted(apart.collect(), key=str) == sorted(rows, key=str)

@@ -11,7 +11,7 @@ import pytest
 
 from pipelines import rules
 from pipelines.rules import Rule
-from pipelines.rules.judge import judge, judge_here
+from pipelines.rules.judge import Terms, judge, judge_here
 from schemas import tables
 from schemas.parts import Heldout
 
@@ -34,18 +34,16 @@ ROWS = [
 ]
 
 
-def judged(way, folder, signals, clusters, *by, **further) -> dict[str, dict]:
+def judged(way, folder, terms, **given) -> dict[str, dict]:
     """Verdicts by doc_id, by Spark or by this process."""
     if way == "spark":
-        found = judge(signals, clusters, *by, **further).toArrow()
+        found = judge(given, terms).toArrow()
     else:
         files = {}
-        for name, rows in {"signals": signals, "clusters": clusters, "rests": further.get("rests")}.items():
-            if rows is not None:
-                rows.write.parquet(str(folder / name))
-                files[name] = sorted(map(str, (folder / name).glob("*.parquet")))
-        further |= {"rests": files.get("rests"), "contaminated": further["contaminated"].toArrow() if "contaminated" in further else None}
-        found = judge_here(files["signals"], files["clusters"], *by, **further)
+        for name, rows in given.items():
+            rows.write.parquet(str(folder / name))
+            files[name] = sorted(map(str, (folder / name).glob("*.parquet")))
+        found = judge_here(files, terms)
     assert found.column_names == list(tables.VERDICTS.column_names)
     return {row["doc_id"]: SimpleNamespace(**row) for row in found.to_pylist()}
 
@@ -55,7 +53,8 @@ def verdicts(request, spark, tmp_path_factory):
     schema = "doc_id string, source string, domain string, n_bytes long, n_words long, mean_word_len double, max_line_len long, quality double, quality_model string"
     signals = spark.createDataFrame([(r[0], "s", r[1], 100 * i, *r[2:6], r[1]) for i, r in enumerate(ROWS)], schema)
     clusters = spark.createDataFrame([(r[0], f"cluster{r[0]}", r[6], r[7]) for r in ROWS], "doc_id string, cluster_id string, rank int, exact boolean")
-    return judged(request.param, tmp_path_factory.mktemp("tables"), signals, clusters, RULES, TIERS, Heldout(fraction=1.0, max_bytes=500), 1)
+    terms = Terms(RULES, TIERS, Heldout(fraction=1.0, max_bytes=500), 1)
+    return judged(request.param, tmp_path_factory.mktemp("tables"), terms, signals=signals, clusters=clusters)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0])
@@ -87,9 +86,10 @@ def test_what_edits_leave_is_judged_in_the_documents_place_and_evaluation_items_
     signals = spark.createDataFrame([(row[0], "s", "docs", 100, 50, 5.0, 0.5, "docs") for row in EDITED], columns)
     clusters = spark.createDataFrame([(row[0], row[0], row[3], False) for row in EDITED], "doc_id string, cluster_id string, rank int, exact boolean")
     rests = spark.createDataFrame([(row[0], "s", "docs", *row[1][:2], 5.0, row[1][2], "docs") for row in EDITED if row[1]], columns)
-    spoilt = spark.createDataFrame([(row[0],) for row in EDITED if row[2]] * 2, "doc_id string")
-    by = {"docs": RULES["docs"]}, {"all": 0.0}, Heldout(fraction=0.0), 1
-    found = judged(way, tmp_path, signals, clusters, *by, rests=rests, torso=0.3, contaminated=spoilt)
+    covers = [(row[0], cover) for row in EDITED for cover in ((0.5, 0.9) if row[2] else (0.49,))]  # two items, or none so far
+    contamination = spark.createDataFrame(covers, "doc_id string, cover double")
+    terms = Terms({"docs": RULES["docs"]}, {"all": 0.0}, Heldout(fraction=0.0), 1, torso=0.3, cover=0.5)
+    found = judged(way, tmp_path, terms, signals=signals, clusters=clusters, rests=rests, contamination=contamination)
     assert {doc_id: (row.reasons, row.percentile) for doc_id, row in found.items()} == {row[0]: row[4:] for row in EDITED}
     assert not any(row.heldout for row in found.values())
 
@@ -99,7 +99,7 @@ def test_the_held_out_share_is_drawn_by_cluster(spark, tmp_path, way):
     n = 4000
     signals = spark.range(n).selectExpr("cast(id as string) doc_id", "'s' source", "'x' domain", "1L n_bytes", "0.5D quality", "'x' quality_model")
     clusters = spark.range(n).selectExpr("cast(id as string) doc_id", "cast(id div 2 as string) cluster_id", "1 rank", "true exact")
-    found = judged(way, tmp_path, signals, clusters, {}, {"all": 0.0}, Heldout(fraction=0.1), 4)
+    found = judged(way, tmp_path, Terms({}, {"all": 0.0}, Heldout(fraction=0.1), 4), signals=signals, clusters=clusters)
     ids = {int(doc_id) for doc_id, row in found.items() if row.heldout}
     assert ids == {i for i in range(n) if int(hashlib.md5(f"4/heldout/{i // 2}".encode()).hexdigest()[:8], 16) < int(0.1 * 2**32)}
     assert 0.08 * n < len(ids) < 0.12 * n
@@ -107,9 +107,9 @@ def test_the_held_out_share_is_drawn_by_cluster(spark, tmp_path, way):
 
 
 def test_every_default_rule_names_a_signal_that_is_measured_and_a_source():
-    from pipelines.signals.measure import BASE, signal_columns
+    from pipelines.signals import TABLE
 
-    measured = {column.name for column in (*BASE, *signal_columns())}
+    measured = set(TABLE.column_names)
     assert rules.domains() == ("code", "docs", "instruct", "math", "multilingual", "web")
     for domain in rules.domains():
         for rule in rules.load(domain):

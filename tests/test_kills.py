@@ -17,7 +17,7 @@ import corpus
 import psutil
 import yaml
 
-KILLED = ("measure", "dedup", "judge", "tokenise", "mixture", "shard", "train", "evaluate", "report")
+KILLED = ("learn", "measure", "dedup", "judge", "tokenise", "mixture", "shard", "train", "evaluate", "report")
 SPARK_STARTS = 5  # seconds that a step begins with where it is the first of a run
 ALL = ("ingest", *KILLED)
 LONGEST = 10  # seconds of a step, at most; where the first run of a checkout compiled in it, it took longer than it will again

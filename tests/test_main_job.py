@@ -17,7 +17,9 @@ import pyarrow.compute as pc
 import pytest
 import yaml
 
+import flows
 from flows.home import DiskFull
+from flows.preflight import preflight
 from flows.status import states
 from pipelines.shards.tokens import encoding
 from schemas import recipe as recipes
@@ -28,7 +30,7 @@ from schemas.manifest import load_manifest, load_plan
 def by_state(finished, **changes) -> dict[str, str]:
     """States of all steps under a changed recipe."""
     recipe = recipes.Recipe.model_validate(finished.recipe.model_dump() | changes)
-    return {state.step.name: state.state for state in states(recipe, finished.home)}
+    return {state.step.name: state.state for state in states(preflight(recipe), finished.home)}
 
 
 def test_every_record_is_kept_dropped_or_rejected(finished_home):
@@ -75,9 +77,9 @@ def test_a_document_with_an_evaluation_item_is_dropped_recorded_and_traced(finis
 def test_another_evaluation_leaves_the_clusters_and_another_threshold_the_matches(finished_home):
     spec = finished_home.recipe.decontaminate.model_dump()
     found = by_state(finished_home, decontaminate=spec | {"threshold": 0.3})
-    assert {name for name, state in found.items() if state == "done"} == {"ingest", "measure", "dedup", "edits", "decontaminate"}
+    assert {name for name, state in found.items() if state == "done"} == {"ingest", "learn", "measure", "dedup", "edits", "decontaminate"}
     found = by_state(finished_home, decontaminate=spec | {"files": []})
-    assert {name for name, state in found.items() if state == "done"} == {"ingest", "measure", "dedup"}
+    assert {name for name, state in found.items() if state == "done"} == {"ingest", "learn", "measure", "dedup"}
 
 
 def test_stock_streaming_reads_every_stream(finished_home):
@@ -149,14 +151,14 @@ def test_a_second_run_has_nothing_to_do(finished_home):
 
 def test_a_changed_threshold_leaves_the_measurements(finished_home):
     found = by_state(finished_home, rules={"docs": {"too_few_words": 5}})
-    assert {name for name, state in found.items() if state == "done"} == {"ingest", "measure", "dedup", "edits", "decontaminate"}
+    assert {name for name, state in found.items() if state == "done"} == {"ingest", "learn", "measure", "dedup", "edits", "decontaminate"}
 
 
 def test_a_changed_share_leaves_the_tokens(finished_home):
     stages = [stage.model_dump() for stage in finished_home.recipe.stages]
     stages[0]["mixture"]["weights"] = {"code": 0.5, "docs": 0.5}
     found = by_state(finished_home, stages=stages)
-    assert {name for name, state in found.items() if state == "done"} == {"ingest", "measure", "dedup", "edits", "decontaminate", "judge", "tokenise"}
+    assert {name for name, state in found.items() if state == "done"} == {"ingest", "learn", "measure", "dedup", "edits", "decontaminate", "judge", "tokenise"}
 
 
 def test_status_says_why(finished_home, tmp_path):
@@ -177,7 +179,7 @@ def test_a_table_that_was_changed_by_others_is_noticed(finished_home, tmp_path):
     newest = max(log.glob("*.json"))
     shutil.copy(newest, newest.with_name(f"{int(newest.stem) + 1:020}.json"))
     (copy.root / "shards" / "plan.json").write_text("{}")
-    found = {state.step.name: state for state in states(finished_home.recipe, copy)}
+    found = {state.step.name: state for state in states(preflight(finished_home.recipe), copy)}
     assert found["judge"].state == "stale" and "silver.verdicts is at version" in found["judge"].why
     assert found["shard"].state == "stale" and "plan.json" in found["shard"].why
 
@@ -227,7 +229,7 @@ def test_too_little_space_is_said_before_anything_starts(finished_home, monkeypa
 
 def test_what_it_prints(finished_home):
     printed = finished_home.printed
-    for step in ("ingest", "measure", "dedup", "edits", "decontaminate", "judge", "tokenise", "mixture", "shard", "train", "evaluate", "report"):
+    for step in flows.STEPS:
         assert re.search(rf"\d+/\d+ {step} +\d+\.\d s", printed), step
     for said in ("exact_duplicate", "gzip", "anneal", ".html"):
         assert said in printed, said

@@ -86,7 +86,7 @@ def test_signals_finds_the_rules_as_they_applied_from_what_the_steps_left(change
     home.models.mkdir()
     (home.models / "languages.json").write_text(json.dumps({"thresholds": fitted}))
     noted = {"multilingual": {rule.name: asdict(rule) for rule in rules.load("multilingual", change)}}
-    parts = {"measure": {"languages": {"trusted": [{"source": "web"}]}}, "judge": {"rules": noted}}
+    parts = {"learn": {"languages": {"trusted": [{"source": "web"}]}}, "judge": {"rules": noted}}
     for step, part in parts.items():
         home.keep(Receipt(step, "", part, {}, {}, {}, {}, "", 0.0, ""))
     (source,) = (cell.source for cell in code(read("signals")) if "def as_applied" in cell.source)

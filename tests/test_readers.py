@@ -629,9 +629,9 @@ def test_a_licence_that_changes_changes_the_fingerprint(tmp_path):
     (tmp_path / "LICENSE").write_text(MIT)
     stages = [{"name": "a", "tokens": 1, "seq_len": 256}]
     made_of = Recipe.model_validate({"home": "unused", "sources": [source(tmp_path, "tree").model_dump()], "stages": stages})
-    before = ingest.fingerprints(made_of)
+    before = ingest.hashes(made_of, ingest.listing(made_of))
     (tmp_path / "LICENSE").write_text(BSD)
-    assert ingest.fingerprints(made_of) != before
+    assert ingest.hashes(made_of, ingest.listing(made_of)) != before
 
 
 def test_links_in_a_tree_are_read_inside_of_it_only(tmp_path):

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import corpus
+import datasketch
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -59,6 +63,10 @@ def changed(value, path: str, new):
         ("home", 7, r"home: .*string.*found 7"),
         ("sources.0.snapshots", ["a", "b"], r"sources\[0\]: path must hold \{snapshot\} where there are several snapshots"),
         ("sources.0.snapshots", ["a", "a"], r"sources\[0\]: snapshots must differ, found a, a"),
+        ("near_duplicates", {"threshold": 0.6, "bands": 30}, "near_duplicates: expected bands and rows together, or neither, .*; found bands alone \\(30\\)"),
+        ("near_duplicates", {"rows": 4}, "near_duplicates: expected bands and rows together, or neither, .*; found rows alone \\(4\\)"),
+        ("near_duplicates", {"threshold": 8}, "^[^\n]*near_duplicates.threshold: .*less than or equal to 1, found 8$"),
+        ("near_duplicates", {"bands": None, "rows": None}, "near_duplicates.bands: .*integer, found None"),
         ("sources.0.snapshots", ["../x"], r"sources\[0\]\.snapshots\[0\]: .*match pattern"),
         ("sources.0.snapshots", [], r"sources\[0\]\.snapshots: .*at least 1"),
     ],
@@ -108,7 +116,7 @@ def test_shipped_recipes_load(file):
 
 
 def test_the_examples_in_the_recipe_for_own_data_are_good_when_they_are_uncommented(tmp_path, monkeypatch):
-    from flows import status
+    from flows.preflight import check
 
     text = next(file for file in RECIPES if file.name == "own-data.yaml").read_text()
     text, n = re.subn(r"(?m)^( *)# ((?:  )*(?:- \{|[a-z_]+:(?: |$)).*)$", r"\1\2", text)
@@ -122,7 +130,7 @@ def test_the_examples_in_the_recipe_for_own_data_are_good_when_they_are_uncommen
     pq.write_table(pa.table({"text": ["a"]}), tmp_path / "my-data" / "parquet" / "a.parquet")
     (tmp_path / "my.yaml").write_text(text)
     monkeypatch.chdir(tmp_path)
-    checked = status.check(Path("my.yaml"))
+    checked = check(Path("my.yaml")).recipe
     assert {source.reader for source in checked.sources} == set(READERS) - {"python-code", "python-docs"}
     assert checked.domains == set(rules.domains()) and set(checked.edits.personal) == set(PLACEHOLDERS)
     assert checked.languages.trusted and checked.decontaminate.files and checked.stages[-1].mixture.upsampling
@@ -135,6 +143,58 @@ def test_the_fingerprint_is_of_what_decides_the_result(good, tmp_path):
     same = recipes.load(corpus.save(good, tmp_path / "r.yaml")).fingerprint
     assert mark("home", "elsewhere") == mark("spark.master", "local[7]") == same
     assert len({same, mark("seed", 18), mark("stages.0.tokens", 99), mark("model.experts", 5)}) == 4
+
+
+# ---- bands and rows ----
+
+THRESHOLDS = [round(0.06 + 0.01 * i, 2) for i in range(95)]
+
+
+def test_the_default_threshold_has_sixteen_bands_of_seven_and_needs_no_datasketch():
+    """datasketch says the same of it; and the default does not import it, nor SciPy."""
+    assert parts.bands_and_rows(0.8) == (16, 7)
+    weights = 1 - parts.MISSED_WEIGHT, parts.MISSED_WEIGHT
+    chosen = datasketch.MinHashLSH(threshold=0.8, num_perm=parts.ENTRIES, weights=weights)
+    assert (chosen.b, chosen.r) == (16, 7)
+    code = "import sys, schemas.recipe, schemas.parts as p; print(p.NearDuplicates(), 'datasketch' in sys.modules, 'scipy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["threshold=0.8", "ngram=5", "bands=16", "rows=7", "False", "False"]
+
+
+def test_pairs_at_any_threshold_meet_and_the_numbers_are_the_fields():
+    """Recall by the formula 1 - (1 - s^rows)^bands; far fewer pairs of half the similarity meet."""
+    for threshold in THRESHOLDS:
+        near = parts.NearDuplicates(threshold=threshold)
+        assert 1 - (1 - threshold**near.rows) ** near.bands >= 0.95, near
+        assert near.bands * near.rows <= parts.ENTRIES
+        assert parts.NearDuplicates(**near.model_dump()) == near  # the numbers are the recipe's, in bounds
+    assert 1 - (1 - 0.3**4) ** 28 < 0.25 and parts.bands_and_rows(0.6) == (28, 4)
+    assert 1 - (1 - 0.6**7) ** 16 < 0.4  # what .6 would get of the default
+
+
+@pytest.mark.parametrize("threshold", [0.1, 0.3, 0.5, 0.6, 0.7, 0.9, 0.95])
+def test_no_other_bands_and_rows_have_a_smaller_weighted_error(threshold):
+    """Oracle: both areas by sums over 20,000 similarities, for all bands and rows of at most 112 entries."""
+    s = (np.arange(20_000) + 0.5) / 20_000
+
+    def error(bands: int, rows: int) -> float:
+        meet = 1 - (1 - s**rows) ** bands
+        return (0.015 * meet[s < threshold].sum() + 0.985 * (1 - meet[s >= threshold]).sum()) / 20_000
+
+    least = min(error(bands, rows) for bands in range(1, 113) for rows in range(1, 112 // bands + 1))
+    assert error(*parts.bands_and_rows(threshold)) == pytest.approx(least, abs=1e-6)
+
+
+def test_a_recipe_that_names_default_numbers_is_the_recipe_that_names_none(good, tmp_path):
+    def loaded(near: dict) -> recipes.Recipe:
+        return recipes.load(corpus.save(changed(good, "near_duplicates", near), tmp_path / "r.yaml"))
+
+    named = loaded({"threshold": 0.8, "ngram": 5, "bands": 16, "rows": 7})
+    for near in ({}, {"threshold": 0.8}, {"threshold": "0.8"}):
+        assert loaded(near) == named and loaded(near).fingerprint == named.fingerprint
+    assert named.part("near_duplicates") == {"near_duplicates": {"threshold": 0.8, "ngram": 5, "bands": 16, "rows": 7}}
+    assert loaded({"threshold": 0.6}).part("near_duplicates")["near_duplicates"] == {"threshold": 0.6, "ngram": 5, "bands": 28, "rows": 4}
+    assert loaded({"threshold": 0.6, "bands": 16, "rows": 7}).near_duplicates.bands == 16
 
 
 def test_every_field_is_described():

@@ -18,7 +18,7 @@ from flows.job import Job
 from flows.report import census, corpus, distributions, plots, samples, training
 from flows.steps import STEPS
 from flows.summary import print_summary
-from pipelines.signals.measure import signal_columns
+from pipelines.signals import COLUMNS, TABLE
 from schemas import tables
 from schemas.files import write_json
 from schemas.recipe import Recipe
@@ -67,7 +67,7 @@ def blank(type_name: str):
 
 
 def signals_row(number: int, source: str, text: str, reasons: list, special: dict) -> dict:
-    values = {column.name: blank(column.type) for column in signal_columns()} | GOOD | special
+    values = {column.name: blank(column.type) for column in COLUMNS} | GOOD | special
     quality = 0.9 if not reasons else 0.2
     base = {"doc_id": doc_id(number), "source": source, "snapshot": "1", "domain": source, "n_bytes": len(text.encode())}
     return {**base, "declared": None, "vendored": 0, "generated": 0, **values, "quality": quality, "quality_model": source}
@@ -100,7 +100,7 @@ def table_rows() -> list[tuple[tables.Table, list[dict]]]:
         for sample, slot, begin, n in ((0, 0, 0, 20), (0, 1, 20, 12), (1, 0, 0, 64))
     ]  # fmt: skip
     return [
-        (tables.DOCUMENTS, documents), (tables.REJECTS, rejects), (tables.SIGNALS.extended(signal_columns()), signals), (tables.CLUSTERS, clusters),
+        (tables.DOCUMENTS, documents), (tables.REJECTS, rejects), (TABLE, signals), (tables.CLUSTERS, clusters),
         (tables.VERDICTS, verdicts), (tables.TOKENS, tokens), (tables.MIXTURE, mixture), (tables.SPANS, spans),
     ]  # fmt: skip
 
@@ -127,9 +127,10 @@ def write_run(job: Job) -> None:
     write_json(job.home.models / "tokenizer.json", {"name": "bpe", "vocab_size": 512, "eot": 511})
     end = [{"doc_id": doc_id(1), "source": "code", "quality": 0.9, "text": HOSTILE}]
     corpus = {"documents": 4, "source_alone": 0.91, "language_alone": 0.5, "length_alone": 0.6, "warnings": ["source alone tells"], "top": end, "bottom": end}
-    figures = {"auc": 0.91, "auc_interval": [0.7, 0.98], "heldout": 7, "calibration": {"ece": 0.1}, "corpus": corpus}
+    figures = {"auc": 0.91, "auc_interval": [0.7, 0.98], "heldout": 7, "calibration": {"ece": 0.1}}
     card = {"domain": "code", "model": "code", **figures, "positives": 30, "pool": 40, "recipe": {"positives": [{"source": "code", "uri": "<a>*"}], "documents": 40}}
     write_json(job.home.models / "quality-code.json", card)
+    write_json(job.home.models / "audit.json", {"code": corpus})
 
 
 def receipt(step: str, **other) -> Receipt:

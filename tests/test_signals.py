@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from test_quality import adverts, essays
 
 from pipelines.models import quality
-from pipelines.signals import FAMILIES, code, personal, text
+from pipelines.signals import COLUMNS, FAMILIES, code, personal, text
 from pipelines.signals.context import Context
-from pipelines.signals.measure import batch_of, measure, measure_batch, signal_columns
+from pipelines.signals.measure import batch_of, measure, measure_batch
 from schemas.tables import SIGNALS
 
 STANDARD_LIBRARY = Path(sysconfig.get_path("stdlib"))
@@ -301,14 +301,14 @@ def test_a_batch_has_the_columns_that_the_families_promise_also_when_it_is_slice
     texts = [*HAND_MADE, *standard_library_texts()]
     batch = batch_of(texts, (["web", "code"] * len(texts))[: len(texts)], kind)
     whole = measure_batch(batch, context)
-    assert whole.schema.names == [column.name for column in (*SIGNALS.columns, *signal_columns())]
+    assert whole.schema.names == [column.name for column in (*SIGNALS.columns, *COLUMNS)]
     assert len(set(whole.schema.names)) == len(whole.schema.names)
     assert whole.column("n_bytes").to_pylist() == [len(document.encode()) for document in batch.column("text").to_pylist()]
     assert measure_batch(batch.slice(5, 12), context).equals(whole.slice(5, 12))
     assert measure_batch(batch.slice(3, 0), context).num_rows == 0
     types = {"int": pa.int32(), "bigint": pa.int64(), "double": pa.float64(), "string": pa.string(), "binary": pa.binary()}
     types |= {"array<bigint>": pa.list_(pa.int64()), "array<struct<start:int,end:int,kind:string>>": pa.list_(personal.SPAN)}
-    for column in (*SIGNALS.columns, *signal_columns()):
+    for column in (*SIGNALS.columns, *COLUMNS):
         found = whole.column(column.name)
         assert found.type == types[column.type], column.name
         assert column.nullable or found.null_count == 0, column.name

@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from flows.home import Home
 from flows.job import Job
 from flows.steps import STEPS, dedup, ingest, measure
-from pipelines import deliveries
+from pipelines import capacity, deliveries
 from pipelines.deliveries import Delivery, rounds, undone
 from pipelines.readers.ingest import records
-from pipelines.signals.measure import signal_columns
+from pipelines.signals import TABLE
 from schemas import tables
 from schemas.recipe import Recipe
 
-SIGNALS = tables.SIGNALS.extended(signal_columns())
+SIGNALS = TABLE
 WORDS = "river stone bread window letter garden engine paper north silver ladder copper market bridge winter".split()
 
 
@@ -76,8 +76,8 @@ def test_a_second_snapshot_is_added_and_equals_a_run_from_nothing_over_both(spar
 def test_what_does_not_fit_into_one_process_is_said_and_gives_the_same(spark, delivered, monkeypatch, fitting):
     whole, parts = job(spark, delivered, ["old", "new"]), [job(spark, delivered, names, "parts") for names in (["old"], ["old", "new"])]
     for one in (whole, *parts):
-        monkeypatch.setattr("pipelines.dedup.dedup.FINGERPRINTS_IN_ONE_PROCESS", 400_000 if one is whole else fitting)
-        monkeypatch.setattr("pipelines.dedup.dedup.DOCUMENTS_IN_ONE_PROCESS", 400_000 if one is whole else 2)
+        monkeypatch.setitem(capacity.LIMITS, "fingerprints", 400_000 if one is whole else fitting)
+        monkeypatch.setitem(capacity.LIMITS, "documents", 400_000 if one is whole else 2)
         monkeypatch.setattr("pipelines.spark.SENT_BYTES", 64 << 20 if one is whole else 0)
         ingest.run(one)
         measure.run(one)
@@ -108,7 +108,7 @@ def test_a_run_that_was_stopped_between_two_tables_goes_on(spark, delivered):
         one.home.root.mkdir(exist_ok=True)
         ingest.run(one)
     (new,) = [one for one in deliveries.deliveries(both.recipe) if one.snapshot == "new"]
-    half = records(spark, both.recipe, [new]).where("reason is null")  # all of them, as if some were not dropped yet
+    half = records(spark, both.recipe, {new: both.files[new]}).where("reason is null")  # all of them, as if some were not dropped yet
     both.write(half, tables.DOCUMENTS, "ingest", append=True, deliveries=both.deliveries)
     ingest.run(both)
     for table in (tables.DOCUMENTS, tables.REJECTS):
@@ -129,7 +129,7 @@ SNAPSHOTS = st.dictionaries(st.sampled_from("ab"), st.lists(st.sampled_from("123
 
 
 def prints(snapshots: dict[str, list[str]]) -> dict[str, str]:
-    """As `ingest.fingerprints`: they tell apart what came before."""
+    """As `ingest.hashes`: they tell apart what came before."""
     return {f"{source}/{one}": "".join(names[: i + 1]) for source, names in snapshots.items() for i, one in enumerate(names)}
 
 

@@ -8,7 +8,6 @@ import yaml
 
 from flows.job import domain_rules
 from pipelines import lineage, rules
-from pipelines.decontaminate import overlap
 from pipelines.rules import judge, trial
 from schemas import recipe as recipes
 from schemas import tables
@@ -31,9 +30,9 @@ def test_what_would_be_gained_and_lost_is_what_the_judge_says(spark, finished_ho
     """Oracle: the judge by the changed rules, in Spark, beside the verdicts that are there."""
     lake, recipe = finished_home.home.lake, recipes.with_rules(finished_home.recipe, file)
     changed = domain_rules(recipe)
-    signals, clusters = (lake.read(spark, table) for table in (tables.SIGNALS, tables.CLUSTERS))
-    spoilt = overlap.beyond(lake.read(spark, tables.CONTAMINATION), recipe.decontaminate)
-    judged = judge.judge(signals, clusters, changed, recipe.tiers, recipe.heldout, recipe.seed, contaminated=spoilt)
+    read = {"signals": tables.SIGNALS, "clusters": tables.CLUSTERS, "contamination": tables.CONTAMINATION}
+    terms = judge.Terms(changed, recipe.tiers, recipe.heldout, recipe.seed, cover=recipe.decontaminate.threshold)
+    judged = judge.judge({name: lake.read(spark, table) for name, table in read.items()}, terms)
     then = {row.doc_id: row for row in judged.collect()}
     now = {row.doc_id: row for row in lake.read(spark, tables.VERDICTS).collect()}
     expected = {}

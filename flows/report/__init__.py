@@ -1,6 +1,13 @@
 """The report of a run: what it found and did, as numbers (JSON) and as one self-contained page (HTML).
 
 facts(job) asks tables and files; page(facts) draws. Nothing that the page says is not in the JSON.
+
+    census         what the tables say of the corpus, in a handful of Spark aggregates
+    corpus         the census as tables: what became of every record, what every rule cost
+    distributions  the census as distributions: signals, languages, quality scores
+    samples        texts to look at
+    training       what the run's own files say
+    plots          plots as inline SVG, numbers as words
 """
 
 from __future__ import annotations

@@ -106,8 +106,8 @@ def _shade_stages(axes, curve: list[dict], tokens: list[float]) -> None:
         left, right = (0 if first == 0 else tokens[first - 1]), tokens[last - 1]
         if number % 2:
             axes.axvspan(left, right, color=COLOURS["shade"], linewidth=0)
-        axes.text((left + right) / 2, 0.985, curve[first]["stage"], transform=axes.get_xaxis_transform(), ha="center", va="top",
-                  fontsize=9, color=COLOURS["muted"])  # fmt: skip
+        top = dict(transform=axes.get_xaxis_transform(), ha="center", va="top")
+        axes.text((left + right) / 2, 0.985, curve[first]["stage"], fontsize=9, color=COLOURS["muted"], **top)
 
 
 def bits_plot(domain: dict[str, Any]) -> Markup:
@@ -122,9 +122,9 @@ def bits_plot(domain: dict[str, Any]) -> Markup:
         for name, said, colour in (("unigram", "unigram", "b"), ("gzip", "gzip -9", "c")):
             upper = domain[name] == max(domain["unigram"], domain["gzip"])
             axes.axhline(domain[name], color=COLOURS[colour], linewidth=1.2, linestyle="--")
-            axes.annotate(f"{said} {domain[name]:.2f}", (1, domain[name]), xycoords=("axes fraction", "data"),
-                          xytext=(0, 2 if upper else -3), textcoords="offset points", color=COLOURS[colour], fontsize=9.5,
-                          ha="right", va="bottom" if upper else "top")  # fmt: skip
+            at = dict(xycoords=("axes fraction", "data"), xytext=(0, 2 if upper else -3), textcoords="offset points")
+            look = dict(color=COLOURS[colour], fontsize=9.5, ha="right", va="bottom" if upper else "top")
+            axes.annotate(f"{said} {domain[name]:.2f}", (1, domain[name]), **at, **look)
         axes.set_xticks(range(len(names)), names)
         axes.set_xlim(-0.2, len(names) - 0.1)
         axes.set_ylim(0, 1.12 * max([*values, domain["unigram"], domain["gzip"]]))
@@ -183,9 +183,8 @@ def histogram(entry: dict[str, Any]) -> Markup:
         bad = tall * failed / max(1, count)
         for kind, y, part in (("good", base - tall, tall - bad), ("bad", base - bad, bad)):
             if part:
-                parts.append(
-                    f'<rect class="{kind}" x="{i * step:.1f}" y="{y:.1f}" width="{step - 0.8:.1f}" height="{part:.1f}"/>'
-                )
+                box = f'x="{i * step:.1f}" y="{y:.1f}" width="{step - 0.8:.1f}" height="{part:.1f}"'
+                parts.append(f'<rect class="{kind}" {box}/>')
     for mark in entry["thresholds"]:
         x = width * place(entry, mark["value"])
         anchor, beside = ("end", x - 3) if x > width / 2 else ("start", x + 3)
@@ -211,14 +210,13 @@ def tiers(members: list[dict[str, Any]], order: list[str]) -> Markup:
         for i, count in enumerate(counts[name]):
             tall, y = scale * count, base - scale * (below[i] + count)
             below[i] += count
-            parts.append(
-                f'<rect x="{i * step:.1f}" y="{y:.1f}" width="{step - 1.2:.1f}" height="{tall:.1f}" style="fill: {colour}"/>'
-            )
+            box = f'x="{i * step:.1f}" y="{y:.1f}" width="{step - 1.2:.1f}" height="{tall:.1f}"'
+            parts.append(f'<rect {box} style="fill: {colour}"/>')
     for x, anchor, said in ((0, "start", "0"), (width / 2, "middle", "quality score"), (width, "end", "1")):
         parts.append(f'<text x="{x}" y="{base + 14}" text-anchor="{anchor}">{said}</text>')
     keys = "".join(f'<li><i style="background: {colour}"></i>{escape(name)}</li>' for name, colour in layers)
-    svg = f'<svg class="histogram" viewBox="0 0 {width} {base + 18}" role="img" aria-label="quality scores by tier">{"".join(parts)}</svg>'
-    return Markup(f'{svg}<ul class="legend">{keys}</ul>')
+    head = f'class="histogram" viewBox="0 0 {width} {base + 18}" role="img" aria-label="quality scores by tier"'
+    return Markup(f'<svg {head}>{"".join(parts)}</svg><ul class="legend">{keys}</ul>')
 
 
 def stream_colour(stream: str, facts: dict[str, Any]) -> str:

@@ -35,14 +35,15 @@ def stages(mixture: Rows, recipe: Recipe) -> Rows:
         recipe.stages, (list(m) for _, m in groupby(ordered, lambda row: row["position"])), strict=False
     ):
         told = [{**row, "drawn_so_far": row["epochs"] * row["unique_tokens"]} for row in members]
-        phase = {
-            "shape": stage.lr.shape,
-            "start": stage.lr.start,
-            "end": stage.lr.end,
-            "warmup_tokens": stage.lr.warmup_tokens,
-        }
-        found.append({"stage": stage.name, "seq_len": stage.seq_len, "tokens": sum(row["tokens"] for row in members), "lr": phase,
-                      "method": stage.mixture.method, "streams": told})  # fmt: skip
+        lr = stage.lr
+        found.append({
+            "stage": stage.name,
+            "seq_len": stage.seq_len,
+            "tokens": sum(row["tokens"] for row in members),
+            "lr": {"shape": lr.shape, "start": lr.start, "end": lr.end, "warmup_tokens": lr.warmup_tokens},
+            "method": stage.mixture.method,
+            "streams": told,
+        })  # fmt: skip
     return found
 
 
@@ -104,8 +105,10 @@ def evaluation(run_folder: Path) -> dict[str, Any]:
 
 
 def models(folder: Path) -> dict[str, Any]:
-    """The cards of the quality models, by domain, and of the tokenizer."""
-    cards = [{"corpus": None} | _json(path) for path in sorted(folder.glob("quality-*.json"))]
+    """The cards of the quality models, by domain, with what their scores go by in the corpus, and of the tokenizer."""
+    audit = _json(folder / "audit.json") if (folder / "audit.json").is_file() else {}
+    cards = [_json(path) for path in sorted(folder.glob("quality-*.json"))]
+    cards = [{**card, "corpus": audit.get(card["model"])} for card in cards]
     for one in (one for card in cards if card["corpus"] for side in ("top", "bottom") for one in card["corpus"][side]):
         one["text"] = printable(one["text"])
     tokenizer = folder / "tokenizer.json"
@@ -130,10 +133,18 @@ def provenance(recipe: Recipe, home: Home, fingerprints: dict[str, str]) -> dict
         "fingerprint": recipe.fingerprint,
         "steps": steps,
         "seconds": sum(one.seconds for one in receipts),
-        "tables": [{"table": name, "version": number, "step": one.step} for one in receipts for name, number in one.tables.items()],
-        "machine": {"cpus": os.cpu_count(), "platform": platform.platform(), "python": platform.python_version(),
-                    "packages": {name: version(name) for name in PACKAGES}},
-    }  # fmt: skip
+        "tables": [
+            {"table": name, "version": number, "step": one.step}
+            for one in receipts
+            for name, number in one.tables.items()
+        ],
+        "machine": {
+            "cpus": os.cpu_count(),
+            "platform": platform.platform(),
+            "python": platform.python_version(),
+            "packages": {name: version(name) for name in PACKAGES},
+        },
+    }
 
 
 def _json(path: Path) -> Any:

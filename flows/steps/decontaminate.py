@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow.compute as pc
 
@@ -11,9 +11,6 @@ from flows.job import Counts, Job
 from pipelines.decontaminate import items
 from schemas import tables
 from schemas.recipe import Recipe
-
-if TYPE_CHECKING:  # Spark is imported by the steps that use it: `flows status` starts without
-    from pyspark.sql import DataFrame
 
 NEEDS = ("ingest", "dedup")
 TABLES = (tables.CONTAMINATION,)
@@ -47,10 +44,3 @@ def run(job: Job) -> Counts:
     rows = job.write(overlap.contamination(documents, suite), tables.CONTAMINATION, "decontaminate")
     n_keepers = job.home.lake.count(tables.CLUSTERS, pc.field("rank") == 1)
     return {"documents": n_keepers, "items": sum(len(file.items) for file in suite.files), "matches": rows}
-
-
-def contaminated(job: Job) -> DataFrame | None:
-    """doc_id of the documents that go because they hold evaluation items; None if the recipe names no evaluations."""
-    from pipelines.decontaminate.overlap import beyond
-
-    return beyond(job.read(tables.CONTAMINATION), job.recipe.decontaminate) if job.recipe.decontaminate.files else None

@@ -9,8 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from flows.job import Counts, Job
-from flows.steps import measure
-from pipelines import deliveries
+from pipelines import capacity, deliveries
 from pipelines.deliveries import Delivery
 from schemas import tables
 from schemas.files import fingerprint
@@ -43,12 +42,12 @@ def run(job: Job) -> Counts:
     recency = {(source.name, snapshot): time for source in sources for time, snapshot in enumerate(source.snapshots)}
     lake, copies, exact = job.home.lake, pc.field("rank") > 1, pc.field("exact")
     n_pairs = lake.rows(tables.PAIRS)
-    here = dedup.fits_one_process(documents=lake.rows(tables.SIGNALS), pairs=n_pairs)
+    here = capacity.fits(documents=lake.rows(tables.SIGNALS), pairs=n_pairs)
     if here:
         members = clusters.members(lake.arrow(tables.SIGNALS, MEMBERS), priority, recency)
         found = clusters.clusters(members, lake.arrow(tables.PAIRS, ["a", "b"]))
     else:
-        found = dedup.clusters(job.read(tables.SIGNALS), job.read(tables.PAIRS), priority, recency)
+        found = dedup.grouped(job.read(tables.SIGNALS), job.read(tables.PAIRS), priority, recency)
     rows = job.write(found, tables.CLUSTERS, "dedup")
     told = {
         "documents": rows,
@@ -61,11 +60,12 @@ def run(job: Job) -> Counts:
 
 def store_pairs(job: Job) -> None:
     """Bring silver.pairs to what the signals hold: by the deliveries that it lacks, or anew."""
+    from pipelines import signals
     from pipelines.dedup import dedup
 
     near, lake = job.recipe.near_duplicates, job.home.lake
     # not what quality is: fingerprints do not go by it
-    settings = [measure.REVISION, near.model_dump(), job.recipe.seed]
+    settings = [signals.REVISION, near.model_dump(), job.recipe.seed]
     wanted = {name: fingerprint([settings, job.deliveries[name]]) for name in job.known(tables.SIGNALS)}
     stored = job.known(tables.PAIRS)
     fresh = deliveries.undone(wanted, stored)
@@ -86,11 +86,11 @@ def fingerprints(job: Job, fresh: list[Delivery] | None) -> pa.Table | None:
     """The rows of `buckets.changes` of all documents with words, or of those alone that the fresh deliveries' texts
     share a band's key with; None where they do not fit into this process."""
     from pipelines.dedup import buckets
-    from pipelines.dedup.dedup import FINGERPRINT, fits_one_process
+    from pipelines.dedup.dedup import FINGERPRINT
 
     lake, columns = job.home.lake, ["doc_id", "source", "snapshot", "text_hash", *FINGERPRINT]
     n_fresh = lake.rows(tables.SIGNALS) if fresh is None else lake.count(tables.SIGNALS, deliveries.among(fresh))
-    if not fits_one_process(fingerprints=n_fresh):
+    if not capacity.fits(fingerprints=n_fresh):
         return None
     if fresh is None:
         parts = lake.batches(tables.SIGNALS, columns, pc.field("n_shingles") > 0)
@@ -103,6 +103,6 @@ def fingerprints(job: Job, fresh: list[Delivery] | None) -> pa.Table | None:
         new = pc.is_in(delivery, delivery if fresh is None else pa.array(map(str, fresh), pa.string()))
         rows.append(part.drop_columns(["source", "snapshot"]).append_column("new", new))
         n += len(part)
-        if not fits_one_process(fingerprints=n):
+        if not capacity.fits(fingerprints=n):
             return None
     return pa.Table.from_batches(rows) if rows else pa.table({})

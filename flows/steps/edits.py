@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.compute as pc
 
 from flows.job import Counts, Job, domain_rules
-from flows.steps.decontaminate import contaminated
 from flows.steps.measure import context
 from schemas import tables
 from schemas.recipe import Recipe
@@ -49,12 +48,12 @@ def files(job: Job) -> list[Path]:
 def run(job: Job) -> Counts:
     """Reads text only where the recipe asks for lines or passages."""
     from pipelines.edits import edits
-    from pipelines.signals.measure import signal_columns
+    from pipelines.signals import COLUMNS
 
     found = unmerged(job)
     rows = job.write_or_empty(edits.merge(found) if found else None, tables.EDITS, "edits")
     left = rests(job, job.read(tables.EDITS)) if rows and job.recipe.edits.shorten else None
-    shortened = job.write_or_empty(left, tables.RESTS.extended(signal_columns()), "edits")
+    shortened = job.write_or_empty(left, tables.RESTS.extended(COLUMNS), "edits")
     n_bytes = job.home.lake.total(tables.EDITS, pc.field("end") - pc.field("start")) if rows else 0
     return {"edits": rows, "documents shortened": shortened, "bytes": n_bytes}
 
@@ -69,6 +68,7 @@ def rests(job: Job, written: DataFrame) -> DataFrame:
 def unmerged(job: Job) -> list[DataFrame]:
     """What the recipe leaves out or masks, found separately."""
     from pipelines.edits import edits
+    from pipelines.rules.judge import contaminated
 
     spec, found = job.recipe.edits, []
     if spec.shorten or spec.personal:
@@ -76,8 +76,10 @@ def unmerged(job: Job) -> list[DataFrame]:
     if spec.shorten:
         priority = {source.name: source.priority for source in job.recipe.sources}
         kept = edits.candidates(signals, clusters, job.rules, priority)
-        if (dropped := contaminated(job)) is not None:
-            kept = kept.join(dropped, "doc_id", how="left_anti")
+        if job.recipe.decontaminate.files:
+            rows = job.read(tables.CONTAMINATION)
+            items = job.spark.sql(contaminated(job.recipe.decontaminate.threshold), contamination=rows)
+            kept = kept.join(items, "doc_id", how="left_anti")
         found += edits.removals(job.read(tables.DOCUMENTS), kept, spec)
     if spec.personal:
         from pipelines.signals.personal import PLACEHOLDERS

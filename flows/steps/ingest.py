@@ -23,11 +23,9 @@ REVISION = ingest.REVISION
 
 
 def part(recipe: Recipe) -> dict[str, Any]:
-    """`flows.status` adds the fingerprints of the deliveries."""
-    return {
-        "seed": recipe.seed,
-        "sources": [source.model_dump(mode="json", exclude={"priority"}) for source in recipe.sources],
-    }
+    """Sources and all of their deliveries."""
+    sources = [source.model_dump(mode="json", exclude={"priority"}) for source in recipe.sources]
+    return {"seed": recipe.seed, "sources": sources, "deliveries": list(map(str, deliveries.deliveries(recipe)))}
 
 
 def files(job: Job) -> list[Path]:
@@ -59,7 +57,8 @@ def store_records(job: Job, chosen: list[Delivery], stored: dict[str, str], held
     halfway = append and not job.known(tables.DOCUMENTS).keys().isdisjoint(map(str, chosen))
     ids = few_ids(job, chosen) if stored else None
     # Text and rejects come out of one reading of the sources: kept on disk between the two writes.
-    records = ingest.records(job.spark, job.recipe, chosen, ids).persist(StorageLevel.DISK_ONLY)
+    listed = {one: job.files[one] for one in chosen}
+    records = ingest.records(job.spark, job.recipe, listed, ids).persist(StorageLevel.DISK_ONLY)
     try:
         documents, rejected = (
             records.where("reason is null"),

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from flows.job import Counts, Job
-from flows.steps.decontaminate import contaminated
 from flows.steps.edits import rules_part
+from pipelines import capacity
 from schemas import tables
 from schemas.files import write_json
 from schemas.recipe import Recipe
@@ -54,18 +54,14 @@ def run(job: Job) -> Counts:
 
 def verdicts(job: Job) -> pa.Table | DataFrame:
     """Columns of silver.verdicts: judged in this process where the narrow columns fit, else by Spark."""
-    from pipelines.dedup.dedup import fits_one_process
-    from pipelines.rules import judge
+    from pipelines.rules.judge import Terms, judge, judge_here
 
     recipe, lake = job.recipe, job.home.lake
-    by = job.rules, recipe.tiers, recipe.heldout, recipe.seed
-    has_rests = recipe.edits.shorten and lake.version(tables.RESTS) is not None
-    if not fits_one_process(documents=lake.rows(tables.SIGNALS)):
-        rests = job.read(tables.RESTS) if has_rests else None
-        found = job.read(tables.SIGNALS), job.read(tables.CLUSTERS)
-        return judge.judge(*found, *by, rests=rests, torso=recipe.edits.torso, contaminated=contaminated(job))
-    rests = lake.files(tables.RESTS) if has_rests else None
-    beyond = pc.field("cover") >= recipe.decontaminate.threshold
-    spoilt = lake.arrow(tables.CONTAMINATION, ["doc_id"], beyond) if recipe.decontaminate.files else None
-    found = lake.files(tables.SIGNALS), lake.files(tables.CLUSTERS)
-    return judge.judge_here(*found, *by, rests=rests, torso=recipe.edits.torso, contaminated=spoilt)
+    read = {"signals": tables.SIGNALS, "clusters": tables.CLUSTERS}
+    read |= {"rests": tables.RESTS} if recipe.edits.shorten and lake.version(tables.RESTS) is not None else {}
+    read |= {"contamination": tables.CONTAMINATION} if recipe.decontaminate.files else {}
+    limits = recipe.edits.torso, recipe.decontaminate.threshold
+    terms = Terms(job.rules, recipe.tiers, recipe.heldout, recipe.seed, *limits)
+    if capacity.fits(documents=lake.rows(tables.SIGNALS)):
+        return judge_here({name: lake.files(table) for name, table in read.items()}, terms)
+    return judge({name: job.read(table) for name, table in read.items()}, terms)

@@ -7,7 +7,7 @@ from pathlib import Path
 from flows.job import Counts, Job
 from schemas.recipe import Recipe
 
-NEEDS = ("ingest", "measure", "dedup", "judge", "tokenise", "mixture", "shard", "train", "evaluate")
+NEEDS = ("ingest", "learn", "measure", "dedup", "judge", "tokenise", "mixture", "shard", "train", "evaluate")
 TABLES = ()
 REVISION = 1
 

@@ -14,8 +14,10 @@ from schemas.recipe import Recipe
 NEEDS = ("tokenise", "mixture")
 TABLES = (tables.SPANS,)
 REVISION = 1
-BEFORE = {"ingest": ingest, "measure": measure, "dedup": dedup, "decontaminate": decontaminate, "edits": edits, "judge": judge,
-          "tokenise": tokenise, "mixture": mixture}  # fmt: skip
+BEFORE = {
+    "ingest": ingest, "measure": measure, "dedup": dedup, "decontaminate": decontaminate, "edits": edits,
+    "judge": judge, "tokenise": tokenise, "mixture": mixture,
+}  # fmt: skip
 
 
 def part(recipe: Recipe) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Weight gradients on the ring of `hopper_ring`: C_e [M, N] = A_e^T B_e for each expert e, M = F, N = D, K being the
+"""Weight gradients on the ring of `ring`: C_e [M, N] = A_e^T B_e for each expert e, M = F, N = D, K being the
 expert's rows.
 
 For one A, or for two that share B (dW1 and dV1 in one launch, whose last wave is filled once instead of twice). K ends

@@ -3,15 +3,15 @@
 
 One persistent block runs on each SM; inside it
 
-  * one warp, the loader, keeps the ring's slots full by TMA. A slot holds one step of 64 along K: a slab of 64 rows of A for each
-    consumer, and 256 columns of B;
-  * two or three warpgroups, the consumers, own one slab, 64 rows x 256 columns of the tile, each. They share no barrier, so they
-    drift apart and one stores its result while the others multiply;
+  * one warp, the loader, keeps the ring's slots full by TMA. A slot holds one step of 64 along K: a slab of 64 rows of
+    A for each consumer, and 256 columns of B;
+  * two or three warpgroups, the consumers, own one slab, 64 rows x 256 columns of the tile, each. They share no
+    barrier, so they drift apart and one stores its result while the others multiply;
   * a consumer whose slab lies behind the last row of its expert multiplies nothing, and its rows are not loaded;
-  * results need no memory of their own: after a tile's last step the loader hands out a few more slots of the same ring, and
-    consumers stage there what TMA then stores. Where an epilogue reads something (gate and linear, an old gradient),
-    the loader has filled these slots with it. So three slabs (a tile of 192 x 256, 22 % fewer bytes from L2 than 128 x
-    256) leave room for four slots.
+  * results need no memory of their own: after a tile's last step the loader hands out a few more slots of the same
+    ring, and consumers stage there what TMA then stores. Where an epilogue reads something (gate and linear, an old
+    gradient), the loader has filled these slots with it. So three slabs (a tile of 192 x 256, 22 % fewer bytes from L2
+    than 128 x 256) leave room for four slots.
 
 Letters: M, N, K of a product C [M, N] = A [M, K] B [K, N]. 16-bit elements, bf16 or fp16 as the descriptors say, and
 fp32 sums.

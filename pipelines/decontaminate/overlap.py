@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import pyarrow as pa
 from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
 
 from pipelines.decontaminate import items
 from pipelines.decontaminate.index import Index, build, grams, strings
@@ -112,8 +111,3 @@ def covered(batch: pa.RecordBatch, searcher: Searcher, holders: list[list[Holder
     return pa.record_batch(
         [pa.array(column, kind.type) for column, kind in zip(columns, SCHEMA, strict=True)], schema=SCHEMA
     )
-
-
-def beyond(rows: DataFrame, spec: Decontaminate) -> DataFrame | None:
-    """doc_id of the documents that cover an item as far as the threshold; None where the recipe names no evaluation."""
-    return rows.where(F.col("cover") >= spec.threshold).select("doc_id").distinct() if spec.files else None

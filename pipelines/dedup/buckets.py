@@ -60,8 +60,7 @@ def changes(rows: pa.Table, threshold: float) -> pa.Table:
     a, b, change = window_changes(keys, new, signatures, threshold - SLACK)
     tiles = in_tiles(a, b, change > 0, nodes.column("n_shingles").to_numpy())
     hashes, ids = nodes.column("text_hash"), nodes.column("doc_id")
-    swap = pc.greater(hashes.take(a), hashes.take(b)).to_numpy()
-    a, b = np.where(swap, b, a), np.where(swap, a, b)
+    a, b = _by_hash(hashes, a, b)
     columns = [hashes.take(a), hashes.take(b), pa.array(change.astype(np.int32)), ids.take(a), ids.take(b), tiles]
     return pa.table(columns, names=CHANGES.names)
 
@@ -111,26 +110,58 @@ def window_changes(
     keys: int64[nodes, bands]; new: bool[nodes]; signatures: uint32[nodes, entries]. Pairs that gain and whose estimated
     similarity is below `least` are left out.
     """
-    pairs, change = np.zeros(0, np.int64), np.zeros(0, np.int64)
+    pairs, change, nodes = np.zeros(0, np.int64), np.zeros(0, np.int64), np.arange(len(keys))
     for band in range(keys.shape[1]):
-        found = _band_changes(np.ascontiguousarray(keys[:, band]), new, signatures, least)
-        pairs, places = np.unique(np.concatenate([pairs, found[0]]), return_inverse=True)
-        change = np.bincount(places, np.concatenate([change, found[1]]), len(pairs)).astype(np.int64)
+        moved, by = bucket_changes(np.ascontiguousarray(keys[:, band]), nodes, new)
+        fit = (by < 0) | likely(signatures, moved, least)
+        pairs, change = _summed(np.concatenate([pairs, moved[fit]]), np.concatenate([change, by[fit]]))
     return pairs >> 32, pairs & 0xFFFFFFFF, change
 
 
-def _band_changes(
-    keys: np.ndarray, new: np.ndarray, signatures: np.ndarray, least: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """(a << 32 | b, change) of one band."""
+def bucket_changes(keys: np.ndarray, nodes: np.ndarray, new: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(a << 32 | b, change) of the buckets of some rows, a pair once for each bucket.
+
+    keys, nodes: int64[rows], the key of a node; all rows of a key. new: bool[nodes].
+    """
     order = np.argsort(keys)
     sorted_keys = keys[order]
     room = _room(sorted_keys, NEIGHBOURS)
     pairs, change = np.empty(room, np.int64), np.empty(room, np.int64)
-    n = _windows(sorted_keys, order, new, NEIGHBOURS, pairs, change)
-    pairs, change = pairs[:n], change[:n]
-    fit = (change < 0) | _alike(signatures, pairs, least)
-    return pairs[fit], change[fit]
+    n = _windows(sorted_keys, nodes[order], new, NEIGHBOURS, pairs, change)
+    return pairs[:n], change[:n]
+
+
+def changes_of_keys(rows: pa.Table) -> pa.Table:
+    """(a, b, change) by the buckets of some keys: text_hash, n_shingles, new and key, a row for each key of a node.
+
+    Signatures are not asked: a row of theirs is wider than all else, and would travel once for each band.
+    """
+    rows = rows.sort_by([("n_shingles", "ascending"), ("text_hash", "ascending")]).combine_chunks()
+    first = _first_of_each(rows.column("text_hash"))
+    nodes, new = np.cumsum(first.to_numpy(zero_copy_only=False)) - 1, rows.column("new").filter(first).to_numpy()
+    pairs, change = _summed(*bucket_changes(rows.column("key").to_numpy(), nodes, new))
+    hashes = rows.column("text_hash").filter(first)
+    a, b = _by_hash(hashes, pairs >> 32, pairs & 0xFFFFFFFF)
+    return pa.table([hashes.take(a), hashes.take(b), pa.array(change.astype(np.int32))], names=["a", "b", "change"])
+
+
+def likely_pairs(rows: pa.RecordBatch, least: float) -> pa.RecordBatch:
+    """The rows of pairs (signature_a, signature_b, ...) whose estimated similarity is at least `least`."""
+    a, b = (fingerprints.matrix(rows.column(f"signature_{side}")) for side in ("a", "b"))
+    pairs = np.arange(len(a)) << 32 | np.arange(len(a), 2 * len(a))
+    return rows.filter(pa.array(likely(np.concatenate([a, b]), pairs, least)))
+
+
+def _summed(pairs: np.ndarray, change: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each pair once, in ascending order, with the sum of its changes."""
+    pairs, places = np.unique(pairs, return_inverse=True)
+    return pairs, np.bincount(places, change, len(pairs)).astype(np.int64)
+
+
+def _by_hash(hashes: pa.ChunkedArray, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The ends of pairs, that of the smaller hash first."""
+    swap = pc.greater(hashes.take(a), hashes.take(b)).to_numpy()
+    return np.where(swap, b, a), np.where(swap, a, b)
 
 
 def in_tiles(a: np.ndarray, b: np.ndarray, wanted: np.ndarray, n_shingles: np.ndarray) -> pa.Array:
@@ -143,10 +174,26 @@ def in_tiles(a: np.ndarray, b: np.ndarray, wanted: np.ndarray, n_shingles: np.nd
     ends = np.unique(np.concatenate([a[wanted], b[wanted]]))
     order = ends[np.argsort(component[ends], kind="stable")]
     block = np.zeros(len(n_shingles), np.int64)
-    upto = np.cumsum(n_shingles[order], dtype=np.int64)
-    block[order] = upto // min(BLOCK, upto.max(initial=0) // LEAST_BLOCKS + 1)
+    total = int(n_shingles[order].sum(dtype=np.int64))
+    block[order] = _blocks(n_shingles[order], min(BLOCK, total // LEAST_BLOCKS + 1))
     sides = [pa.array(side(block[a], block[b])).cast(pa.string()) for side in (np.minimum, np.maximum)]
     return pc.binary_join_element_wise(*[pc.utf8_lpad(side, 8, "0") for side in sides], "-")
+
+
+def blocks_of_components(ends: pa.Table) -> pa.Table:
+    """(text_hash, doc_id, block) of ends of pairs: text_hash, doc_id, n_shingles, component, all ends of a component.
+
+    The blocks of `in_tiles`; each is named by its first text.
+    """
+    ends = ends.sort_by([(name, "ascending") for name in ("component", "n_shingles", "text_hash")]).combine_chunks()
+    block = _blocks(ends.column("n_shingles").to_numpy(), BLOCK)
+    names = ends.column("text_hash").take(pa.array(np.searchsorted(block, block)))
+    return ends.select(["text_hash", "doc_id"]).append_column("block", names)
+
+
+def _blocks(n_shingles: np.ndarray, size: int) -> np.ndarray:
+    """The number of the block of each text, in order: so many shingles a block."""
+    return np.cumsum(n_shingles, dtype=np.int64) // size
 
 
 @njit(cache=True)
@@ -179,13 +226,13 @@ def _room(keys, neighbours):
 
 
 @njit(cache=True)
-def _windows(keys, order, new, neighbours, pairs, change):
-    """Fill pairs and change with those of every bucket; how many there are. keys: sorted, of the nodes `order`."""
+def _windows(keys, nodes, new, neighbours, pairs, change):
+    """Fill pairs and change with those of every bucket; how many there are. keys: sorted, of the `nodes`."""
     n = begin = 0
     for end in range(1, len(keys) + 1):
         if end == len(keys) or keys[end] != keys[begin]:
             if end - begin > 1:
-                n = _bucket(np.sort(order[begin:end]), new, neighbours, pairs, change, n)
+                n = _bucket(np.sort(nodes[begin:end]), new, neighbours, pairs, change, n)
             begin = end
     return n
 
@@ -214,7 +261,8 @@ def _bucket(members, new, neighbours, pairs, change, n):
 
 
 @njit(cache=True)
-def _alike(signatures, pairs, least):
+def likely(signatures, pairs, least):
+    """Whether the share of entries that agree is at least `least`, of each pair a << 32 | b of rows: bool[pairs]."""
     fit = np.empty(len(pairs), np.bool_)
     for i in range(len(pairs)):
         first, second, equal = signatures[pairs[i] >> 32], signatures[pairs[i] & 0xFFFFFFFF], 0

@@ -47,18 +47,32 @@ def _rank(values: pa.ChunkedArray, ranks: dict[str, int]) -> pa.ChunkedArray:
 def clusters(members: pa.Table, pairs: pa.Table) -> pa.Table:
     """The columns of silver.clusters, in the order of clusters and preference.
 
-    members: doc_id, text_hash, priority, quality, recency. pairs: a, b, any text_hash. Preferred is the greater, in
-    this order of columns, no quality the least, then the smaller doc_id.
+    members: as `members` gives them. pairs: a, b, any text_hash. Preferred is the greater priority, then quality (none
+    is the least), then recency, then the smaller doc_id.
     """
-    members = members.sort_by("doc_id").combine_chunks()  # a member's number tells the order of its id
+    members = members.sort_by("doc_id").combine_chunks()
     columns = [members.column("text_hash"), pairs.column("a"), pairs.column("b")]
-    names = (
-        pa.chunked_array([chunk for column in columns for chunk in column.chunks], pa.string())
-        .dictionary_encode()
-        .combine_chunks()
-    )
-    text, a, b = np.split(names.indices.to_numpy(), np.cumsum([len(column) for column in columns[:2]]))
-    component = components(a, b, len(names.dictionary))[text]
+    names = _codes(pa.chunked_array([chunk for column in columns for chunk in column.chunks], pa.string()))
+    text, a, b = np.split(names, np.cumsum([len(column) for column in columns[:2]]))
+    return _ranked(members, text, components(a, b, names.max(initial=-1) + 1)[text])
+
+
+def clusters_of_components(
+    signals: pa.Table, priority: dict[str, int], recency: dict[tuple[str, str], int]
+) -> pa.Table:
+    """The same of all documents of some components. signals: as `members` takes them, and component, a text."""
+    signals = signals.sort_by("doc_id").combine_chunks()
+    text, component = (_codes(signals.column(name)) for name in ("text_hash", "component"))
+    return _ranked(members(signals, priority, recency), text, component)
+
+
+def _codes(values: pa.ChunkedArray) -> np.ndarray:
+    """Equal numbers, from 0 on, for equal values."""
+    return values.dictionary_encode().combine_chunks().indices.to_numpy()
+
+
+def _ranked(members: pa.Table, text: np.ndarray, component: np.ndarray) -> pa.Table:
+    """members: in the order of doc_id, so that a member's number tells it; text, component: int64 of each."""
     quality = pc.fill_null(members.column("quality"), -np.inf).to_numpy()
     priority, recency = (members.column(name).to_numpy().astype(np.int64) for name in ("priority", "recency"))
     order = np.lexsort((-recency, -quality, -priority, component))

@@ -6,6 +6,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -13,12 +14,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from deltalake import QueryBuilder
 from numba import njit
-from pyspark.sql import SparkSession
 
 from pipelines.dedup import buckets
 from pipelines.texts.characters import Strings, constant, longest, utf8
 from pipelines.texts.words import WORD_FOLD, fold_text, folded_room, hash_words, join_words, numbers, room
 from schemas.parts import NearDuplicates
+
+if TYPE_CHECKING:  # `flows similar` starts without
+    from pyspark.sql import SparkSession
 
 
 def shingle_sets(texts: Strings, ngram: int) -> pa.BinaryArray:
@@ -148,7 +151,7 @@ def alike_in_files(
             ends = pc.unique(pa.chunked_array([*pairs.column("a").chunks, *pairs.column("b").chunks]))
             made = [
                 [texts.column("doc_id"), shingle_sets(texts.column("text"), near.ngram)]
-                for texts in wanted_texts(files, ends)
+                for texts in wanted_rows(files, ends, TEXTS)
             ]
             sets = pa.Table.from_batches([pa.record_batch(columns, names=["end", "shingles"]) for columns in made])
             yield from verified(pairs, sets, near.threshold).select(["pair"]).to_batches()
@@ -156,24 +159,24 @@ def alike_in_files(
     return run
 
 
-def wanted_texts(files: list[str], ids: pa.Array) -> Iterator[pa.RecordBatch]:
-    """doc_id and text of the documents wanted, a few at a time, from Parquet files that have these columns.
+def wanted_rows(files: list[str], ids: pa.Array, columns: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """These columns, doc_id among them, of the documents wanted, a few at a time, from Parquet files that have them.
 
     DataFusion, which comes with delta-rs, sends the ids into its scan and decompresses those pages only that hold one
-    of them: 14,500 of 396,000 documents, 3.7 GB of text, take a core 0.9 s, Polars 1.0; DuckDB, which reads all pages,
-    2.9.
+    of them: texts of 14,500 of 396,000 documents, 3.7 GB of text, take a core 0.9 s, Polars 1.0; DuckDB, which reads
+    all pages, 2.9.
     """
     with tempfile.TemporaryDirectory() as folder:  # its tables are files and folders of files
         pq.write_table(pa.table({"doc_id": ids}), Path(folder, "wanted.parquet"))
-        texts = Path(folder, "texts")
-        texts.mkdir()
+        stored = Path(folder, "stored")
+        stored.mkdir()
         for i, file in enumerate(files):
-            Path(texts, f"{i}.parquet").symlink_to(file)
+            Path(stored, f"{i}.parquet").symlink_to(file)
         query = QueryBuilder(SCAN)
         query.execute(f"create external table wanted stored as parquet location '{folder}/wanted.parquet'")
-        query.execute(f"create external table texts stored as parquet location '{texts}/'")
-        found = query.execute("select doc_id, text from wanted join texts using (doc_id)")
-        yield from pa.RecordBatchReader.from_stream(found).cast(TEXTS)
+        query.execute(f"create external table stored stored as parquet location '{stored}/'")
+        found = query.execute(f"select {', '.join(columns.names)} from wanted join stored using (doc_id)")
+        yield from pa.RecordBatchReader.from_stream(found).cast(columns)
 
 
 TEXTS = pa.schema([("doc_id", pa.string()), ("text", pa.string())])

@@ -1,16 +1,18 @@
-"""What lines and passages share: keys that stand in more than so many places, counted in one task or in shuffles, and
-words by hash."""
+"""What lines and passages share: keys that stand in more than so many places, counted whole or in parts; words by
+hash."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from pipelines.spark import ID_BYTES, sent
+from pipelines import capacity
+from pipelines.spark import ID_BYTES, in_whole_groups, sent
 from pipelines.texts.characters import IS_SPACE, constant, table, utf8
 
 Batches = Iterator[pa.RecordBatch]
@@ -28,9 +30,7 @@ WITHOUT_SPACES = (
 )
 NOTHING = constant(np.zeros(0, np.uint8))
 LISTED = "doc_id string, group string, keys array<bigint>"
-# Measured at these limits, beside what comes in (0.1 and 0.3 GB, up to three times): counting takes 0.7 GB, comparing
-# 0.4.
-KEYS_IN_ONE_TASK = 1 << 23
+MET = "doc_id string, keys array<bigint>"
 
 
 def _classes() -> np.ndarray:
@@ -49,38 +49,28 @@ def often(listed: DataFrame, more_than: int) -> DataFrame:
     """(doc_id, keys): of each document the keys that stand in more than so many places of its group; those without any
     are left out.
 
-    listed: doc_id, group, keys.
+    listed: doc_id, group, keys. What does not fit is dealt by keys: a part holds all places of its own.
     """
     listed = listed.where(F.size("keys") > 0).localCheckpoint()  # read twice below
-    if (listed.agg(F.sum(F.size("keys"))).first()[0] or 0) <= KEYS_IN_ONE_TASK:
-        found = listed.coalesce(1).mapInArrow(_often(more_than), "doc_id string, keys array<bigint>")
+    n_keys = listed.agg(F.sum(F.size("keys"))).first()[0] or 0
+    count = partial(keys_met_often, more_than=more_than)
+    if capacity.fits(keys=n_keys):
+        met = in_whole_groups(listed, [], count, MET)
     else:
-        rows = listed.select("doc_id", "group", F.explode("keys").alias("key"))
-        wanted = rows.groupBy("group", "key").agg(F.count("*").alias("n")).where(F.col("n") > more_than)
-        found = (
-            rows.join(wanted, ["group", "key"], how="left_semi")
-            .groupBy("doc_id")
-            .agg(F.collect_list("key").alias("keys"))
-        )
-    return sent(found, ID_BYTES + 8 * F.size("keys"))
+        rows = listed.select("doc_id", "group", F.explode("keys").alias("key")).withColumn("keys", F.array("key"))
+        met = in_whole_groups(rows, ["group", "key"], count, MET, capacity.parts(keys=n_keys))
+        met = met.groupBy("doc_id").agg(F.flatten(F.collect_list("keys")).alias("keys"))
+    return sent(met, ID_BYTES + 8 * F.size("keys"))
 
 
-def _often(more_than: int) -> Callable[[Batches], Batches]:
-    def run(batches: Batches) -> Batches:
-        read = list(batches)
-        if read:
-            rows = pa.Table.from_batches(read).combine_chunks()
-            groups, lists = (
-                rows.column("group").combine_chunks().dictionary_encode(),
-                rows.column("keys").combine_chunks(),
-            )
-            met = met_often(groups.indices.to_numpy(), lists.offsets.to_numpy(), lists.values.to_numpy(), more_than)
-            bounds = np.concatenate([[0], np.cumsum(met)])[lists.offsets.to_numpy()]
-            keys = pa.ListArray.from_arrays(pa.array(bounds, pa.int32()), lists.values.filter(pa.array(met)))
-            found = pa.table([rows.column("doc_id"), keys], ["doc_id", "keys"]).filter(pa.array(np.diff(bounds) > 0))
-            yield from found.to_batches(max_chunksize=10_000)
-
-    return run
+def keys_met_often(rows: pa.Table, more_than: int) -> pa.Table:
+    """(doc_id, keys) as `often`, of doc_id, group, keys: lists of all keys, or all places of some keys."""
+    rows = rows.combine_chunks()
+    groups, lists = rows.column("group").combine_chunks().dictionary_encode(), rows.column("keys").combine_chunks()
+    met = met_often(groups.indices.to_numpy(), lists.offsets.to_numpy(), lists.values.to_numpy(), more_than)
+    bounds = np.concatenate([[0], np.cumsum(met)])[lists.offsets.to_numpy()]
+    keys = pa.ListArray.from_arrays(pa.array(bounds, pa.int32()), lists.values.filter(pa.array(met)))
+    return pa.table([rows.column("doc_id"), keys], ["doc_id", "keys"]).filter(pa.array(np.diff(bounds) > 0))
 
 
 def met_often(groups: np.ndarray, offsets: np.ndarray, keys: np.ndarray, more_than: int) -> np.ndarray:

@@ -14,13 +14,15 @@ seed are, 64 bits each.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
 from numba import njit
-from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from pipelines import capacity
 from pipelines.edits.often import (
     ALONE,
     CLASSES,
@@ -34,6 +36,7 @@ from pipelines.edits.often import (
     rows_of,
     texts_of,
 )
+from pipelines.spark import in_whole_groups
 from pipelines.texts.characters import decode, mix64
 
 # of a document, of each of its passages
@@ -41,7 +44,9 @@ GIVEN, EACH = ("doc_id", "priority", "n_bytes"), ("seed", "hash", "start", "end"
 PASSAGES = "doc_id string, priority int, n_bytes bigint, part bigint, " + ", ".join(
     f"{name} array<bigint>" for name in EACH
 )
-PASSAGES_IN_ONE_TASK = 1 << 23
+SPANS = "doc_id string, n_bytes bigint, start bigint, end bigint"
+# Which of two equal passages comes first.
+PREFERRED = (("priority", "descending"), ("n_bytes", "descending"), ("doc_id", "ascending"))
 CHUNK_ROWS = 1 << 16  # of passages that leave a worker at once
 
 
@@ -59,41 +64,52 @@ def repeated_passages(texts: DataFrame, words: int, torso: float) -> DataFrame:
     repeated = often(texts.select("doc_id", "text").mapInArrow(_seeds(words), LISTED), 1)
     found = texts.select("doc_id", "priority", "n_bytes", "text").join(repeated, "doc_id", how="inner")
     compared = found.mapInArrow(_passages(words), PASSAGES).localCheckpoint()  # read twice below
-    if (compared.agg(F.sum(F.size("seed"))).first()[0] or 0) <= PASSAGES_IN_ONE_TASK:
-        return compared.coalesce(1).mapInArrow(_in_one_task(torso), "doc_id string, start bigint, end bigint")
-    rows = compared.withColumn("one", F.explode(F.arrays_zip("seed", "hash", "start", "end"))).select(*GIVEN, "one.*")
-    spans = later_copies(rows).localCheckpoint()
+    n_passages = compared.agg(F.sum(F.size("seed"))).first()[0] or 0
+    if capacity.fits(passages=n_passages):
+        return in_whole_groups(
+            compared, [], partial(further_copies, torso=torso), "doc_id string, start bigint, end bigint"
+        )
+    parts = capacity.parts(passages=n_passages)
+    rows = compared.withColumn("one", F.explode(F.arrays_zip(*EACH))).select(*GIVEN, "one.*")
+    spans = later_copies(rows, parts).localCheckpoint()
     lost = spans.groupBy("doc_id", "n_bytes").agg(F.sum(F.col("end") - F.col("start")).alias("lost"))
     torsos = lost.where(F.col("lost") > torso * F.col("n_bytes")).select("doc_id")
-    others = later_copies(rows.join(torsos, "doc_id", how="left_anti"))
+    others = later_copies(rows.join(torsos, "doc_id", how="left_anti"), parts)
     return others.union(spans.join(torsos, "doc_id", how="left_semi")).select("doc_id", "start", "end")
 
 
-def later_copies(passages: DataFrame) -> DataFrame:
+def later_copies(passages: DataFrame, parts: int) -> DataFrame:
     """(doc_id, n_bytes, start, end): the union of all passages but the first of each; passages: GIVEN, seed, hash,
-    start, end."""
-    place = F.struct(
-        -F.col("priority"),
-        -F.col("n_bytes"),
-        F.col("doc_id").alias("doc_id"),
-        F.col("start"),
-        F.col("end").alias("end"),
-    )
-    first = F.min(place).over(Window.partitionBy("seed", "hash"))
-    again = (F.col("doc_id") != F.col("first.doc_id")) | (F.col("start") >= F.col("first.end"))
-    return _islands(passages.withColumn("first", first).where(again))
+    start, end. A part holds all copies of its passages, then all spans of its documents."""
+    later = in_whole_groups(passages, ["seed", "hash"], later_of_each, SPANS, parts)
+    return in_whole_groups(later, ["doc_id"], joined_spans, SPANS, parts)
 
 
-def _islands(spans: DataFrame) -> DataFrame:
-    """Spans that overlap or touch become one. A later start has a later end, or the same."""
-    order = Window.partitionBy("doc_id").orderBy("start")
-    apart: Column = F.col("start") > F.lag("end").over(order)
-    numbered = spans.withColumn("apart", F.coalesce(apart, F.lit(True)).cast("int"))
-    islands = numbered.withColumn("island", F.sum("apart").over(order.rowsBetween(Window.unboundedPreceding, 0)))
-    joined = islands.groupBy("doc_id", "n_bytes", "island").agg(
-        F.min("start").alias("start"), F.max("end").alias("end")
-    )
-    return joined.select("doc_id", "n_bytes", "start", "end")
+def later_of_each(rows: pa.Table) -> pa.Table:
+    """SPANS of all passages but the first of each; rows: GIVEN, seed, hash, start, end."""
+    rows = rows.sort_by([*PREFERRED, ("start", "ascending")]).combine_chunks()
+    later = _later(_codes(rows), *(rows.column(name).to_numpy() for name in EACH))
+    return rows.select(["doc_id", "n_bytes", "start", "end"]).take(pa.array(later))
+
+
+def joined_spans(rows: pa.Table) -> pa.Table:
+    """SPANS whose neighbours that overlap or touch are one."""
+    rows = rows.sort_by([("doc_id", "ascending"), ("start", "ascending")]).combine_chunks()
+    ends = rows.column("end").to_numpy()
+    begins, lasts = _islands(_codes(rows), rows.column("start").to_numpy(), ends)
+    return rows.take(pa.array(begins)).set_column(3, "end", pa.array(ends[lasts]))
+
+
+def further_copies(rows: pa.Table, torso: float) -> pa.Table:
+    """(doc_id, start, end) of what `repeated_passages` finds; rows: PASSAGES, all of them."""
+    rows = rows.sort_by([*PREFERRED, ("part", "ascending")]).combine_chunks()
+    names = rows.column("doc_id").combine_chunks().dictionary_encode()
+    n_bytes = np.empty(len(names.dictionary), np.int64)
+    n_bytes[names.indices.to_numpy()] = rows.column("n_bytes").to_numpy()
+    lists = [rows.column(name).combine_chunks() for name in EACH]
+    documents = np.repeat(names.indices.to_numpy(), np.diff(lists[0].offsets.to_numpy()))
+    spans = _but_torsos(documents, n_bytes, torso, *(one.values.to_numpy() for one in lists))
+    return pa.table([names.dictionary.take(pa.array(spans[0])), *map(pa.array, spans[1:])], ["doc_id", "start", "end"])
 
 
 def seeds(text: np.ndarray, words: int) -> np.ndarray:
@@ -143,63 +159,49 @@ def _passages(words: int) -> Callable[[Batches], Batches]:
     return run
 
 
-def _in_one_task(torso: float) -> Callable[[Batches], Batches]:
-    def run(batches: Batches) -> Batches:
-        read = list(batches)
-        if read:
-            preferred = [
-                ("priority", "descending"),
-                ("n_bytes", "descending"),
-                ("doc_id", "ascending"),
-                ("part", "ascending"),
-            ]
-            rows = pa.Table.from_batches(read).sort_by(preferred).combine_chunks()
-            names = rows.column("doc_id").combine_chunks().dictionary_encode()
-            n_bytes = np.empty(len(names.dictionary), np.int64)
-            n_bytes[names.indices.to_numpy()] = rows.column("n_bytes").to_numpy()
-            lists = [rows.column(name).combine_chunks() for name in EACH]
-            documents = np.repeat(names.indices.to_numpy(), np.diff(lists[0].offsets.to_numpy()))
-            found = further_copies(documents, n_bytes, torso, *(one.values.to_numpy() for one in lists))
-            columns = [names.dictionary.take(pa.array(found[0])), *map(pa.array, found[1:])]
-            yield from pa.table(columns, ["doc_id", "start", "end"]).to_batches(max_chunksize=100_000)
-
-    return run
+def _codes(rows: pa.Table) -> np.ndarray:
+    """A number for each document."""
+    return rows.column("doc_id").combine_chunks().dictionary_encode().indices.to_numpy()
 
 
-def further_copies(
-    documents: np.ndarray,
-    n_bytes: np.ndarray,
-    torso: float,
-    seeds: np.ndarray,
-    hashes: np.ndarray,
-    starts: np.ndarray,
-    ends: np.ndarray,
+def _but_torsos(
+    documents: np.ndarray, n_bytes: np.ndarray, torso: float, *passages: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(documents, starts, ends) of what `repeated_passages` finds. Passages are in the order of preference, n_bytes of
-    documents."""
-    passages = documents, seeds, hashes, starts, ends
-    found = _but_the_first(*passages)
-    torsos = np.bincount(found[0], found[2] - found[1], len(n_bytes)) > torso * n_bytes
-    others = _but_the_first(*(column[~torsos[documents]] for column in passages))
-    of_torsos = torsos[found[0]]
-    return tuple(np.concatenate([column, one[of_torsos]]) for column, one in zip(others, found, strict=True))
+    """(documents, starts, ends) of further copies, torsos compared with none; passages: seeds, hashes, starts, ends, in
+    the order of preference."""
+    spans = _but_the_first(documents, *passages)
+    torsos = np.bincount(spans[0], spans[2] - spans[1], len(n_bytes)) > torso * n_bytes
+    others = _but_the_first(*(column[~torsos[documents]] for column in (documents, *passages)))
+    of_torsos = torsos[spans[0]]
+    return tuple(np.concatenate([column, one[of_torsos]]) for column, one in zip(others, spans, strict=True))
 
 
 def _but_the_first(documents: np.ndarray, seeds: np.ndarray, hashes: np.ndarray, starts: np.ndarray, ends: np.ndarray):
-    """The union of all passages but the first of each; a later start in a document has a later end, or the same."""
+    """(documents, starts, ends): the union of all passages but the first of each."""
+    later = _later(documents, seeds, hashes, starts, ends)
+    documents, starts, ends = documents[later], starts[later], ends[later]
+    begins, lasts = _islands(documents, starts, ends)
+    return documents[begins], starts[begins], ends[lasts]
+
+
+def _later(documents: np.ndarray, seeds: np.ndarray, hashes: np.ndarray, starts: np.ndarray, ends: np.ndarray):
+    """Places, ascending, of passages that are not the first of theirs, nor overlap it; in the order of preference."""
     order = np.lexsort((hashes, seeds))
     differs = (np.diff(seeds[order], prepend=0) != 0) | (np.diff(hashes[order], prepend=0) != 0)
     differs[:1] = True
     begins = np.flatnonzero(differs)
     first = np.empty(len(order), np.int64)
     first[order] = np.repeat(order[begins], np.diff(begins, append=len(order)))
-    again = np.flatnonzero((documents != documents[first]) | (starts >= ends[first]))
-    documents, starts, ends = documents[again], starts[again], ends[again]
-    apart = np.ones(len(again), bool)
+    return np.flatnonzero((documents != documents[first]) | (starts >= ends[first]))
+
+
+def _islands(documents: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Places of the first and last span of each run of spans of a document that overlap or touch. A document's spans
+    stand together, by start; a later start has a later end, or the same."""
+    apart = np.ones(len(starts), bool)
     apart[1:] = (documents[1:] != documents[:-1]) | (starts[1:] > ends[:-1])
     begins = np.flatnonzero(apart)
-    last = np.append(begins[1:], len(again))[: len(begins)] - 1
-    return documents[begins], starts[begins], ends[last]
+    return begins, np.append(begins[1:], len(starts))[: len(begins)] - 1
 
 
 @njit(cache=True, nogil=True)

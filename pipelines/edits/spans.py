@@ -59,13 +59,11 @@ def apply(text: bytes, edits: list[tuple[int, int, str]]) -> bytes:
     pieces, at = [], 0
     for start, end, replacement in edits:
         if not at <= start < end <= len(text):
-            raise BrokenEdit(
-                f"expected edits in order, apart and inside the text's {len(text)} bytes, found {start} to {end} behind {at}"
-            )
+            wanted = f"edits in order, apart and inside the text's {len(text)} bytes"
+            raise BrokenEdit(f"expected {wanted}, found {start} to {end} behind {at}")
         if _inside_character(text, start) or _inside_character(text, end):
-            raise BrokenEdit(
-                f"expected an edit between characters, found {start} to {end} at bytes {text[start : end + 1][:16]!r}..."
-            )
+            found = f"{start} to {end} at bytes {text[start : end + 1][:16]!r}..."
+            raise BrokenEdit(f"expected an edit between characters, found {found}")
         pieces += [text[at:start], replacement.encode()]
         at = end
     return b"".join([*pieces, text[at:]])

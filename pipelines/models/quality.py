@@ -54,6 +54,19 @@ class Trained:
     n_empty: int
     n_copies: int
 
+    @property
+    def card(self) -> dict[str, Any]:
+        """What is told of the model beside it, as JSON values."""
+        return {
+            "auc": self.auc,
+            "auc_interval": self.interval,
+            "positives": self.n_positives,
+            "pool": self.n_pool,
+            "heldout": self.n_heldout,
+            "left_out": {"empty": self.n_empty, "copies": self.n_copies},
+            "calibration": self.calibration,
+        }
+
 
 def train(positives: list[str], pool: list[str], seed: int, name: str = "model") -> Trained:
     """Train on nine tenths, test on the rest. Equal texts and seed give equal bytes (one thread, seeded order).

@@ -1,12 +1,26 @@
 """Step ingest: how records are read (bronze.documents, bronze.rejects). A reader is a pair of functions in a file of
 its own.
 
-Adding one is a file and a line here. Readers: text, jsonl, parquet, chat, html, warc, tree, python. What they share:
+Adding one is a file and a line here.
+
+    text          one document a file
+    jsonl         one JSON object a line
+    parquet       one record a row
+    chat          conversations
+    html          web pages
+    warc          web archives: WARC and WET
+    tree          source trees
+    python        this machine's Python installation
+
+What they share:
 
     ingest        readers -> documents and rejects, in Spark
     files         files in a fixed order; one text as a record or a reject
     compressed    gzip, zstd, bzip2, xz unpacked in bounded pieces
-    archives      zip and tar as folders: members, zip_members, tar_members
+    archives      zip and tar as folders
+    members       one member, and what an archive may cost
+    zip_members   of a zip
+    tar_members   of a tar
     warc_records  records of a web archive
     docstrings    of Python modules
     suffixes      languages by file name

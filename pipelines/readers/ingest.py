@@ -43,6 +43,7 @@ SCHEMA = pa.schema(
     + [pa.field("reason", pa.string()), pa.field("detail", pa.string())]
 )
 RECORDS = f"{DOCUMENTS.ddl}, reason string, detail string"
+Listing = dict[Delivery, list[File]]
 HELD = "delivered_before"  # no reject: the document stands in the table
 FILES = pa.schema(
     [
@@ -56,7 +57,7 @@ FILES = pa.schema(
 )
 
 
-def listing(recipe: Recipe) -> dict[Delivery, list[File]]:
+def listing(recipe: Recipe) -> Listing:
     """Files of each delivery, in their order. Raises RecipeError for an unknown reader or a path that cannot be
     read."""
     for source in recipe.sources:
@@ -67,10 +68,10 @@ def listing(recipe: Recipe) -> dict[Delivery, list[File]]:
     return {delivery: READERS[one.reader].list_files(one, recipe.seed) for delivery, one in deliveries(recipe).items()}
 
 
-def check(recipe: Recipe) -> None:
-    """Raise RecipeError, before Spark starts, when a source cannot be read or is certainly too small for the stages."""
+def check(recipe: Recipe, listed: Listing) -> None:
+    """Raise RecipeError, before Spark starts, when a source is certainly too small for the stages."""
     most = dict.fromkeys((source.name for source in recipe.sources), 0.0)
-    for delivery, files in listing(recipe).items():
+    for delivery, files in listed.items():
         most[delivery.source] += sum(map(_most_tokens, files)) * recipe.max_epochs
     wanted_in_all = sum(stage.tokens for stage in recipe.stages)
     if wanted_in_all > sum(most.values()):
@@ -97,14 +98,14 @@ def _too_small(place: str, what: str, most: float, epochs: float, wanted: float)
     )
 
 
-def fingerprints(recipe: Recipe) -> dict[str, str]:
+def hashes(recipe: Recipe, listed: Listing) -> dict[str, str]:
     """By delivery: hash of how its source is read, what its files are called, how large they are and when they were
     written, and what their trees say of them.
 
     The snapshots before it count too: a record that they hold is not stored again.
     """
     sources, prints = {source.name: source for source in recipe.sources}, {}
-    for delivery, files in listing(recipe).items():
+    for delivery, files in listed.items():
         source = sources[delivery.source]
         settings = source.model_dump(mode="json", exclude={"path", "snapshots", "priority"})
         earlier = source.snapshots[: source.snapshots.index(delivery.snapshot)]
@@ -118,23 +119,15 @@ def fingerprints(recipe: Recipe) -> dict[str, str]:
     return prints
 
 
-def records(
-    spark: SparkSession, recipe: Recipe, chosen: Iterable[Delivery] | None = None, held: np.ndarray | None = None
-) -> DataFrame:
-    """A row for every input record: the columns of `bronze.documents`, and `reason` and `detail`, null for documents.
+def records(spark: SparkSession, recipe: Recipe, listed: Listing, held: np.ndarray | None = None) -> DataFrame:
+    """A row for every input record of the listed files: the columns of `bronze.documents`, and `reason` and `detail`,
+    null for documents.
 
-    Of all deliveries, or those `chosen`. Documents whose ids are among `held` (in order, as bytes; few enough to be
-    sent to every task) have the reason HELD. Files are listed now, read each time the frame is evaluated. Raises
-    RecipeError like `check`.
+    Documents whose ids are among `held` (in order, as bytes; few enough to be sent to every task) have the reason HELD.
+    Files are read each time the frame is evaluated.
     """
     sources = deliveries(recipe)
-    wanted = set(sources if chosen is None else chosen)
-    chunks = [
-        (delivery, chunk)
-        for delivery, files in listing(recipe).items()
-        if delivery in wanted
-        for chunk in chunked(files)
-    ]
+    chunks = [(delivery, chunk) for delivery, files in listed.items() for chunk in chunked(files)]
     dealt = spark.createDataFrame(_chunk_table(chunks)).repartitionById(len(chunks), "chunk")
     if held is None:
         return dealt.mapInArrow(lambda batches: _read_chunks(batches, sources), RECORDS)

@@ -4,6 +4,9 @@ A rule names a signal and the values at which a document is dropped: `below`, or
 values of text columns, or for all `unless` they have some values; `languages` gives other thresholds to some languages,
 null none; `fit` says how pipelines.models.languages takes a language's threshold from trusted documents. Adding a rule
 is one entry in a file; a recipe replaces a threshold, or turns a rule off, under `rules.<domain>.<rule>`.
+
+    judge  step judge (silver.verdicts): every reason against a document
+    trial  other thresholds against a measured corpus
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ Spark where they do not.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Collection
+from dataclasses import dataclass
 
 import duckdb
 import pyarrow as pa
@@ -23,71 +23,77 @@ DRAWN_BITS = 32  # of a cluster's hash, by which it is held out
 Rules = dict[str, tuple[Rule, ...]]
 
 
-def judge(
-    signals: DataFrame, clusters: DataFrame, rules: Rules, tiers: dict[str, float], heldout: Heldout, seed: int,
-    *, rests: DataFrame | None = None, torso: float = 1.0, contaminated: DataFrame | None = None,
-) -> DataFrame:  # fmt: skip
-    """Columns of silver.verdicts. rules: by domain, in the order in which reasons are given; then what edits leave,
-    evaluation items, duplicates.
+@dataclass(frozen=True)
+class Terms:
+    """By what is judged. rules: by domain, in the order in which reasons are given; then what edits leave, evaluation
+    items, duplicates.
 
-    rests: signals of what edits leave of some documents. It is judged by the same rules (reasons rest_<rule>), graded
-    in the document's place, and must be more than the share 1 - torso of it (reason torso). contaminated: doc_id of
-    documents that hold an evaluation's items; one may be named more than once.
+    torso: what edits leave must be more than the share 1 - torso of a document. cover: a document that covers this
+    share of an evaluation's item is contaminated.
     """
-    given = _given(signals=signals, clusters=clusters, rests=rests, contaminated=contaminated)
-    return signals.sparkSession.sql(
-        statement(given, rules, tiers, heldout, seed, torso, "cast(array() as array<string>)"), **given
-    )
+
+    rules: Rules
+    tiers: dict[str, float]
+    heldout: Heldout
+    seed: int
+    torso: float = 1.0
+    cover: float = 1.0
 
 
-def judge_here(
-    signals: list[str], clusters: list[str], rules: Rules, tiers: dict[str, float], heldout: Heldout, seed: int,
-    *, rests: list[str] | None = None, torso: float = 1.0, contaminated: pa.Table | None = None,
-) -> pa.Table:  # fmt: skip
+def judge(tables: dict[str, DataFrame], terms: Terms) -> DataFrame:
+    """Columns of silver.verdicts. tables: signals and clusters; and where the recipe has them rests and contamination.
+
+    Rests are judged by the same rules (reasons rest_<rule>) and graded in their documents' place.
+    """
+    spark = tables["signals"].sparkSession
+    return spark.sql(statement(tables, terms, "cast(array() as array<string>)"), **tables)
+
+
+def judge_here(tables: dict[str, list[str]], terms: Terms) -> pa.Table:
     """The same of what fits into this process, in the order of doc_id; the tables as paths of their Parquet files."""
-    given = _given(signals=signals, clusters=clusters, rests=rests, contaminated=contaminated)
     with duckdb.connect() as db:
-        for name, rows in given.items():
-            (db.from_arrow(rows) if isinstance(rows, pa.Table) else db.read_parquet(rows)).create_view(name)
-        text = statement(given, rules, tiers, heldout, seed, torso, "[]::varchar[]").format(
-            **{name: name for name in given}
-        )
+        for name, files in tables.items():
+            db.read_parquet(files).create_view(name)
+        text = statement(tables, terms, "[]::varchar[]").format(**{name: name for name in tables})
         return db.sql(f"{text} order by doc_id").to_arrow_table()
 
 
-def _given(**rows: Any) -> dict[str, Any]:
-    return {name: found for name, found in rows.items() if found is not None}
+def contaminated(cover: float) -> str:
+    """SQL: doc_id of the documents that cover an evaluation's item so far; the table `contamination` as a field in
+    braces."""
+    return f"select distinct doc_id from {{contamination}} where cover >= {number(cover)}"
 
 
-def statement(
-    given: Iterable[str], rules: Rules, tiers: dict[str, float], heldout: Heldout, seed: int, torso: float, none: str
-) -> str:
-    """The verdicts as SQL, with the tables `given` (signals, clusters, and perhaps rests, contaminated) as fields in
-    braces.
+def statement(tables: Collection[str], terms: Terms, none: str) -> str:
+    """The verdicts as SQL, with the tables as fields in braces.
 
     none: an empty list of texts, the one thing that the engines spell differently.
     """
-    has_rests = "rests" in given
+    rules, has_rests, has_items = terms.rules, "rests" in tables, "contamination" in tables
     graded = {
         name: f"case when r.doc_id is not null then r.{name} else s.{name} end" if has_rests else f"s.{name}"
         for name in QUALITY
     }
+    # null, so no torso, where nothing was edited
+    shorter = f"r.n_bytes < {number(1 - terms.torso)} * s.n_bytes or r.n_bytes = 0"
     reasons = ["nullif(s.failed, '')"]
-    if has_rests:
-        # null, so no torso, where nothing was edited
-        shorter = f"r.n_bytes < {number(1 - torso)} * s.n_bytes or r.n_bytes = 0"
-        reasons += [f"case when {shorter} then 'torso' end", "nullif(r.failed, '')"]
-    reasons += ["case when x.doc_id is not null then 'contaminated' end"] * ("contaminated" in given)
+    reasons += [f"case when {shorter} then 'torso' end", "nullif(r.failed, '')"] * has_rests
+    reasons += ["case when x.doc_id is not null then 'contaminated' end"] * has_items
     reasons += ["case when c.rank > 1 then case when c.exact then 'exact_duplicate' else 'near_duplicate' end end"]
     joins = [f"left join ({RESTS.format(failed=_braced(failed(rules, 'rest_')))}) r on s.doc_id = r.doc_id"] * has_rests
-    if "contaminated" in given:
-        joins += ["left join (select distinct doc_id from {contaminated}) x on s.doc_id = x.doc_id"]
-    hashed = f"substr(md5(concat('{seed}/heldout/', cluster_id)), 1, {DRAWN_BITS // 4})"
-    drawn = f"concat('0', {hashed}) < '{_share(heldout.fraction)}'"
+    joins += [f"left join ({contaminated(terms.cover)}) x on s.doc_id = x.doc_id"] * has_items
+    hashed = f"md5(concat('{terms.seed}/heldout/', cluster_id))"
+    drawn = f"concat('0', substr({hashed}, 1, {DRAWN_BITS // 4})) < '{_share(terms.heldout.fraction)}'"
     return VERDICTS.format(
-        failed=_braced(failed(rules)), reasons=", ".join(reasons), joins=" ".join(joins), tier=_tier(tiers),
-        none=none, **graded, heldout=f"n_bytes <= {heldout.max_bytes} and {drawn}", bin=f"floor(quality * {BINS})",
-    )  # fmt: skip
+        failed=_braced(failed(rules)),
+        reasons=", ".join(reasons),
+        joins=" ".join(joins),
+        tier=_tier(terms.tiers),
+        none=none,
+        heldout=f"n_bytes <= {terms.heldout.max_bytes} and {drawn}",
+        bin=f"floor(quality * {BINS})",
+        **graded,
+    )
 
 
 QUALITY = "quality", "quality_model"

@@ -1,16 +1,34 @@
 """Step measure: signals (silver.signals). One file a family, with COLUMNS and measure(texts, known, context).
 
-Adding a family is a file and a line here. Families: text, code, language, stopwords, personal, quality, fingerprints.
-Their helpers:
+Adding a family is a file and a line here.
 
-    context        what the signals need besides the text
-    measure        the one pass: all families over a batch, over a table
+    text           words, lines, repetition: Gopher, C4, DCLM, FineWeb ...
+    code           line lengths, encoded data, markup
+    language       which language, how surely
+    stopwords      stop words of a document's own language
+    personal       personal data and secrets
+    quality        how like the examples of its domain
+    fingerprints   hashes that copies and near copies share
+
+What they are run by, and what they need:
+
+    measure        all families over a batch, over a table
+    context        what they need besides the text
     routes         which domain a document is treated as
-    phrases, repeats                    of text
-    linear                              of language
-    personal_scan, contacts, accounts, secrets, spans  of personal
+    phrases        of text: furniture of pages
+    repeats        of text: lines, paragraphs, n-grams met again
+    linear         of language: the model, predicted
+    personal_scan  of personal: where something may begin
+    contacts       of personal: e-mail, IP, phone
+    accounts       of personal: cards, IBAN
+    secrets        of personal: keys and tokens
+    spans          of personal: what the finders share
 """
 
 from pipelines.signals import code, fingerprints, language, personal, quality, stopwords, text
+from schemas.tables import SIGNALS
 
 FAMILIES = (text, code, language, stopwords, personal, quality, fingerprints)
+COLUMNS = tuple(column for family in FAMILIES for column in family.COLUMNS)
+TABLE = SIGNALS.extended(COLUMNS)
+REVISION = 3  # raised by hand when the signals of the same text become others

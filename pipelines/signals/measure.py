@@ -8,18 +8,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark.sql import DataFrame
 
-from pipelines.signals import FAMILIES, quality
+from pipelines.signals import COLUMNS, FAMILIES, TABLE, quality
 from pipelines.signals.context import Context
 from pipelines.signals.routes import routed
-from schemas.tables import SIGNALS, Column
 
-BASE = SIGNALS.columns
 READ = ("doc_id", "source", "snapshot", "domain", "facts", "text")  # of bronze.documents
-
-
-def signal_columns() -> tuple[Column, ...]:
-    """The columns of all families, in their order."""
-    return tuple(column for family in FAMILIES for column in family.COLUMNS)
 
 
 def measure_batch(batch: pa.RecordBatch, context: Context) -> pa.RecordBatch:
@@ -34,10 +27,9 @@ def measure_batch(batch: pa.RecordBatch, context: Context) -> pa.RecordBatch:
         if family is quality:  # the first that goes by the domain
             known["domain"] = routed(domains, known, context.routes)
         known |= zip((column.name for column in family.COLUMNS), family.measure(texts, known, context), strict=True)
-    signals = [known[column.name] for column in signal_columns()]
-    names = [column.name for column in (*BASE, *signal_columns())]
+    signals = [known[column.name] for column in COLUMNS]
     return pa.RecordBatch.from_arrays(
-        [*given, known["domain"], fact(facts, "language"), *marked, n_bytes, *signals], names=names
+        [*given, known["domain"], fact(facts, "language"), *marked, n_bytes, *signals], names=TABLE.column_names
     )
 
 
@@ -47,7 +39,7 @@ def fact(facts: pa.MapArray, name: str) -> pa.Array:
 
 
 def measure(documents: DataFrame, context: Context) -> DataFrame:
-    """Measure documents (the columns READ): the columns BASE and all signals.
+    """Measure documents (the columns READ): the columns of silver.signals.
 
     One document is measured here first: a broken model fails at once, and the workers of this machine find the
     passes compiled on disk (about 15 s, once) instead of each compiling them.
@@ -57,7 +49,7 @@ def measure(documents: DataFrame, context: Context) -> DataFrame:
     def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         return (measure_batch(batch, context) for batch in batches)
 
-    return documents.select(*READ).mapInArrow(run, SIGNALS.extended(signal_columns()).ddl)
+    return documents.select(*READ).mapInArrow(run, TABLE.ddl)
 
 
 def batch_of(texts: list[str], domains: list[str] | None = None, kind: pa.DataType | None = None) -> pa.RecordBatch:

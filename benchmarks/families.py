@@ -1,7 +1,7 @@
 """The one pass over the text: each family alone and all together, on one core; signatures against datasketch, same
 texts, same run.
 
-    python -m benchmarks.measuring [folder with .txt, .md, .rst or .py files]
+    python -m benchmarks.families [folder with .txt, .md, .rst or .py files]
 
 CPU seconds, not wall time: the machine may be shared. Without a folder the texts are those of this Python's packages.
 """
@@ -9,16 +9,14 @@ CPU seconds, not wall time: the machine may be shared. Without a folder the text
 from __future__ import annotations
 
 import re
-import statistics
 import sys
 import sysconfig
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import datasketch
 import pyarrow as pa
 
+from benchmarks.timing import row, seconds, show
 from pipelines import assets
 from pipelines.models import quality
 from pipelines.signals import FAMILIES, fingerprints
@@ -28,7 +26,6 @@ from pipelines.signals.measure import batch_of, measure_batch
 DOC_CHARS = 3400  # the mean of the corpus that the peers were measured on
 N_DOCS = 3000  # 10 MB
 N_DATASKETCH = 300  # it is that slow
-REPEATS = 5
 SUFFIXES = {".txt", ".md", ".rst", ".py"}
 LEAST_MB = 10.0  # of the fused pass, MB/s a core; the goal is 25
 
@@ -89,39 +86,9 @@ def pieces(folder: Path) -> list[str]:
         if len(found) >= N_DOCS:
             return found[:N_DOCS]
     if len(found) < 4 * quality.MIN_EXAMPLES:
-        raise ValueError(
-            f"{folder} must hold text for {4 * quality.MIN_EXAMPLES} pieces of {DOC_CHARS} characters, found {len(found)}"
-        )
+        wanted = 4 * quality.MIN_EXAMPLES
+        raise ValueError(f"{folder} must hold text for {wanted} pieces of {DOC_CHARS} characters, found {len(found)}")
     return found
-
-
-def seconds(work: Callable[[], object], repeats: int = REPEATS) -> float:
-    """CPU seconds, the median."""
-    spent = []
-    for _ in range(repeats):
-        start = time.process_time()
-        work()
-        spent.append(time.process_time() - start)
-    return statistics.median(spent)
-
-
-def row(work: str, value: float, unit: str, reference: float | None = None, must: float | None = None) -> dict:
-    return {
-        "work": work,
-        "value": value,
-        "unit": unit,
-        "reference": reference,
-        "ratio": reference and value / reference,
-        "must": must,
-    }
-
-
-def show(table: list[dict]) -> None:
-    """Print rows on the terminal."""
-    print(f"{'work':44}{'value':>12} {'unit':8}{'reference':>12}{'ratio':>8}{'must':>8}")
-    for found in table:
-        numbers = (f"{found[key]:.1f}" if found[key] else "" for key in ("reference", "ratio", "must"))
-        print("{:44}{:12,.1f} {:8}{:>12}{:>8}{:>8}".format(found["work"], found["value"], found["unit"], *numbers))
 
 
 if __name__ == "__main__":

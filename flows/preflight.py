@@ -1,0 +1,77 @@
+"""Before anything starts: a recipe is loaded and checked, and its sources are listed, once a command."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from flows.job import domain_rules
+from pipelines.decontaminate import items
+from pipelines.readers import ingest
+from schemas.recipe import Recipe, RecipeError, load
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """A recipe that can be run, the files of each of its deliveries, and by delivery a hash of what they are."""
+
+    recipe: Recipe
+    files: ingest.Listing
+    deliveries: dict[str, str]
+
+
+def check(path: Path) -> Preflight:
+    """Load a recipe and check all that can be known before anything starts. Raises RecipeError."""
+    recipe = load(path)
+    try:
+        return preflight(recipe)
+    except ValueError as error:
+        raise RecipeError(f"{path}: {error}") from None
+
+
+def preflight(recipe: Recipe) -> Preflight:
+    """Raises ValueError naming the field, what was expected and what was found."""
+    check_rules(recipe)
+    files = ingest.listing(recipe)
+    ingest.check(recipe, files)
+    items.read(recipe.decontaminate)
+    check_kinds(recipe)
+    check_routes(recipe)
+    return Preflight(recipe, files, ingest.hashes(recipe, files))
+
+
+def check_rules(recipe: Recipe) -> None:
+    """Raises ValueError for a domain or rule that is not there, or a rule on a signal that nobody measures."""
+    from pipelines import signals
+
+    for domain, members in domain_rules(recipe).items():
+        for rule in members:
+            unknown = sorted(set(rule.columns) - set(signals.TABLE.column_names))
+            if unknown:
+                known, found = ", ".join(column.name for column in signals.COLUMNS), ", ".join(unknown)
+                raise ValueError(f"rules.{domain}.{rule.name}: expected signals among {known}; found {found}")
+
+
+def check_kinds(recipe: Recipe) -> None:
+    """Raises ValueError if the recipe masks a kind of personal data that is not looked for."""
+    if recipe.edits.personal:
+        from pipelines.signals.personal import PLACEHOLDERS
+
+        unknown = sorted(set(recipe.edits.personal) - set(PLACEHOLDERS))
+        if unknown:
+            raise ValueError(
+                f"edits.personal: expected kinds among {', '.join(sorted(PLACEHOLDERS))}; found {', '.join(unknown)}"
+            )
+
+
+def check_routes(recipe: Recipe) -> None:
+    """Raises ValueError for a route that could never hold, or that goes by what is not measured before it."""
+    from pipelines.signals.routes import SIGNALS
+
+    sources = {source.domain for source in recipe.sources}
+    for i, route in enumerate(recipe.routes):
+        kinds = ("string",) if route.one_of or route.none_of else ("int", "double")
+        fitting = sorted(name for name, kind in SIGNALS.items() if kind in kinds)
+        for field, found, known in (("domain", route.domain, sorted(sources)), ("signal", route.signal, fitting)):
+            if found not in known:
+                raise ValueError(f"routes[{i}].{field}: expected one of {', '.join(known)}; found {found}")

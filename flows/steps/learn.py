@@ -1,0 +1,159 @@
+"""First snapshots to what measuring needs: quality models by domain and language, what is usual in a language.
+
+A model learns from the first snapshot of each source. A later one leaves this step done and is measured by the same
+models: what was measured before still holds, and new data costs only itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flows.job import Counts, Job
+from pipelines import deliveries, rules
+from pipelines.deliveries import Delivery
+from schemas import tables
+from schemas.files import write_json
+from schemas.recipe import Recipe
+
+if TYPE_CHECKING:  # Spark is imported by the steps that use it: `flows status` starts without
+    from pyspark.sql import DataFrame
+
+NEEDS = ("ingest",)
+TABLES = ()
+REVISION = 1
+
+
+def part(recipe: Recipe) -> dict[str, Any]:
+    """Which documents are examples or trusted, what is fitted to them, and the deliveries that they are taken from."""
+    from pipelines import signals
+
+    fits = [asdict(rule) for rule in rules.load("multilingual") if rule.fit] if recipe.languages.trusted else []
+    by = {"fit": fits, "signals": signals.REVISION, "deliveries": list(map(str, first_deliveries(recipe)))}
+    return {**recipe.part("seed", "quality", "languages"), **by}
+
+
+def first_deliveries(recipe: Recipe) -> list[Delivery]:
+    """The first snapshot of each source."""
+    return [Delivery(source.name, source.snapshots[0]) for source in recipe.sources]
+
+
+def files(job: Job) -> list[Path]:
+    """Models and their cards; which there are; the card of languages. As far as the recipe asks for them."""
+    listed, found = job.home.quality_models, []
+    if job.recipe.quality:
+        found = [listed] + [
+            path for name in _listed(job)["sha256"] for path in (model_file(job, name), card_file(job, name))
+        ]
+    return found + [job.home.languages] * bool(job.recipe.languages.trusted)
+
+
+def run(job: Job) -> Counts:
+    """Trains and fits anew what the recipe asks for."""
+    counts: Counts = {}
+    if job.recipe.quality:
+        models, refused = train_quality(job, first_documents(job))
+        write_json(job.home.quality_models, {"sha256": models, "refused": refused})
+        counts["quality models"] = len(models)
+        counts |= {"languages without a quality model of their own": len(refused)} if refused else {}
+    if job.recipe.languages.trusted:
+        counts["languages fitted"] = len(fit_languages(job, first_documents(job))["documents"])
+    return counts
+
+
+def first_documents(job: Job) -> DataFrame:
+    return job.read(tables.DOCUMENTS).where(deliveries.condition(first_deliveries(job.recipe)))
+
+
+def train_quality(job: Job, documents: DataFrame) -> tuple[dict[str, str], dict[str, str]]:
+    """Train and store the quality models with their cards: sha256 by name, domain or domain.language, and by name why
+    there is none.
+
+    Where a language's examples do not do, the domain's model serves it. Raises ValueError where those of a domain do
+    not.
+    """
+    from pipelines import assets
+    from pipelines.models.examples import by_language, examples
+
+    models: dict[str, str] = {}
+    refused: dict[str, str] = {}
+    for old in job.home.models.glob("quality-*"):
+        old.unlink()
+    for domain, spec in job.recipe.quality.items():
+        good, pool = examples(documents, domain, spec, job.recipe.seed)
+        for name, kinds in by_language(domain, good, pool, assets.LANGUAGE_MODEL.read_bytes()).items():
+            try:
+                models[name] = store_quality(job, domain, name, *kinds)
+            except ValueError as error:
+                if name == domain:
+                    raise
+                refused[name] = str(error)
+    return models, refused
+
+
+def store_quality(job: Job, domain: str, name: str, good: list[str], pool: list[str]) -> str:
+    """Train one model and write it with its card; its sha256. Raises ValueError where the examples do not do."""
+    from pipelines.models import quality
+
+    trained = quality.train(good, pool, job.recipe.seed, name)
+    model_file(job, name).parent.mkdir(exist_ok=True)
+    model_file(job, name).write_bytes(trained.model)
+    recipe = job.recipe.quality[domain].model_dump(mode="json")
+    write_json(card_file(job, name), {"domain": domain, "model": name, **trained.card, "recipe": recipe})
+    return _sha256(trained.model)
+
+
+def fit_languages(job: Job, documents: DataFrame) -> dict[str, Any]:
+    """Store what is usual in the languages of the documents that the recipe trusts: the card of `languages.fit`."""
+    from pipelines import assets
+    from pipelines.models import languages
+    from pipelines.models.examples import trusted
+    from pipelines.signals.context import Context
+    from pipelines.signals.measure import batch_of, measure_batch
+
+    texts = trusted(documents, job.recipe.languages, job.recipe.seed)
+    if not texts:
+        raise ValueError(
+            "languages.trusted: expected documents of the first snapshots, found none; look at sources and uri patterns"
+        )
+    signals = measure_batch(batch_of(texts), Context(assets.LANGUAGE_MODEL.read_bytes()))
+    card = languages.fit(signals, texts, rules.load("multilingual"))
+    write_json(job.home.languages, card | {"recipe": job.recipe.languages.model_dump(mode="json")})
+    return card
+
+
+def quality_models(job: Job) -> dict[str, bytes]:
+    """The quality models by name. Raises ValueError for one that is not what the step left."""
+    listed = _listed(job)["sha256"] if job.recipe.quality else {}
+    models = {name: model_file(job, name).read_bytes() for name in listed}
+    for name, model in models.items():
+        if _sha256(model) != listed[name]:
+            raise ValueError(
+                f"{model_file(job, name)}: expected the model with sha256 {listed[name]}, found {_sha256(model)}; "
+                "`flows run learn` trains it again"
+            )
+    return models
+
+
+def stop_words(job: Job) -> dict[str, list[str]]:
+    """By language, where the recipe trusts documents."""
+    return json.loads(job.home.languages.read_text())["stop_words"] if job.recipe.languages.trusted else {}
+
+
+def model_file(job: Job, name: str) -> Path:
+    return job.home.models / f"quality-{name}.bin"
+
+
+def card_file(job: Job, name: str) -> Path:
+    return job.home.models / f"quality-{name}.json"
+
+
+def _listed(job: Job) -> dict[str, Any]:
+    return json.loads(job.home.quality_models.read_text())
+
+
+def _sha256(model: bytes) -> str:
+    return hashlib.sha256(model).hexdigest()

@@ -1,0 +1,103 @@
+"""Launches: descriptors for TMA, one block on each SM, and compiling before the first launch."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+
+import torch
+import triton
+from torch import Tensor
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+
+# a thread, by warpgroups beside the loader's: 65,536 / 128 / (3 or 4), a multiple of 8
+ENTRY_REGISTERS = {2: 168, 3: 128}
+
+
+@cache
+def _layout(rows: int, columns: int, bits: int) -> gl.NVMMASharedLayout:
+    return gl.NVMMASharedLayout.get_default_for([rows, columns], gl.float32 if bits == 32 else gl.bfloat16)
+
+
+def box(x: Tensor, rows: int = 64, columns: int = 64) -> TensorDescriptor:
+    """A TMA descriptor of x that moves boxes of rows x columns; 2 us on the host."""
+    return TensorDescriptor(
+        x, list(x.shape), list(x.stride()), [rows, columns], _layout(rows, columns, x.element_size() * 8)
+    )
+
+
+def box_of_weights(w: Tensor, rows: int, columns: int = 64) -> TensorDescriptor:
+    """The same of weights [E * F, D], which a caller may have cut from something larger: TMA wants 16-byte aligned
+    rows, else a copy."""
+    return box(w if w.data_ptr() % 16 == 0 else w.clone(), rows, columns)
+
+
+@cache
+def sm_count(device: torch.device) -> int:
+    """SMs of a GPU, and so blocks of a launch."""
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+_ahead = threading.local()  # `compiling` is true in threads of `compile_side_by_side`
+
+
+def compiling() -> bool:
+    """Whether this thread compiles what it is to launch, and launches nothing."""
+    return getattr(_ahead, "compiling", False)
+
+
+def launch(kernel: triton.JITFunction, grid: int, *arguments: object, **options: int) -> None:
+    """Launch a kernel, or in a thread that compiles only compile it."""
+    if compiling():
+        kernel.warmup(*arguments, grid=(grid,), **options)
+    else:
+        kernel[(grid,)](*arguments, **options)
+
+
+def launch_persistent(
+    kernel: triton.JITFunction, device: torch.device, warpgroups: int, *arguments: object, **sizes: int
+) -> None:
+    """Launch a Gluon kernel with one block on each SM, of so many warpgroups beside the loader's."""
+    blocks = sm_count(device)
+    launch(kernel, blocks, *arguments, **sizes, BLOCKS=blocks, num_warps=4, maxnreg=ENTRY_REGISTERS[warpgroups])
+
+
+def launch_rows(
+    kernel: triton.JITFunction,
+    arguments: tuple,
+    tiles_M4: Tensor,
+    used_1: Tensor,
+    n: int,
+    k: int,
+    lag: int,
+    tile_columns: int,
+    warpgroups: int,
+    **sizes: int,
+) -> None:
+    """Launch a kernel of `rows` or `dact` over all tiles of a product [R, k] x [k, n]; pacing has a counter for each
+    wave of tiles."""
+    device = tiles_M4.device
+    waves = triton.cdiv(len(tiles_M4) * triton.cdiv(n, tile_columns), sm_count(device))
+    pace = torch.zeros(waves, device=device, dtype=torch.int32)
+    launch_persistent(kernel, device, warpgroups, *arguments, tiles_M4, used_1, pace, n, k, lag, **sizes)
+
+
+def compile_side_by_side(device: torch.device, works: list[Callable[[], object]]) -> None:
+    """Compile what each of `works` would launch, in a thread each."""
+
+    def begin() -> None:
+        _ahead.compiling = True
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+
+    with ThreadPoolExecutor(len(works), initializer=begin) as threads:
+        tried = [threads.submit(work) for work in works]
+    # Python 3.11 counts the depth of syntax trees for all threads together, and now and then refuses one (SystemError:
+    # "AST constructor recursion depth mismatch"): what failed is compiled again, alone, and raises what is really wrong
+    # with it.
+    with ThreadPoolExecutor(1, initializer=begin) as alone:
+        for again in [alone.submit(work) for work, done in zip(works, tried, strict=True) if done.exception()]:
+            again.result()

@@ -1,0 +1,231 @@
+"""The nearest documents against brute force over all of them: on a small lake made by hand, and on the finished small run."""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import conftest
+import numpy as np
+import pyarrow as pa
+import pytest
+from deltalake import write_deltalake
+
+from flows.steps.measure import fingerprinted
+from pipelines.dedup import similar
+from pipelines.lake import Lake
+from pipelines.signals import fingerprints
+from pipelines.signals.context import Context
+from schemas import tables
+
+CONTEXT = Context(b"", ngram=3, bands=20, rows=3, seed=4)
+WORDS = [f"word{i}" for i in range(300)]
+
+
+def edited(text: str, edits: int, chance: random.Random) -> str:
+    words = text.split()
+    for place in chance.sample(range(len(words)), edits):
+        words[place] = chance.choice(WORDS)
+    return " ".join(words)
+
+
+def planted() -> list[str]:
+    """Families of edited copies, exact copies in other case and spacing, short texts, and two without words."""
+    chance = random.Random(3)
+    bases = [" ".join(chance.choices(WORDS, k=120)) for _ in range(12)]
+    copies = [edited(base, edits, chance) for base in bases for edits in (1, 2, 3, 5, 8, 12, 16, 20, 30)]
+    return [*bases, *copies, *(base.upper().replace(" ", "\n") for base in bases[:4]), "word1 word2", "Word1  word2", "...", "!"]
+
+
+TEXTS = {f"{(i * 0x9E3779B97F4A7C15F39CC0605CEDC835) % 2**128:032x}": text for i, text in enumerate(planted())}
+
+
+@pytest.fixture(scope="module")
+def lake(tmp_path_factory) -> Lake:
+    """Two tables as a run leaves them, in two files each; nothing is judged."""
+    made = Lake(tmp_path_factory.mktemp("similar"))
+    for some in (list(TEXTS)[::2], list(TEXTS)[1::2]):
+        texts = pa.array([TEXTS[doc_id] for doc_id in some])
+        columns = dict(zip((c.name for c in fingerprints.COLUMNS), fingerprints.measure(texts, {}, CONTEXT), strict=True))
+        write_deltalake(made.path(tables.SIGNALS), pa.table({"doc_id": some, **columns}), mode="append")
+        origins = {"source": ["s"] * len(some), "uri": [f"u#{doc_id[:4]}" for doc_id in some]}
+        write_deltalake(made.path(tables.DOCUMENTS), pa.table({"doc_id": some, **origins, "text": texts}), mode="append")
+    return made
+
+
+def shingles(text: str, n: int) -> set[tuple[str, ...]]:
+    words = re.findall(r"\w+", text.lower())
+    return {tuple(words[i : i + n]) for i in range(max(1, len(words) - n + 1))} if words else set()
+
+
+def jaccard(a: str, b: str, n: int) -> float:
+    x, y = shingles(a, n), shingles(b, n)
+    return len(x & y) / len(x | y)
+
+
+def keys(text: str, context: Context) -> set[int]:
+    return set(fingerprints.measure(pa.array([text]), {}, context)[-1][0].as_py())
+
+
+def brute_force(texts: dict[str, str], query: str, context: Context, but: str | None = None) -> list[tuple[str, float]]:
+    """All documents that share a band and an n-gram with the query, nearest first."""
+    own = keys(query, context)
+    near = {i: jaccard(query, text, context.ngram) for i, text in texts.items() if i != but and own & keys(text, context)}
+    return sorted(((i, j) for i, j in near.items() if j > 0), key=lambda one: (-one[1], one[0]))
+
+
+def test_the_nearest_are_those_of_brute_force(lake):
+    """Oracle: Python's sets over all documents that share a band; the estimate errs as theory says."""
+    chance, errors = random.Random(8), []
+    for number, text in enumerate(list(TEXTS.values())[:12]):
+        query = edited(text, number, chance)
+        expected, most = brute_force(TEXTS, query, CONTEXT), 1 + number
+        found = similar.nearest(lake, similar.Query(query), CONTEXT, most)
+        assert [(one.doc_id, one.jaccard) for one in found] == expected[:most] and len(expected) >= 5
+        assert all((one.text, one.uri, one.keep) == (TEXTS[one.doc_id], f"u#{one.doc_id[:4]}", None) for one in found)
+        errors += [(one.estimate - one.jaccard) / np.sqrt(one.jaccard * (1 - one.jaccard) / 60) for one in found if one.jaccard < 1]
+    assert len(errors) > 40 and np.abs(errors).max() < 4 and 0.5 < np.std(errors) < 1.3
+
+
+def test_the_estimate_is_the_share_of_equal_entries(lake):
+    query = next(iter(TEXTS.values()))
+    own = fingerprints.measure(pa.array([query]), {}, CONTEXT)[2]
+    for one in similar.nearest(lake, similar.Query(query), CONTEXT):
+        (share,) = fingerprints.estimate(own, fingerprints.measure(pa.array([one.text]), {}, CONTEXT)[2])
+        assert one.estimate == pytest.approx(share)
+
+
+def test_copies_come_first_and_a_document_is_not_near_to_itself(lake):
+    doc_id, text = next(iter(TEXTS.items()))
+    query = similar.read_query(lake, doc_id[:9].upper(), io.BytesIO())
+    assert query == similar.Query(text, doc_id)
+    found = similar.nearest(lake, query, CONTEXT)
+    assert [(one.doc_id, one.jaccard) for one in found] == brute_force(TEXTS, text, CONTEXT, doc_id)
+    assert found[0].jaccard == found[0].estimate == 1 and found[0].text == text.upper().replace(" ", "\n") and found[1].jaccard < 1
+    assert similar.nearest(lake, similar.Query(text), CONTEXT, 2)[0].jaccard == 1
+
+
+def test_more_candidates_than_texts_are_read_leave_the_nearest(lake, monkeypatch):
+    monkeypatch.setattr(similar, "MOST_TEXTS", 2)
+    text = next(iter(TEXTS.values()))
+    assert [one.jaccard for one in similar.nearest(lake, similar.Query(text), CONTEXT, 2)] == [1, 1]
+    assert len(similar.nearest(lake, similar.Query(text), CONTEXT, 4)) == 4
+
+
+def test_short_texts_and_texts_that_nothing_is_near_to(lake):
+    assert [one.text for one in similar.nearest(lake, similar.Query("word1, word2!"), CONTEXT)] == sorted(
+        ["word1 word2", "Word1  word2"], key={text: i for i, text in TEXTS.items()}.get
+    )
+    assert similar.nearest(lake, similar.Query("nothing like this is anywhere here"), CONTEXT) == []
+    for text in ("", " \n", "...!"):
+        with pytest.raises(ValueError, match="expected a text with words, found none"):
+            similar.nearest(lake, similar.Query(text), CONTEXT)
+
+
+def test_half_of_the_documents_of_that_similarity_share_a_band():
+    for bands, rows in ((16, 7), (28, 4), (1, 1), (58, 1)):
+        assert fingerprints.collision_probability(similar.even_chance(bands, rows), bands, rows) == pytest.approx(0.5)
+
+
+# ---- what is looked for ----
+
+
+def test_a_file_goes_before_an_id_and_standard_input_is_read(lake, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert similar.read_query(lake, "-", io.BytesIO("tëxt".encode())) == similar.Query("tëxt")
+    doc_id = next(iter(TEXTS))
+    assert similar.read_query(lake, doc_id, io.BytesIO()).doc_id == doc_id
+    Path(doc_id).write_text("a file")
+    assert similar.read_query(lake, doc_id, io.BytesIO()) == similar.Query("a file")
+
+
+@pytest.mark.parametrize(
+    "what, error, said",
+    [
+        ("nowhere.txt", FileNotFoundError, "expected a text file, the beginning of a doc_id .*; found nowhere.txt"),
+        ("", FileNotFoundError, "expected a text file"),
+        ("f" * 33, FileNotFoundError, "expected a text file"),
+        ("f" * 32, LookupError, f"expected one document whose id begins with {'f' * 32}, found 0"),
+        ("0", LookupError, "expected one document whose id begins with 0, found [1-9]"),
+        ("-", ValueError, "standard input: expected UTF-8, found the byte 0xff at 2"),
+        ("latin.txt", ValueError, "latin.txt: expected UTF-8, found the byte 0xe4 at 1"),
+        ("large.txt", ValueError, "large.txt: expected a text of at most 20 bytes"),
+    ],
+)
+def test_what_cannot_be_looked_for_is_named(lake, tmp_path, monkeypatch, what, error, said):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(similar, "MOST_BYTES", 20)
+    Path("latin.txt").write_bytes("nähe".encode("latin-1"))
+    Path("large.txt").write_text("word " * 5)
+    with pytest.raises(error, match=said):
+        similar.read_query(lake, what, io.BytesIO(b"ab\xff"))
+
+
+def test_a_lake_without_signals_says_so(tmp_path):
+    for seek in (lambda lake: similar.nearest(lake, similar.Query("a"), CONTEXT), lambda lake: similar.read_query(lake, "ab", io.BytesIO())):
+        with pytest.raises(FileNotFoundError, match=r"holds no silver\.signals yet: `flows run curriculum`"):
+            seek(Lake(tmp_path))
+
+
+# ---- the command, on the finished small run ----
+
+
+@pytest.fixture(scope="module")
+def held(finished_home) -> dict[str, dict]:
+    rows = finished_home.home.lake.arrow(tables.DOCUMENTS, ["doc_id", "uri", "text"]).to_pylist()
+    return {row["doc_id"]: row for row in rows}
+
+
+def test_the_home_is_searched_as_it_was_measured(finished_home, held):
+    near, context = finished_home.recipe.near_duplicates, fingerprinted(finished_home.home)
+    assert (context.ngram, context.bands, context.rows, context.seed) == (near.ngram, near.bands, near.rows, finished_home.recipe.seed)
+    texts = {doc_id: row["text"] for doc_id, row in held.items()}
+    lake = finished_home.home.lake
+    verdicts = {row["doc_id"]: row for row in lake.arrow(tables.VERDICTS).to_pylist()}
+    with_others = 0
+    for doc_id in sorted(texts)[::15]:
+        found = similar.nearest(lake, similar.read_query(lake, doc_id, io.BytesIO()), context)
+        expected = brute_force(texts, texts[doc_id], context, doc_id)[:10]
+        assert [(one.doc_id, one.jaccard) for one in found] == expected
+        assert all((one.keep, one.reason) == (verdicts[one.doc_id]["keep"], verdicts[one.doc_id]["reason"]) for one in found)
+        with_others += bool(found)
+    assert with_others
+
+
+def test_the_command_shows_an_exact_copy_first_by_file_id_and_standard_input(finished_home, held, tmp_path):
+    """Without Spark: the process that answers has imported neither pyspark nor a bridge to Java."""
+    lake = finished_home.home.lake
+    twins = [row for row in lake.arrow(tables.CLUSTERS).to_pylist() if row["exact"] and row["rank"] > 1]
+    (file := tmp_path / "text.txt").write_text(held[twins[0]["doc_id"]]["text"])
+    code = (
+        "import sys; from typer.testing import CliRunner; from flows.cli import app; import json;"
+        "done = CliRunner().invoke(app, sys.argv[1:], input=sys.stdin.read());"
+        "print(json.dumps([done.exit_code, done.output, [name for name in ('pyspark', 'py4j') if name in sys.modules]]))"
+    )
+    for what, given in ((str(file), ""), ("-", file.read_text()), (twins[0]["doc_id"][:12], "")):
+        command = [sys.executable, "-c", code, "similar", what, "--most", "3", "--recipe", str(finished_home.file)]
+        done = subprocess.run(command, cwd=conftest.ROOT, input=given, capture_output=True, text=True, timeout=120)
+        status, output, bridges = json.loads(done.stdout.splitlines()[-1])
+        assert status == 0 and bridges == [], (output, done.stderr)
+        first = re.search(r"^ *(\d\.\d{3}) +(\d\.\d\d) +([0-9a-f]{12}) ", output, re.MULTILINE)
+        assert first.group(1, 2) == ("1.000", "1.00") and first[3] in {doc_id[:12] for doc_id in held}
+        assert len(re.findall(r"^ *\d\.\d{3} ", output, re.MULTILINE)) <= 3
+        assert re.search(r"kept|duplicate", output)
+
+
+def test_the_command_says_plainly_what_is_wrong_and_that_nothing_is_near(finished_home, tmp_path):
+    recipe = ("--recipe", str(finished_home.file))
+    (file := tmp_path / "text.txt").write_text("nothing like this is anywhere in there")
+    done = conftest.flows("similar", str(file), *recipe, timeout=120)
+    assert done.returncode == 0 and "Nothing near" in done.stdout and "similarity of 0.64" in " ".join(done.stdout.split()), done.stderr
+    done = conftest.flows("similar", "nowhere.txt", *recipe, timeout=120)
+    assert done.returncode and "expected a text file" in done.stderr and "Traceback" not in done.stderr
+    empty = tmp_path / "empty.yaml"
+    empty.write_text(finished_home.file.read_text().replace(str(finished_home.home.root), str(tmp_path / "no-home")))
+    done = conftest.flows("similar", str(file), "--recipe", str(empty), timeout=120)
+    assert done.returncode and "holds no silver.signals yet" in done.stderr and "Traceback" not in done.stderr
