@@ -203,14 +203,8 @@ def rules_explain(
         from pipelines.lineage import rules_of
 
         table = Table("rule", "signal", "measured", "drops", "", "source", box=None)
-<<<<<<< HEAD
-        home = Home(Path(checked.home))
-        for rule, value, condition, fails in rules_of(home.lake, doc_id, domain_rules(checked, home)):
-=======
         home = _home(recipe)
-        for rule, value, threshold, fails in rules_of(home.lake, doc_id, domain_rules(recipes.load(recipe), home)):
-            limit = "off" if threshold is None else f"{'below' if rule.above is None else 'above'} {threshold:g}"
->>>>>>> main
+        for rule, value, condition, fails in rules_of(home.lake, doc_id, domain_rules(recipes.load(recipe), home)):
             measured = "" if value is None else f"{value:.4g}" if isinstance(value, float) else f"{value:,}"
             table.add_row(rule.name, rule.signal, measured, condition, "[red]fails[/]" if fails else "", rule.source)
         Console(highlight=False, width=max(console.width, 160)).print(table)

@@ -30,8 +30,8 @@ from pipelines.html.markup import (
 from pipelines.html.tags import CELLS, CODE, FLAGS, HEADING
 
 WRAPPER = 0.6  # an element with so much of the page's text is the page, whatever its class says
-# Columns of what the first model sees, a group a line. LINK is the share of the bytes that links hold; WORDS, BYTES, TEXT
-# (bytes) and ENDS (of sentences) are ln(1 + n); MARKS and CAPS are by word. PARENT: of the owner; ABOVE: of the parent.
+# Columns of what the first model sees, a group a line. LINK is the share of the bytes that links hold; WORDS, BYTES,
+# TEXT (bytes) and ENDS (of sentences) are ln(1 + n); MARKS and CAPS are by word. PARENT: of the owner; ABOVE: of that.
 F_ONE, F_WORDS, F_BYTES, F_LINK, F_LINKS, F_SENTENCE, F_ENDS, F_MARKS, F_CAPS = range(9)
 F_PLACE, F_PLACE_SQUARED, F_BEFORE_TITLE = range(9, 12)
 F_PARENT_LINK, F_PARENT_TEXT, F_ABOVE_LINK, F_ABOVE_TEXT = range(12, 16)

@@ -31,8 +31,8 @@ class Rule:
     """Drop a document whose `signal` is below `below`, or above `above`. Exactly one of the two is set.
 
     The condition stands here once: for rows in Python (`fails`), for Spark and DuckDB (`sql`, `case`) and for readers
-    (`condition`, `description`). A signal that is null fails no rule. A text column that is null has none of the values of `only` and
-    `unless`.
+    (`condition`, `description`). A signal that is null fails no rule. A text column that is null has none of the
+    values of `only` and `unless`.
     """
 
     name: str
