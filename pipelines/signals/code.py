@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 from numba import njit
 
 from pipelines.texts.characters import IS_ALNUM, IS_LETTER, UNICODE, Strings, decode, is_ascii, table, utf8
+from pipelines.texts.find import find_end, stands, stands_in_any_case
 from schemas.tables import Column
 
 if TYPE_CHECKING:
@@ -276,12 +277,12 @@ def _visible(text):
 @njit
 def _behind_tag(text, i):
     """The place behind the tag, comment, script or style that begins at text[i]."""
-    if _stands(text, i, COMMENT):
-        return _behind(text, i + 4, END_OF_COMMENT)
-    if _stands(text, i, SCRIPT):
-        i = _behind(text, i, END_OF_SCRIPT)
-    elif _stands(text, i, STYLE):
-        i = _behind(text, i, END_OF_STYLE)
+    if stands(text, i, COMMENT):
+        return find_end(text, i + len(COMMENT), END_OF_COMMENT)
+    if stands_in_any_case(text, i, SCRIPT):
+        i = find_end(text, i, END_OF_SCRIPT)
+    elif stands_in_any_case(text, i, STYLE):
+        i = find_end(text, i, END_OF_STYLE)
     while i < len(text) and text[i] != GREATER:
         i += 1
     return i + 1
@@ -314,24 +315,3 @@ def _behind_reference(text, begin):
 @njit(inline="always")
 def _opens(byte):
     return byte == 33 or byte == 47 or byte == 63 or 97 <= byte | 32 <= 122
-
-
-@njit(inline="always")
-def _stands(text, at, mark):
-    """Whether an ASCII mark stands at text[at:], its letters in any case."""
-    if at + len(mark) > len(text):
-        return False
-    for i in range(len(mark)):
-        if text[at + i] != mark[i] and not (65 <= text[at + i] <= 90 and text[at + i] | 32 == mark[i]):
-            return False
-    return True
-
-
-@njit
-def _behind(text, at, mark):
-    """The place behind the first mark in text[at:], or the text's end."""
-    while at < len(text):
-        if text[at] == mark[0] and _stands(text, at, mark):
-            return at + len(mark)
-        at += 1
-    return at

@@ -3,6 +3,7 @@ step.
 
     characters     Arrow strings as bytes, Unicode classes as tables, hashing
     words          folded text, words and shingles by their hashes
+    find           marks at a place
     pieces         runs of ink with their places, kinds and hashes
     fasttext_file  fastText's files, read without it
 """
