@@ -14,7 +14,7 @@ from pipelines.spark import ID_BYTES, sent
 from pipelines.texts.characters import IS_SPACE, constant, table, utf8
 
 Batches = Iterator[pa.RecordBatch]
-FNV, FNV_START, COMBINE = np.uint64(0x100000001B3), np.uint64(0xCBF29CE484222325), np.uint64(0x9E3779B97F4A7C15)
+FNV, FNV_START = np.uint64(0x100000001B3), np.uint64(0xCBF29CE484222325)
 SPACE, ALONE, NEWLINE = 1, 2, ord("\n")
 # Thai and Lao, Tibetan, Burmese, Khmer, CJK with kana, its compatibility forms, full width, and the planes of further
 # ideographs.

@@ -158,7 +158,8 @@ def hash_words(folded, begin, edges, n, words):
 
 @njit
 def join_words(words, n_words, ngram):
-    """Replace the hashes of words by those of shingles; how many there are. A rolling polynomial, mixed at its end."""
+    """Replace the hashes of words by those of `ngram` in a row, of all where there are fewer; how many there are. A
+    rolling polynomial, mixed at its end."""
     if n_words == 0:
         return 0
     size = min(ngram, n_words)
