@@ -1,4 +1,4 @@
-"""Text machinery against Python's bytes."""
+"""Text machinery against Python's bytes and Unicode's data."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.texts import find
+from pipelines.texts import find, scripts
+from tests.scripts import DICTIONARY, stands_alone
 
 
 def as_bytes(text: bytes) -> np.ndarray:
@@ -32,3 +33,12 @@ def test_the_end_of_a_mark_is_where_bytes_find_it(text, mark, at):
     mark = b"<" + mark
     place = text.lower().find(mark, at)
     assert find.find_end(as_bytes(text), at, as_bytes(mark)) == (max(at, len(text)) if place < 0 else place + len(mark))
+
+
+def test_scripts_without_spaces_are_those_that_unicode_says():
+    """All that needs a dictionary is among them; who counts bytes counts on three at least."""
+    characters = [chr(code) for code in range(0x110000)]
+    assert [bool(alone) for alone in scripts.IS_ALONE] == [stands_alone(character) for character in characters]
+    letters = [code for code, character in enumerate(characters) if DICTIONARY.match(character) and character.isalpha()]
+    assert len(letters) > 500 and scripts.IS_ALONE[letters].all()
+    assert scripts.IS_ALONE.nonzero()[0].min() >= 0x800

@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # Spark is imported by the steps that use it: `flows status` 
 
 NEEDS = ("ingest", "dedup")
 TABLES = (tables.CONTAMINATION,)
-REVISION = 1
+REVISION = 2
 
 
 def part(recipe: Recipe) -> dict[str, Any]:

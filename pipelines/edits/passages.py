@@ -1,7 +1,7 @@
 """Passages that occur again: where their further copies lie, as spans of bytes. No suffix array: hashes, counted in
 Spark.
 
-word      a run of ink; a character of a script without spaces (Chinese, Japanese, Thai, ...) is a word by itself
+word      a run of ink; a letter, digit or mark of a script without spaces (`texts.scripts`) is a word by itself
 passage   `words` words in a row, whatever white space lies between
 
 Every repeat is found. A passage of W words holds W - k + 1 runs of k = W / 2 words; the least of their hashes is its

@@ -2,6 +2,7 @@
 step.
 
     characters     Arrow strings as bytes, Unicode classes as tables, hashing
+    scripts        those without spaces between words, and their languages
     words          folded text, words and shingles by their hashes
     find           marks at a place
     pieces         runs of ink with their places, kinds and hashes
