@@ -18,7 +18,7 @@ from flows.steps import STEPS, judge, tokenise
 from flows.steps import edits as step
 from pipelines import assets, capacity, rules
 from pipelines import spark as sparks
-from pipelines.edits import edits, often, passages, preview
+from pipelines.edits import edits, passages, preview
 from pipelines.edits.lines import line_hashes, repeated_lines
 from pipelines.edits.spans import LINE, PASSAGE, BrokenEdit, apply, apply_batch, merged
 from pipelines.lineage import life
@@ -29,9 +29,10 @@ from pipelines.signals.measure import batch_of, measure_batch
 from schemas import tables
 from schemas.fields import fields
 from schemas.recipe import Recipe
+from tests.scripts import CUT, stands_alone
 
 WORDS = 12  # of a passage, in these tests
-ALPHABET = "ab ßは\n\t　😀กx"  # ink, white space of one and three bytes, characters that are words by themselves
+ALPHABET = "ab ßは\n\t　😀กx。བ་ა"  # ink, white space of one and three bytes, characters that are words by themselves
 
 
 def as_bytes(text: str) -> np.ndarray:
@@ -42,7 +43,7 @@ def naive_words(text: str) -> list[tuple[str, int]]:
     """(word, its first byte): split by hand, character by character."""
     found, word, begin, at = [], "", 0, 0
     for character in text:
-        alone = any(low <= ord(character) < high for low, high in often.WITHOUT_SPACES) and not character.isspace()
+        alone = stands_alone(character)
         if word and (alone or character.isspace()):
             found.append((word, begin))
             word = ""
@@ -81,6 +82,12 @@ def test_words_and_lines_are_those_of_a_plain_loop(text):
     assert [" ".join(line.split()) for line in found] == [line for line in lines if len(line) >= 2]
     assert all(line.endswith("\n") for line in found[:-1])
     assert len(set(keys.tolist())) == len({line for line in lines if len(line) >= 2})
+
+
+@pytest.mark.parametrize(("text", "words"), CUT.items())
+def test_words_of_scripts_with_and_without_spaces_are_those_told_by_hand(text, words):
+    raw, (_, begins) = text.encode(), passages._split(as_bytes(text))
+    assert [raw[begin:end].decode().strip() for begin, end in zip(begins[:-1], begins[1:], strict=True)] == words
 
 
 @settings(max_examples=200, deadline=None)

@@ -1,7 +1,6 @@
 """Fingerprints against Python's re and sets, datasketch, and the theory of MinHash and LSH."""
 
 import re
-import unicodedata
 
 import datasketch
 import numpy as np
@@ -14,6 +13,7 @@ from hypothesis import strategies as st
 from pipelines.dedup.verify import alike, shingle_sets
 from pipelines.signals import fingerprints
 from pipelines.signals.context import Context
+from tests.scripts import SHINGLED, stands_alone
 
 CONTEXT = Context(b"")
 ENTRIES = CONTEXT.bands * CONTEXT.rows
@@ -25,16 +25,6 @@ N_SHINGLES = 400
 def measured(texts, context=CONTEXT) -> dict[str, pa.Array]:
     columns = fingerprints.measure(pa.array(texts, pa.string()), None, context)
     return dict(zip((column.name for column in fingerprints.COLUMNS), columns, strict=True))
-
-
-UNSPACED = re.compile(
-    r"(CJK (UNI|COMP)|THAI|LAO|KHMER|MYANMAR|HIRAGANA|HENTAIGANA|(HALFWIDTH |COMBINING )?KATAKANA|IDEOGRAPHIC (ITERATION|CLOSING|NUMBER))"
-)
-
-
-def stands_alone(character: str) -> bool:
-    """Whether it is a letter, digit or mark of a script without spaces: Unicode's names tell its script."""
-    return unicodedata.category(character)[0] in "LMN" and UNSPACED.match(unicodedata.name(character, "")) is not None
 
 
 def ranges(characters: list[str]) -> str:
@@ -124,6 +114,13 @@ def test_words_of_the_whole_plane_are_those_of_python():
 def test_where_a_script_has_no_spaces_a_shingle_is_one_of_characters():
     texts = ["今日はいい天気ですね", "今日は、いい 天気ですね", "ที่นี่ที่ไหน", "오늘은 날씨가 좋네요", "version 2 は新しい"]
     assert measured(texts)["n_shingles"].to_pylist() == [6, 6, 8, 1, 2]
+
+
+@pytest.mark.parametrize(("text", "words"), SHINGLED.items())
+def test_words_of_scripts_with_and_without_spaces_are_those_told_by_hand(text, words):
+    assert measured([text], Context(b"", ngram=1))["n_shingles"].to_pylist() == [len(words)]
+    apart = shingle_sets(pa.array([text, " ".join(words)]), 2)
+    assert apart[0] == apart[1]
 
 
 def test_n_shingles_counts_repeats_and_short_texts_are_one_shingle():

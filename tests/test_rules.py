@@ -13,6 +13,7 @@ from pipelines.signals import code, personal, stopwords, text
 from pipelines.signals.context import Context
 from pipelines.signals.measure import batch_of, measure_batch
 from pipelines.signals.routes import routed
+from pipelines.texts.scripts import LANGUAGES
 from schemas.parts import Route
 
 PROSE = """The river had risen in the night, and by morning the lower meadow lay under water.
@@ -164,6 +165,33 @@ def test_stop_words_are_counted_once_each_in_any_case_and_script():
 
 
 # ---- languages ----
+
+
+WITHOUT_SPACES = {
+    *(("multilingual", name) for name in "too_few_words too_few_characters long_words hashes ellipses few_words_with_letters lists".split()),
+    ("math", "long_words"),
+}
+
+
+def test_lists_of_languages_without_spaces_are_the_table():
+    """YAML cannot import it. A list of other languages shares few with it."""
+    assert LANGUAGES == set("th lo bo dz my km ja zh yue wuu".split())
+    found = set()
+    for domain in rules.domains():
+        for rule in rules.load(domain):
+            off = {lang for lang, limit in rule.languages.items() if limit is None}
+            for named in (off, set(rule.only.get("lang", ())), set(rule.unless.get("lang", ()))):
+                assert len(named & LANGUAGES) <= 2 or named == LANGUAGES, (domain, rule.name)
+                found |= {(domain, rule.name)} if named == LANGUAGES else set()
+    assert found == WITHOUT_SPACES
+
+
+def test_languages_without_spaces_have_no_stop_words():
+    texts = {"ka": "მდინარე და მთა და ზღვა და ტყე", "bo": "བོད་ཡིག་ གི།", "km": "ភាសា ខ្មែរ។", "lo": "ພາສາລາວ", "en": "the river and the hill"}
+    langs = [lang for lang in texts for _ in range(languages.LEAST_DOCUMENTS)]
+    card = languages.fit(pa.RecordBatch.from_pydict({"lang": langs}), [texts[lang] for lang in langs], ())
+    assert set(card["documents"]) == set(texts) and set(card["stop_words"]) == {"ka", "en"}
+    assert card["stop_words"]["ka"][0] == "და"
 
 
 def test_thresholds_are_the_quantiles_ratios_and_medians_of_trusted_documents():

@@ -14,7 +14,7 @@ from schemas.recipe import Recipe
 
 NEEDS = ("ingest", "dedup")
 TABLES = (tables.CONTAMINATION,)
-REVISION = 1
+REVISION = 2
 
 
 def part(recipe: Recipe) -> dict[str, Any]:

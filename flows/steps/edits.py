@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # Spark is imported by the steps that use it: `flows status` 
 
 NEEDS = ("ingest", "measure", "dedup", "decontaminate")
 TABLES = (tables.EDITS, tables.RESTS)
-REVISION = 1
+REVISION = 2
 
 
 def part(recipe: Recipe) -> dict[str, Any]:

@@ -14,35 +14,15 @@ from pyspark.sql import functions as F
 from pipelines import capacity
 from pipelines.spark import ID_BYTES, in_whole_groups, sent
 from pipelines.texts.characters import IS_SPACE, constant, table, utf8
+from pipelines.texts.scripts import IS_ALONE
 
 Batches = Iterator[pa.RecordBatch]
-FNV, FNV_START, COMBINE = np.uint64(0x100000001B3), np.uint64(0xCBF29CE484222325), np.uint64(0x9E3779B97F4A7C15)
+FNV, FNV_START = np.uint64(0x100000001B3), np.uint64(0xCBF29CE484222325)
 SPACE, ALONE, NEWLINE = 1, 2, ord("\n")
-# Thai and Lao, Tibetan, Burmese, Khmer, CJK with kana, its compatibility forms, full width, and the planes of further
-# ideographs.
-WITHOUT_SPACES = (
-    (0x0E00, 0x1100),
-    (0x1780, 0x1800),
-    (0x2E80, 0xA000),
-    (0xF900, 0xFB00),
-    (0xFF00, 0xFFF0),
-    (0x20000, 0x40000),
-)
+CLASSES = table(IS_SPACE, SPACE) | table(IS_ALONE, ALONE)  # 0 for other ink: uint8[code point]
 NOTHING = constant(np.zeros(0, np.uint8))
 LISTED = "doc_id string, group string, keys array<bigint>"
 MET = "doc_id string, keys array<bigint>"
-
-
-def _classes() -> np.ndarray:
-    """0 for ink, SPACE or ALONE: uint8[code point]."""
-    classes = np.zeros(1 << 21, np.uint8)
-    for begin, end in WITHOUT_SPACES:
-        classes[begin:end] = ALONE
-    spaces = table(IS_SPACE, SPACE)
-    return np.where(spaces > 0, spaces, classes)
-
-
-CLASSES = _classes()
 
 
 def often(listed: DataFrame, more_than: int) -> DataFrame:

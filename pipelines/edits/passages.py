@@ -1,7 +1,7 @@
 """Passages that occur again: where their further copies lie, as spans of bytes. No suffix array: hashes, counted in
 Spark.
 
-word      a run of ink; a character of a script without spaces (Chinese, Japanese, Thai, ...) is a word by itself
+word      a run of ink; a letter, digit or mark of a script without spaces (`texts.scripts`) is a word by itself
 passage   `words` words in a row, whatever white space lies between
 
 Every repeat is found. A passage of W words holds W - k + 1 runs of k = W / 2 words; the least of their hashes is its
@@ -26,7 +26,6 @@ from pipelines import capacity
 from pipelines.edits.often import (
     ALONE,
     CLASSES,
-    COMBINE,
     FNV,
     FNV_START,
     LISTED,
@@ -38,6 +37,7 @@ from pipelines.edits.often import (
 )
 from pipelines.spark import in_whole_groups
 from pipelines.texts.characters import decode, mix64
+from pipelines.texts.words import join_words
 
 # of a document, of each of its passages
 GIVEN, EACH = ("doc_id", "priority", "n_bytes"), ("seed", "hash", "start", "end")
@@ -234,18 +234,9 @@ def _words(text, classes, hashes, begins):
 
 @njit(cache=True, nogil=True)
 def _rolled(hashes, size):
-    """Hashes of `size` words in a row, of all places where so many begin. A rolling polynomial, mixed at its end."""
-    out = np.empty(max(0, len(hashes) - size + 1), np.uint64)
-    oldest = np.uint64(1)  # weight of the first word
-    for _ in range(size - 1):
-        oldest *= COMBINE
-    total = np.uint64(0)
-    for i in range(len(hashes)):
-        total = total * COMBINE + hashes[i]
-        if i >= size - 1:
-            out[i - size + 1] = mix64(total)
-            total -= hashes[i - size + 1] * oldest
-    return out
+    """Hashes of `size` words in a row, of all places where so many begin."""
+    joined = hashes.copy()
+    return joined[: join_words(joined, len(joined), size) if len(joined) >= size else 0]
 
 
 @njit(inline="always")

@@ -15,11 +15,11 @@ import pyarrow as pa
 
 from pipelines.rules import Rule
 from pipelines.signals.stopwords import MOST_WORDS
+from pipelines.texts.scripts import LANGUAGES
 
 LEAST_DOCUMENTS = 30  # of a language, to tell what is usual in it
 STOP_WORD_SHARE = 0.008  # of a language's words (FineWeb-2)
 LEAST_STOP_WORDS, LONGEST_STOP_WORD = 8, 6  # words; letters: longer ones are the topic's
-WITHOUT_SPACES = {"zh", "ja", "th", "lo", "km", "my", "bo", "dz", "yue", "wuu"}
 SHOWN = (0.05, 0.25, 0.5, 0.75, 0.95)  # quantiles on the card
 
 
@@ -50,7 +50,7 @@ def fit(signals: pa.RecordBatch, texts: list[str], rules: tuple[Rule, ...]) -> d
             for name, of in values.items()
         },
         "stop_words": {
-            lang: stop_words(np.array(texts, object)[languages == lang]) for lang in known if lang not in WITHOUT_SPACES
+            lang: stop_words(np.array(texts, object)[languages == lang]) for lang in known if lang not in LANGUAGES
         },
     }
 

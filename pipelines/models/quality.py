@@ -13,18 +13,16 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import fasttext
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.dedup.clusters import components
 from pipelines.models import audit
 from pipelines.signals.quality import OTHER, WANTED, excerpt, score
-
-if TYPE_CHECKING:
-    pass
 
 MIN_EXAMPLES = 20  # of each kind: below, a held-out tenth has no two texts to compare
 # Small, so that training takes seconds and a model 7 MB; word pairs are worth 1 point of CORE in DCLM's table.
@@ -104,18 +102,9 @@ def near_copies(texts: list[str]) -> np.ndarray:
     from pipelines.signals.context import Context
 
     keys = fingerprints.measure(pa.array(texts, pa.string()), None, Context(b""))[3]
-    owner, first = np.repeat(np.arange(len(texts)), pc.list_value_length(keys)), {}
-    groups = list(range(len(texts)))
-
-    def root(i: int) -> int:
-        while groups[i] != i:
-            groups[i] = i = groups[groups[i]]
-        return i
-
-    for i, key in zip(owner.tolist(), keys.flatten().to_pylist(), strict=True):
-        a, b = root(i), root(first.setdefault(key, i))
-        groups[max(a, b)] = min(a, b)
-    return np.array([root(i) for i in range(len(texts))], np.int64)
+    owner = np.repeat(np.arange(len(texts)), pc.list_value_length(keys))
+    _, first, band = np.unique(keys.flatten().to_numpy(), return_index=True, return_inverse=True)
+    return components(owner, owner[first[band]], len(texts))
 
 
 def _require(name: str, kind: str, given: int, left_out: int) -> None:

@@ -15,7 +15,8 @@ import numpy as np
 from numba import njit
 
 from pipelines.texts.characters import constant
-from pipelines.texts.fasttext_file import END, PREFIX, Words, _equal, fnv, read, row_of, words_of
+from pipelines.texts.fasttext_file import END, PREFIX, Words, fnv, read, row_of, words_of
+from pipelines.texts.find import equal, stands
 
 SOFTMAX, HIERARCHICAL = 3, 1  # values of `loss`
 # ---- character n-grams and labels in a tree ----
@@ -94,9 +95,9 @@ def features(room, size, model, rows):
             if row >= 0:
                 rows[n] = row
                 n += 1
-            if _equal(word, END):
+            if equal(word, END):
                 return n
-            if not _is_label(word):
+            if not stands(word, 0, LABEL):
                 room[begin - 1], room[i] = 60, 62
                 n = _ngrams(room, begin - 1, i + 1, model.row_of_bucket, rows, n)
         begin = i + 1
@@ -107,11 +108,6 @@ def features(room, size, model, rows):
 @njit(inline="always")
 def _ends_word(byte):
     return byte == 32 or byte == 0 or 9 <= byte <= 13
-
-
-@njit
-def _is_label(word):
-    return len(word) >= len(LABEL) and _equal(word[: len(LABEL)], LABEL)
 
 
 @njit

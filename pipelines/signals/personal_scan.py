@@ -12,12 +12,17 @@ from collections.abc import Iterable
 import numpy as np
 from numba import njit
 
+from pipelines.texts.find import stands
+
 KEY, TOKEN, IBAN, CARD, EMAIL, IPV4, IPV6, PHONE = range(8)  # rows of personal.FINDERS
 DIGIT, LETTER, UPPER, HEX, LOCAL, IN_TOKEN, TRIGGER, IN_NUMBER = (1 << bit for bit in range(8))
 AT, DOT, COLON, DASH, PLUS, EQUALS, OPEN, CLOSE, ZERO, SPACE = (ord(character) for character in "@.:-+=()0 ")
 MIN_TOKEN, MIN_PHONE, NUMBER_BYTES, MIN_CARD, LOCAL_BYTES = 20, 7, 48, 14, 64
-PREFIXES = "AKI ASI ghp gho ghu ghs ghr git glp gld glr glc glf gls gla xox xap AIz GOC sk_ rk_ sk- hf_ npm pyp eyJ key dop doo dor shp dap"
-# The last two letters of words for phone, and of "no", "number" behind them (patterns.DIALLED).
+PREFIXES = (
+    "AKI ASI ghp gho ghu ghs ghr git glp gld glr glc glf gls gla xox xap AIz GOC sk_ rk_ sk- hf_ npm pyp eyJ key dop "
+    "doo dor shp dap"
+)
+# The last two letters of words for phone, and of "no", "number" behind them (contacts.DIALLED).
 ENDINGS = "ne es el le on no ax ob il ll re dy sm lf fn uh pp nr um er rs"
 
 
@@ -111,22 +116,12 @@ def _marks(text, out, n):
             ):
                 n = _put(out, n, i, PHONE)
         elif byte == DASH:
-            if (i == 0 or text[i - 1] != DASH) and _stands(text, i, BEGIN_MARK):
+            if (i == 0 or text[i - 1] != DASH) and stands(text, i, BEGIN_MARK):
                 n = _put(out, n, i, KEY)
         elif byte == EQUALS:
             if i >= 3 and text[i - 1] == ord("y") and text[i - 2] == ord("e") and text[i - 3] == ord("K"):
                 n = _put(out, n, i + 1, TOKEN)
     return n
-
-
-@njit(inline="always")
-def _stands(text, at, mark):
-    if at + len(mark) > len(text):
-        return False
-    for i in range(len(mark)):
-        if text[at + i] != mark[i]:
-            return False
-    return True
 
 
 @njit

@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from pipelines.texts.find import stands, stands_in_any_case
 from pipelines.texts.pieces import ITEMS_IN_CART, LINE_PHRASE, QUESTIONED, READ_MORE, SIGN_IN
 
 ANY_CASE, WHOLE = 1, 2  # letters in any case; white space, or the text's end, on both sides
@@ -21,15 +22,19 @@ PHRASES = (
         ("javascript", "vas"), ("terms of use", "f u"), ("privacy policy", "icy"), ("cookie policy", "icy"),
         ("uses cookies", "oki"), ("use of cookies", "oki"), ("use cookies", "oki"),
     )),
-    ("items in cart", "ems", ITEMS_IN_CART, ANY_CASE), ("read more...", "re.", READ_MORE, ANY_CASE), ("sign-in", "gn-", SIGN_IN, ANY_CASE),
+    ("items in cart", "ems", ITEMS_IN_CART, ANY_CASE), ("read more...", "re.", READ_MORE, ANY_CASE),
+    ("sign-in", "gn-", SIGN_IN, ANY_CASE),
     *((phrase, anchor, QUESTIONED, 0) for phrase, anchor in (
-        ("mp3", "mp3"), ("ownload", "wnl"), ("Vol.", "ol."), ("Episode", "pis"), ("Develop", "lop"), ("Facebook", "ceb"),
+        ("mp3", "mp3"), ("ownload", "wnl"), ("Vol.", "ol."), ("Episode", "pis"), ("Develop", "lop"),
+        ("Facebook", "ceb"),
         ("\ufffd" * 3, "\ufffd"), ("黄色电影", "黄"), ("aute irure dolor ", "iru"), (" sunt in culpa qui ", "ulp"),
         ("orem ipsum ", "psu"), (" quis nostrud ", "rud"), (" adipisicing ", "dip"),
         (" dolore eu ", "lor"), (" cupidatat ", "pid"), ("autem vel eum", "eum"), ("wisi enim ad", "nim"),
         (" №", "№"), (" Ep.", "ep."),
     )),
-    *((phrase, anchor, QUESTIONED, WHOLE) for phrase, anchor in (("sex", "sex"), ("porn", "orn"), ("crusher", "ush"), ("xxx", "xxx"))),
+    *((phrase, anchor, QUESTIONED, WHOLE) for phrase, anchor in (
+        ("sex", "sex"), ("porn", "orn"), ("crusher", "ush"), ("xxx", "xxx"),
+    )),
 )  # fmt: skip
 BITS = 14  # of the table
 SPREAD = 0x9E3779B97F4A7C15  # 2^64 / golden ratio
@@ -79,19 +84,20 @@ def _compare(text, s, pieces, at, code, first):
     for p in range(first, len(ROWS)):
         if ROWS[p, 6] != ROWS[first, 6]:
             break
-        begin, end = at - ROWS[p, 2], at - ROWS[p, 2] + ROWS[p, 1] - ROWS[p, 0]
-        if ROWS[p, 3] == code and begin >= 0 and end <= len(text) and _equal(text, begin, p):
+        begin = at - ROWS[p, 2]
+        if ROWS[p, 3] == code and begin >= 0 and _stands(text, begin, p):
             s.flag[_piece_at(s, pieces, begin)] |= np.uint8(ROWS[p, 4])
 
 
 @njit
-def _equal(text, begin, p):
-    how, size = ROWS[p, 5], ROWS[p, 1] - ROWS[p, 0]
-    for i in range(size):
-        wanted, found = TEXTS[ROWS[p, 0] + i], text[begin + i]
-        if wanted != found and not (how == ANY_CASE and wanted == found | 32 and found >= 65 and found <= 90):
-            return False
-    return how != WHOLE or (_is_gap(text, begin - 1) and _is_gap(text, begin + size))
+def _stands(text, begin, p):
+    """Whether a phrase stands at text[begin:], compared as it wants to be."""
+    how, phrase = ROWS[p, 5], TEXTS[ROWS[p, 0] : ROWS[p, 1]]
+    if how == ANY_CASE:
+        return stands_in_any_case(text, begin, phrase)
+    if not stands(text, begin, phrase):
+        return False
+    return how != WHOLE or (_is_gap(text, begin - 1) and _is_gap(text, begin + len(phrase)))
 
 
 @njit

@@ -38,6 +38,7 @@ from numba import njit
 from pipelines.signals.phrases import mark_phrases
 from pipelines.signals.repeats import COMBINE, LEAST_CHARS, count_ngrams, longest_char_run, longest_span_run, repeats
 from pipelines.texts.characters import Strings, decode, longest, mix64, utf8
+from pipelines.texts.find import stands_in_any_case
 from pipelines.texts.pieces import (
     ALNUM,
     CLASSES,
@@ -169,17 +170,6 @@ def _count_batch(data, offsets, classes, s, counts):
         row.char_run = longest_char_run(text, s, row.pieces) if row.longest_piece >= LEAST_CHARS else 0
         _count_lines(text, classes, s, row)
         count_ngrams(s, row)
-
-
-@njit(inline="always")
-def _has(text, at, word):
-    """Whether the ASCII word stands at text[at:], in any case."""
-    if at < 0 or at + len(word) > len(text):
-        return False
-    for i in range(len(word)):
-        if text[at + i] | 32 != word[i]:
-            return False
-    return True
 
 
 @njit(inline="always")
@@ -324,7 +314,7 @@ def _counts(text, begin, end):
         if text[at] >= 128 or text[at] == 95 or 48 <= text[at] <= 57 or 97 <= text[at] | 32 <= 122:
             return False
     for word in COUNTER_WORDS:
-        if stop - begin == len(word) and _has(text, begin, word):
+        if stop - begin == len(word) and stands_in_any_case(text, begin, word):
             return True
     return False
 

@@ -10,6 +10,7 @@ import numpy as np
 from numba import njit
 
 from pipelines.texts.characters import constant
+from pipelines.texts.find import equal
 
 PREFIX = "__label__"
 MAGIC, VERSION = 793_712_314, 12
@@ -160,20 +161,10 @@ def row_of(words, hash, text):
     slot = np.int64(hash) & (len(words.rows) - 1)
     while words.rows[slot] >= 0:
         row = words.rows[slot]
-        if words.hashes[slot] == hash and _equal(words.data[words.offsets[row] : words.offsets[row + 1]], text):
+        if words.hashes[slot] == hash and equal(words.data[words.offsets[row] : words.offsets[row + 1]], text):
             return row
         slot = (slot + 1) & (len(words.rows) - 1)
     return -1
-
-
-@njit
-def _equal(a, b):
-    if len(a) != len(b):
-        return False
-    for i in range(len(a)):
-        if a[i] != b[i]:
-            return False
-    return True
 
 
 END = np.frombuffer(b"</s>", np.uint8)  # the word that ends each text

@@ -2,9 +2,9 @@
 compared by.
 
 Folded is a text in lower case, its white space one space each, none at the ends. Words are runs of letters, digits and
-_ (Python's \\w). Where a script puts no spaces between words, every letter, digit or mark of it is a word of its own:
-there a shingle of five words is one of five characters, and no label of the language is needed. A shingle is the 64-bit
-hash of `ngram` words in a row, of all words where there are fewer.
+_ (Python's \\w). Where a script puts no spaces between words (`scripts`), every letter, digit or mark of it is a word
+of its own: there a shingle of five words is one of five characters, and no label of the language is needed. A shingle
+is the 64-bit hash of `ngram` words in a row, of all words where there are fewer.
 
 Code is treated alike. Punctuation as words of their own would make more of it near copies, not fewer: among 12,000
 pieces of Python packages 511 would go instead of 181, as functions of one shape with other names agree in it; of 816
@@ -16,20 +16,13 @@ either: branches at word ends are what bounds a pass that goes byte by byte.
 
 from __future__ import annotations
 
-import unicodedata
-
 import numpy as np
 import pyarrow as pa
 from numba import njit
 
 from pipelines.texts.characters import FOLD, IS_ALNUM, decode, encode, load8, longest, mix64, store8, table
+from pipelines.texts.scripts import IS_ALONE
 
-# Blocks of scripts without spaces between words: Thai, Lao, Myanmar, Khmer, kana, Han.
-UNSPACED = (
-    (0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x3005, 0x3007), (0x3040, 0x30FF), (0x31F0, 0x31FF),
-    (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xA9E0, 0xA9FF), (0xAA60, 0xAA7F), (0xF900, 0xFAFF), (0xFF66, 0xFF9F),
-    (0x1AFF0, 0x1B16F), (0x20000, 0x323AF),
-)  # fmt: skip
 # bits beside the code point: of a run of word characters, a word by itself
 WORD, ALONE = np.uint32(1 << 31), np.uint32(1 << 30)
 COMBINE = np.uint64(0x9E3779B97F4A7C15)
@@ -44,10 +37,8 @@ def word_fold() -> np.ndarray:
     is_word = table(IS_ALNUM, 1)
     is_word[ord("_")] = 1
     fold = FOLD | is_word.astype(np.uint32) * WORD
-    for first, last in UNSPACED:
-        for code in range(first, last + 1):
-            if is_word[code] or unicodedata.category(chr(code)).startswith("M"):
-                fold[code] = fold[code] & ~WORD | ALONE
+    alone = table(IS_ALONE, 1) > 0
+    fold[alone] = fold[alone] & ~WORD | ALONE
     return fold
 
 
@@ -159,7 +150,8 @@ def hash_words(folded, begin, edges, n, words):
 
 @njit
 def join_words(words, n_words, ngram):
-    """Replace the hashes of words by those of shingles; how many there are. A rolling polynomial, mixed at its end."""
+    """Replace the hashes of words by those of `ngram` in a row, of all where there are fewer; how many there are. A
+    rolling polynomial, mixed at its end."""
     if n_words == 0:
         return 0
     size = min(ngram, n_words)
