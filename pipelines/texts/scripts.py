@@ -1,7 +1,8 @@
 """Scripts that put no spaces between words: there every letter, digit or mark is taken for a word by itself.
 
-They are those in which Unicode breaks lines by a dictionary only (class SA of UAX #14), Han and kana, and Tibetan, whose
-tsheg (U+0F0B) stands between syllables. Georgian, Ethiopic, Hangul and Yi have words apart; Bopomofo stands beside Han.
+They are those in which Unicode breaks lines by a dictionary only (class SA of UAX #14), Han and kana, and Tibetan,
+whose tsheg (U+0F0B) stands between syllables. Georgian, Ethiopic, Hangul and Yi have words apart; Bopomofo stands
+beside Han.
 """
 
 from __future__ import annotations
