@@ -167,10 +167,8 @@ def test_stop_words_are_counted_once_each_in_any_case_and_script():
 # ---- languages ----
 
 
-WITHOUT_SPACES = {
-    *(("multilingual", name) for name in "too_few_words too_few_characters long_words hashes ellipses few_words_with_letters lists".split()),
-    ("math", "long_words"),
-}
+COUNTED = "too_few_words too_few_characters long_words hashes ellipses few_words_with_letters lists"
+WITHOUT_SPACES = {*(("multilingual", name) for name in COUNTED.split()), ("math", "long_words")}
 
 
 def test_lists_of_languages_without_spaces_are_the_table():
@@ -187,7 +185,7 @@ def test_lists_of_languages_without_spaces_are_the_table():
 
 
 def test_languages_without_spaces_have_no_stop_words():
-    texts = {"ka": "მდინარე და მთა და ზღვა და ტყე", "bo": "བོད་ཡིག་ གི།", "km": "ភាសា ខ្មែរ។", "lo": "ພາສາລາວ", "en": "the river and the hill"}
+    texts = {"ka": "მდინარე და მთა და ზღვა", "bo": "བོད་ཡིག་ གི།", "km": "ភាសា ខ្មែរ។", "lo": "ພາສາລາວ", "en": "the river"}
     langs = [lang for lang in texts for _ in range(languages.LEAST_DOCUMENTS)]
     card = languages.fit(pa.RecordBatch.from_pydict({"lang": langs}), [texts[lang] for lang in langs], ())
     assert set(card["documents"]) == set(texts) and set(card["stop_words"]) == {"ka", "en"}
