@@ -17,6 +17,7 @@ from flows.home import Home, Receipt
 from flows.job import Job
 from flows.report import census, corpus, distributions, plots, samples, training
 from flows.steps import STEPS
+from flows.steps.report import files
 from flows.summary import print_summary
 from pipelines.signals import COLUMNS, TABLE
 from schemas import tables
@@ -155,7 +156,8 @@ def job(spark, tmp_path_factory) -> Job:
 
 @pytest.fixture(scope="module")
 def page(job) -> Path:
-    return report.write(job)
+    report.write(job, *files(job))
+    return files(job)[0]
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +212,7 @@ def test_what_does_not_add_up_stands_on_the_page_and_fails_the_step(job, facts, 
     funnel = [{**facts["funnel"][0], "complaints": ["6 documents were ingested, 5 have a verdict"]}, facts["funnel"][1]]
     monkeypatch.setattr(report, "facts", lambda job: {**facts, "funnel": funnel})
     with pytest.raises(report.DoesNotAddUp, match="source code: 6 documents were ingested, 5 have a verdict"):
-        report.write(broken)
+        report.write(broken, *files(broken))
     (page,) = broken.home.report.glob("*.html")
     assert "The counts do not add up" in page.read_text() and "Counts add up" not in page.read_text()
 
@@ -408,7 +410,7 @@ def test_printable_leaves_scripts_and_emoji_alone():
 
 def test_a_report_is_the_same_when_it_is_made_again(job, page):
     before = page.read_bytes(), page.with_suffix(".json").read_bytes()
-    report.write(job)
+    report.write(job, *files(job))
     assert (page.read_bytes(), page.with_suffix(".json").read_bytes()) == before
 
 
