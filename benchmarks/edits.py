@@ -17,7 +17,7 @@ import numpy as np
 from benchmarks.families import pieces
 from benchmarks.timing import row, seconds, show
 from pipelines.edits import lines, passages
-from pipelines.texts.characters import constant
+from pipelines.texts.characters import read_only
 
 WORDS, MIN_CHARS = 50, 10
 LEAST_MB = 50.0  # of each loop, MB/s a core: twice what the measuring pass aims at
@@ -26,7 +26,7 @@ LEAST_MB = 50.0  # of each loop, MB/s a core: twice what the measuring pass aims
 def rows(folder: str | None = None) -> list[dict]:
     """Each loop over the same texts. `must` is the least ratio."""
     texts = [
-        constant(np.frombuffer(piece.encode(), np.uint8))
+        read_only(np.frombuffer(piece.encode(), np.uint8))
         for piece in pieces(Path(folder or sysconfig.get_path("purelib")))
     ]
     mb = sum(map(len, texts)) / 1e6

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.data import Batch, pack
+from model.data import Batch, make_batch
 from model.moe import MoE
 from model.optim import optimiser
 from model.shards import Shards
@@ -88,7 +88,7 @@ def random_batch(tokens: int) -> Batch:
         samples.append(
             {"tokens": random.integers(1, VOCAB, SEQ_LEN), "starts": starts, "docs": np.arange(1, len(starts) + 1)}
         )
-    return pack(0, samples)
+    return make_batch(0, samples)
 
 
 def alternate(first: Callable[[int], object], second: Callable[[int], object]) -> tuple[float, float]:

@@ -146,12 +146,12 @@ def similar(
     """
     with _said_plainly():
         from flows.status import check
-        from flows.steps.measure import fingerprinted
+        from flows.steps.measure import fingerprint_context
         from flows.summary import print_similar
         from pipelines.dedup.similar import nearest, read_query
 
         home = Home(Path(check(recipe).home))
-        context = fingerprinted(home)
+        context = fingerprint_context(home)
         query = read_query(home.lake, what, sys.stdin.buffer)
         print_similar(nearest(home.lake, query, context, most), context, console)
 

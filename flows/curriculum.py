@@ -49,7 +49,7 @@ def run_steps(checked: Preflight, only: str | None) -> None:
     with home.held():
         remember_server(home)
         found = states(checked, home)
-        job = Job(checked.recipe, home, {state.step.name: state.fingerprint for state in found})
+        job = Job(checked.recipe, home, {state.step.name: state.hash for state in found})
         job.files, job.deliveries = checked.files, checked.deliveries
         decided = {state.step.name: plain(state.part) for state in found}
         run = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
@@ -100,9 +100,9 @@ def work(step: Step, job: Job, part: Any, run: str, display: Display) -> None:
 def receipt(step: Step, job: Job, part: Any, run: str, counts: dict[str, float], seconds: float) -> Receipt:
     return Receipt(
         step=step.name,
-        fingerprint=job.fingerprints[step.name],
+        hash=job.hashes[step.name],
         part=part,
-        inputs={need: job.fingerprints[need] for need in step.needs},
+        inputs={need: job.hashes[need] for need in step.needs},
         tables={table.name: job.home.lake.version(table) for table in step.tables},
         files={str(path.relative_to(job.home.root)): path.stat().st_size for path in step.files(job)},
         counts={name: float(value) for name, value in counts.items()},
@@ -115,7 +115,7 @@ def receipt(step: Step, job: Job, part: Any, run: str, counts: dict[str, float],
 def store_runs(job: Job, run: str) -> None:
     """Bring this run's receipts into ops.runs."""
     receipts = [found for step in STEPS if (found := job.home.receipt(step.name)) and found.run == run]
-    rows = [{**asdict(one), "recipe": job.recipe.fingerprint} for one in receipts]
+    rows = [{**asdict(one), "fingerprint": one.hash, "recipe": job.recipe.hash} for one in receipts]
     if rows:
         columns = {name: pa.array([row[name] for row in rows]) for name in tables.RUNS.column_names if name not in MAPS}
         maps = {

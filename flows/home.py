@@ -37,7 +37,7 @@ class Receipt:
     """
 
     step: str
-    fingerprint: str
+    hash: str
     part: Any
     inputs: dict[str, str]
     tables: dict[str, int]

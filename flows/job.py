@@ -27,11 +27,11 @@ Counts = dict[str, float]
 
 @dataclass
 class Job:
-    """What a step works with. `fingerprints` are those of all steps; `on_training` is told of every optimiser step."""
+    """What a step works with. `hashes` are those of all steps; `on_training` is told of every optimiser step."""
 
     recipe: Recipe
     home: Home
-    fingerprints: dict[str, str]
+    hashes: dict[str, str]
     on_training: Callable[[Any], None] = lambda step: None
 
     @cached_property
@@ -43,7 +43,7 @@ class Job:
     @property
     def run_folder(self) -> Path:
         """Folder of the training run: its name is what it is made of, so a resumed run finds its checkpoints."""
-        return self.home.runs / self.fingerprints["train"][:12]
+        return self.home.runs / self.hashes["train"][:12]
 
     @cached_property
     def files(self) -> ingest.Listing:
@@ -60,7 +60,7 @@ class Job:
         return domain_rules(self.recipe, self.home)
 
     def known(self, table: Table) -> dict[str, str]:
-        """By delivery, the fingerprint of what the table holds of it; empty where it does not say."""
+        """By delivery, the hash of what the table holds of it; empty where it does not say."""
         return self.home.lake.ancestry(table).get("deliveries", {})
 
     def read(self, table: Table) -> DataFrame:
@@ -69,11 +69,11 @@ class Job:
     def delivered(self, table: Table, chosen: list[Delivery]) -> DataFrame:
         """The rows of these deliveries, read from the files alone that may hold some: Delta takes two jobs, half a
         second, to find them."""
-        files = self.home.lake.files(table, deliveries.among(chosen))
+        files = self.home.lake.files(table, deliveries.arrow_condition(chosen))
         found = (
             self.spark.read.schema(table.ddl).parquet(*files) if files else self.spark.createDataFrame([], table.ddl)
         )
-        return found.where(deliveries.condition(chosen))
+        return found.where(deliveries.sql_condition(chosen))
 
     def write(
         self, rows: DataFrame | pa.Table, table: Table, step: str, *,
@@ -81,7 +81,7 @@ class Job:
     ) -> int:  # fmt: skip
         """`Lake.write` with an ancestry; `deliveries` are those that the table holds afterwards. Returns the rows
         written."""
-        ancestry = {"step": step, "fingerprint": self.fingerprints[step], "deliveries": deliveries or {}}
+        ancestry = {"step": step, "hash": self.hashes[step], "deliveries": deliveries or {}}
         self.store(rows, table, ancestry, where, append=append)
         return self.home.lake.rows_written(table)
 

@@ -9,7 +9,7 @@ from typing import Any
 from flows.home import Home, Receipt
 from flows.preflight import Preflight
 from flows.steps import STEPS, Step
-from schemas.files import fingerprint
+from schemas.files import json_hash
 
 
 class NotReady(RuntimeError):
@@ -20,12 +20,12 @@ class NotReady(RuntimeError):
 class State:
     """A step's state: done, stale (its output is of another input or recipe) or missing; `why` says of which.
 
-    `part` is the part of the recipe that its fingerprint is made of.
+    `part` is the part of the recipe that its hash is made of.
     """
 
     step: Step
     part: Any
-    fingerprint: str
+    hash: str
     state: str
     why: str
     receipt: Receipt | None
@@ -47,7 +47,7 @@ def states(checked: Preflight, home: Home) -> list[State]:
         part = decided[step.name]
         # Of what `ingest` stored, a step that names its deliveries reads those alone, and their hashes are in its part.
         inputs = {need: prints[need] for need in step.needs if not (need == "ingest" and "deliveries" in part)}
-        prints[step.name] = fingerprint([step.name, step.revision, part, inputs])
+        prints[step.name] = json_hash([step.name, step.revision, part, inputs])
         result.append(_state(step, prints[step.name], part, inputs, home))
     return result
 
@@ -70,7 +70,7 @@ def _state(step: Step, expected: str, part: Any, inputs: dict[str, str], home: H
     receipt = home.receipt(step.name)
     if receipt is None:
         return State(step, part, expected, "missing", "never finished", None)
-    if receipt.fingerprint != expected:
+    if receipt.hash != expected:
         return State(step, part, expected, "stale", _difference(receipt, part, inputs), receipt)
     damage = home.damage(receipt)
     return State(step, part, expected, "stale" if damage else "done", damage or "", receipt)

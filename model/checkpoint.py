@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from schemas.files import fingerprint
+from schemas.files import json_hash
 from schemas.manifest import Manifest, Plan
 from schemas.training import ModelConfig, TrainConfig, require
 
@@ -66,7 +66,7 @@ def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], dict]:
 def identity(manifest: Manifest, plan: Plan, model: ModelConfig, config: TrainConfig) -> dict:
     """All that decides what a run computes, in parts that can be told apart."""
     windows = {window.file: window.sha256 for folder in manifest.folders for window in folder.windows}
-    streams = {stream.name: fingerprint(stream) for stream in manifest.streams}
+    streams = {stream.name: json_hash(stream) for stream in manifest.streams}
     data = {"recipe": manifest.recipe, "tokenizer": manifest.tokenizer, "tables": manifest.tables, "streams": streams}
     data |= {"windows": windows, "heldout": [window.sha256 for window in manifest.heldout]}
     parts = {
@@ -82,8 +82,8 @@ def check_same(made_with: dict, given: dict, tokens_done: int, where: Path) -> N
     """Refuse to go on from a checkpoint unless what it was made with is still so; identities as `identity` gives them.
 
     The plan may be amended: stages that begin at or behind `tokens_done` may be added or changed, and with them the
-    windows that were written, the recipe and the tables' fingerprints. Raises ValueError naming every part that
-    differs.
+    windows that were written, the recipe and the hashes of the steps that wrote its tables. Raises ValueError naming
+    every part that differs.
     """
     begun = [stage for stage in made_with["plan"]["stages"] if stage["first_token"] < tokens_done]
     amended = made_with["plan"] != given["plan"]

@@ -163,10 +163,10 @@ class Batches:
         )
         first, share = before * size + rank * size // world, size // world
         places = [self.sample(stage, position) for position in range(first, first + share)]
-        return pack(stage, [self.shards.sample(*place) for place in places])
+        return make_batch(stage, [self.shards.sample(*place) for place in places])
 
 
-def pack(stage: int, samples: list[dict]) -> Batch:
+def make_batch(stage: int, samples: list[dict]) -> Batch:
     """Stack samples (columns tokens, starts, docs) of one length into a batch."""
     tokens_BL = np.stack([sample["tokens"] for sample in samples]).astype(np.int64)
     length = tokens_BL.shape[1]

@@ -51,7 +51,9 @@ def bits_per_byte(model: Transformer, documents: list[dict], seq_len: int, batch
 def document_nats(model: Transformer, tokens: list[np.ndarray], seq_len: int, batch_tokens: int) -> np.ndarray:
     """Sum of each document's cross-entropies in nats, float64; tokens hold end-of-text at both ends."""
     nats = np.zeros(len(tokens))
-    rows = pack([piece for i, document in enumerate(tokens) for piece in pieces(i, len(document), seq_len)], seq_len)
+    rows = fill_rows(
+        [piece for i, document in enumerate(tokens) for piece in pieces(i, len(document), seq_len)], seq_len
+    )
     size = max(1, batch_tokens // seq_len)
     with torch.inference_mode():
         for start in range(0, len(rows), size):
@@ -71,7 +73,7 @@ def pieces(document: int, n_tokens: int, seq_len: int) -> Iterator[Piece]:
         start, scored = start + max(1, seq_len // 2), end
 
 
-def pack(windows: list[Piece], seq_len: int) -> list[list[Piece]]:
+def fill_rows(windows: list[Piece], seq_len: int) -> list[list[Piece]]:
     """Rows of at most `seq_len` places: the longest window, then the shortest ones that still fit."""
     waiting = deque(sorted(windows, key=lambda piece: piece.end - piece.start))
     rows = []

@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler
 
-from model.data import Places, pack
+from model.data import Places, make_batch
 from model.shards import check_size
 from schemas.manifest import Plan, Window, load_manifest, load_plan
 from schemas.training import require
@@ -125,7 +125,7 @@ def _check(root: Path, windows: list[Window], firsts: dict[str, int], kept: bool
 
 def _tensors(sample: dict[str, np.ndarray]) -> dict[str, Tensor]:
     """An item of `PlannedSamples` from a stored sample (columns tokens, starts, docs)."""
-    batch = pack(0, [sample])
+    batch = make_batch(0, [sample])
     tokens, segments, positions = batch.tokens_BL[0], batch.segments_BL[0], batch.positions_BL[0]
     docs = batch.docs_S[segments]
     labels = tokens.masked_fill((positions == 0) | (docs == 0), IGNORED)

@@ -29,7 +29,7 @@ from model.ledger import Journal, document_losses, load_metrics
 from model.loss import MeanLoss, targets
 from model.optim import learning_rate, moments, optimiser, set_learning_rate, set_moments
 from model.transformer import Transformer, parameter_counts
-from schemas.files import fingerprint, write_json
+from schemas.files import json_hash, write_json
 from schemas.manifest import Manifest, load_manifest, load_plan
 from schemas.training import ModelConfig, TrainConfig
 
@@ -196,7 +196,7 @@ def _finished(run: Path, identity: dict) -> dict | None:
     """The result of a run with the same inputs, if there is one."""
     path = run / "result.json"
     result = json.loads(path.read_text()) if path.exists() else None
-    return result if result and result["inputs"] == fingerprint(identity) else None
+    return result if result and result["inputs"] == json_hash(identity) else None
 
 
 def _finish(run: Path, learner: Learner, manifest: Manifest, state: State, identity: dict) -> dict:
@@ -209,7 +209,7 @@ def _finish(run: Path, learner: Learner, manifest: Manifest, state: State, ident
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     last = [line["loss"] for line in lines[-LAST_STEPS:]]
     result = {
-        "inputs": fingerprint(identity),
+        "inputs": json_hash(identity),
         "steps": state.step,
         "tokens": state.step * learner.config.batch_tokens,
         "seconds": round(state.seconds, 1),

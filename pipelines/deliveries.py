@@ -29,18 +29,18 @@ class Delivery(NamedTuple):
         return f"{self.source}/{self.snapshot}"
 
 
-def deliveries(recipe: Recipe) -> dict[Delivery, Source]:
+def deliveries_of(recipe: Recipe) -> dict[Delivery, Source]:
     """The recipe's deliveries, the snapshots of a source oldest first."""
     return {Delivery(source.name, one.snapshot): one for source in recipe.sources for one in source.deliveries}
 
 
-def rounds(
+def plan_rounds(
     wanted: dict[str, str], documents: dict[str, str], rejects: dict[str, str]
 ) -> tuple[dict[str, str], list[list[Delivery]]]:
     """(deliveries that are stored, deliveries to read): in each round one of every source, the oldest first.
 
-    wanted: `fingerprints`; documents, rejects: those that the two tables hold now. What is stored stays if all of it is
-    wanted.
+    wanted: as the files are now; documents, rejects: those that the two tables hold. What is stored stays if all of it
+    is wanted.
     """
     stored = rejects if rejects.items() <= documents.items() <= wanted.items() else {}  # documents are written first
     queues: dict[str, list[Delivery]] = {}
@@ -49,7 +49,7 @@ def rounds(
     return stored, [[one for one in together if one] for together in zip_longest(*queues.values())]
 
 
-def undone(wanted: dict[str, str], known: dict[str, str]) -> list[Delivery] | None:
+def missing_deliveries(wanted: dict[str, str], known: dict[str, str]) -> list[Delivery] | None:
     """The deliveries that a table which holds `known` lacks; None where it must be made anew, as it holds nothing or
     something else."""
     return (
@@ -59,13 +59,13 @@ def undone(wanted: dict[str, str], known: dict[str, str]) -> list[Delivery] | No
     )
 
 
-def condition(chosen: Iterable[Delivery]) -> str:
+def sql_condition(chosen: Iterable[Delivery]) -> str:
     """SQL: the rows of these deliveries. Their names hold no quotes (schemas.recipe)."""
     listed = {source: "', '".join(snapshots) for source, snapshots in by_source(chosen).items()}
     return " or ".join(f"(source = '{source}' and snapshot in ('{snapshots}'))" for source, snapshots in listed.items())
 
 
-def among(chosen: Iterable[Delivery]) -> pc.Expression:
+def arrow_condition(chosen: Iterable[Delivery]) -> pc.Expression:
     """The same for Arrow."""
     named = by_source(chosen).items()
     return reduce(

@@ -114,7 +114,7 @@ def session(spark: Spark, home: str) -> SparkSession:
     return started
 
 
-def sent(rows: DataFrame, n_bytes: Column) -> DataFrame:
+def broadcast_small(rows: DataFrame, n_bytes: Column) -> DataFrame:
     """`rows`, for a join with texts: computed now, and sent to every task if they are at most SENT_BYTES, so that no
     text is shuffled.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 
-def fingerprint(value: Any) -> str:
+def json_hash(value: Any) -> str:
     """Hash of a JSON value or dataclass: 32 hex digits, the same for equal content."""
     if dataclasses.is_dataclass(value):
         value = dataclasses.asdict(value)

@@ -22,7 +22,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from schemas.files import fingerprint, write_json
+from schemas.files import json_hash, write_json
 from schemas.training import doc, require
 
 
@@ -120,7 +120,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What the shards hold. `tables` maps each lake table to the fingerprint of the step that wrote it.
+    """What the shards hold. `tables` maps each lake table to the hash of the step that wrote it.
 
     `tokenizer` has name, vocab_size, eot (the end-of-text id), sha256 (of the ranks file) and file (relative to the
     manifest's folder).
@@ -145,8 +145,8 @@ class Manifest:
 
 
 def save(value: Manifest | Plan, path: Path) -> None:
-    """Write as JSON with its own fingerprint under `hash`."""
-    write_json(path, {"hash": fingerprint(value), **dataclasses.asdict(value)})
+    """Write as JSON with its own hash under `hash`."""
+    write_json(path, {"hash": json_hash(value), **dataclasses.asdict(value)})
 
 
 def load_manifest(path: Path) -> Manifest:
@@ -183,7 +183,7 @@ def _load(path: Path) -> dict:
 
 def _checked(value, found: str, path: Path):
     require(
-        fingerprint(value) == found,
-        f"{path} was changed by hand: its content has hash {fingerprint(value)}, it says {found}",
+        json_hash(value) == found,
+        f"{path} was changed by hand: its content has hash {json_hash(value)}, it says {found}",
     )
     return value

@@ -339,7 +339,7 @@ class Stage(Part):
 
 
 class Spark(Part):
-    """Where Spark runs. No part of any fingerprint: the same bytes come out of any cluster."""
+    """Where Spark runs. No part of any step's hash: the same bytes come out of any cluster."""
 
     master: str = Field("local[*]", description="Spark master; SPARK_REMOTE in the environment wins")
     driver_memory: str = Field(

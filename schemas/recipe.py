@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from schemas.files import fingerprint
+from schemas.files import json_hash
 from schemas.parts import (
     Decontaminate,
     Edits,
@@ -130,18 +130,18 @@ class Recipe(Part):
         return {source.domain for source in self.sources} | {route.to for route in self.routes}
 
     def part(self, *names: str) -> dict[str, Any]:
-        """The named fields as JSON values: what a step's fingerprint is made of."""
+        """The named fields as JSON values: what a step's hash is made of."""
         return self.model_dump(mode="json", include=set(names))
 
     @property
-    def data_fingerprint(self) -> str:
+    def data_hash(self) -> str:
         """Hash of what decides the shards: the trainer's part left out."""
-        return fingerprint(self.model_dump(mode="json", exclude={"home", "spark", "model", "train", "prompts"}))
+        return json_hash(self.model_dump(mode="json", exclude={"home", "spark", "model", "train", "prompts"}))
 
     @property
-    def fingerprint(self) -> str:
+    def hash(self) -> str:
         """Hash of everything that decides the result: home folder and Spark's place left out."""
-        return fingerprint(self.model_dump(mode="json", exclude={"home", "spark"}))
+        return json_hash(self.model_dump(mode="json", exclude={"home", "spark"}))
 
 
 def load(path: Path) -> Recipe:

@@ -260,9 +260,9 @@ RUNS = Table(
     (
         Column("run", "string", "id of the run"),
         Column("step", "string", "name of the step"),
-        Column("recipe", "string", "fingerprint of the whole recipe"),
-        Column("fingerprint", "string", "fingerprint of the step: its part of the recipe and of its inputs"),
-        Column("inputs", "map<string,string>", "fingerprint of each step that it read from"),
+        Column("recipe", "string", "hash of the whole recipe"),
+        Column("fingerprint", "string", "hash of the step: of its part of the recipe and its inputs"),
+        Column("inputs", "map<string,string>", "hash of each step that it read from"),
         Column("tables", "map<string,bigint>", "version of each table that it wrote"),
         Column("counts", "map<string,double>", "what it counted"),
         Column("seconds", "double", "wall-clock time"),
@@ -275,7 +275,7 @@ LEDGER = Table(
     "ops.ledger",
     "what each training step read, and what it lost on each document",
     (
-        Column("run", "string", "fingerprint of the training step"),
+        Column("run", "string", "hash of the training step"),
         Column("step", "bigint", "optimiser step, from 0"),
         Column("doc_key", "bigint", "document, as in silver.tokens"),
         Column("tokens", "bigint", "tokens predicted"),

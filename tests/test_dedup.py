@@ -232,8 +232,8 @@ def test_an_increment_concerns_what_shares_a_bands_key_with_a_new_text(signals):
     rows = fingerprints(signals, f"doc_id = '{5:032x}'")
     new = {key for row in rows.to_pylist() if row["new"] for key in row["band_keys"]}
     expected = {row["doc_id"] for row in rows.to_pylist() if new & set(row["band_keys"])}
-    marked = buckets.marks(rows.filter(pc.field("new")).to_batches())
-    parts = [buckets.touched(part, marked) for part in rows.to_batches(max_chunksize=20)]
+    marked = buckets.mark_keys(rows.filter(pc.field("new")).to_batches())
+    parts = [buckets.select_touched(part, marked) for part in rows.to_batches(max_chunksize=20)]
     assert {i for part in parts for i in part.column("doc_id").to_pylist()} == expected and 1 < len(expected) < len(rows) / 2
 
 
@@ -250,7 +250,7 @@ def test_what_does_not_fit_into_one_process_gives_the_same_rows(spark, signals, 
     if not touched_fits:
         assert in_order(dedup.pairs(signals, documents, NEAR)) == in_order(found)
         columns = list(tables.CLUSTERS.column_names)
-        assert in_order(dedup.grouped(signals, pairs, {})) == in_order(clustered(signals, found, {}, {}).select(columns))
+        assert in_order(dedup.group_clusters(signals, pairs, {})) == in_order(clustered(signals, found, {}, {}).select(columns))
 
 
 def test_a_text_that_is_no_longer_there_still_connects_its_copies_and_no_quality_is_the_worst():
@@ -294,6 +294,6 @@ def test_a_bucket_of_many_near_copies_gives_a_linear_number_of_pairs_in_few_tile
     a, b, change = buckets.window_changes(keys, new, np.zeros((n, 4), np.uint32), 0.5)
     assert n - 1 <= len(a) <= n * buckets.NEIGHBOURS
     assert set(change.tolist()) == {16}
-    tiles = buckets.in_tiles(a, b, change > 0, np.full(n, 1000))
+    tiles = buckets.place_in_tiles(a, b, change > 0, np.full(n, 1000))
     blocks = n * 1000 // buckets.BLOCK + 1
     assert len(tiles.unique()) <= 2 * blocks

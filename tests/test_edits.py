@@ -20,7 +20,7 @@ from pipelines import assets, capacity, rules
 from pipelines import spark as sparks
 from pipelines.edits import edits, passages, preview
 from pipelines.edits.lines import line_hashes, repeated_lines
-from pipelines.edits.spans import LINE, PASSAGE, BrokenEdit, apply, apply_batch, merged
+from pipelines.edits.spans import LINE, PASSAGE, BrokenEdit, apply_spans, apply_to_batch, merge_spans
 from pipelines.lineage import life
 from pipelines.shards.tokens import encoding
 from pipelines.signals import TABLE
@@ -120,7 +120,7 @@ spans = st.lists(
 
 @given(spans, st.randoms())
 def test_merged_spans_are_in_order_apart_and_cover_by_strength(found, chance):
-    result = merged(found)
+    result = merge_spans(found)
     strength = {LINE: 0, PASSAGE: 1, "email": 2}
     best = {}
     for start, end, _, why in found:
@@ -132,13 +132,13 @@ def test_merged_spans_are_in_order_apart_and_cover_by_strength(found, chance):
     assert all((replacement == "") == (why != "email") for _, _, replacement, why in result)
     shuffled = list(found)
     chance.shuffle(shuffled)
-    assert merged(shuffled) == result
+    assert merge_spans(shuffled) == result
 
 
 def test_a_removed_line_wins_over_a_mask_inside_it():
-    assert merged([(3, 9, "<EMAIL>", "email"), (0, 20, "", LINE)]) == [(0, 20, "", LINE)]
-    assert merged([(3, 9, "<EMAIL>", "email"), (9, 14, "<EMAIL>", "email")]) == [(3, 9, "<EMAIL>", "email"), (9, 14, "<EMAIL>", "email")]
-    assert merged([(0, 6, "", PASSAGE), (4, 9, "", LINE)]) == [(0, 4, "", PASSAGE), (4, 9, "", LINE)]
+    assert merge_spans([(3, 9, "<EMAIL>", "email"), (0, 20, "", LINE)]) == [(0, 20, "", LINE)]
+    assert merge_spans([(3, 9, "<EMAIL>", "email"), (9, 14, "<EMAIL>", "email")]) == [(3, 9, "<EMAIL>", "email"), (9, 14, "<EMAIL>", "email")]
+    assert merge_spans([(0, 6, "", PASSAGE), (4, 9, "", LINE)]) == [(0, 4, "", PASSAGE), (4, 9, "", LINE)]
 
 
 @settings(deadline=None)
@@ -151,22 +151,22 @@ def test_applied_edits_are_those_of_python_slices(text, found):
         expected = expected[:start] + replacement + expected[end:]
     byte = [len(text[:i].encode()) for i in range(len(text) + 1)]
     rows = [(byte[start], byte[end], replacement) for start, end, replacement in chosen]
-    assert apply(text.encode(), rows).decode() == expected
+    assert apply_spans(text.encode(), rows).decode() == expected
     kind = pa.list_(pa.struct([("start", pa.int64()), ("end", pa.int64()), ("replacement", pa.string())]))
     column = pa.array([None, [dict(zip(("start", "end", "replacement"), row, strict=True)) for row in rows], []], kind)
-    learnt = apply_batch(pa.array(["first", text, "last"]), column)
+    learnt = apply_to_batch(pa.array(["first", text, "last"]), column)
     assert learnt.to_pylist() == ["first", expected, "last"] and learnt.type == pa.string()
 
 
 @pytest.mark.parametrize("broken", [[(3, 2, "")], [(-1, 2, "")], [(0, 5, "")], [(2, 3, ""), (0, 1, "")], [(0, 2, ""), (1, 3, "")]])
 def test_edits_that_do_not_fit_are_refused(broken):
     with pytest.raises(BrokenEdit, match="expected edits in order, apart and inside the text's 4 bytes, found"):
-        apply(b"abcd", broken)
+        apply_spans(b"abcd", broken)
 
 
 def test_edits_inside_a_character_are_refused():
     with pytest.raises(BrokenEdit, match="between characters, found 0 to 1"):
-        apply("ßb".encode(), [(0, 1, "")])
+        apply_spans("ßb".encode(), [(0, 1, "")])
 
 
 SCHEMA = "doc_id string, source string, priority int, n_bytes bigint, text string"
@@ -305,10 +305,10 @@ def test_masks_take_the_place_of_personal_data_of_kept_documents(spark):
     personal = [(at[0], at[0] + 14, "email"), (32, 36, "phone"), (at[1], at[1] + 14, "email")]
     signals = spark.createDataFrame([("a", personal), ("b", personal)], "doc_id string, personal array<struct<start:int,end:int,kind:string>>")
     clusters = spark.createDataFrame([("a", 1), ("b", 2)], "doc_id string, rank int")
-    rows = edits.merge([edits.masks(signals, clusters, ("email",), {"email": "<EMAIL>", "phone": "<PHONE>"})])
+    rows = edits.merge_edits([edits.find_masks(signals, clusters, ("email",), {"email": "<EMAIL>", "phone": "<PHONE>"})])
     assert rows.columns == list(tables.EDITS.column_names) and {(row.doc_id, row.why) for row in rows.collect()} == {("a", "email")}
     documents = spark.createDataFrame([("a", text), ("b", text)], "doc_id string, text string")
-    learnt = dict(edits.applied(edits.joined(documents, rows)).collect())
+    learnt = dict(edits.apply_edits(edits.attach_edits(documents, rows)).collect())
     assert learnt == {"a": "Write to <EMAIL> or call 0123. Ünïcode <EMAIL>", "b": text}
 
 
@@ -385,7 +385,7 @@ def test_the_text_is_learnt_without_what_is_left_out(edited):
         learnt = texts[row["doc_id"]].removeprefix("Share this page with all\n")
         assert np.frombuffer(row["tokens"], np.uint16).tolist() == words.encode_ordinary(learnt)
         assert row["n_bytes"] == len(learnt.encode())
-    assert {row.text for row in step.learnt(edited, edited.read(tables.DOCUMENTS)).select("text").collect()} > {words.decode(words.encode_ordinary(learnt))}
+    assert {row.text for row in step.apply_edits(edited, edited.read(tables.DOCUMENTS)).select("text").collect()} > {words.decode(words.encode_ordinary(learnt))}
 
 
 def test_what_is_left_is_judged_again(edited):

@@ -447,19 +447,19 @@ def test_batches_are_bounded_by_bytes_and_rows(monkeypatch):
     rejects = [ingest.row(Reject(f"b#{i}", "nul", "", 10**9), origin) for i in range(100)]
     monkeypatch.setattr(ingest, "BATCH_BYTES", 10_000)
     monkeypatch.setattr(ingest, "BATCH_ROWS", 30)
-    assert [batch.num_rows for batch in ingest.batched(rows)] == [10] * 10
-    assert [batch.num_rows for batch in ingest.batched(rejects)] == [30, 30, 30, 10]
-    assert pa.Table.from_batches(ingest.batched(rows)).column("n_bytes").to_pylist() == [1000] * 100
+    assert [batch.num_rows for batch in ingest.batch_rows(rows)] == [10] * 10
+    assert [batch.num_rows for batch in ingest.batch_rows(rejects)] == [30, 30, 30, 10]
+    assert pa.Table.from_batches(ingest.batch_rows(rows)).column("n_bytes").to_pylist() == [1000] * 100
 
 
 def test_chunks_keep_all_files_in_order_and_follow_their_bytes(monkeypatch):
     files = [File(f"/{i}", f"{i}", size << 20, 0) for i, size in enumerate([3, 3, 3, 0, 50, 1, 7])]
-    assert [[file.bytes >> 20 for file in chunk] for chunk in ingest.chunked(files)] == [[3, 3], [3, 0], [50], [1, 7]]
-    assert [len(chunk) for chunk in ingest.chunked(files[4:])] == [1, 2]
+    assert [[file.bytes >> 20 for file in chunk] for chunk in ingest.chunk_files(files)] == [[3, 3], [3, 0], [50], [1, 7]]
+    assert [len(chunk) for chunk in ingest.chunk_files(files[4:])] == [1, 2]
     monkeypatch.setattr(ingest, "MAX_CHUNKS", 2)
-    assert [len(chunk) for chunk in ingest.chunked(files)] == [4, 1, 2]
+    assert [len(chunk) for chunk in ingest.chunk_files(files)] == [4, 1, 2]
     monkeypatch.setattr(ingest, "CHUNK_FILES", 3)
-    assert [len(chunk) for chunk in ingest.chunked(files)] == [3, 1, 1, 2]
+    assert [len(chunk) for chunk in ingest.chunk_files(files)] == [3, 1, 1, 2]
 
 
 def test_every_record_is_one_row_on_any_number_of_partitions(spark, tmp_path, monkeypatch):

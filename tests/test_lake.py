@@ -14,7 +14,7 @@ import pytest
 
 from flows.home import DiskFull, Home
 from pipelines.dedup.verify import TEXTS, wanted_rows
-from pipelines.deliveries import Delivery, among
+from pipelines.deliveries import Delivery, arrow_condition
 from pipelines.lake import Lake
 from schemas import tables
 
@@ -33,10 +33,10 @@ def frame(spark, *rows):
 def test_a_table_has_comments_constraints_and_ancestry_and_others_can_read_it(spark, lake):
     import duckdb
 
-    version = lake.write(frame(spark, ROW), tables.DOCUMENTS, {"step": "ingest", "fingerprint": "f"})
+    version = lake.write(frame(spark, ROW), tables.DOCUMENTS, {"step": "ingest", "hash": "f"})
     path = lake.path(tables.DOCUMENTS)
     history = spark.sql(f"describe history delta.`{path}`").first()
-    assert json.loads(history.userMetadata) == {"step": "ingest", "fingerprint": "f"} and history.version == version
+    assert json.loads(history.userMetadata) == {"step": "ingest", "hash": "f"} and history.version == version
     comments = {field.name: field.metadata["comment"] for field in lake.read(spark, tables.DOCUMENTS).schema}
     assert comments == {column.name: column.meaning for column in tables.DOCUMENTS.columns}
     assert lake.rows_written(tables.DOCUMENTS) == 1
@@ -92,9 +92,9 @@ def test_rows_of_this_process_are_written_like_sparks(spark, lake):
 def test_a_deliverys_rows_are_sought_in_the_files_that_may_hold_some(spark, lake):
     for snapshot in "123":
         lake.write(frame(spark, (snapshot * 32, "s", snapshot, *ROW[3:])), tables.DOCUMENTS, {}, append=True)
-    files = lake.files(tables.DOCUMENTS, among([Delivery("s", "1"), Delivery("s", "3")]))
+    files = lake.files(tables.DOCUMENTS, arrow_condition([Delivery("s", "1"), Delivery("s", "3")]))
     assert sorted(name for file in files for name in pq.read_table(file, columns=["snapshot"])["snapshot"].to_pylist()) == ["1", "3"]
-    assert len(lake.files(tables.DOCUMENTS)) == 3 and lake.files(tables.DOCUMENTS, among([Delivery("t", "1")])) == []
+    assert len(lake.files(tables.DOCUMENTS)) == 3 and lake.files(tables.DOCUMENTS, arrow_condition([Delivery("t", "1")])) == []
 
 
 def test_few_texts_stand_in_a_page_and_those_that_are_wanted_are_found(spark, lake):

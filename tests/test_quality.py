@@ -226,9 +226,9 @@ def test_rank_correlation_and_source_alone_of_a_table_are_those_of_its_documents
     cut = min(range(1, 7), key=lambda c: abs(2 * upto[c - 1] - upto[-1]))
     share = [np.mean(columns[rows == row] >= cut) for row in range(4)]
     guess = np.array([share[row] for row in rows])
-    assert audit.alone(table) == pytest.approx(audit.auc(guess[columns >= cut], guess[columns < cut]))
-    assert audit.alone(np.array([[3, 0], [0, 3]])) == 1 and audit.alone(np.array([[2, 2], [5, 5]])) == 0.5
-    assert audit.alone(np.array([[4]])) == 0.5 and audit.spearman(np.array([[4]])) == 0
+    assert audit.auc_alone(table) == pytest.approx(audit.auc(guess[columns >= cut], guess[columns < cut]))
+    assert audit.auc_alone(np.array([[3, 0], [0, 3]])) == 1 and audit.auc_alone(np.array([[2, 2], [5, 5]])) == 0.5
+    assert audit.auc_alone(np.array([[4]])) == 0.5 and audit.spearman(np.array([[4]])) == 0
 
 
 def test_the_audit_sees_a_model_that_sorts_sources_and_shows_both_ends(spark):

@@ -35,10 +35,10 @@ from pipelines.readers import (
     zip_members,
 )
 from pipelines.readers.files import REASONS
-from pipelines.readers.licences import LICENCE_FILE, declared, licence_of, spdx_named
+from pipelines.readers.licences import LICENCE_FILE, declared_licence, licence_of, spdx_named
 from pipelines.readers.python import LICENCE_HEADER, package_roots
 from pipelines.readers.suffixes import NAMES, language_of
-from pipelines.readers.tree import GENERATED, attributes, compiled
+from pipelines.readers.tree import GENERATED, attributes, compile_pattern
 from schemas.parts import Source
 from schemas.recipe import Recipe, RecipeError
 
@@ -52,7 +52,7 @@ def read(path, reader="text", **fields):
     origin = source(path, reader, **fields)
     made = [one for file in READERS[reader].list_files(origin, 17) for one in ingest.read(file, origin)]
     assert all(isinstance(one, Record) or (one.reason in REASONS and 0 < len(one.detail) < 400 and one.uri.encode()) for one in made)
-    list(ingest.batched(ingest.row(one, origin) for one in made))  # every one fits its table
+    list(ingest.batch_rows(ingest.row(one, origin) for one in made))  # every one fits its table
     return made
 
 
@@ -374,7 +374,7 @@ def test_text_as_it_compresses_best_is_no_bomb(tmp_path):
     for suffix in (".zip", ".tar.zst"):
         (tmp_path / f"x{suffix}").write_bytes(pack(suffix, texts))
         assert [outcome(one) for one in read(tmp_path / f"x{suffix}")] == list(texts.values())
-    assert members.allowed(1 << 30) == 200 << 30 and members.allowed(1 << 40) == members.UNPACKED_BYTES
+    assert members.allowed_bytes(1 << 30) == 200 << 30 and members.allowed_bytes(1 << 40) == members.UNPACKED_BYTES
 
 
 def test_members_larger_than_a_document_cost_no_memory(tmp_path):
@@ -527,7 +527,7 @@ def test_licence_files_of_installed_packages_are_what_their_metadata_say():
     ],
 )
 def test_manifests_name_licences(name, data, expected):
-    assert declared(name, data.encode()) == expected
+    assert declared_licence(name, data.encode()) == expected
 
 
 def test_an_spdx_line_counts_among_the_first_lines():
@@ -624,7 +624,7 @@ def test_what_a_listing_says_of_files_reaches_the_workers(tmp_path):
     assert found == {place: one if isinstance(one, str) else (one[0], one[1], "1" if one[2] else None) for place, one in EXPECTED.items()}
 
 
-def test_a_licence_that_changes_changes_the_fingerprint(tmp_path):
+def test_a_licence_that_changes_changes_the_hash(tmp_path):
     (tmp_path / "a.py").write_text("a = 1")
     (tmp_path / "LICENSE").write_text(MIT)
     stages = [{"name": "a", "tokens": 1, "seq_len": 256}]
@@ -669,14 +669,14 @@ def test_trees_without_a_known_name_are_refused(tmp_path):
 def test_attributes_match_as_git_matches(pattern, yes, no):
     ((regex, mark, value),) = attributes(f"{pattern} text linguist-generated eol=lf\n")
     assert (mark, value) == ("generated", True)
-    assert all(compiled(regex).fullmatch(place) for place in yes) and not any(compiled(regex).fullmatch(place) for place in no)
+    assert all(compile_pattern(regex).fullmatch(place) for place in yes) and not any(compile_pattern(regex).fullmatch(place) for place in no)
 
 
 def test_attributes_of_any_text_are_few_and_fast():
     slow = "".join(f"{'*a' * 90}b{i} linguist-vendored\n" for i in range(40))
     found = attributes(slow + "linguist-vendored\n\n#x linguist-vendored\n[z-a] linguist-vendored\n" + "x linguist-vendored\n" * 9000)
     began = time.process_time()
-    assert len(found) == 50 and not any(compiled(regex).fullmatch("a" * 3000) for regex, _, _ in found)
+    assert len(found) == 50 and not any(compile_pattern(regex).fullmatch("a" * 3000) for regex, _, _ in found)
     assert time.process_time() - began < 1  # as a backtracking expression it would not end
 
 

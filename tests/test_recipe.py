@@ -136,11 +136,11 @@ def test_the_examples_in_the_recipe_for_own_data_are_good_when_they_are_uncommen
     assert checked.languages.trusted and checked.decontaminate.files and checked.stages[-1].mixture.upsampling
 
 
-def test_the_fingerprint_is_of_what_decides_the_result(good, tmp_path):
+def test_the_hash_is_of_what_decides_the_result(good, tmp_path):
     def mark(path: str, new) -> str:
-        return recipes.load(corpus.save(changed(yaml.safe_load(yaml.safe_dump(good)), path, new), tmp_path / "r.yaml")).fingerprint
+        return recipes.load(corpus.save(changed(yaml.safe_load(yaml.safe_dump(good)), path, new), tmp_path / "r.yaml")).hash
 
-    same = recipes.load(corpus.save(good, tmp_path / "r.yaml")).fingerprint
+    same = recipes.load(corpus.save(good, tmp_path / "r.yaml")).hash
     assert mark("home", "elsewhere") == mark("spark.master", "local[7]") == same
     assert len({same, mark("seed", 18), mark("stages.0.tokens", 99), mark("model.experts", 5)}) == 4
 
@@ -191,7 +191,7 @@ def test_a_recipe_that_names_default_numbers_is_the_recipe_that_names_none(good,
 
     named = loaded({"threshold": 0.8, "ngram": 5, "bands": 16, "rows": 7})
     for near in ({}, {"threshold": 0.8}, {"threshold": "0.8"}):
-        assert loaded(near) == named and loaded(near).fingerprint == named.fingerprint
+        assert loaded(near) == named and loaded(near).hash == named.hash
     assert named.part("near_duplicates") == {"near_duplicates": {"threshold": 0.8, "ngram": 5, "bands": 16, "rows": 7}}
     assert loaded({"threshold": 0.6}).part("near_duplicates")["near_duplicates"] == {"threshold": 0.6, "ngram": 5, "bands": 28, "rows": 4}
     assert loaded({"threshold": 0.6, "bands": 16, "rows": 7}).near_duplicates.bands == 16

@@ -136,7 +136,7 @@ def write_run(job: Job) -> None:
 
 def receipt(step: str, **other) -> Receipt:
     empty = {"part": None, "inputs": {}, "tables": {}, "files": {}, "counts": {}, "run": "r", "seconds": 1.5, "finished_at": "2026-01-01T00:00:00+00:00"}
-    return Receipt(**{"step": step, "fingerprint": step * 4, **empty, **other})
+    return Receipt(**{"step": step, "hash": step * 4, **empty, **other})
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +208,7 @@ def test_a_missing_row_is_a_complaint(job, table, said):
 
 
 def test_what_does_not_add_up_stands_on_the_page_and_fails_the_step(job, facts, tmp_path, monkeypatch):
-    broken = Job(job.recipe, Home(tmp_path), job.fingerprints)
+    broken = Job(job.recipe, Home(tmp_path), job.hashes)
     funnel = [{**facts["funnel"][0], "complaints": ["6 documents were ingested, 5 have a verdict"]}, facts["funnel"][1]]
     monkeypatch.setattr(report, "facts", lambda job: {**facts, "funnel": funnel})
     with pytest.raises(report.DoesNotAddUp, match="source code: 6 documents were ingested, 5 have a verdict"):
@@ -271,8 +271,8 @@ def test_histograms_hold_every_document_and_reach_over_the_threshold(facts):
 def test_codes_are_within_a_percent(spark):
     values = [0.0, 1e-4, 0.2, 0.99, 1.0, 2.0, 3.0, 99.0, 100.0, 1e9, -0.5, -7.0]
     frame = spark.createDataFrame([(value,) for value in values], "value double")
-    codes = [int(row.code) for row in frame.select(census.coded(F.col("value")).alias("code")).collect()]
-    assert [census.decoded(code) for code in codes] == pytest.approx(values, rel=0.006, abs=0.002)
+    codes = [int(row.code) for row in frame.select(census.encode_values(F.col("value")).alias("code")).collect()]
+    assert [census.decode_value(code) for code in codes] == pytest.approx(values, rel=0.006, abs=0.002)
     assert len(set(codes)) == len(values) - 1  # 0.0001 counts as 0
 
 
@@ -334,7 +334,7 @@ def test_the_page_says_which_reference_was_not_beaten(page):
 
 def test_curves_are_thinned_inside_their_stage():
     steps = [{"step": i, "stage": "a" if i < 500 else "b", "tokens": i, "loss": float(i)} for i in range(1000)]
-    curve = training.thinned(steps, 100)
+    curve = training.thin_curve(steps, 100)
     assert len(curve) == 100
     assert curve[0]["loss"] == 4.5 and curve[0]["tokens"] == 9
     assert [point["stage"] for point in curve].count("a") == 50

@@ -12,7 +12,7 @@ from pipelines.rules import Rule
 from pipelines.signals import code, personal, stopwords, text
 from pipelines.signals.context import Context
 from pipelines.signals.measure import batch_of, measure_batch
-from pipelines.signals.routes import routed
+from pipelines.signals.routes import route_domains
 from pipelines.texts.scripts import LANGUAGES
 from schemas.parts import Route
 
@@ -132,10 +132,10 @@ def test_the_first_route_that_holds_decides_and_null_lets_none_hold():
         "alpha": pa.array([0.0, 0.0, 0.0, 0.3, 0.0, 0.2]),
     }
     domains = pa.array(["web", "web", "web", "docs", "web", "docs"])
-    assert routed(domains, given, routes).to_pylist() == ["math", "multilingual", "math", "multilingual", "web", "docs"]
-    assert routed(domains, given, ()).equals(domains)
+    assert route_domains(domains, given, routes).to_pylist() == ["math", "multilingual", "math", "multilingual", "web", "docs"]
+    assert route_domains(domains, given, ()).equals(domains)
     with pytest.raises(ValueError, match="expected a signal among latex, lang, alpha; found quality"):
-        routed(domains, given, (Route(domain="web", to="docs", signal="quality", above=0),))
+        route_domains(domains, given, (Route(domain="web", to="docs", signal="quality", above=0),))
 
 
 @pytest.mark.parametrize("given", [{}, {"above": 1, "below": 2}, {"one_of": ("a",), "above": 0}])

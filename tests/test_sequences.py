@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipelines.shards import sequences
-from pipelines.shards.sequences import HELDOUT, assign_windows, pack, shuffled, stream_sizes, window_samples
+from pipelines.shards.sequences import HELDOUT, assign_windows, pack, shuffle_samples, stream_sizes, window_samples
 from pipelines.shards.tokens import doc_key
 
 TOKENS = "doc_id string, doc_key bigint, stream string, n_tokens bigint"
@@ -134,12 +134,12 @@ def test_real_lengths_pack_almost_without_padding(seq_len):
 def test_shuffling_moves_whole_samples_and_depends_on_every_part_of_its_key():
     packing = pack(np.random.RandomState(1).randint(1, 300, 500), 128)
     keys = [(1, "a", 128, 0), (2, "a", 128, 0), (1, "b", 128, 0), (1, "a", 64, 0), (1, "a", 128, 1)]
-    moved = [shuffled(packing, *key) for key in keys]
+    moved = [shuffle_samples(packing, *key) for key in keys]
     contents = {content(one) for one in [packing, *moved]}
     assert len(contents) == 6, "every key its own order"
     assert {tuple(sorted(one)) for one in contents} == {tuple(sorted(content(packing)))}, "the same samples in each"
-    assert content(shuffled(packing, *keys[0])) == content(moved[0])
-    assert shuffled(pack(np.full(6, 8), 8), 17, "a.all", 8, 3).doc.tolist() == FROZEN
+    assert content(shuffle_samples(packing, *keys[0])) == content(moved[0])
+    assert shuffle_samples(pack(np.full(6, 8), 8), 17, "a.all", 8, 3).doc.tolist() == FROZEN
 
 
 FROZEN = [1, 2, 4, 5, 0, 3]  # what every machine must give

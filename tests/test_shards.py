@@ -14,7 +14,7 @@ from pipelines.shards.mds import heldout_columns, mds, ndarray, sample_columns, 
 from pipelines.shards.mixture import mix
 from pipelines.shards.sequences import stream_sizes
 from pipelines.shards.tokens import doc_key
-from pipelines.shards.write import plan_windows, shard, windows_touched, written_folders
+from pipelines.shards.write import count_windows, plan_windows, shard, written_folders
 from schemas import manifest as contract
 from schemas.manifest import Draw, Window
 from schemas.recipe import Recipe
@@ -83,7 +83,7 @@ def test_the_files_and_rows_are_what_the_contracts_say(made):
         assert (len(data), hashlib.sha256(data).hexdigest()) == (window.bytes, window.sha256)
     folders = {str(Path(window.file).parent) for window in windows}
     assert set(contents(root)) == {w.file for w in windows} | {f"{f}/index.json" for f in folders} | {"manifest.json", "plan.json"}
-    assert result.manifest.recipe == RECIPE.data_fingerprint and result.manifest.tables == {"silver.tokens": "f00d"}
+    assert result.manifest.recipe == RECIPE.data_hash and result.manifest.tables == {"silver.tokens": "f00d"}
     trained = {stream: [ids for s, _, ids in documents().values() if s == stream and len(ids)] for stream in ("a.all", "b.low")}
     for stream in result.manifest.streams:
         own = trained.pop(stream.name)
@@ -205,7 +205,7 @@ def test_windows_are_walked_one_by_one(samples, first, wanted):
     while given < wanted:
         given += samples[(first + touched) % len(samples)]
         touched += 1
-    assert windows_touched(np.array(samples), first, wanted) == touched
+    assert count_windows(np.array(samples), first, wanted) == touched
 
 
 def planned(windows: dict[str, list[int]], draws: list[dict[str, int]]) -> tuple[list[list[Draw]], set]:

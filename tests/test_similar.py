@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 from deltalake import write_deltalake
 
-from flows.steps.measure import fingerprinted
+from flows.steps.measure import fingerprint_context
 from pipelines.dedup import similar
 from pipelines.lake import Lake
 from pipelines.signals import fingerprints
@@ -182,7 +182,7 @@ def held(finished_home) -> dict[str, dict]:
 
 
 def test_the_home_is_searched_as_it_was_measured(finished_home, held):
-    near, context = finished_home.recipe.near_duplicates, fingerprinted(finished_home.home)
+    near, context = finished_home.recipe.near_duplicates, fingerprint_context(finished_home.home)
     assert (context.ngram, context.bands, context.rows, context.seed) == (near.ngram, near.bands, near.rows, finished_home.recipe.seed)
     texts = {doc_id: row["text"] for doc_id, row in held.items()}
     lake = finished_home.home.lake

@@ -11,7 +11,7 @@ from flows.home import Home
 from flows.job import Job
 from flows.steps import STEPS, dedup, ingest, measure
 from pipelines import capacity, deliveries
-from pipelines.deliveries import Delivery, rounds, undone
+from pipelines.deliveries import Delivery, missing_deliveries, plan_rounds
 from pipelines.readers.ingest import records
 from pipelines.signals import TABLE
 from schemas import tables
@@ -107,7 +107,7 @@ def test_a_run_that_was_stopped_between_two_tables_goes_on(spark, delivered):
     for one in (first, fresh):
         one.home.root.mkdir(exist_ok=True)
         ingest.run(one)
-    (new,) = [one for one in deliveries.deliveries(both.recipe) if one.snapshot == "new"]
+    (new,) = [one for one in deliveries.deliveries_of(both.recipe) if one.snapshot == "new"]
     half = records(spark, both.recipe, {new: both.files[new]}).where("reason is null")  # all of them, as if some were not dropped yet
     both.write(half, tables.DOCUMENTS, "ingest", append=True, deliveries=both.deliveries)
     ingest.run(both)
@@ -138,7 +138,7 @@ def test_rounds_end_with_all_that_is_wanted_in_order_wherever_they_were_stopped(
     """`order` is in which order a source's snapshots came into the table: a record is known by the first that has it."""
     documents, rejects, order = prints(before), prints(before), dict(before)
     for last in (stop, 99):
-        stored, todo = rounds(prints(recipe), documents, rejects)
+        stored, todo = plan_rounds(prints(recipe), documents, rejects)
         if todo and not stored:
             documents, rejects, order = {}, {}, {}
         for number, chosen in enumerate(todo):
@@ -157,9 +157,9 @@ def test_rounds_end_with_all_that_is_wanted_in_order_wherever_they_were_stopped(
 
 def test_undone_deliveries():
     a, b = Delivery("s", "1"), Delivery("s", "2")
-    assert undone({"s/1": "x", "s/2": "y"}, {"s/1": "x"}) == [b]
-    assert undone({"s/1": "x"}, {"s/1": "x"}) == []
-    assert undone({"s/1": "x", "s/2": "y"}, {"s/1": "other"}) is None
-    assert undone({"s/1": "x"}, {"s/1": "x", "s/2": "y"}) is None
-    assert undone({"s/1": "x"}, {}) is None
-    assert deliveries.condition([a, Delivery("t", "1"), b]) == "(source = 's' and snapshot in ('1', '2')) or (source = 't' and snapshot in ('1'))"
+    assert missing_deliveries({"s/1": "x", "s/2": "y"}, {"s/1": "x"}) == [b]
+    assert missing_deliveries({"s/1": "x"}, {"s/1": "x"}) == []
+    assert missing_deliveries({"s/1": "x", "s/2": "y"}, {"s/1": "other"}) is None
+    assert missing_deliveries({"s/1": "x"}, {"s/1": "x", "s/2": "y"}) is None
+    assert missing_deliveries({"s/1": "x"}, {}) is None
+    assert deliveries.sql_condition([a, Delivery("t", "1"), b]) == "(source = 's' and snapshot in ('1', '2')) or (source = 't' and snapshot in ('1'))"

@@ -59,14 +59,17 @@ def facts(job: Job) -> dict[str, Any]:
         "languages": distributions.languages(counted),
         "quality": distributions.quality(counted),
         **with_texts(
-            census.duplicates(job.read(tables.CLUSTERS), verdicts), samples.chosen(verdicts, signals, rules), job, rules
+            census.duplicates(job.read(tables.CLUSTERS), verdicts),
+            samples.choose_documents(verdicts, signals, rules),
+            job,
+            rules,
         ),
         "packing": census.packing(job.read(tables.SPANS)),
         "stages": training.stages(job.home.lake.arrow(tables.MIXTURE).to_pylist(), job.recipe),
         "training": training.training(job.run_folder, job.recipe.train.batch_tokens),
         "evaluation": training.evaluation(job.run_folder),
         "models": training.models(job.home.models),
-        "provenance": training.provenance(job.recipe, job.home, job.fingerprints),
+        "provenance": training.provenance(job.recipe, job.home, job.hashes),
     }
 
 
@@ -74,7 +77,7 @@ def with_texts(duplicates: dict[str, Any], chosen: list[dict], job: Job, rules: 
     """The duplicates and samples with their texts, which are read in one pass."""
     members = {doc_id for cluster in duplicates["largest"] for doc_id in (cluster["doc_id"], *cluster["members"])}
     text = samples.texts(job.read(tables.DOCUMENTS), members | {row["doc_id"] for row in chosen})
-    shown = [{**row, **text[row["doc_id"]]} for row in samples.explained(chosen, rules)]
+    shown = [{**row, **text[row["doc_id"]]} for row in samples.explain_documents(chosen, rules)]
     place = {doc_id: {name: text[doc_id][name] for name in ("doc_id", "source", "uri")} for doc_id in members}
     largest = [
         {**one, **text[one["doc_id"]], "members": [place[doc_id] for doc_id in one["members"]]}

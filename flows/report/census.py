@@ -1,7 +1,7 @@
 """What the tables say of the corpus, in a handful of Spark aggregates.
 
 Every document tells what it counts for (an outcome, its reasons, its language, the value of every signal), and one
-group-by counts it all. What reaches the driver is bounded by sources, rules, languages and the codes of `coded`.
+group-by counts it all. What reaches the driver is bounded by sources, rules, languages and codes (`encode_values`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pipelines.rules import Rule
 Rows = list[dict[str, Any]]
 
 QUALITY_BINS = 25
-CODES_TO_ONE, CODES_PER_E = 256, 100  # steps of `coded` from 0 to 1, and above it in every factor of e: 1 %
+CODES_TO_ONE, CODES_PER_E = 256, 100  # steps of `encode_values` from 0 to 1, and above it in every factor of e: 1 %
 LARGEST = 8  # clusters shown
 MEMBERS = 4  # of such a cluster
 
@@ -43,7 +43,7 @@ def census(verdicts: DataFrame, signals: DataFrame, tokens: DataFrame, rules: di
     reason    domain  rule                                         2 if the only reason + 1 if the first
     language  domain  language
     quality   domain  tier, or dropped                             bin
-    signal    domain  signal    failed: beyond a rule's threshold  `coded` value
+    signal    domain  signal    failed: beyond a rule's threshold  `encode_values` value
     """
     names = sorted(
         {name for members in rules.values() for rule in members for name in rule.columns}
@@ -57,7 +57,12 @@ def census(verdicts: DataFrame, signals: DataFrame, tokens: DataFrame, rules: di
     told = found.select("n_bytes", "n_tokens", F.explode(entries).alias("entry")).select(
         "n_bytes", "n_tokens", "entry.*"
     )
-    code = F.when(F.col("kind") == "signal", coded(F.col("value"))).otherwise(F.col("value")).cast("int").alias("code")
+    code = (
+        F.when(F.col("kind") == "signal", encode_values(F.col("value")))
+        .otherwise(F.col("value"))
+        .cast("int")
+        .alias("code")
+    )
     counted = told.groupBy("kind", "of", "name", "detail", code)
     return rows(counted.agg(*size(), F.count("n_tokens").alias("tokenised"), F.sum("n_tokens").alias("tokens")))
 
@@ -104,14 +109,14 @@ def _measured(rules: dict[str, tuple[Rule, ...]]) -> list[Column]:
     return found
 
 
-def coded(value: Column) -> Column:
+def encode_values(value: Column) -> Column:
     """A number to about 1 %, as one of a few thousand integers: the driver gets counts by code, never values."""
     size = F.abs(value)
     code = F.when(size <= 1, F.round(size * CODES_TO_ONE)).otherwise(CODES_TO_ONE + F.round(F.log(size) * CODES_PER_E))
     return F.signum(value) * code
 
 
-def decoded(code: int) -> float:
+def decode_value(code: int) -> float:
     size = abs(code)
     return math.copysign(
         size / CODES_TO_ONE if size <= CODES_TO_ONE else math.exp((size - CODES_TO_ONE) / CODES_PER_E), code

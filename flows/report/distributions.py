@@ -7,7 +7,7 @@ from collections import defaultdict
 from itertools import accumulate
 from typing import Any
 
-from flows.report.census import QUALITY_BINS, Rows, decoded
+from flows.report.census import QUALITY_BINS, Rows, decode_value
 from flows.report.corpus import total
 from pipelines.rules import Rule
 
@@ -24,7 +24,9 @@ def signal_histograms(census: Rows, rules: dict[str, tuple[Rule, ...]]) -> Rows:
             marks[domain, rule.signal].append({"rule": rule.name, "side": rule.side, "value": float(rule.threshold)})
     for row in census:
         if row["kind"] == "signal":
-            values[row["of"], row["name"]].append((decoded(row["code"]), row["documents"], row["detail"] == "failed"))
+            values[row["of"], row["name"]].append(
+                (decode_value(row["code"]), row["documents"], row["detail"] == "failed")
+            )
     return [{"domain": key[0], "signal": key[1], **histogram(values[key], marks[key])} for key in marks if values[key]]
 
 

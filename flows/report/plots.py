@@ -66,7 +66,7 @@ def over_tokens(
         tokens, values = [point["tokens"] for point in curve], [point[name] for point in curve]
         axes.plot(tokens, values, color=COLOURS["a"], linewidth=0.7 if smooth else 1.2, alpha=0.45 if smooth else 1)
         if smooth:
-            axes.plot(tokens, smoothed(values), color=COLOURS["a"], linewidth=1.8)
+            axes.plot(tokens, smooth_curve(values), color=COLOURS["a"], linewidth=1.8)
         _scales(axes, log, floor)
         _shade_stages(axes, curve, tokens)
         axes.set_xlabel("tokens")
@@ -75,7 +75,7 @@ def over_tokens(
     return figure(draw, title)
 
 
-def smoothed(values: list[float]) -> list[float]:
+def smooth_curve(values: list[float]) -> list[float]:
     """Exponential mean over about a fortieth of the curve, corrected for its start."""
     found, mean, weight, keep = [], 0.0, 0.0, 1 - 1 / (1 + len(values) / 40)
     for value in values:

@@ -22,7 +22,7 @@ CHARS = 600  # shown of a text
 TURNS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}  # bidirectional classes
 
 
-def chosen(verdicts: DataFrame, signals: DataFrame, rules: dict[str, tuple[Rule, ...]]) -> Rows:
+def choose_documents(verdicts: DataFrame, signals: DataFrame, rules: dict[str, tuple[Rule, ...]]) -> Rows:
     """The documents to show: doc_id, domain, group (tier or reason), verdict, and `values` of the signals that rules
     look at.
 
@@ -72,7 +72,7 @@ def texts(documents: DataFrame, doc_ids: set[str]) -> dict[str, dict[str, Any]]:
     }
 
 
-def explained(found: Rows, rules: dict[str, tuple[Rule, ...]]) -> Rows:
+def explain_documents(found: Rows, rules: dict[str, tuple[Rule, ...]]) -> Rows:
     """Dropped documents, each with the value that it failed by; kept ones have a tier for a group and no values."""
     by_name = {(domain, rule.name): rule for domain, members in rules.items() for rule in members}
     table = []

@@ -62,12 +62,12 @@ def training(run_folder: Path, batch_tokens: int) -> dict[str, Any]:
         ],
         "curve": [
             {**point, "tokens_per_second": batch_tokens / max(1e-9, point["seconds"])}
-            for point in thinned(timed, POINTS)
+            for point in thin_curve(timed, POINTS)
         ],
     }
 
 
-def thinned(steps: Rows, points: int) -> Rows:
+def thin_curve(steps: Rows, points: int) -> Rows:
     """At most about `points` steps, each the mean of its group; a group never spans two stages."""
     size = max(1, -(-len(steps) // points))
     found = []
@@ -115,22 +115,22 @@ def models(folder: Path) -> dict[str, Any]:
     return {"quality": cards, "tokenizer": _json(tokenizer) if tokenizer.is_file() else None}
 
 
-def provenance(recipe: Recipe, home: Home, fingerprints: dict[str, str]) -> dict[str, Any]:
+def provenance(recipe: Recipe, home: Home, hashes: dict[str, str]) -> dict[str, Any]:
     """Recipe, steps, table versions, and the machine that the report was made on."""
-    receipts = [found for step in fingerprints if (found := home.receipt(step)) and step != "report"]
+    receipts = [found for step in hashes if (found := home.receipt(step)) and step != "report"]
     steps = [
         {
             "step": one.step,
             "seconds": one.seconds,
             "finished_at": one.finished_at,
-            "fingerprint": one.fingerprint,
+            "hash": one.hash,
             "counts": one.counts,
         }
         for one in receipts
     ]
     return {
         "recipe": yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100),
-        "fingerprint": recipe.fingerprint,
+        "hash": recipe.hash,
         "steps": steps,
         "seconds": sum(one.seconds for one in receipts),
         "tables": [

@@ -33,12 +33,12 @@ def run(job: Job) -> Counts:
     from pyspark.sql import functions as F
 
     from pipelines.decontaminate import overlap
-    from pipelines.spark import ID_BYTES, sent
+    from pipelines.spark import ID_BYTES, broadcast_small
 
     spec = job.recipe.decontaminate
     if not spec.files:
         return {"matches": job.write_or_empty(None, tables.CONTAMINATION, "decontaminate")}
-    keepers = sent(job.read(tables.CLUSTERS).where("rank = 1").select("doc_id"), F.lit(ID_BYTES))
+    keepers = broadcast_small(job.read(tables.CLUSTERS).where("rank = 1").select("doc_id"), F.lit(ID_BYTES))
     documents = job.read(tables.DOCUMENTS).select("doc_id", "text").join(keepers, "doc_id", how="left_semi")
     suite = overlap.suite(spec)
     rows = job.write(overlap.contamination(documents, suite), tables.CONTAMINATION, "decontaminate")

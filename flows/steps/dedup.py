@@ -12,7 +12,7 @@ from flows.job import Counts, Job
 from pipelines import capacity, deliveries
 from pipelines.deliveries import Delivery
 from schemas import tables
-from schemas.files import fingerprint
+from schemas.files import json_hash
 from schemas.recipe import Recipe
 
 NEEDS = ("ingest", "measure")
@@ -47,7 +47,7 @@ def run(job: Job) -> Counts:
         members = clusters.members(lake.arrow(tables.SIGNALS, MEMBERS), priority, recency)
         found = clusters.clusters(members, lake.arrow(tables.PAIRS, ["a", "b"]))
     else:
-        found = dedup.grouped(job.read(tables.SIGNALS), job.read(tables.PAIRS), priority, recency)
+        found = dedup.group_clusters(job.read(tables.SIGNALS), job.read(tables.PAIRS), priority, recency)
     rows = job.write(found, tables.CLUSTERS, "dedup")
     told = {
         "documents": rows,
@@ -66,9 +66,9 @@ def store_pairs(job: Job) -> None:
     near, lake = job.recipe.near_duplicates, job.home.lake
     # not what quality is: fingerprints do not go by it
     settings = [signals.REVISION, near.model_dump(), job.recipe.seed]
-    wanted = {name: fingerprint([settings, job.deliveries[name]]) for name in job.known(tables.SIGNALS)}
+    wanted = {name: json_hash([settings, job.deliveries[name]]) for name in job.known(tables.SIGNALS)}
     stored = job.known(tables.PAIRS)
-    fresh = deliveries.undone(wanted, stored)
+    fresh = deliveries.missing_deliveries(wanted, stored)
     if fresh == []:
         return
     held = list(map(Delivery.named, stored if fresh else ()))
@@ -77,7 +77,7 @@ def store_pairs(job: Job) -> None:
         known = lake.arrow(tables.PAIRS) if held else None
         found = dedup.pairs_here(rows, known, lake.files(tables.DOCUMENTS), job.spark, near)
     else:
-        known = (job.read(tables.PAIRS), deliveries.condition(held)) if held else None
+        known = (job.read(tables.PAIRS), deliveries.sql_condition(held)) if held else None
         found = dedup.pairs(job.read(tables.SIGNALS), job.read(tables.DOCUMENTS), near, known)
     job.write(found, tables.PAIRS, "dedup", deliveries=wanted)
 
@@ -89,14 +89,16 @@ def fingerprints(job: Job, fresh: list[Delivery] | None) -> pa.Table | None:
     from pipelines.dedup.dedup import FINGERPRINT
 
     lake, columns = job.home.lake, ["doc_id", "source", "snapshot", "text_hash", *FINGERPRINT]
-    n_fresh = lake.rows(tables.SIGNALS) if fresh is None else lake.count(tables.SIGNALS, deliveries.among(fresh))
+    n_fresh = (
+        lake.rows(tables.SIGNALS) if fresh is None else lake.count(tables.SIGNALS, deliveries.arrow_condition(fresh))
+    )
     if not capacity.fits(fingerprints=n_fresh):
         return None
     if fresh is None:
         parts = lake.batches(tables.SIGNALS, columns, pc.field("n_shingles") > 0)
     else:
-        marked = buckets.marks(lake.batches(tables.SIGNALS, ["band_keys"], deliveries.among(fresh)))
-        parts = (buckets.touched(part, marked) for part in lake.batches(tables.SIGNALS, columns))
+        marked = buckets.mark_keys(lake.batches(tables.SIGNALS, ["band_keys"], deliveries.arrow_condition(fresh)))
+        parts = (buckets.select_touched(part, marked) for part in lake.batches(tables.SIGNALS, columns))
     rows, n = [], 0
     for part in parts:
         delivery = pc.binary_join_element_wise(part.column("source"), part.column("snapshot"), "/")

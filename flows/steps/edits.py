@@ -50,55 +50,55 @@ def run(job: Job) -> Counts:
     from pipelines.edits import edits
     from pipelines.signals import COLUMNS
 
-    found = unmerged(job)
-    rows = job.write_or_empty(edits.merge(found) if found else None, tables.EDITS, "edits")
-    left = rests(job, job.read(tables.EDITS)) if rows and job.recipe.edits.shorten else None
+    found = find_edits(job)
+    rows = job.write_or_empty(edits.merge_edits(found) if found else None, tables.EDITS, "edits")
+    left = measure_rests(job, job.read(tables.EDITS)) if rows and job.recipe.edits.shorten else None
     shortened = job.write_or_empty(left, tables.RESTS.extended(COLUMNS), "edits")
     n_bytes = job.home.lake.total(tables.EDITS, pc.field("end") - pc.field("start")) if rows else 0
     return {"edits": rows, "documents shortened": shortened, "bytes": n_bytes}
 
 
-def rests(job: Job, written: DataFrame) -> DataFrame:
+def measure_rests(job: Job, written: DataFrame) -> DataFrame:
     """What lines and passages leave of documents, measured as the documents were."""
     from pipelines.edits import edits
 
-    return edits.rests(job.read(tables.DOCUMENTS), written, context(job))
+    return edits.measure_rests(job.read(tables.DOCUMENTS), written, context(job))
 
 
-def unmerged(job: Job) -> list[DataFrame]:
+def find_edits(job: Job) -> list[DataFrame]:
     """What the recipe leaves out or masks, found separately."""
     from pipelines.edits import edits
-    from pipelines.rules.judge import contaminated
+    from pipelines.rules.judge import contaminated_documents
 
     spec, found = job.recipe.edits, []
     if spec.shorten or spec.personal:
         signals, clusters = job.read(tables.SIGNALS), job.read(tables.CLUSTERS)
     if spec.shorten:
         priority = {source.name: source.priority for source in job.recipe.sources}
-        kept = edits.candidates(signals, clusters, job.rules, priority)
+        kept = edits.select_candidates(signals, clusters, job.rules, priority)
         if job.recipe.decontaminate.files:
             rows = job.read(tables.CONTAMINATION)
-            items = job.spark.sql(contaminated(job.recipe.decontaminate.threshold), contamination=rows)
+            items = job.spark.sql(contaminated_documents(job.recipe.decontaminate.threshold), contamination=rows)
             kept = kept.join(items, "doc_id", how="left_anti")
-        found += edits.removals(job.read(tables.DOCUMENTS), kept, spec)
+        found += edits.find_removals(job.read(tables.DOCUMENTS), kept, spec)
     if spec.personal:
         from pipelines.signals.personal import PLACEHOLDERS
 
-        found.append(edits.masks(signals, clusters, spec.personal, PLACEHOLDERS))
+        found.append(edits.find_masks(signals, clusters, spec.personal, PLACEHOLDERS))
     return found
 
 
-def with_edits(job: Job, documents: DataFrame) -> DataFrame:
+def attach_edits(job: Job, documents: DataFrame) -> DataFrame:
     """documents with the column `edits`, if the recipe edits any."""
     from pipelines.edits import edits
 
     spec = job.recipe.edits
-    return edits.joined(documents, job.read(tables.EDITS)) if spec.shorten or spec.personal else documents
+    return edits.attach_edits(documents, job.read(tables.EDITS)) if spec.shorten or spec.personal else documents
 
 
-def learnt(job: Job, documents: DataFrame) -> DataFrame:
+def apply_edits(job: Job, documents: DataFrame) -> DataFrame:
     """documents (doc_id, text, ...) with their text as it is learnt."""
     from pipelines.edits import edits
 
-    found = with_edits(job, documents)
-    return edits.applied(found) if "edits" in found.columns else found
+    found = attach_edits(job, documents)
+    return edits.apply_edits(found) if "edits" in found.columns else found

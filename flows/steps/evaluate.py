@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.job import Counts, Job
 from flows.steps import tokenise
-from flows.steps.edits import learnt
+from flows.steps.edits import apply_edits
 from schemas import tables
 from schemas.files import write_json
 from schemas.recipe import Recipe
@@ -41,13 +41,13 @@ def run(job: Job) -> Counts:
     """Reads the held-out texts as they are learnt."""
     from pyspark.sql import functions as F
 
-    from pipelines.spark import ID_BYTES, sent
+    from pipelines.spark import ID_BYTES, broadcast_small
 
     ranks, _ = tokenise.files(job)
     rows = job.read(tables.TOKENS)
-    chosen = sent(rows.where("stream = 'heldout'").select("doc_id"), F.lit(ID_BYTES))
+    chosen = broadcast_small(rows.where("stream = 'heldout'").select("doc_id"), F.lit(ID_BYTES))
     heldout = job.read(tables.DOCUMENTS).join(chosen, "doc_id", how="left_semi")
-    texts, tokenizer = learnt(job, heldout.select("doc_id", "text")), tokenise.tokenizer_card(job)
+    texts, tokenizer = apply_edits(job, heldout.select("doc_id", "text")), tokenise.tokenizer_card(job)
     found = figures(rows, texts, job.recipe, job.run_folder, tokenizer, ranks.read_bytes())
     write_json(*files(job), found)
     return {f"bits/byte {domain}": told["final"] for domain, told in found["domains"].items()}

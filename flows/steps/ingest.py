@@ -25,7 +25,7 @@ REVISION = ingest.REVISION
 def part(recipe: Recipe) -> dict[str, Any]:
     """Sources and all of their deliveries."""
     sources = [source.model_dump(mode="json", exclude={"priority"}) for source in recipe.sources]
-    return {"seed": recipe.seed, "sources": sources, "deliveries": list(map(str, deliveries.deliveries(recipe)))}
+    return {"seed": recipe.seed, "sources": sources, "deliveries": list(map(str, deliveries.deliveries_of(recipe)))}
 
 
 def files(job: Job) -> list[Path]:
@@ -36,7 +36,7 @@ def files(job: Job) -> list[Path]:
 def run(job: Job) -> Counts:
     """A round for each snapshot of a source, the oldest first."""
     lake = job.home.lake
-    stored, rounds = deliveries.rounds(job.deliveries, job.known(tables.DOCUMENTS), job.known(tables.REJECTS))
+    stored, rounds = deliveries.plan_rounds(job.deliveries, job.known(tables.DOCUMENTS), job.known(tables.REJECTS))
     again = 0
     for chosen in rounds:
         held = stored | {str(one): job.deliveries[str(one)] for one in chosen}
@@ -52,7 +52,7 @@ def store_records(job: Job, chosen: list[Delivery], stored: dict[str, str], held
     from pyspark import StorageLevel
     from pyspark.sql import functions as F
 
-    where, append = deliveries.condition(chosen), bool(stored)  # with nothing stored, what the tables hold goes
+    where, append = deliveries.sql_condition(chosen), bool(stored)  # with nothing stored, what the tables hold goes
     # a run was stopped between the two tables
     halfway = append and not job.known(tables.DOCUMENTS).keys().isdisjoint(map(str, chosen))
     ids = few_ids(job, chosen) if stored else None
@@ -88,7 +88,7 @@ def few_ids(job: Job, chosen: list[Delivery]) -> np.ndarray | None:
 
     if job.home.lake.rows(tables.DOCUMENTS) * ID_BYTES > SENT_BYTES:
         return None
-    others = pc.field("source").isin([one.source for one in chosen]) & ~deliveries.among(chosen)
+    others = pc.field("source").isin([one.source for one in chosen]) & ~deliveries.arrow_condition(chosen)
     return np.sort(
         np.array(job.home.lake.arrow(tables.DOCUMENTS, ["doc_id"], others).column("doc_id").to_pylist(), "S32")
     )

@@ -30,11 +30,9 @@ def part(recipe: Recipe) -> dict[str, Any]:
 
 
 def files(job: Job) -> list[Path]:
-    """The decontamination record, if the recipe names evaluations: of the verdicts with this fingerprint."""
+    """The decontamination record, if the recipe names evaluations: of the verdicts with this hash."""
     return (
-        [job.home.report / f"decontamination-{job.fingerprints['judge'][:12]}.json"]
-        if job.recipe.decontaminate.files
-        else []
+        [job.home.report / f"decontamination-{job.hashes['judge'][:12]}.json"] if job.recipe.decontaminate.files else []
     )
 
 

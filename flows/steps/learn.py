@@ -65,7 +65,7 @@ def run(job: Job) -> Counts:
 
 
 def first_documents(job: Job) -> DataFrame:
-    return job.read(tables.DOCUMENTS).where(deliveries.condition(first_deliveries(job.recipe)))
+    return job.read(tables.DOCUMENTS).where(deliveries.sql_condition(first_deliveries(job.recipe)))
 
 
 def train_quality(job: Job, documents: DataFrame) -> tuple[dict[str, str], dict[str, str]]:
@@ -76,14 +76,14 @@ def train_quality(job: Job, documents: DataFrame) -> tuple[dict[str, str], dict[
     not.
     """
     from pipelines import assets
-    from pipelines.models.examples import by_language, examples
+    from pipelines.models.examples import by_language, draw_examples
 
     models: dict[str, str] = {}
     refused: dict[str, str] = {}
     for old in job.home.models.glob("quality-*"):
         old.unlink()
     for domain, spec in job.recipe.quality.items():
-        good, pool = examples(documents, domain, spec, job.recipe.seed)
+        good, pool = draw_examples(documents, domain, spec, job.recipe.seed)
         for name, kinds in by_language(domain, good, pool, assets.LANGUAGE_MODEL.read_bytes()).items():
             try:
                 models[name] = store_quality(job, domain, name, *kinds)
@@ -110,11 +110,11 @@ def fit_languages(job: Job, documents: DataFrame) -> dict[str, Any]:
     """Store what is usual in the languages of the documents that the recipe trusts: the card of `languages.fit`."""
     from pipelines import assets
     from pipelines.models import languages
-    from pipelines.models.examples import trusted
+    from pipelines.models.examples import trusted_texts
     from pipelines.signals.context import Context
     from pipelines.signals.measure import batch_of, measure_batch
 
-    texts = trusted(documents, job.recipe.languages, job.recipe.seed)
+    texts = trusted_texts(documents, job.recipe.languages, job.recipe.seed)
     if not texts:
         raise ValueError(
             "languages.trusted: expected documents of the first snapshots, found none; look at sources and uri patterns"

@@ -14,7 +14,7 @@ from flows.steps import learn
 from pipelines import assets, deliveries
 from pipelines.deliveries import Delivery
 from schemas import tables
-from schemas.files import fingerprint, write_json
+from schemas.files import json_hash, write_json
 from schemas.recipe import Recipe
 
 if TYPE_CHECKING:  # Spark is imported by the steps that use it: `flows status` starts without
@@ -46,8 +46,8 @@ def run(job: Job) -> Counts:
     from pipelines.signals.measure import TABLE, measure
 
     made = context(job)
-    wanted = {name: fingerprint([settings(job.recipe, made), one]) for name, one in job.deliveries.items()}
-    fresh = deliveries.undone(wanted, job.known(TABLE))
+    wanted = {name: json_hash([settings(job.recipe, made), one]) for name, one in job.deliveries.items()}
+    fresh = deliveries.missing_deliveries(wanted, job.known(TABLE))
     if fresh != []:
         chosen = list(map(Delivery.named, wanted)) if fresh is None else fresh
         rows = measure(job.delivered(tables.DOCUMENTS, chosen), made)
@@ -73,7 +73,7 @@ def context(job: Job) -> Context:
     return Context(lid, models, near.ngram, near.bands, near.rows, recipe.seed, recipe.routes, words)
 
 
-def fingerprinted(home: Home) -> Context:
+def fingerprint_context(home: Home) -> Context:
     """What the fingerprints of a home were made with, whatever its recipe says by now. Raises FileNotFoundError if
     nothing was measured yet."""
     from pipelines.signals.context import Context

@@ -14,7 +14,7 @@ REVISION = 1
 
 def part(recipe: Recipe) -> str:
     """All of the recipe: the page shows it."""
-    return recipe.fingerprint
+    return recipe.hash
 
 
 def files(job: Job) -> list[Path]:

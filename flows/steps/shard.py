@@ -35,7 +35,7 @@ def run(job: Job) -> Counts:
     from pipelines.shards.write import shard
 
     mix = [row.asDict() for row in job.read(tables.MIXTURE).orderBy("position", "stream").collect()]
-    written_by = {table.name: job.fingerprints[name] for name, step in BEFORE.items() for table in step.TABLES}
+    written_by = {table.name: job.hashes[name] for name, step in BEFORE.items() for table in step.TABLES}
     made = shard(job.read(tables.TOKENS), mix, job.recipe, job.home.shards, tokenizer_card(job), written_by)
     job.write(made.spans, tables.SPANS, "shard")
     windows = [window for folder in made.manifest.folders for window in folder.windows]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.compute as pc
 
 from flows.job import Counts, Job
-from flows.steps.edits import learnt, with_edits
+from flows.steps.edits import apply_edits, attach_edits
 from schemas import tables
 from schemas.files import write_json
 from schemas.recipe import Recipe
@@ -37,18 +37,20 @@ def run(job: Job) -> Counts:
     from pyspark.sql import functions as F
 
     from pipelines.shards import tokens
-    from pipelines.spark import ID_BYTES, sent
+    from pipelines.spark import ID_BYTES, broadcast_small
 
     verdicts = job.read(tables.VERDICTS)  # starts Spark where this is the first step to run: expressions need it
     stream = F.when(F.col("heldout"), F.lit("heldout")).otherwise(F.concat_ws(".", "source", "tier"))
     kept = verdicts.where("keep").select("doc_id", stream.alias("stream"), "domain", "n_bytes", "heldout")
     texts = (
-        job.read(tables.DOCUMENTS).select("doc_id", "text").join(sent(kept, F.lit(2 * ID_BYTES)), "doc_id", how="inner")
+        job.read(tables.DOCUMENTS)
+        .select("doc_id", "text")
+        .join(broadcast_small(kept, F.lit(2 * ID_BYTES)), "doc_id", how="inner")
     )
     ranks = tokenizer_ranks(job, texts.where("not heldout"))
     store_tokenizer(job, ranks)
     rows = job.write(
-        tokens.tokenise(with_edits(job, texts), ranks, job.recipe.tokenizer.name), tables.TOKENS, "tokenise"
+        tokens.tokenise(attach_edits(job, texts), ranks, job.recipe.tokenizer.name), tables.TOKENS, "tokenise"
     )
     return {"documents": rows, "tokens": job.home.lake.total(tables.TOKENS, pc.field("n_tokens"))}
 
@@ -61,7 +63,7 @@ def tokenizer_ranks(job: Job, texts: DataFrame) -> bytes:
     if spec.name == "cl100k_base":
         return tokens.cl100k_ranks()
     sample = tokens.training_sample(texts, job.recipe.seed, spec.sample_bytes)
-    return tokens.train_bpe((row.text for row in learnt(job, sample).toLocalIterator()), spec.vocab_size)
+    return tokens.train_bpe((row.text for row in apply_edits(job, sample).toLocalIterator()), spec.vocab_size)
 
 
 def store_tokenizer(job: Job, ranks: bytes) -> None:

@@ -42,7 +42,7 @@ def store_ledger(job: Job) -> None:
 
     from model.ledger import ledger_files
 
-    run = job.fingerprints["train"]
+    run = job.hashes["train"]
     staged = job.home.root / "tmp" / "ledger"
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir(parents=True)

@@ -59,7 +59,7 @@ def read(spec: Decontaminate) -> list[Items]:
 
 
 def digests(spec: Decontaminate) -> dict[str, str]:
-    """SHA-256 of every file by path: what a step's fingerprint is made of. Raises RecipeError for one that cannot be
+    """SHA-256 of every file by path: what a step's hash is made of. Raises RecipeError for one that cannot be
     read."""
     return {path: _digest(path, place) for place, path, _ in _listed(spec)}
 
@@ -137,13 +137,13 @@ def _item(name: str, value: Any, fields: tuple[str, ...]) -> Item | Broken:
         return Broken(f"{name}: expected an object on a line, found {type(value).__name__}")
     if not any(field in value for field in fields):
         return Broken(f"{name}: expected fields {', '.join(fields)}, found {', '.join(map(repr, list(value)[:20]))}")
-    return Item(name, tuple(flattened(value.get(field)) for field in fields))
+    return Item(name, tuple(flatten(value.get(field)) for field in fields))
 
 
-def flattened(value: Any) -> str:
+def flatten(value: Any) -> str:
     """The text in a field: numbers as they are written, members of lists and values of objects one a line."""
     if isinstance(value, dict | list):
-        return "\n".join(map(flattened, value.values() if isinstance(value, dict) else value))
+        return "\n".join(map(flatten, value.values() if isinstance(value, dict) else value))
     return "" if value is None else value if isinstance(value, str) else str(value)
 
 
@@ -166,7 +166,7 @@ def _rows(path: str, fields: tuple[str, ...], place: str) -> Iterator[Item]:
     number = 0
     for batch in parquet.iter_batches(1024, columns=list(fields)):
         for row in batch.to_pylist():
-            yield Item(f"{path}#{number}", tuple(flattened(row[field]) for field in fields))
+            yield Item(f"{path}#{number}", tuple(flatten(row[field]) for field in fields))
             number += 1
 
 

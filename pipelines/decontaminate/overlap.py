@@ -60,13 +60,13 @@ def suite(spec: Decontaminate) -> Suite:
 
 def _parts(item: Item, file: Items) -> Iterator[tuple[str, Holder, bool]]:
     """Passages of an item: text, holder, and whether it is searched even if short."""
-    yield joined(item), Holder(item.name, file.path, ALL), True
+    yield item_text(item), Holder(item.name, file.path, ALL), True
     if len(item.texts) > 1:
         for number, (text, field) in enumerate(zip(item.texts, file.fields, strict=True)):
             yield text, Holder(item.name, file.path, field), number == 0
 
 
-def joined(item: Item) -> str:
+def item_text(item: Item) -> str:
     return "\n".join(filter(None, item.texts))
 
 
@@ -74,16 +74,16 @@ def contamination(documents: DataFrame, found: Suite) -> DataFrame:
     """Columns of silver.contamination. documents: doc_id, text; one pass, the index travels with the Arrow function."""
     index, holders = found.index, found.holders
     # compiled once, not in every worker
-    Searcher(index).search(strings([joined(file.items[0]) for file in found.files]))
+    Searcher(index).search(strings([item_text(file.items[0]) for file in found.files]))
 
     def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         searcher = Searcher(index)
-        return (covered(batch, searcher, holders) for batch in batches)
+        return (match_batch(batch, searcher, holders) for batch in batches)
 
     return documents.select("doc_id", "text").mapInArrow(run, CONTAMINATION.ddl)
 
 
-def covered(batch: pa.RecordBatch, searcher: Searcher, holders: list[list[Holder]]) -> pa.RecordBatch:
+def match_batch(batch: pa.RecordBatch, searcher: Searcher, holders: list[list[Holder]]) -> pa.RecordBatch:
     """Documents (doc_id, text) to a row for every item that one covers, by its passage that is covered most."""
     rows = []
     for number, matches in searcher.search(batch.column("text")):

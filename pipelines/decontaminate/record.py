@@ -12,7 +12,7 @@ from pyspark.sql import functions as F
 
 from pipelines.decontaminate.index import COMMON, NEVER, RUN_WORDS
 from pipelines.decontaminate.items import Items
-from pipelines.decontaminate.overlap import EXCERPT_BYTES, Suite, joined
+from pipelines.decontaminate.overlap import EXCERPT_BYTES, Suite, item_text
 from pipelines.decontaminate.search import SPAN
 from pipelines.edits.preview import beginnings
 from schemas.parts import Decontaminate
@@ -112,7 +112,7 @@ def _at_thresholds(rows: DataFrame) -> list[dict[str, Any]]:
 
 def _shown(rows: DataFrame, verdicts: DataFrame, found: Suite) -> list[dict[str, Any]]:
     """The matches that cover most, both texts side by side."""
-    texts = {item.name: joined(item) for file in found.files for item in file.items}
+    texts = {item.name: item_text(item) for file in found.files for item in file.items}
     chosen = rows.orderBy(F.desc("cover"), F.desc("matched"), "item", "doc_id").limit(SHOWN)
     named = chosen.join(verdicts.select("doc_id", "source", "keep"), "doc_id", how="left").collect()
     named.sort(key=lambda row: (-row.cover, -row.matched, row.item, row.doc_id))

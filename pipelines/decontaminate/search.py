@@ -12,7 +12,7 @@ import numpy as np
 from numba import njit
 
 from pipelines.decontaminate.index import FLOOR, RUN_WORDS, Index, filter_bits, number
-from pipelines.texts.characters import Strings, constant, decode, longest, utf8
+from pipelines.texts.characters import Strings, decode, longest, read_only, utf8
 from pipelines.texts.words import ALONE, WORD, WORD_FOLD, fold_text, folded_room, hash_words, join_words, room
 
 SPAN = 4  # of a passage's words: question and answer may stand apart, with as much between them
@@ -34,7 +34,7 @@ class Searcher:
     """An index with the room that searching takes, for one worker: arrays as long as the index that documents share."""
 
     def __init__(self, index: Index):
-        self.index = Index(*(constant(part) if isinstance(part, np.ndarray) else part for part in index))
+        self.index = Index(*(read_only(part) if isinstance(part, np.ndarray) else part for part in index))
         self.seen = np.zeros(len(index.keys), np.int32)
         self.counts = np.zeros(len(index.n_words), np.int32)
         self.slots = np.full(len(index.n_words), -1, np.int32)

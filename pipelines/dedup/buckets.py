@@ -58,14 +58,14 @@ def changes(rows: pa.Table, threshold: float) -> pa.Table:
     keys = _band_keys(nodes)
     signatures = fingerprints.matrix(nodes.column("signature").combine_chunks())
     a, b, change = window_changes(keys, new, signatures, threshold - SLACK)
-    tiles = in_tiles(a, b, change > 0, nodes.column("n_shingles").to_numpy())
+    tiles = place_in_tiles(a, b, change > 0, nodes.column("n_shingles").to_numpy())
     hashes, ids = nodes.column("text_hash"), nodes.column("doc_id")
     a, b = _by_hash(hashes, a, b)
     columns = [hashes.take(a), hashes.take(b), pa.array(change.astype(np.int32)), ids.take(a), ids.take(b), tiles]
     return pa.table(columns, names=CHANGES.names)
 
 
-def marks(parts: Iterable[pa.RecordBatch]) -> np.ndarray:
+def mark_keys(parts: Iterable[pa.RecordBatch]) -> np.ndarray:
     """A table of bits in which the keys of new texts are marked: uint8, a power of two long, 1 MB at the least. parts:
     band_keys."""
     keys = [part.column("band_keys").flatten().to_numpy() for part in parts]
@@ -75,7 +75,7 @@ def marks(parts: Iterable[pa.RecordBatch]) -> np.ndarray:
     return marked
 
 
-def touched(part: pa.RecordBatch, marked: np.ndarray) -> pa.RecordBatch:
+def select_touched(part: pa.RecordBatch, marked: np.ndarray) -> pa.RecordBatch:
     """Its rows without most of those that share no key with a new text, whose buckets therefore change nothing; none
     without words."""
     keys = part.column("band_keys")
@@ -86,7 +86,7 @@ def _band_keys(rows: pa.Table) -> np.ndarray:
     return rows.column("band_keys").combine_chunks().flatten().to_numpy().reshape(len(rows), -1)
 
 
-def updated(known: pa.Table, lost: pa.Table, fresh: pa.Table) -> pa.Table:
+def update_support(known: pa.Table, lost: pa.Table, fresh: pa.Table) -> pa.Table:
     """The pairs (a, b, support) that were known, less the support that they lost, and the fresh ones. lost: a, b,
     change (below 0)."""
     joined = known.join(lost.select(["a", "b", "change"]), ["a", "b"], join_type="left outer")
@@ -164,7 +164,7 @@ def _by_hash(hashes: pa.ChunkedArray, a: np.ndarray, b: np.ndarray) -> tuple[np.
     return np.where(swap, b, a), np.where(swap, a, b)
 
 
-def in_tiles(a: np.ndarray, b: np.ndarray, wanted: np.ndarray, n_shingles: np.ndarray) -> pa.Array:
+def place_in_tiles(a: np.ndarray, b: np.ndarray, wanted: np.ndarray, n_shingles: np.ndarray) -> pa.Array:
     """The tile in which each wanted pair is verified: the two blocks of about `BLOCK` shingles that its ends lie in.
 
     Blocks are cut from the nodes in order of component, then shingle count: components lie together, and so do, in one
@@ -183,7 +183,7 @@ def in_tiles(a: np.ndarray, b: np.ndarray, wanted: np.ndarray, n_shingles: np.nd
 def blocks_of_components(ends: pa.Table) -> pa.Table:
     """(text_hash, doc_id, block) of ends of pairs: text_hash, doc_id, n_shingles, component, all ends of a component.
 
-    The blocks of `in_tiles`; each is named by its first text.
+    The blocks of `place_in_tiles`; each is named by its first text.
     """
     ends = ends.sort_by([(name, "ascending") for name in ("component", "n_shingles", "text_hash")]).combine_chunks()
     block = _blocks(ends.column("n_shingles").to_numpy(), BLOCK)

@@ -3,7 +3,7 @@
 `buckets` says what nodes, buckets and support are, and why an increment is exact; `clusters` which member is preferred.
 Narrow columns that fit into this process are worked on whole (`pairs_here`), which saves a dozen shuffles and Delta
 tables' way through Java; of what does not fit, Spark gives the same functions parts that hold whole buckets or
-components (`pairs`, `grouped`). Texts are read by Spark's workers in either way.
+components (`pairs`, `group_clusters`). Texts are read by Spark's workers in either way.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from pipelines import capacity
 from pipelines.dedup import buckets, clusters, verify
 from pipelines.dedup.buckets import BLOCK, SLACK
 from pipelines.dedup.stars import connected_components
-from pipelines.dedup.verify import SETS, sets_of, verified_here
-from pipelines.spark import ID_BYTES, in_whole_groups, sent
+from pipelines.dedup.verify import SETS, sets_of, verify_here
+from pipelines.spark import ID_BYTES, broadcast_small, in_whole_groups
 from schemas import tables
 from schemas.parts import NearDuplicates
 
@@ -38,8 +38,12 @@ def pairs_here(
     open, that hold doc_id and text of all documents.
     """
     found = buckets.changes(rows, near.threshold)
-    fresh = verified_here(found.filter(pc.greater(found.column("change"), 0)), texts, spark, near)
-    return fresh if known is None else buckets.updated(known, found.filter(pc.less(found.column("change"), 0)), fresh)
+    fresh = verify_here(found.filter(pc.greater(found.column("change"), 0)), texts, spark, near)
+    return (
+        fresh
+        if known is None
+        else buckets.update_support(known, found.filter(pc.less(found.column("change"), 0)), fresh)
+    )
 
 
 def pairs(signals: DataFrame, documents: DataFrame, near: NearDuplicates, known: Known | None = None) -> DataFrame:
@@ -52,8 +56,10 @@ def pairs(signals: DataFrame, documents: DataFrame, near: NearDuplicates, known:
     """
     new = F.lit(True) if known is None else ~F.expr(known[1])
     rows = signals.where("n_shingles > 0").select("doc_id", "text_hash", *FINGERPRINT, new.alias("new"))
-    found = (in_shuffles(rows, near.threshold) if known is None else of_touched(rows, near.threshold)).localCheckpoint()
-    fresh = verified_pairs(found.where("change > 0"), documents, near)
+    found = (
+        changes_in_parts(rows, near.threshold) if known is None else changes_of_increment(rows, near.threshold)
+    ).localCheckpoint()
+    fresh = verify_pairs(found.where("change > 0"), documents, near)
     if known is None:
         return fresh
     lost = found.where("change < 0").select("a", "b", "change")
@@ -65,15 +71,15 @@ def pairs(signals: DataFrame, documents: DataFrame, near: NearDuplicates, known:
     return left.where("support > 0").select("a", "b", "support").union(fresh)
 
 
-def of_touched(rows: DataFrame, threshold: float) -> DataFrame:
+def changes_of_increment(rows: DataFrame, threshold: float) -> DataFrame:
     """The columns CHANGES of an increment: what it concerns may fit into this process where the whole does not."""
-    rows = touched(rows).localCheckpoint()
+    rows = select_touched(rows).localCheckpoint()
     if not capacity.fits(fingerprints=rows.count()):
-        return in_shuffles(rows, threshold)
+        return changes_in_parts(rows, threshold)
     return rows.sparkSession.createDataFrame(buckets.changes(rows.toArrow(), threshold))
 
 
-def touched(rows: DataFrame) -> DataFrame:
+def select_touched(rows: DataFrame) -> DataFrame:
     """`rows` that an increment concerns: texts not seen before, and the old ones in their buckets."""
     before = rows.where("not new")
     fresh = rows.where("new").join(before.select("text_hash"), "text_hash", how="left_anti").localCheckpoint()
@@ -87,12 +93,12 @@ def touched(rows: DataFrame) -> DataFrame:
     return fresh.select(*rows.columns).union(before.join(met, "doc_id", how="left_semi").select(*rows.columns))
 
 
-def in_shuffles(rows: DataFrame, threshold: float) -> DataFrame:
+def changes_in_parts(rows: DataFrame, threshold: float) -> DataFrame:
     """The columns CHANGES of any number of rows."""
     copies = Window.partitionBy("text_hash").orderBy("doc_id")
     nodes = rows.withColumn("copy", F.row_number().over(copies)).where("copy = 1").drop("copy").localCheckpoint()
     moved = window_changes(nodes).localCheckpoint()
-    gained = in_tiles(likely_pairs(moved.where("change > 0"), nodes, threshold), nodes)
+    gained = place_in_tiles(likely_pairs(moved.where("change > 0"), nodes, threshold), nodes)
     lost = moved.where("change < 0").select("a", "b", "change", *[F.lit(None).cast("string") for _ in range(3)])
     return gained.union(lost)
 
@@ -123,7 +129,7 @@ def likely_pairs(moved: DataFrame, nodes: DataFrame, threshold: float) -> DataFr
     return signed.mapInArrow(run, "a string, b string, change int")
 
 
-def in_tiles(moved: DataFrame, nodes: DataFrame) -> DataFrame:
+def place_in_tiles(moved: DataFrame, nodes: DataFrame) -> DataFrame:
     """Pairs (a, b, change) with the columns CHANGES. A part holds whole components."""
     moved = moved.localCheckpoint()  # read three times below
     ends = moved.select(F.col("a").alias("text_hash")).union(moved.select("b")).distinct()
@@ -142,7 +148,7 @@ def in_tiles(moved: DataFrame, nodes: DataFrame) -> DataFrame:
     return moved.select("a", "b", "change", "doc_a", "doc_b", tile.alias("tile"))
 
 
-def verified_pairs(found: DataFrame, documents: DataFrame, near: NearDuplicates) -> DataFrame:
+def verify_pairs(found: DataFrame, documents: DataFrame, near: NearDuplicates) -> DataFrame:
     """(a, b, support) of the pairs whose true Jaccard similarity of word n-grams reaches the threshold; found: CHANGES.
 
     Reads the text of candidates only, and moves each one's set of shingles once for every tile that it is in.
@@ -151,23 +157,23 @@ def verified_pairs(found: DataFrame, documents: DataFrame, near: NearDuplicates)
         *[F.struct(F.col(side).alias("text_hash"), F.col(f"doc_{side}").alias("doc_id")) for side in ("a", "b")]
     )
     ends = found.select("tile", F.explode(sides).alias("end")).groupBy("end").agg(F.collect_set("tile").alias("tiles"))
-    ends = sent(ends.select("end.*", "tiles"), ID_BYTES + ID_BYTES * F.size("tiles"))
+    ends = broadcast_small(ends.select("end.*", "tiles"), ID_BYTES + ID_BYTES * F.size("tiles"))
     texts = documents.select("doc_id", "text").join(ends, "doc_id", how="inner")
     sets = texts.mapInArrow(lambda batches: (sets_of(batch, near.ngram) for batch in batches), SETS)
-    return decided(found, sets, near.threshold)
+    return verify_tiles(found, sets, near.threshold)
 
 
-def decided(found: DataFrame, sets: DataFrame, threshold: float) -> DataFrame:
+def verify_tiles(found: DataFrame, sets: DataFrame, threshold: float) -> DataFrame:
     """(a, b, support) of the pairs found (tile, a, b, change) whose sets (SETS) are alike, a tile in one task."""
 
     def alike(found: pa.Table, sets: pa.Table) -> pa.Table:
-        return verify.verified(found.select(["a", "b", "change"]), sets, threshold).rename_columns(buckets.PAIRS.names)
+        return verify.keep_near(found.select(["a", "b", "change"]), sets, threshold).rename_columns(buckets.PAIRS.names)
 
     tiles = found.select("tile", "a", "b", "change").groupBy("tile")
     return tiles.cogroup(sets.groupBy("tile")).applyInArrow(alike, "a string, b string, support int")
 
 
-def grouped(
+def group_clusters(
     signals: DataFrame, pairs: DataFrame, priority: dict[str, int], recency: dict[tuple[str, str], int] | None = None
 ) -> DataFrame:
     """Columns of silver.clusters for every document of `signals`: doc_id, source, snapshot, text_hash, quality.

@@ -16,7 +16,7 @@ from deltalake import QueryBuilder
 from numba import njit
 
 from pipelines.dedup import buckets
-from pipelines.texts.characters import Strings, constant, longest, utf8
+from pipelines.texts.characters import Strings, longest, read_only, utf8
 from pipelines.texts.words import WORD_FOLD, fold_text, folded_room, hash_words, join_words, numbers, room
 from schemas.parts import NearDuplicates
 
@@ -46,7 +46,7 @@ def alike(sets: pa.BinaryArray, a: pa.Array, b: pa.Array, threshold: float) -> n
     sets: as `shingle_sets` gives them, sliced or not. a, b: int32, which of them are compared.
     """
     values, bounds = numbers(sets, np.int64)
-    return _reaches(constant(values), constant(bounds), constant(a.to_numpy()), constant(b.to_numpy()), threshold)
+    return _reaches(read_only(values), read_only(bounds), read_only(a.to_numpy()), read_only(b.to_numpy()), threshold)
 
 
 @njit(cache=True, nogil=True)
@@ -103,7 +103,7 @@ def _merge(a, b, threshold):
     return total > 0 and common >= needed
 
 
-def verified(pairs: pa.Table, sets: pa.Table, threshold: float) -> pa.Table:
+def keep_near(pairs: pa.Table, sets: pa.Table, threshold: float) -> pa.Table:
     """The pairs (a, b, ...) whose true Jaccard index reaches the threshold. sets: end of pairs, shingles as int64 in
     ascending order."""
     names, shingles = sets.column("end"), sets.column("shingles").combine_chunks()
@@ -115,14 +115,14 @@ READ_AT_A_TIME = 64  # texts that a worker holds while it makes their shingles: 
 TILES_AT_A_TIME = 4  # whose sets of shingles a worker holds: 130 MB
 
 
-def verified_here(found: pa.Table, texts: list[str], spark: SparkSession, near: NearDuplicates) -> pa.Table:
+def verify_here(found: pa.Table, texts: list[str], spark: SparkSession, near: NearDuplicates) -> pa.Table:
     """(a, b, support) of the pairs whose true Jaccard index reaches the threshold. found: CHANGES.
 
     A task reads the texts of its tiles itself, so that no set of shingles is sent.
     """
     if not len(found):
         return buckets.PAIRS.empty_table()
-    task = dealt(found.column("tile"), int(spark.conf.get("spark.sql.shuffle.partitions")))
+    task = task_of_each(found.column("tile"), int(spark.conf.get("spark.sql.shuffle.partitions")))
     pairs = pa.table(
         {"task": task, "pair": np.arange(len(found)), "a": found.column("doc_a"), "b": found.column("doc_b")}
     )
@@ -131,7 +131,7 @@ def verified_here(found: pa.Table, texts: list[str], spark: SparkSession, near: 
     return found.select(["a", "b", "change"]).take(alike).rename_columns(buckets.PAIRS.names)
 
 
-def dealt(tiles: pa.ChunkedArray, tasks: int) -> np.ndarray:
+def task_of_each(tiles: pa.ChunkedArray, tasks: int) -> np.ndarray:
     """The task of each pair, int32: neighbouring tiles, which may share texts, go together, a few to each of `tasks` or
     more tasks."""
     order = pc.unique(tiles).sort()
@@ -154,7 +154,7 @@ def alike_in_files(
                 for texts in wanted_rows(files, ends, TEXTS)
             ]
             sets = pa.Table.from_batches([pa.record_batch(columns, names=["end", "shingles"]) for columns in made])
-            yield from verified(pairs, sets, near.threshold).select(["pair"]).to_batches()
+            yield from keep_near(pairs, sets, near.threshold).select(["pair"]).to_batches()
 
     return run
 

@@ -21,7 +21,7 @@ from pipelines.edits.often import (
     NOTHING,
     SPACE,
     Batches,
-    often,
+    repeated_keys,
     rows_of,
     texts_of,
 )
@@ -37,7 +37,7 @@ def repeated_lines(texts: DataFrame, documents: int, min_chars: int) -> DataFram
     """
     line_hashes(NOTHING, 1)  # compiled here once: the workers of this machine find it on disk
     hashed = texts.select("doc_id", "source", "text").mapInArrow(_line_keys(min_chars), LISTED)
-    mine = often(hashed, documents)
+    mine = repeated_keys(hashed, documents)
     found = texts.select("doc_id", "text").join(mine, "doc_id", how="inner")
     return found.mapInArrow(_line_spans, "doc_id string, start bigint, end bigint")
 

@@ -12,20 +12,20 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from pipelines import capacity
-from pipelines.spark import ID_BYTES, in_whole_groups, sent
-from pipelines.texts.characters import IS_SPACE, constant, table, utf8
+from pipelines.spark import ID_BYTES, broadcast_small, in_whole_groups
+from pipelines.texts.characters import IS_SPACE, read_only, table, utf8
 from pipelines.texts.scripts import IS_ALONE
 
 Batches = Iterator[pa.RecordBatch]
 FNV, FNV_START = np.uint64(0x100000001B3), np.uint64(0xCBF29CE484222325)
 SPACE, ALONE, NEWLINE = 1, 2, ord("\n")
 CLASSES = table(IS_SPACE, SPACE) | table(IS_ALONE, ALONE)  # 0 for other ink: uint8[code point]
-NOTHING = constant(np.zeros(0, np.uint8))
+NOTHING = read_only(np.zeros(0, np.uint8))
 LISTED = "doc_id string, group string, keys array<bigint>"
 MET = "doc_id string, keys array<bigint>"
 
 
-def often(listed: DataFrame, more_than: int) -> DataFrame:
+def repeated_keys(listed: DataFrame, more_than: int) -> DataFrame:
     """(doc_id, keys): of each document the keys that stand in more than so many places of its group; those without any
     are left out.
 
@@ -33,27 +33,27 @@ def often(listed: DataFrame, more_than: int) -> DataFrame:
     """
     listed = listed.where(F.size("keys") > 0).localCheckpoint()  # read twice below
     n_keys = listed.agg(F.sum(F.size("keys"))).first()[0] or 0
-    count = partial(keys_met_often, more_than=more_than)
+    count = partial(repeated_keys_here, more_than=more_than)
     if capacity.fits(keys=n_keys):
         met = in_whole_groups(listed, [], count, MET)
     else:
         rows = listed.select("doc_id", "group", F.explode("keys").alias("key")).withColumn("keys", F.array("key"))
         met = in_whole_groups(rows, ["group", "key"], count, MET, capacity.parts(keys=n_keys))
         met = met.groupBy("doc_id").agg(F.flatten(F.collect_list("keys")).alias("keys"))
-    return sent(met, ID_BYTES + 8 * F.size("keys"))
+    return broadcast_small(met, ID_BYTES + 8 * F.size("keys"))
 
 
-def keys_met_often(rows: pa.Table, more_than: int) -> pa.Table:
-    """(doc_id, keys) as `often`, of doc_id, group, keys: lists of all keys, or all places of some keys."""
+def repeated_keys_here(rows: pa.Table, more_than: int) -> pa.Table:
+    """(doc_id, keys) as `repeated_keys`, of doc_id, group, keys: lists of all keys, or all places of some keys."""
     rows = rows.combine_chunks()
     groups, lists = rows.column("group").combine_chunks().dictionary_encode(), rows.column("keys").combine_chunks()
-    met = met_often(groups.indices.to_numpy(), lists.offsets.to_numpy(), lists.values.to_numpy(), more_than)
+    met = is_repeated(groups.indices.to_numpy(), lists.offsets.to_numpy(), lists.values.to_numpy(), more_than)
     bounds = np.concatenate([[0], np.cumsum(met)])[lists.offsets.to_numpy()]
     keys = pa.ListArray.from_arrays(pa.array(bounds, pa.int32()), lists.values.filter(pa.array(met)))
     return pa.table([rows.column("doc_id"), keys], ["doc_id", "keys"]).filter(pa.array(np.diff(bounds) > 0))
 
 
-def met_often(groups: np.ndarray, offsets: np.ndarray, keys: np.ndarray, more_than: int) -> np.ndarray:
+def is_repeated(groups: np.ndarray, offsets: np.ndarray, keys: np.ndarray, more_than: int) -> np.ndarray:
     """Whether each key stands in more than so many places of its group: bool[keys]. keys[offsets[i] : offsets[i + 1]]
     are of groups[i]."""
     group, met = np.repeat(groups, np.diff(offsets)), np.zeros(len(keys), bool)

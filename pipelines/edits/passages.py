@@ -31,7 +31,7 @@ from pipelines.edits.often import (
     LISTED,
     NOTHING,
     Batches,
-    often,
+    repeated_keys,
     rows_of,
     texts_of,
 )
@@ -61,7 +61,7 @@ def repeated_passages(texts: DataFrame, words: int, torso: float) -> DataFrame:
     that stays has it.
     """
     passages(NOTHING, words, seeds(NOTHING, words).view(np.uint64))  # compiled here once, as above
-    repeated = often(texts.select("doc_id", "text").mapInArrow(_seeds(words), LISTED), 1)
+    repeated = repeated_keys(texts.select("doc_id", "text").mapInArrow(_seeds(words), LISTED), 1)
     found = texts.select("doc_id", "priority", "n_bytes", "text").join(repeated, "doc_id", how="inner")
     compared = found.mapInArrow(_passages(words), PASSAGES).localCheckpoint()  # read twice below
     n_passages = compared.agg(F.sum(F.size("seed"))).first()[0] or 0

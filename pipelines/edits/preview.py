@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from pipelines.edits.spans import apply
+from pipelines.edits.spans import apply_spans
 
 SHOWN_BEHIND = 20_000  # signals.spans.AFTER: the longest that is looked for is a private key
 
@@ -20,4 +20,4 @@ def beginnings(texts: list[str], chars: int) -> list[str]:
 
     spans = personal.measure(pa.array(texts, pa.large_string()), None, None)[-1].to_pylist()
     edits = ([(span["start"], span["end"], personal.PLACEHOLDERS[span["kind"]]) for span in found] for found in spans)
-    return [apply(text.encode(), found).decode()[:chars] for text, found in zip(texts, edits, strict=True)]
+    return [apply_spans(text.encode(), found).decode()[:chars] for text, found in zip(texts, edits, strict=True)]

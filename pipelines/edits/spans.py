@@ -19,7 +19,7 @@ class BrokenEdit(ValueError):
     """Edits that do not fit the text they are to be applied to."""
 
 
-def merged(spans: list[Span]) -> list[Span]:
+def merge_spans(spans: list[Span]) -> list[Span]:
     """The spans of one document, in any order, as edits in order and apart.
 
     A line beats a passage, a passage a mask; of two equally strong ones the one that begins first, then the longer,
@@ -53,7 +53,7 @@ def _free(spans: list[Span], taken: list[Span]) -> Iterator[Span]:
             at = min(end, taken[i][1]) if i < len(taken) and stop < end else end
 
 
-def apply(text: bytes, edits: list[tuple[int, int, str]]) -> bytes:
+def apply_spans(text: bytes, edits: list[tuple[int, int, str]]) -> bytes:
     """The text with its edits (start, end, replacement). Raises BrokenEdit unless they are in order, apart, inside and
     on code points."""
     pieces, at = [], 0
@@ -73,12 +73,12 @@ def _inside_character(text: bytes, at: int) -> bool:
     return at < len(text) and text[at] & 0xC0 == 0x80
 
 
-def apply_batch(texts: pa.Array, edits: pa.ListArray) -> pa.Array:
+def apply_to_batch(texts: pa.Array, edits: pa.ListArray) -> pa.Array:
     """Texts as they are learnt; edits: a list of structs (start, end, replacement) a text, null or empty where there
     are none."""
     has = pc.greater(pc.list_value_length(edits), 0).fill_null(False)
     if not has.true_count:
         return texts
     named = zip(texts.filter(has).cast(pa.binary()).to_pylist(), edits.filter(has).to_pylist(), strict=True)
-    new = [apply(text, [tuple(edit.values()) for edit in found]) for text, found in named]
+    new = [apply_spans(text, [tuple(edit.values()) for edit in found]) for text, found in named]
     return pc.replace_with_mask(texts, has, pa.array(new, pa.binary()).cast(texts.type))

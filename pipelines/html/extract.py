@@ -52,10 +52,10 @@ def _written(markup: Markup, kept: np.ndarray) -> str:
         together = kind == before and kind in (BULLET, CELLS, TERM) or (before == TERM and kind == BULLET)
         pieces += ["\n" if together else "\n\n", text]
         before = kind
-    return unescaped("".join(pieces[1:])).replace("\xa0", " ")
+    return unescape_entities("".join(pieces[1:])).replace("\xa0", " ")
 
 
-def unescaped(text: str) -> str:
+def unescape_entities(text: str) -> str:
     """Entities as characters; nonsensical ones as U+FFFD."""
     try:
         return unescape(text)
@@ -74,7 +74,7 @@ def _facts(html: bytes, spans: np.ndarray) -> tuple[tuple[str, str], ...]:
 
 def _span(html: bytes, spans: np.ndarray, which: int) -> str:
     data = html[spans[which] : spans[which + 1]][: 4 * FACT_CHARS]
-    return " ".join(unescaped(data.decode("utf-8", "replace")).replace("\0", " ").split())[:FACT_CHARS]
+    return " ".join(unescape_entities(data.decode("utf-8", "replace")).replace("\0", " ").split())[:FACT_CHARS]
 
 
 def extract_slowly(html: str) -> str:

@@ -115,7 +115,7 @@ def _counts(scored: DataFrame) -> dict[str, dict[str, tuple[np.ndarray, np.ndarr
 
 
 def _told(counts: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]) -> dict[str, Any]:
-    told = {f"{kind}_alone": alone(table) for kind, (table, _, _) in counts.items() if kind != "length"}
+    told = {f"{kind}_alone": auc_alone(table) for kind, (table, _, _) in counts.items() if kind != "length"}
     lengths = counts["length"][0]
     by_length = _ordered_auc(*_halves(lengths))
     told |= {"length_alone": max(by_length, 1 - by_length), "length_spearman": spearman(lengths)}
@@ -128,7 +128,7 @@ def _told(counts: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]) -> dict[
     return {"documents": int(lengths.sum()), **told, "level": LEVEL, "warnings": warnings}
 
 
-def alone(table: np.ndarray) -> float:
+def auc_alone(table: np.ndarray) -> float:
     """AUC of the best guess, from a value alone, whether a score is above the median. table: counts[values, bins of the
     score]."""
     above, below = _halves(table)

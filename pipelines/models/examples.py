@@ -22,7 +22,7 @@ OWN_EXAMPLES, OTHERS_SHARE = 100, 0.1
 Texts = tuple[list[str], list[str]]  # positives, pool
 
 
-def examples(documents: DataFrame, domain: str, spec: Quality, seed: int) -> Texts:
+def draw_examples(documents: DataFrame, domain: str, spec: Quality, seed: int) -> Texts:
     """(positives, pool): texts, at most `spec.documents` of each, the first in seeded order.
 
     documents: doc_id, source, uri, domain, n_bytes, text. The ids are chosen on narrow columns, then their texts are
@@ -39,7 +39,7 @@ def examples(documents: DataFrame, domain: str, spec: Quality, seed: int) -> Tex
     return [row.text for row in rows if row.good], [row.text for row in rows if not row.good]
 
 
-def trusted(documents: DataFrame, spec: Languages, seed: int) -> list[str]:
+def trusted_texts(documents: DataFrame, spec: Languages, seed: int) -> list[str]:
     """Texts that show what is usual in their languages, at most `spec.documents`, the first in seeded order."""
     wanted = is_positive(Quality(positives=spec.trusted)) & (F.col("n_bytes") <= MAX_BYTES)
     order = F.xxhash64(F.lit(seed), F.lit("trusted"), "doc_id")

@@ -1,7 +1,7 @@
 """Zip and tar archives as folders: the members that a reader wants are read one after another, none is ever unpacked to
 disk.
 
-A reader lists archives beside its own files (`suffixes + ARCHIVES`) and reads through `each`. A member's uri is the
+A reader lists archives beside its own files (`suffixes + ARCHIVES`), reads through `read_each`. A member's uri is the
 archive's and its own place, without "." and doubled slashes. Folders, devices and members that are not wanted are no
 input records; a wanted name that cannot be read (a link, an encrypted member, a place outside of the archive, an
 archive) is a reject. An archive is one file to the driver and one task: it is read from front to end, in memory bounded
@@ -28,7 +28,7 @@ MEMBERS = 1_000_000  # their names are remembered, in about 100 bytes each
 NAME_BYTES = 4096  # PATH_MAX of Linux
 
 
-def each(
+def read_each(
     file: File, source: Source, wanted: Callable[[str], bool], read: Callable[[File, Source], Iterator[Record | Reject]]
 ) -> Iterator[Record | Reject]:
     """What is `read` of the file or, when it is an archive, of each member with a `wanted` name, and rejects for what

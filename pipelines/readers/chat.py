@@ -24,9 +24,9 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from pipelines.readers.archives import each
+from pipelines.readers.archives import read_each
 from pipelines.readers.files import File, Record, Reject, document
-from pipelines.readers.jsonl import licence_text, objects, wanted
+from pipelines.readers.jsonl import is_wanted, licence_text, objects
 from schemas.parts import Source
 
 FIELDS = ("messages", "conversations")
@@ -39,7 +39,7 @@ MISTAKABLE = re.compile(r"\n\n(?= *+(?:System|User|Assistant|Tool):)")
 
 def read(file: File, source: Source) -> Iterator[Record | Reject]:
     """A record or a reject for each line. Raises OSError when the file cannot be read."""
-    return each(file, source, wanted, lambda member, source: objects(member, source, conversation))
+    return read_each(file, source, is_wanted, lambda member, source: objects(member, source, conversation))
 
 
 def conversation(uri: str, value: dict[str, Any], source: Source) -> Record | Reject:

@@ -44,7 +44,7 @@ class File(NamedTuple):
     """One file of a source. `uri` is its place in the source, `path` its place on this machine (never stored).
 
     `licence` and `facts` are what its tree says of it. A member of an archive is a file with an open `stream`, read
-    once from front to end, and the archive's path; `opened` gives the stream of either kind.
+    once from front to end, and the archive's path; `open_stream` gives the stream of either kind.
     """
 
     path: str
@@ -104,7 +104,7 @@ def document(uri: str, text: Any, licence: str | None, source: Source) -> Record
     return Record(uri, text, licence or source.licence)
 
 
-def decoded(uri: str, data: bytes, licence: str | None, source: Source) -> Record | Reject:
+def decode_document(uri: str, data: bytes, licence: str | None, source: Source) -> Record | Reject:
     """Like `document`, from UTF-8 bytes."""
     try:
         return document(uri, data.decode(), licence, source)
@@ -118,19 +118,19 @@ def too_large(uri: str, n_bytes: int, source: Source) -> Reject:
     return Reject(uri, "too_large", f"expected at most {source.max_document_bytes:,} bytes, found {n_bytes:,}", n_bytes)
 
 
-def opened(file: File) -> AbstractContextManager[BinaryIO]:
+def open_stream(file: File) -> AbstractContextManager[BinaryIO]:
     """The file's bytes. Raises OSError when it cannot be opened."""
     return nullcontext(file.stream) if file.stream else open(file.path, "rb")
 
 
-def whole(file: File, source: Source) -> bytes | Reject:
+def read_whole(file: File, source: Source) -> bytes | Reject:
     """The bytes of a file that is one record."""
-    with opened(file) as stream:
+    with open_stream(file) as stream:
         data = stream.read(source.max_document_bytes + 1)  # never more: the file may have grown since it was listed
     return data if len(data) <= source.max_document_bytes else too_large(file.uri, max(file.bytes, len(data)), source)
 
 
-def listed(
+def list_matching(
     source: Source, suffixes: tuple[str, ...], wanted: Callable[[str], bool] | None = None, skip: Collection[str] = ()
 ) -> list[File]:
     """Files of a source with a path, by uri: the file, all with one of the suffixes in the folder, or all that the glob

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from pipelines.html.charset import decode
-from pipelines.readers.archives import each
-from pipelines.readers.files import File, Record, Reject, document, listed, too_large, whole
+from pipelines.readers.archives import read_each
+from pipelines.readers.files import File, Record, Reject, document, list_matching, read_whole, too_large
 from pipelines.readers.members import ARCHIVES
 from schemas.parts import Source
 
@@ -24,12 +24,12 @@ BEGINNING = re.compile(
 
 def list_files(source: Source, seed: int) -> list[File]:
     """Raises RecipeError when the path holds no file with one of SUFFIXES, and no archive."""
-    return listed(source, SUFFIXES, _wanted)
+    return list_matching(source, SUFFIXES, _wanted)
 
 
 def read(file: File, source: Source) -> Iterator[Record | Reject]:
     """The page's main content, or that of each page in an archive. Raises OSError when the file cannot be read."""
-    return each(file, source, _wanted, _read)
+    return read_each(file, source, _wanted, _read)
 
 
 def _wanted(name: str) -> bool:
@@ -37,7 +37,7 @@ def _wanted(name: str) -> bool:
 
 
 def _read(file: File, source: Source) -> Iterator[Record | Reject]:
-    data = whole(file, source)
+    data = read_whole(file, source)
     yield data if isinstance(data, Reject) else page(file.uri, data, file.licence, source)
 
 

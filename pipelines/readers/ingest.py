@@ -17,9 +17,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.deliveries import Delivery, deliveries
+from pipelines.deliveries import Delivery, deliveries_of
 from pipelines.readers import READERS, File, Record, Reject
-from schemas.files import fingerprint
+from schemas.files import json_hash
 from schemas.parts import Source
 from schemas.recipe import Recipe, RecipeError
 from schemas.tables import DOCUMENTS
@@ -65,7 +65,9 @@ def listing(recipe: Recipe) -> Listing:
             raise RecipeError(
                 f"sources.{source.name}.reader: expected one of {', '.join(sorted(READERS))}, found {source.reader!r}"
             )
-    return {delivery: READERS[one.reader].list_files(one, recipe.seed) for delivery, one in deliveries(recipe).items()}
+    return {
+        delivery: READERS[one.reader].list_files(one, recipe.seed) for delivery, one in deliveries_of(recipe).items()
+    }
 
 
 def check(recipe: Recipe, listed: Listing) -> None:
@@ -109,7 +111,7 @@ def hashes(recipe: Recipe, listed: Listing) -> dict[str, str]:
         source = sources[delivery.source]
         settings = source.model_dump(mode="json", exclude={"path", "snapshots", "priority"})
         earlier = source.snapshots[: source.snapshots.index(delivery.snapshot)]
-        digest = blake2b(fingerprint([REVISION, SCHEMA.names, recipe.seed, settings, earlier]).encode(), digest_size=16)
+        digest = blake2b(json_hash([REVISION, SCHEMA.names, recipe.seed, settings, earlier]).encode(), digest_size=16)
         digest.update(
             "\n".join(
                 [f"{file.uri}\0{file.bytes}\0{file.mtime_ns}\0{file.licence}\0{file.facts}" for file in files]
@@ -126,8 +128,8 @@ def records(spark: SparkSession, recipe: Recipe, listed: Listing, held: np.ndarr
     Documents whose ids are among `held` (in order, as bytes; few enough to be sent to every task) have the reason HELD.
     Files are read each time the frame is evaluated.
     """
-    sources = deliveries(recipe)
-    chunks = [(delivery, chunk) for delivery, files in listed.items() for chunk in chunked(files)]
+    sources = deliveries_of(recipe)
+    chunks = [(delivery, chunk) for delivery, files in listed.items() for chunk in chunk_files(files)]
     dealt = spark.createDataFrame(_chunk_table(chunks)).repartitionById(len(chunks), "chunk")
     if held is None:
         return dealt.mapInArrow(lambda batches: _read_chunks(batches, sources), RECORDS)
@@ -136,7 +138,7 @@ def records(spark: SparkSession, recipe: Recipe, listed: Listing, held: np.ndarr
     )
 
 
-def chunked(files: list[File]) -> Iterator[list[File]]:
+def chunk_files(files: list[File]) -> Iterator[list[File]]:
     """Neighbouring files in groups of about CHUNK_BYTES, in order."""
     limit = max(CHUNK_BYTES, sum(file.bytes for file in files) // MAX_CHUNKS)
     chunk, n_bytes = [], 0
@@ -168,7 +170,7 @@ def _read_chunks(batches: Iterable[pa.RecordBatch], sources: dict[Delivery, Sour
                 File(**file | {"path": os.fsdecode(file["path"]), "facts": tuple(file["facts"])})
                 for file in chunk["files"]
             )
-            yield from batched(row(made, source) for file in files for made in read(file, source))
+            yield from batch_rows(row(made, source) for file in files for made in read(file, source))
 
 
 def _told_if_held(batch: pa.RecordBatch, held: np.ndarray) -> pa.RecordBatch:
@@ -226,7 +228,7 @@ def doc_id(source: str, uri: str, text: bytes) -> str:
     return digest.hexdigest()
 
 
-def batched(rows: Iterable[tuple]) -> Iterator[pa.RecordBatch]:
+def batch_rows(rows: Iterable[tuple]) -> Iterator[pa.RecordBatch]:
     """Rows as Arrow batches of at most BATCH_ROWS rows and little more than BATCH_BYTES of text."""
     kept, n_bytes = [], 0
     text, size = SCHEMA.get_field_index("text"), SCHEMA.get_field_index("n_bytes")

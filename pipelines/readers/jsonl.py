@@ -12,9 +12,18 @@ from typing import Any
 
 import orjson
 
-from pipelines.readers.archives import each
+from pipelines.readers.archives import read_each
 from pipelines.readers.compressed import DAMAGE, chunks
-from pipelines.readers.files import File, Record, Reject, decoded, document, listed, opened, too_large
+from pipelines.readers.files import (
+    File,
+    Record,
+    Reject,
+    decode_document,
+    document,
+    list_matching,
+    open_stream,
+    too_large,
+)
 from pipelines.readers.html import is_page, page
 from pipelines.readers.members import ARCHIVES
 from schemas.parts import Source
@@ -22,20 +31,20 @@ from schemas.parts import Source
 SUFFIXES = tuple(name + packed for name in (".jsonl", ".ndjson", ".json") for packed in ("", ".gz", ".zst"))
 
 
-def wanted(name: str) -> bool:
+def is_wanted(name: str) -> bool:
     """Whether a file of this name, in a folder or an archive, holds JSON lines, or is an archive."""
     return name.endswith(SUFFIXES + ARCHIVES)
 
 
 def list_files(source: Source, seed: int) -> list[File]:
     """Raises RecipeError when the path holds no file with one of SUFFIXES, and no archive."""
-    return listed(source, SUFFIXES, wanted)
+    return list_matching(source, SUFFIXES, is_wanted)
 
 
 def read(file: File, source: Source) -> Iterator[Record | Reject]:
     """A record or a reject for each line; one reject for all that follows damage. Raises OSError when the file cannot
     be read."""
-    return each(file, source, wanted, lambda member, source: objects(member, source, record))
+    return read_each(file, source, is_wanted, lambda member, source: objects(member, source, record))
 
 
 def objects(
@@ -43,14 +52,14 @@ def objects(
 ) -> Iterator[Record | Reject]:
     """What is `made` (uri, object, source) of each line that holds an object, or why it holds none."""
     number = 0
-    with opened(file) as stream:
+    with open_stream(file) as stream:
         try:
             for number, (line, n_bytes) in enumerate(lines(chunks(stream, file.uri), source.max_document_bytes), 1):
                 uri = f"{file.uri}#{number}"
                 if line is None:
                     yield too_large(uri, n_bytes, source)
                 elif line.strip():
-                    one = parsed(uri, line.removeprefix(BOM_UTF8) if number == 1 else line, source)
+                    one = parse_object(uri, line.removeprefix(BOM_UTF8) if number == 1 else line, source)
                     one = one if isinstance(one, Reject) else made(uri, one, source)
                     yield one._replace(n_bytes=len(line)) if isinstance(one, Reject) else one
         except DAMAGE as error:
@@ -81,7 +90,7 @@ def lines(chunks: Iterable[bytes], limit: int) -> Iterator[tuple[bytes | None, i
         yield (b"".join(kept) if n_bytes <= limit else None), n_bytes
 
 
-def parsed(uri: str, line: bytes, source: Source) -> dict | Reject:
+def parse_object(uri: str, line: bytes, source: Source) -> dict | Reject:
     """One line's object. `json` is asked when orjson refuses: NaN and lone surrogates in other fields do no harm."""
     try:
         value = orjson.loads(line)
@@ -89,7 +98,7 @@ def parsed(uri: str, line: bytes, source: Source) -> dict | Reject:
         try:
             value = json.loads(line.decode())
         except UnicodeDecodeError:
-            return decoded(uri, line, None, source)
+            return decode_document(uri, line, None, source)
         except (ValueError, RecursionError):
             return Reject(uri, "broken_json", str(refusal), len(line))
     if not isinstance(value, dict):

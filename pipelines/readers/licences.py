@@ -85,14 +85,14 @@ def spdx_named(text: str) -> str | None:
     return match[1] if match else None
 
 
-def together(licences: set[str]) -> str:
+def join_licences(licences: set[str]) -> str:
     """One name for the licence files of one folder: all of them hold. The LGPL comes with the GPL that it adds to."""
     if any(name.startswith("LGPL-") for name in licences):
         licences = {name for name in licences if not name.startswith("GPL-")}
     return " AND ".join(sorted(licences))
 
 
-def declared(name: str, data: bytes) -> str | None:
+def declared_licence(name: str, data: bytes) -> str | None:
     """The licence field of a package's manifest; None when it has none that is a short text."""
     try:
         return _short(MANIFESTS[name](data.decode()))

@@ -26,10 +26,10 @@ class TooUnpacked(Exception):
     """An archive that unpacks to more than it may."""
 
 
-def allowed(n_bytes: int) -> int:
+def allowed_bytes(n_bytes: int) -> int:
     """Bytes that an archive of `n_bytes` may unpack to."""
     return min(UNPACKED_BYTES, max(FREE_BYTES, RATIO * n_bytes))
 
 
-def excess(limit: int, n_bytes: int) -> TooUnpacked:
+def too_unpacked(limit: int, n_bytes: int) -> TooUnpacked:
     return TooUnpacked(f"expected at most {limit:,} bytes unpacked of {n_bytes:,}: {RATIO} to 1, or {FREE_BYTES:,}")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.readers.files import File, Record, Reject, decoded, listed
+from pipelines.readers.files import File, Record, Reject, decode_document, list_matching
 from pipelines.readers.html import is_page, page
 from pipelines.readers.jsonl import licence_text
 from schemas.parts import Source
@@ -21,7 +21,7 @@ BATCH_ROWS = 4096
 
 def list_files(source: Source, seed: int) -> list[File]:
     """Raises RecipeError when there is no such file, or when the first that can be opened lacks the text column."""
-    files = listed(source, SUFFIXES)
+    files = list_matching(source, SUFFIXES)
     schema = next((schema for file in files if (schema := _schema(file)) is not None), None)
     for field in ("text_field", "licence_field") if schema is not None else ():
         wrong = _wrong_column(schema, getattr(source, field), must_be_text=field == "text_field")
@@ -65,7 +65,7 @@ def read(file: File, source: Source) -> Iterator[Record | Reject]:
             for data, licence in _rows(parquet, source):
                 uri = f"{file.uri}#{number}"
                 number += 1
-                make = page if is_page(data, source) else decoded
+                make = page if is_page(data, source) else decode_document
                 yield (
                     make(uri, data, licence, source)
                     if data is not None

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 
 from pipelines.readers.docstrings import docstrings
-from pipelines.readers.files import File, Record, Reject, decoded, document, walk, whole
+from pipelines.readers.files import File, Record, Reject, decode_document, document, read_whole, walk
 from schemas.parts import Source
 from schemas.recipe import RecipeError
 
@@ -51,7 +51,7 @@ def _listed(source: Source, seed: int, kinds: tuple[str, ...]) -> Iterator[File]
         for file in walk(root, lambda uri: kind_of(uri) in by_kind, prefix, skip=SKIPPED_FOLDERS):
             by_kind[kind_of(file.uri) or kinds[0]].append(file)  # no kind: a link to a folder, which becomes a reject
     for kind, files in by_kind.items():
-        yield from files if kind == "readme" else capped(files, source.package_bytes, seed)
+        yield from files if kind == "readme" else cap_packages(files, source.package_bytes, seed)
 
 
 def package_roots() -> list[str]:
@@ -70,7 +70,7 @@ def kind_of(uri: str) -> str | None:
     return "manual" if name.endswith(MANUALS) or LICENCE_FILE.fullmatch(name) else None
 
 
-def capped(files: Iterable[File], limit_bytes: int, seed: int) -> Iterator[File]:
+def cap_packages(files: Iterable[File], limit_bytes: int, seed: int) -> Iterator[File]:
     """Of each package the files that fit below the limit, tried in the order of a hash of seed and uri."""
     packages: dict[str, list[File]] = {}
     for file in files:
@@ -127,7 +127,7 @@ def licence_named(headers: str) -> str | None:
 
 def read_code(file: File, source: Source) -> Iterator[Record | Reject]:
     """The module's text. Raises OSError when it cannot be read."""
-    data = whole(file, source)
+    data = read_whole(file, source)
     yield data if isinstance(data, Reject) else module(file, data, source)
 
 
@@ -147,7 +147,7 @@ def read_docs(file: File, source: Source) -> Iterator[Record | Reject]:
 
     Modules without docstrings and metadata without description are no input records: they yield nothing.
     """
-    data = whole(file, source)
+    data = read_whole(file, source)
     kind = kind_of(file.uri)
     made = data if isinstance(data, Reject) else (module if kind == "code" else _plain)(file, data, source)
     if isinstance(made, Reject) or kind == "manual":
@@ -158,7 +158,7 @@ def read_docs(file: File, source: Source) -> Iterator[Record | Reject]:
 
 
 def _plain(file: File, data: bytes, source: Source) -> Record | Reject:
-    return decoded(file.uri, data, file.licence, source)
+    return decode_document(file.uri, data, file.licence, source)
 
 
 def page(uri: str, text: str) -> str:

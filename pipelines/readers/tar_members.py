@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from pipelines.readers.compressed import Damaged, chunks
 from pipelines.readers.files import File
-from pipelines.readers.members import Member, allowed, excess
+from pipelines.readers.members import Member, allowed_bytes, too_unpacked
 
 PAX_BYTES = 1 << 16  # of a tar's extended header, held in memory
 BLOCK = 512  # of a tar
@@ -36,7 +36,7 @@ class _Tape:
     def __init__(self, stream: BinaryIO, uri: str) -> None:
         self.chunks = chunks(stream, uri)
         self.n_bytes = os.fstat(stream.fileno()).st_size
-        self.left = self.limit = allowed(self.n_bytes)
+        self.left = self.limit = allowed_bytes(self.n_bytes)
         self.kept = memoryview(b"")
 
     def read(self, size: int) -> bytes:
@@ -49,7 +49,7 @@ class _Tape:
         piece, self.kept = self.kept[:size], self.kept[size:]
         self.left -= len(piece)
         if self.left < 0:
-            raise excess(self.limit, self.n_bytes)
+            raise too_unpacked(self.limit, self.n_bytes)
         return bytes(piece)
 
     def block(self) -> bytes:

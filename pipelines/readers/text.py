@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from pipelines.readers.archives import each
-from pipelines.readers.files import File, Record, Reject, decoded, listed, whole
+from pipelines.readers.archives import read_each
+from pipelines.readers.files import File, Record, Reject, decode_document, list_matching, read_whole
 from pipelines.readers.members import ARCHIVES
 from schemas.parts import Source
 
 
 def list_files(source: Source, seed: int) -> list[File]:
     """Raises RecipeError when the path holds no file with one of the source's suffixes, and no archive."""
-    return listed(source, source.suffixes, _wanted(source))
+    return list_matching(source, source.suffixes, _wanted(source))
 
 
 def read(file: File, source: Source) -> Iterator[Record | Reject]:
     """The file's text, or that of each such file in an archive. Raises OSError when it cannot be read."""
-    return each(file, source, _wanted(source), _read)
+    return read_each(file, source, _wanted(source), _read)
 
 
 def _wanted(source: Source) -> Callable[[str], bool]:
@@ -25,5 +25,5 @@ def _wanted(source: Source) -> Callable[[str], bool]:
 
 
 def _read(file: File, source: Source) -> Iterator[Record | Reject]:
-    data = whole(file, source)
-    yield data if isinstance(data, Reject) else decoded(file.uri, data, file.licence, source)
+    data = read_whole(file, source)
+    yield data if isinstance(data, Reject) else decode_document(file.uri, data, file.licence, source)

@@ -21,17 +21,26 @@ from functools import lru_cache
 
 import re2
 
-from pipelines.readers.archives import each
-from pipelines.readers.files import File, Record, Reject, decoded, glob_regex, listed, opened, whole
+from pipelines.readers.archives import read_each
+from pipelines.readers.files import (
+    File,
+    Record,
+    Reject,
+    decode_document,
+    glob_regex,
+    list_matching,
+    open_stream,
+    read_whole,
+)
 from pipelines.readers.licences import (
     LICENCE_FILE,
     MANIFESTS,
     TEXT_BYTES,
     UNKNOWN,
-    declared,
+    declared_licence,
+    join_licences,
     licence_of,
     spdx_named,
-    together,
 )
 from pipelines.readers.members import ARCHIVES
 from pipelines.readers.suffixes import language_of
@@ -71,7 +80,7 @@ class Tree:
     def note(self, file: File) -> None:
         """Learn from a file that `says_more`; one that cannot be read says nothing."""
         folder, _, name = file.uri.rpartition("/")
-        with opened(file) as stream:
+        with open_stream(file) as stream:
             data = stream.read(TEXT_BYTES)
         if name == ATTRIBUTES:
             found = attributes(data.decode(errors="replace"))[: self.left]
@@ -79,7 +88,7 @@ class Tree:
             self.attributes |= {folder: found} if found else {}
         elif name not in MANIFESTS:
             self.licences.setdefault(folder, set()).add(licence_of(data.decode(errors="replace")) or UNKNOWN)
-        elif licence := declared(name, data):
+        elif licence := declared_licence(name, data):
             self.declared.setdefault(folder, licence)
 
     def marked(self, file: File) -> File:
@@ -91,7 +100,7 @@ class Tree:
             marks |= {
                 mark: value
                 for regex, mark, value in self.attributes.get(folder, ())
-                if compiled(regex).fullmatch(place)
+                if compile_pattern(regex).fullmatch(place)
             }
         facts = [("language", language_of(file.uri) or "")] + [(mark, "1") for mark, value in marks.items() if value]
         return file._replace(
@@ -106,12 +115,12 @@ class Tree:
             if uri in self.declared and (len(found) != 1 or UNKNOWN in found):
                 return self.declared[uri]
             if found:
-                return UNKNOWN if UNKNOWN in found else together(found)
+                return UNKNOWN if UNKNOWN in found else join_licences(found)
         return None
 
 
 @lru_cache(4096)
-def compiled(regex: str) -> re2._Regexp:
+def compile_pattern(regex: str) -> re2._Regexp:
     """In linear time, whatever the pattern: a backtracking one may take for ever."""
     options = re2.Options()
     options.log_errors = False
@@ -150,7 +159,7 @@ def has_language(name: str) -> bool:
 def list_files(source: Source, seed: int) -> list[File]:
     """Files with their licences and facts, by uri. Raises RecipeError when the path holds no file whose name has a
     language."""
-    files = listed(
+    files = list_matching(
         source, ("the suffix of a known language",), lambda uri: has_language(uri) or says_more(uri), SKIPPED_FOLDERS
     )
     tree = Tree()
@@ -188,22 +197,22 @@ def read(file: File, source: Source) -> Iterator[Record | Reject]:
         tree.note(member)
         return iter(())
 
-    for _ in each(file, source, says_more, note):
+    for _ in read_each(file, source, says_more, note):
         pass  # what is wrong with the archive is told by the second reading
-    yield from each(file, source, has_language, lambda member, source: _read(tree.marked(member), source))
+    yield from read_each(file, source, has_language, lambda member, source: _read(tree.marked(member), source))
 
 
 def _read(file: File, source: Source) -> Iterator[Record | Reject]:
     if file.stream is None and _leads_out(file):
         yield Reject(file.uri, "unreadable", "expected a file of the tree, found a link that leads out of it", 0)
         return
-    data = whole(file, source)
+    data = read_whole(file, source)
     if isinstance(data, Reject):
         yield data
     elif b"\0" in data:
         yield Reject(file.uri, "nul", f"{data.count(0):,} NUL bytes, the first at {data.index(0):,}", len(data))
     else:
-        made = decoded(file.uri, data, file.licence, source)
+        made = decode_document(file.uri, data, file.licence, source)
         yield (
             made._replace(licence=spdx_named(made.text) or made.licence, facts=file.facts)
             if isinstance(made, Record)

@@ -16,7 +16,7 @@ import zstandard
 from fastwarc.stream_io import BrotliReader
 
 from pipelines.html.charset import decode
-from pipelines.readers.files import File, Record, Reject, document, listed, too_large
+from pipelines.readers.files import File, Record, Reject, document, list_matching, too_large
 from pipelines.readers.html import page
 from pipelines.readers.warc_records import GZIP, HEADER_BYTES, ZSTD, Broken, Raw, headers_of, records
 from schemas.parts import Source
@@ -31,12 +31,12 @@ CHUNK_SIZE = re.compile(rb"(?:\r?\n)?[ \t]*([0-9a-fA-F]{1,15})[ \t]*(?:;[^\n]{0,
 
 def list_warc(source: Source, seed: int) -> list[File]:
     """Raises RecipeError when the path holds no file with one of WARC_SUFFIXES."""
-    return listed(source, WARC_SUFFIXES)
+    return list_matching(source, WARC_SUFFIXES)
 
 
 def list_wet(source: Source, seed: int) -> list[File]:
     """Raises RecipeError when the path holds no file with one of WET_SUFFIXES."""
-    return listed(source, WET_SUFFIXES)
+    return list_matching(source, WET_SUFFIXES)
 
 
 def read_warc(file: File, source: Source) -> Iterator[Record | Reject]:

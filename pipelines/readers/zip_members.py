@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from pipelines.readers.compressed import Damaged
 from pipelines.readers.files import File
-from pipelines.readers.members import UNPACKED_BYTES, Member, TooUnpacked, allowed, excess
+from pipelines.readers.members import UNPACKED_BYTES, Member, TooUnpacked, allowed_bytes, too_unpacked
 
 DIRECTORY_BYTES = 16 << 20  # of a zip, held in memory: some 150,000 members; tars have no such limit
 
@@ -41,7 +41,7 @@ def members_of_zip(file: File) -> Iterator[Member]:
             raise Damaged(f"no directory of a zip file: {error}") from None
         stream.most = UNPACKED_BYTES
         n_bytes = os.fstat(stream.fileno()).st_size
-        left = limit = allowed(n_bytes)
+        left = limit = allowed_bytes(n_bytes)
         for info in archive.infolist():
             kind = stat.S_IFMT(info.external_attr >> 16)
             if info.orig_filename.endswith("/") or kind == stat.S_IFDIR:  # its own is_dir fails on an empty name
@@ -51,7 +51,7 @@ def members_of_zip(file: File) -> Iterator[Member]:
                 nonlocal left
                 left -= info.file_size  # no more is ever unpacked of it, and then its checksum must be right
                 if left < 0:
-                    raise excess(limit, n_bytes)
+                    raise too_unpacked(limit, n_bytes)
                 return _zip_member(archive, info)
 
             yield Member(_zip_name(info), info.file_size, _zip_trouble(info, kind), opened)

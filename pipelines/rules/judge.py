@@ -58,7 +58,7 @@ def judge_here(tables: dict[str, list[str]], terms: Terms) -> pa.Table:
         return db.sql(f"{text} order by doc_id").to_arrow_table()
 
 
-def contaminated(cover: float) -> str:
+def contaminated_documents(cover: float) -> str:
     """SQL: doc_id of the documents that cover an evaluation's item so far; the table `contamination` as a field in
     braces."""
     return f"select distinct doc_id from {{contamination}} where cover >= {number(cover)}"
@@ -80,12 +80,14 @@ def statement(tables: Collection[str], terms: Terms, none: str) -> str:
     reasons += [f"case when {shorter} then 'torso' end", "nullif(r.failed, '')"] * has_rests
     reasons += ["case when x.doc_id is not null then 'contaminated' end"] * has_items
     reasons += ["case when c.rank > 1 then case when c.exact then 'exact_duplicate' else 'near_duplicate' end end"]
-    joins = [f"left join ({RESTS.format(failed=_braced(failed(rules, 'rest_')))}) r on s.doc_id = r.doc_id"] * has_rests
-    joins += [f"left join ({contaminated(terms.cover)}) x on s.doc_id = x.doc_id"] * has_items
+    joins = [
+        f"left join ({RESTS.format(failed=_braced(failed_rules(rules, 'rest_')))}) r on s.doc_id = r.doc_id"
+    ] * has_rests
+    joins += [f"left join ({contaminated_documents(terms.cover)}) x on s.doc_id = x.doc_id"] * has_items
     hashed = f"md5(concat('{terms.seed}/heldout/', cluster_id))"
     drawn = f"concat('0', substr({hashed}, 1, {DRAWN_BITS // 4})) < '{_share(terms.heldout.fraction)}'"
     return VERDICTS.format(
-        failed=_braced(failed(rules)),
+        failed=_braced(failed_rules(rules)),
         reasons=", ".join(reasons),
         joins=" ".join(joins),
         tier=_tier(terms.tiers),
@@ -127,7 +129,7 @@ VERDICTS = """
 """
 
 
-def failed(rules: Rules, prefix: str = "") -> str:
+def failed_rules(rules: Rules, prefix: str = "") -> str:
     """SQL: the names of the rules that a document fails, joined by commas. A signal that is null fails no rule."""
     cases = [rule.case(domain, prefix) for domain, members in rules.items() for rule in members]
     return f"concat_ws(',', {', '.join(cases) or 'cast(null as string)'})"

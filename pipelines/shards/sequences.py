@@ -181,7 +181,7 @@ def _clear(occupied, node):
         node >>= 1
 
 
-def shuffled(packing: Packing, seed: int, stream: str, seq_len: int, window: int) -> Packing:
+def shuffle_samples(packing: Packing, seed: int, stream: str, seq_len: int, window: int) -> Packing:
     """The same samples in the window's own seeded order. RandomState is the generator whose stream NumPy has frozen
     (NEP 19)."""
     digest = hashlib.blake2b(f"{seed}/{stream}/{seq_len}/{window}".encode(), digest_size=32).digest()

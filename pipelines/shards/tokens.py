@@ -19,9 +19,9 @@ import pyarrow.compute as pc
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from pipelines.edits.spans import apply_batch
+from pipelines.edits.spans import apply_to_batch
 from pipelines.shards.sequences import in_seeded_order
-from pipelines.spark import ID_BYTES, sent
+from pipelines.spark import ID_BYTES, broadcast_small
 from schemas.tables import TOKENS
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def tokenise(documents: DataFrame, ranks: bytes, kind: str) -> DataFrame:
 
     def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
-            texts = apply_batch(batch.column("text"), batch.column("edits")) if edited else batch.column("text")
+            texts = apply_to_batch(batch.column("text"), batch.column("edits")) if edited else batch.column("text")
             n_bytes = pc.binary_length(texts).cast(pa.int64())
             ids = encode(texts, ranks, dtype)
             keys = pa.array([doc_key(doc_id) for doc_id in batch.column("doc_id").to_pylist()], pa.int64())
@@ -176,5 +176,7 @@ def training_sample(documents: DataFrame, seed: int, sample_bytes: int) -> DataF
     They may be collected: the recipe bounds their size.
     """
     sizes = documents.select("doc_id", F.lit("all").alias("stream"), F.col("n_bytes").alias("cost"))
-    first = sent(in_seeded_order(sizes, seed).where(F.col("offset") < sample_bytes).select("doc_id"), F.lit(ID_BYTES))
+    first = broadcast_small(
+        in_seeded_order(sizes, seed).where(F.col("offset") < sample_bytes).select("doc_id"), F.lit(ID_BYTES)
+    )
     return documents.join(first, "doc_id", how="left_semi").select("doc_id", "text")

@@ -26,7 +26,7 @@ from pipelines.shards.mds import (
     write,
     write_index,
 )
-from pipelines.shards.sequences import HELDOUT, MARKS, Packing, assign_windows, pack, shuffled, window_samples
+from pipelines.shards.sequences import HELDOUT, MARKS, Packing, assign_windows, pack, shuffle_samples, window_samples
 from pipelines.shards.tokens import id_type
 from schemas.manifest import Draw, Folder, Manifest, Plan, Stage, Stream, Window, save
 from schemas.recipe import Recipe
@@ -48,7 +48,7 @@ def shard(tokens: DataFrame, mixture: list[dict], recipe: Recipe, root: Path, to
     """Write the windows that the recipe's stages draw, the held-out documents, plan.json and manifest.json below
     `root`.
 
-    tokens: silver.tokens. mixture: rows of gold.mixture. tokenizer: `tokens.about`. tables: fingerprint of the step
+    tokens: silver.tokens. mixture: rows of gold.mixture. tokenizer: `tokens.about`. tables: hash of the step
     that wrote each lake table. The manifest is taken away first and comes back last: a run that was killed leaves none.
     """
     root = root.resolve()
@@ -69,7 +69,7 @@ def shard(tokens: DataFrame, mixture: list[dict], recipe: Recipe, root: Path, to
         )
     if heldout:
         write_index(root / HELDOUT, heldout, heldout_columns(tokenizer))
-    manifest = Manifest(recipe.data_fingerprint, tokenizer, tables, streams(counts), folders, heldout)
+    manifest = Manifest(recipe.data_hash, tokenizer, tables, streams(counts), folders, heldout)
     remove_stale(root, manifest)
     save(plan, root / "plan.json")
     save(manifest, root / "manifest.json")
@@ -93,7 +93,7 @@ def plan_windows(recipe: Recipe, mixture: list[dict], counts: list[dict]) -> tup
         ):
             stream, of_window = row["stream"], samples[row["stream"], stage.seq_len]
             draws.append(Draw(stream, row["samples"], cursor[stream]))
-            touched = windows_touched(of_window, cursor[stream], row["samples"])
+            touched = count_windows(of_window, cursor[stream], row["samples"])
             needed |= {
                 (stream, stage.seq_len, (cursor[stream] + i) % len(of_window))
                 for i in range(min(touched, len(of_window)))
@@ -105,7 +105,7 @@ def plan_windows(recipe: Recipe, mixture: list[dict], counts: list[dict]) -> tup
     return Plan(recipe.seed, tuple(stages)), needed
 
 
-def windows_touched(samples: np.ndarray, first: int, wanted: int) -> int:
+def count_windows(samples: np.ndarray, first: int, wanted: int) -> int:
     """How many windows are walked, from `first` and round again, until they gave `wanted` (at least 1) samples."""
     rounds, rest = divmod(wanted - 1, int(samples.sum()))
     return rounds * len(samples) + int(np.searchsorted(np.cumsum(np.roll(samples, -first)), rest, side="right")) + 1
@@ -153,8 +153,8 @@ def packed_window(
     seq_len, window."""
     stream, seq_len, window = place
     lengths = documents.column("n_tokens").to_numpy() + MARKS
-    packing = shuffled(pack(lengths, seq_len), seed, stream, seq_len, window)
-    ids = marked(documents.column("tokens"), tokenizer)
+    packing = shuffle_samples(pack(lengths, seq_len), seed, stream, seq_len, window)
+    ids = mark_ends(documents.column("tokens"), tokenizer)
     rows = token_rows(ids, lengths, packing, seq_len, tokenizer["eot"])
     return packing, mds(
         sample_columns(tokenizer, seq_len), encoded_samples(rows, documents.column("doc_key").to_numpy(), packing)
@@ -210,7 +210,7 @@ def write_heldout(tokens: DataFrame, assigned: DataFrame, root: Path, tokenizer:
         table = table.sort_by("position")
         lengths = table.column("n_tokens").to_numpy() + MARKS
         ends = np.cumsum(lengths)
-        ids = np.split(marked(table.column("tokens"), tokenizer), ends[:-1])
+        ids = np.split(mark_ends(table.column("tokens"), tokenizer), ends[:-1])
         doc, n_bytes = (np.split(table.column(name).to_numpy(), len(ids)) for name in ("doc_key", "n_bytes"))
         domain = [name.encode() for name in table.column("domain").to_pylist()]
         documents = [
@@ -232,7 +232,7 @@ def write_heldout(tokens: DataFrame, assigned: DataFrame, root: Path, tokenizer:
     return tuple(Window(row.window, window_file(HELDOUT, row.window), *row[1:]) for row in sorted(rows))
 
 
-def marked(blobs: pa.ChunkedArray, tokenizer: dict) -> np.ndarray:
+def mark_ends(blobs: pa.ChunkedArray, tokenizer: dict) -> np.ndarray:
     """Ids of documents one after the other, end-of-text before and after each."""
     dtype = id_type(tokenizer["vocab_size"])
     mark = np.array(tokenizer["eot"], dtype).tobytes()
@@ -240,7 +240,7 @@ def marked(blobs: pa.ChunkedArray, tokenizer: dict) -> np.ndarray:
 
 
 def token_rows(ids: np.ndarray, lengths: np.ndarray, packing: Packing, seq_len: int, eot: int) -> np.ndarray:
-    """[samples, seq_len] ids, end-of-text as padding; ids are those of `marked`, lengths of its documents with their
+    """[samples, seq_len] ids, end-of-text as padding; ids are those of `mark_ends`, lengths of its documents with their
     marks."""
     rows = np.full(packing.samples * seq_len, eot, ids.dtype)
     sources = (np.cumsum(lengths) - lengths)[packing.doc] + packing.doc_start

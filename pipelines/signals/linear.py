@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from pipelines.texts.characters import constant
+from pipelines.texts.characters import read_only
 from pipelines.texts.fasttext_file import END, PREFIX, Words, fnv, read, row_of, words_of
 from pipelines.texts.find import equal, stands
 
@@ -54,7 +54,7 @@ def classifier(model: bytes) -> Classifier:
     row_of_bucket[kept] = np.arange(n_words, n_words + len(kept))
     children, parents = huffman(file.counts)
     arrays = (row_of_bucket, file.inputs, file.outputs[: len(children)], children, parents)
-    return Classifier(words_of(file.words), *map(constant, arrays))
+    return Classifier(words_of(file.words), *map(read_only, arrays))
 
 
 def huffman(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ from pyspark.sql import DataFrame
 
 from pipelines.signals import COLUMNS, FAMILIES, TABLE, quality
 from pipelines.signals.context import Context
-from pipelines.signals.routes import routed
+from pipelines.signals.routes import route_domains
 
 READ = ("doc_id", "source", "snapshot", "domain", "facts", "text")  # of bronze.documents
 
@@ -25,7 +25,7 @@ def measure_batch(batch: pa.RecordBatch, context: Context) -> pa.RecordBatch:
     known = {"domain": domains}  # a family may go by what was measured before it: quality by language and domain
     for family in FAMILIES:
         if family is quality:  # the first that goes by the domain
-            known["domain"] = routed(domains, known, context.routes)
+            known["domain"] = route_domains(domains, known, context.routes)
         known |= zip((column.name for column in family.COLUMNS), family.measure(texts, known, context), strict=True)
     signals = [known[column.name] for column in COLUMNS]
     return pa.RecordBatch.from_arrays(

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 from numba import njit
 
 from pipelines.texts import fasttext_file
-from pipelines.texts.characters import FOLD, Strings, constant, decode, encode, utf8
+from pipelines.texts.characters import FOLD, Strings, decode, encode, read_only, utf8
 from pipelines.texts.fasttext_file import END, PREFIX, fnv, row_of
 from schemas.tables import Column
 
@@ -105,7 +105,7 @@ def weights_of(model: bytes) -> Weights:
     file = fasttext_file.read(model)
     wanted = file.labels.index(WANTED.removeprefix(PREFIX))
     return Weights(
-        fasttext_file.words_of(file.words), constant(file.inputs @ (file.outputs[wanted] - file.outputs[1 - wanted]))
+        fasttext_file.words_of(file.words), read_only(file.inputs @ (file.outputs[wanted] - file.outputs[1 - wanted]))
     )
 
 

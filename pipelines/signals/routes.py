@@ -12,7 +12,7 @@ from schemas.parts import Route
 SIGNALS = {column.name: column.type for family in FAMILIES[: FAMILIES.index(quality)] for column in family.COLUMNS}
 
 
-def routed(domains: pa.Array, signals: dict[str, pa.Array], routes: tuple[Route, ...]) -> pa.Array:
+def route_domains(domains: pa.Array, signals: dict[str, pa.Array], routes: tuple[Route, ...]) -> pa.Array:
     """The domain of each document by the first of the routes that holds for it; a signal that is null lets none hold.
 
     Raises ValueError naming a route whose signal is not among those measured so far.

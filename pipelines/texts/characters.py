@@ -50,13 +50,13 @@ def utf8(texts: Strings) -> tuple[np.ndarray, np.ndarray]:
     copied."""
     large = texts.cast(pa.large_string())
     if len(large) == 0:
-        return constant(np.zeros(0, np.uint8)), constant(np.zeros(1, np.int64))
+        return read_only(np.zeros(0, np.uint8)), read_only(np.zeros(1, np.int64))
     _, offsets, data = large.buffers()
     bounds = np.frombuffer(offsets, np.int64)[large.offset : large.offset + len(large) + 1]
-    return constant(np.frombuffer(data or b"", np.uint8)), constant(bounds)
+    return read_only(np.frombuffer(data or b"", np.uint8)), read_only(bounds)
 
 
-def constant(array: np.ndarray) -> np.ndarray:
+def read_only(array: np.ndarray) -> np.ndarray:
     """A read-only view. Arrow buffers come writable or not, which numba would compile every pass twice for."""
     view = array.view()
     view.flags.writeable = False

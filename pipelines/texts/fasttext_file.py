@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from pipelines.texts.characters import constant
+from pipelines.texts.characters import read_only
 from pipelines.texts.find import equal
 
 PREFIX = "__label__"
@@ -131,9 +131,9 @@ def words_of(words: list[bytes]) -> Words:
     n_slots = 2 << len(words).bit_length()
     hashes, rows = np.zeros(n_slots, np.uint32), np.full(n_slots, -1, np.int32)
     data, offsets = np.frombuffer(b"".join(words), np.uint8), np.cumsum([0, *map(len, words)], dtype=np.int64)
-    table = Words(hashes, rows, constant(data), constant(offsets))
+    table = Words(hashes, rows, read_only(data), read_only(offsets))
     _enter(table)
-    return Words(constant(hashes), constant(rows), table.data, table.offsets)
+    return Words(read_only(hashes), read_only(rows), table.data, table.offsets)
 
 
 @njit
