@@ -104,9 +104,9 @@ def candidates(lake: Lake, keys: np.ndarray, but: str | None = None) -> pa.Array
     met = [pa.array([], pa.string())]
     for part in lake.batches(tables.SIGNALS, ["doc_id", "band_keys"]):
         lists = part.column("band_keys")
-        has_words = pc.greater(pc.list_value_length(lists), 0)  # without words there are no keys
+        with_words = np.flatnonzero(pc.list_value_length(lists))  # the others have no keys
         equal = pc.list_flatten(lists).to_numpy(zero_copy_only=False).reshape(-1, len(keys)) == keys
-        met.append(part.column("doc_id").filter(has_words).filter(pa.array(equal.any(axis=1))))
+        met.append(part.column("doc_id").take(with_words[np.unique(np.flatnonzero(equal) // len(keys))]))
     ids = pa.concat_arrays(met)
     return ids.filter(pc.not_equal(ids, but)) if but else ids
 
