@@ -176,7 +176,7 @@ def deduplicate(spark: SparkSession, files: list[str], home: Path, store: bool) 
     given = spark.read.parquet(*files)
     columns = ", ".join(f"{column.name} {column.type}" for column in fingerprints.COLUMNS)
     signals = given.mapInArrow(
-        fingerprinted, f"doc_id string, source string, snapshot string, quality double, {columns}"
+        fingerprint_batches, f"doc_id string, source string, snapshot string, quality double, {columns}"
     )
     signals = stage("signals", signals)
     rows = signals.filter(pc.field("n_shingles") > 0).select(["doc_id", "text_hash", *dedup.FINGERPRINT])
@@ -191,7 +191,7 @@ def deduplicate(spark: SparkSession, files: list[str], home: Path, store: bool) 
     return spent | {"kept": time.perf_counter() - started}
 
 
-def fingerprinted(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def fingerprint_batches(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """Given columns and fingerprints: the part of the measuring pass that duplicates need."""
     for batch in batches:
         texts = batch.column("text")

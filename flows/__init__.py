@@ -1,16 +1,19 @@
 """Order, restart, schedule: which step runs, when, and whether it has to.
 
-cli         the command line
-curriculum  the main flow: every step in order, skipping what is done
-preflight   a recipe loaded and checked, its sources listed
-status      which steps are done, stale or missing
-home        the home folder of a recipe: what lies where, receipts, who holds it
-job         what a step works with
-steps/      a file a step
-progress    one line a step while it runs
-summary     the tables that a run ends with
-report/     the report: one HTML page
-recipes/    the default recipe and larger ones
+The files:
+
+    cli         the command line
+    curriculum  the main flow: every step in order, skipping what is done
+    preflight   a recipe loaded and checked, its sources listed
+    status      which steps are done, stale or missing
+    home        the home folder of a recipe: what lies where, receipts, who holds it
+    job         what a step works with
+    steps/      a file a step
+    progress    one line a step while it runs
+    summary     the tables that a run ends with
+    report/     the report: one HTML page
+    recipes/    the default recipe and larger ones
+    numbers     numbers as people read them
 """
 
 STEPS = ("ingest", "learn", "measure", "dedup", "decontaminate", "edits", "judge",

@@ -153,7 +153,8 @@ def similar(
         home = Home(Path(check(recipe).home))
         context = fingerprint_context(home)
         query = read_query(home.lake, what, sys.stdin.buffer)
-        print_similar(nearest(home.lake, query, context, most), context, console)
+        wide = Console(highlight=False, width=max(console.width, 160))
+        print_similar(nearest(home.lake, query, context, most), context, wide)
 
 
 @recipe_app.command("check")

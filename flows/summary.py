@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.home import Home
-from flows.report.plots import share, short, size
+from flows.numbers import share, short, size
 from pipelines.rules.trial import Trial
 from schemas.recipe import Recipe
 
@@ -87,11 +87,10 @@ def print_similar(neighbours: list[Neighbour], context: Context, console: Consol
             f"documents with a similarity of {even:.2f} half share a band, of nearer ones more."
         )
         return
-    table = _table("Nearest documents", "similarity", "estimate", "document", "source", "", "uri and text")
-    table.columns[0].justify = "right"
+    table = _table("Nearest documents", "similarity", "estimate", "document", "source", "", "uri and text", words=6)
     texts = beginnings([one.text[: SIMILAR_CHARS + SHOWN_BEHIND] for one in neighbours], SIMILAR_CHARS)
     for one, text in zip(neighbours, texts, strict=True):
-        kept = "" if one.keep is None else Text("kept", "green") if one.keep else Text(one.reason or "", "red")
+        kept = "" if one.keep is None else Text("kept", "green") if one.keep else Text(f"dropped: {one.reason}", "red")
         place = Text.assemble(_one_line(one.uri), "\n", (_one_line(text), "dim"))
         table.add_row(f"{one.jaccard:.3f}", f"{one.estimate:.2f}", one.doc_id[:12], one.source, kept, place)
     console.print(table)

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from flows.home import DiskFull, Home
-from pipelines.dedup.verify import TEXTS, wanted_rows
+from pipelines.dedup.verify import TEXTS, read_rows
 from pipelines.deliveries import Delivery, arrow_condition
 from pipelines.lake import Lake
 from schemas import tables
@@ -103,7 +103,7 @@ def test_few_texts_stand_in_a_page_and_those_that_are_wanted_are_found(spark, la
     files = lake.files(tables.DOCUMENTS)
     assert sum(pages(spark, file, "text") for file in files) > sum(map(len, texts.values())) / 40_000  # of 16 KB and a text at the most
     wanted = [*list(texts)[5::7], "f" * 32]
-    found = pa.Table.from_batches(wanted_rows(files, pa.array(wanted), TEXTS))
+    found = pa.Table.from_batches(read_rows(files, pa.array(wanted), TEXTS))
     assert dict(zip(*found.to_pydict().values(), strict=True)) == {i: texts[i] for i in wanted[:-1]}
 
 

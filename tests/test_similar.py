@@ -15,8 +15,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from deltalake import write_deltalake
+from rich.console import Console
+from typer.testing import CliRunner
 
+from flows.cli import app
 from flows.steps.measure import fingerprint_context
+from flows.summary import print_similar
 from pipelines.dedup import similar
 from pipelines.lake import Lake
 from pipelines.signals import fingerprints
@@ -39,19 +43,21 @@ def planted() -> list[str]:
     chance = random.Random(3)
     bases = [" ".join(chance.choices(WORDS, k=120)) for _ in range(12)]
     copies = [edited(base, edits, chance) for base in bases for edits in (1, 2, 3, 5, 8, 12, 16, 20, 30)]
-    return [*bases, *copies, *(base.upper().replace(" ", "\n") for base in bases[:4]), "word1 word2", "Word1  word2", "...", "!"]
+    return [*bases, "...", "!", *copies, *(base.upper().replace(" ", "\n") for base in bases[:4]), "word1 word2", "Word1  word2"]
 
 
 TEXTS = {f"{(i * 0x9E3779B97F4A7C15F39CC0605CEDC835) % 2**128:032x}": text for i, text in enumerate(planted())}
+CHANCE = "e" * 32
 
 
 @pytest.fixture(scope="module")
 def lake(tmp_path_factory) -> Lake:
-    """Two tables as a run leaves them, in two files each; nothing is judged."""
+    """Two tables as a run leaves them, in two files each; nothing is judged. One text has another's bands by chance."""
     made = Lake(tmp_path_factory.mktemp("similar"))
-    for some in (list(TEXTS)[::2], list(TEXTS)[1::2]):
-        texts = pa.array([TEXTS[doc_id] for doc_id in some])
-        columns = dict(zip((c.name for c in fingerprints.COLUMNS), fingerprints.measure(texts, {}, CONTEXT), strict=True))
+    for some in (list(TEXTS)[::2], [*list(TEXTS)[1::2], CHANCE]):
+        texts = pa.array([TEXTS.get(doc_id, "no n-gram of it is anywhere else") for doc_id in some])
+        taken = pa.array([TEXTS.get(doc_id, list(TEXTS.values())[5]) for doc_id in some])
+        columns = dict(zip((c.name for c in fingerprints.COLUMNS), fingerprints.measure(taken, {}, CONTEXT), strict=True))
         write_deltalake(made.path(tables.SIGNALS), pa.table({"doc_id": some, **columns}), mode="append")
         origins = {"source": ["s"] * len(some), "uri": [f"u#{doc_id[:4]}" for doc_id in some]}
         write_deltalake(made.path(tables.DOCUMENTS), pa.table({"doc_id": some, **origins, "text": texts}), mode="append")
@@ -84,9 +90,10 @@ def test_the_nearest_are_those_of_brute_force(lake):
     chance, errors = random.Random(8), []
     for number, text in enumerate(list(TEXTS.values())[:12]):
         query = edited(text, number, chance)
-        expected, most = brute_force(TEXTS, query, CONTEXT), 1 + number
-        found = similar.nearest(lake, similar.Query(query), CONTEXT, most)
-        assert [(one.doc_id, one.jaccard) for one in found] == expected[:most] and len(expected) >= 5
+        expected = brute_force(TEXTS, query, CONTEXT)
+        for most in (1, 4, 10):
+            found = similar.nearest(lake, similar.Query(query), CONTEXT, most)
+            assert [(one.doc_id, one.jaccard) for one in found] == expected[:most] and len(expected) >= 5
         assert all((one.text, one.uri, one.keep) == (TEXTS[one.doc_id], f"u#{one.doc_id[:4]}", None) for one in found)
         errors += [(one.estimate - one.jaccard) / np.sqrt(one.jaccard * (1 - one.jaccard) / 60) for one in found if one.jaccard < 1]
     assert len(errors) > 40 and np.abs(errors).max() < 4 and 0.5 < np.std(errors) < 1.3
@@ -202,30 +209,42 @@ def test_the_command_shows_an_exact_copy_first_by_file_id_and_standard_input(fin
     lake = finished_home.home.lake
     twins = [row for row in lake.arrow(tables.CLUSTERS).to_pylist() if row["exact"] and row["rank"] > 1]
     (file := tmp_path / "text.txt").write_text(held[twins[0]["doc_id"]]["text"])
+    asked = [(str(file), ""), ("-", file.read_text()), (twins[0]["doc_id"][:12], "")]
     code = (
-        "import sys; from typer.testing import CliRunner; from flows.cli import app; import json;"
-        "done = CliRunner().invoke(app, sys.argv[1:], input=sys.stdin.read());"
-        "print(json.dumps([done.exit_code, done.output, [name for name in ('pyspark', 'py4j') if name in sys.modules]]))"
+        "import json, sys; from typer.testing import CliRunner; from flows.cli import app; *options, asked = sys.argv[1:];"
+        "told = [CliRunner().invoke(app, ['similar', what, *options], input=given) for what, given in json.loads(asked)];"
+        "print(json.dumps([[(one.exit_code, one.output) for one in told], [n for n in ('pyspark', 'py4j') if n in sys.modules]]))"
     )
-    for what, given in ((str(file), ""), ("-", file.read_text()), (twins[0]["doc_id"][:12], "")):
-        command = [sys.executable, "-c", code, "similar", what, "--most", "3", "--recipe", str(finished_home.file)]
-        done = subprocess.run(command, cwd=conftest.ROOT, input=given, capture_output=True, text=True, timeout=120)
-        status, output, bridges = json.loads(done.stdout.splitlines()[-1])
-        assert status == 0 and bridges == [], (output, done.stderr)
-        first = re.search(r"^ *(\d\.\d{3}) +(\d\.\d\d) +([0-9a-f]{12}) ", output, re.MULTILINE)
-        assert first.group(1, 2) == ("1.000", "1.00") and first[3] in {doc_id[:12] for doc_id in held}
-        assert len(re.findall(r"^ *\d\.\d{3} ", output, re.MULTILINE)) <= 3
-        assert re.search(r"kept|duplicate", output)
+    command = [sys.executable, "-c", code, "--most", "3", "--recipe", str(finished_home.file), json.dumps(asked)]
+    done = subprocess.run(command, cwd=conftest.ROOT, capture_output=True, text=True, timeout=120)
+    told, bridges = json.loads(done.stdout)
+    assert bridges == [] and len(told) == 3
+    for status, output in told:
+        rows = re.findall(r"^ *(\d\.\d{3}) +(\d\.\d\d) +([0-9a-f]{12}) .* (kept|dropped:) ", output, re.MULTILINE)
+        assert status == 0 and rows[0][:2] == ("1.000", "1.00") and len(rows) <= 3, output
+        assert {doc_id for _, _, doc_id, _ in rows} <= {doc_id[:12] for doc_id in held}
+    assert twins[0]["doc_id"][:12] not in told[2][1]  # the document itself
 
 
 def test_the_command_says_plainly_what_is_wrong_and_that_nothing_is_near(finished_home, tmp_path):
-    recipe = ("--recipe", str(finished_home.file))
+    def told(what: str, recipe: Path = finished_home.file) -> tuple[int, str]:
+        done = CliRunner().invoke(app, ["similar", what, "--recipe", str(recipe)])
+        return done.exit_code, " ".join(done.output.split())
+
     (file := tmp_path / "text.txt").write_text("nothing like this is anywhere in there")
-    done = conftest.flows("similar", str(file), *recipe, timeout=120)
-    assert done.returncode == 0 and "Nothing near" in done.stdout and "similarity of 0.64" in " ".join(done.stdout.split()), done.stderr
-    done = conftest.flows("similar", "nowhere.txt", *recipe, timeout=120)
-    assert done.returncode and "expected a text file" in done.stderr and "Traceback" not in done.stderr
+    status, said = told(str(file))
+    assert status == 0 and "Nothing near" in said and "similarity of 0.64 half share a band" in said
+    status, said = told("nowhere.txt")
+    assert status == 1 and "FileNotFoundError: expected a text file" in said
     empty = tmp_path / "empty.yaml"
     empty.write_text(finished_home.file.read_text().replace(str(finished_home.home.root), str(tmp_path / "no-home")))
-    done = conftest.flows("similar", str(file), "--recipe", str(empty), timeout=120)
-    assert done.returncode and "holds no silver.signals yet" in done.stderr and "Traceback" not in done.stderr
+    status, said = told(str(file), empty)
+    assert status == 1 and "holds no silver.signals yet" in said
+
+
+def test_personal_data_and_what_moves_the_cursor_are_not_shown():
+    text = "\x1b[31mwrite to\n\tjane.roe@gmail.com or not \x07"
+    one = similar.Neighbour("a" * 32, 0.5, 0.55, "s", "u\x1b[2J", text, False, "too_short")
+    print_similar([one], CONTEXT, console := Console(width=160, record=True, file=io.StringIO()))
+    shown = console.export_text(styles=False)
+    assert "jane.roe" not in shown and not set(shown) & {"\x1b", "\x07", "\t"} and "[31mwrite to" in shown and "dropped: too_short" in shown

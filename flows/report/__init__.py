@@ -18,6 +18,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from flows.job import Job
+from flows.numbers import FORMATS
 from flows.report import census, corpus, distributions, plots, samples, training
 from schemas import tables
 from schemas.files import write_json
@@ -100,5 +101,5 @@ def page(found: dict[str, Any]) -> str:
     environment = Environment(
         loader=folder, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= plots.FORMATS
+    environment.filters |= FORMATS
     return environment.get_template("page.html.j2").render(facts=found, plots=plots)

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.dedup.buckets import SLACK
-from pipelines.dedup.verify import TEXTS, shingle_sets, wanted_rows
+from pipelines.dedup.verify import TEXTS, read_rows, shingle_sets
 from pipelines.lake import Lake
 from pipelines.signals import fingerprints
 from pipelines.signals.context import Context
@@ -104,9 +104,9 @@ def candidates(lake: Lake, keys: np.ndarray, but: str | None = None) -> pa.Array
     met = [pa.array([], pa.string())]
     for part in lake.batches(tables.SIGNALS, ["doc_id", "band_keys"]):
         lists = part.column("band_keys")
-        has_words = pc.greater(pc.list_value_length(lists), 0)  # without words there are no keys
+        with_words = np.flatnonzero(pc.list_value_length(lists))  # the others have no keys
         equal = pc.list_flatten(lists).to_numpy(zero_copy_only=False).reshape(-1, len(keys)) == keys
-        met.append(part.column("doc_id").filter(has_words).filter(pa.array(equal.any(axis=1))))
+        met.append(part.column("doc_id").take(with_words[np.unique(np.flatnonzero(equal) // len(keys))]))
     ids = pa.concat_arrays(met)
     return ids.filter(pc.not_equal(ids, but)) if but else ids
 
@@ -153,7 +153,7 @@ def _estimates(lake: Lake, ids: pa.Array, signature: np.ndarray, seed: int) -> d
         return LeanMinHash(seed=seed, hashvalues=entries, scheme="affine32")
 
     own, found = sketch(signature), {}
-    for part in wanted_rows(lake.files(tables.SIGNALS), ids, SIGNATURES):
+    for part in read_rows(lake.files(tables.SIGNALS), ids, SIGNATURES):
         entries = fingerprints.matrix(part.column("signature"))
         for doc_id, row in zip(part.column("doc_id").to_pylist(), entries, strict=True):
             found[doc_id] = own.jaccard(sketch(row))
@@ -172,7 +172,7 @@ def _jaccard(lake: Lake, text: str, ids: list[str], ngram: int) -> dict[str, flo
     """The true Jaccard index of each document's text with this one, by doc_id."""
     (own,) = _sets(pa.array([text], pa.large_string()), ngram)
     found = {}
-    for part in wanted_rows(lake.files(tables.DOCUMENTS), pa.array(ids, pa.string()), TEXTS):
+    for part in read_rows(lake.files(tables.DOCUMENTS), pa.array(ids, pa.string()), TEXTS):
         for doc_id, other in zip(part.column("doc_id").to_pylist(), _sets(part.column("text"), ngram), strict=True):
             common = len(np.intersect1d(own, other, assume_unique=True))
             found[doc_id] = common / (len(own) + len(other) - common)
@@ -187,5 +187,5 @@ def _rows(lake: Lake, table: tables.Table, ids: list[str], columns: pa.Schema) -
     """A few rows of a table by doc_id; none if there is no table."""
     if lake.version(table) is None or not ids:
         return {}
-    parts = wanted_rows(lake.files(table), pa.array(ids, pa.string()), columns)
+    parts = read_rows(lake.files(table), pa.array(ids, pa.string()), columns)
     return {row["doc_id"]: row for part in parts for row in part.to_pylist()}

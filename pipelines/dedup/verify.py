@@ -151,7 +151,7 @@ def alike_in_files(
             ends = pc.unique(pa.chunked_array([*pairs.column("a").chunks, *pairs.column("b").chunks]))
             made = [
                 [texts.column("doc_id"), shingle_sets(texts.column("text"), near.ngram)]
-                for texts in wanted_rows(files, ends, TEXTS)
+                for texts in read_rows(files, ends, TEXTS)
             ]
             sets = pa.Table.from_batches([pa.record_batch(columns, names=["end", "shingles"]) for columns in made])
             yield from keep_near(pairs, sets, near.threshold).select(["pair"]).to_batches()
@@ -159,7 +159,7 @@ def alike_in_files(
     return run
 
 
-def wanted_rows(files: list[str], ids: pa.Array, columns: pa.Schema) -> Iterator[pa.RecordBatch]:
+def read_rows(files: list[str], ids: pa.Array, columns: pa.Schema) -> Iterator[pa.RecordBatch]:
     """These columns, doc_id among them, of the documents wanted, a few at a time, from Parquet files that have them.
 
     DataFusion, which comes with delta-rs, sends the ids into its scan and decompresses those pages only that hold one
