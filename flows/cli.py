@@ -145,12 +145,11 @@ def similar(
     Example: `flows similar README.md`, `flows similar 3f2a`, or `flows similar - < page.txt`
     """
     with _said_plainly():
-        from flows.status import check
         from flows.steps.measure import fingerprint_context
         from flows.summary import print_similar
         from pipelines.dedup.similar import nearest, read_query
 
-        home = Home(Path(check(recipe).home))
+        home = _home(recipe)
         context = fingerprint_context(home)
         query = read_query(home.lake, what, sys.stdin.buffer)
         wide = Console(highlight=False, width=max(console.width, 160))
