@@ -88,7 +88,10 @@ class Home:
         """What the step left when it last finished; None if it never did, or if its receipt cannot be read."""
         path = self.root / "steps" / f"{step}.json"
         try:
-            return Receipt(**json.loads(path.read_text()))
+            told = json.loads(path.read_text())
+            if "fingerprint" in told:  # as homes made before December 2026 call it
+                told["hash"] = told.pop("fingerprint")
+            return Receipt(**told)
         except (FileNotFoundError, ValueError, TypeError):
             return None
 

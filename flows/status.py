@@ -9,7 +9,7 @@ from typing import Any
 from flows.home import Home, Receipt
 from flows.preflight import Preflight
 from flows.steps import STEPS, Step
-from schemas.files import json_hash
+from schemas.files import differences, json_hash
 
 
 class NotReady(RuntimeError):
@@ -77,7 +77,7 @@ def _state(step: Step, expected: str, part: Any, inputs: dict[str, str], home: H
 
 
 def _difference(receipt: Receipt, part: Any, inputs: dict[str, str]) -> str:
-    changed = sorted(_changes("", receipt.part, plain(part)))
+    changed = sorted(place for place, _, _ in differences(receipt.part, plain(part)))
     others = sorted(need for need in inputs if receipt.inputs.get(need) != inputs[need])
     said = [f"{', '.join(changed)} changed"] if changed else []
     said += [f"input {', '.join(others)} changed"] if others else []
@@ -87,16 +87,3 @@ def _difference(receipt: Receipt, part: Any, inputs: dict[str, str]) -> str:
 def plain(value: Any) -> Any:
     """The value as it comes back from JSON, so that it compares equal with what a receipt holds."""
     return json.loads(json.dumps(value, default=str))
-
-
-def _changes(place: str, old: Any, new: Any) -> list[str]:
-    """Paths at which two JSON values differ: the deepest ones."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        return [
-            c
-            for key in sorted(old.keys() | new.keys())
-            for c in _changes(f"{place}.{key}".strip("."), old.get(key), new.get(key))
-        ]
-    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        return [c for i, pair in enumerate(zip(old, new, strict=True)) for c in _changes(f"{place}[{i}]", *pair)]
-    return [] if old == new else [place]

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from schemas.files import json_hash
+from schemas.files import differences, json_hash
 from schemas.manifest import Manifest, Plan
 from schemas.training import ModelConfig, TrainConfig, require
 
@@ -97,25 +97,11 @@ def check_same(made_with: dict, given: dict, tokens_done: int, where: Path) -> N
     found = differences(
         {**made_with, "plan": {**made_with["plan"], "stages": begun}}, {**given, "plan": plan, "manifest": data}
     )
+    told = "; ".join(f"{place}: {_short(old)}, now {_short(new)}" for place, old, new in found)
     require(
-        not found,
-        f"{where} was made with other inputs; different are {'; '.join(found)}. "
-        "Restore them or train into a new folder",
+        not told,
+        f"{where} was made with other inputs; different are {told}. Restore them or train into a new folder",
     )
-
-
-def differences(old: object, new: object, path: str = "") -> list[str]:
-    """Leaves of two JSON values that differ, each as 'path: old, now new'."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = [*old, *(key for key in new if key not in old)]
-        return [
-            line for key in keys for line in differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
-        ]
-    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        return [
-            line for i, (a, b) in enumerate(zip(old, new, strict=True)) for line in differences(a, b, f"{path}[{i}]")
-        ]
-    return [] if old == new else [f"{path}: {_short(old)}, now {_short(new)}"]
 
 
 def to_disk(path: Path) -> None:

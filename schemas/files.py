@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,32 @@ def json_hash(value: Any) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write a file that readers see as it was or whole and new, also after a power cut."""
+def write_whole(path: Path, data: bytes, attempt: str = "") -> None:
+    """Write a file that readers see as it was or whole and new, also after a power cut.
+
+    attempt: told apart from others that may write the same file at the same time, as two attempts of a Spark task.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.writing")
-    with open(scratch, "w") as file:
-        file.write(json.dumps(value, indent=1) + "\n")
+    scratch = path.with_name(f".{path.name}.{attempt}.tmp")
+    with scratch.open("wb") as file:
+        file.write(data)
         file.flush()
         os.fsync(file.fileno())
     scratch.replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`write_whole` of a JSON value."""
+    write_whole(path, (json.dumps(value, indent=1) + "\n").encode())
+
+
+def differences(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Where two JSON values differ: (path, old, new) of the deepest places, None where there is no value."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in [*old, *(key for key in new if key not in old)]:
+            yield from differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for i, (a, b) in enumerate(zip(old, new, strict=True)):
+            yield from differences(a, b, f"{path}[{i}]")
+    elif old != new:
+        yield path, old, new

@@ -21,7 +21,7 @@ from flows.job import Job
 from flows.numbers import FORMATS
 from flows.report import census, corpus, distributions, plots, samples, training
 from schemas import tables
-from schemas.files import write_json
+from schemas.files import write_json, write_whole
 
 
 class DoesNotAddUp(RuntimeError):
@@ -35,9 +35,7 @@ def write(job: Job, path: Path, data: Path) -> None:
     """
     found = facts(job)
     write_json(data, found)
-    scratch = path.with_suffix(".tmp")
-    scratch.write_text(page(found), "utf-8")
-    scratch.replace(path)
+    write_whole(path, page(found).encode())
     complaints = [f"source {row['source']}: {said}" for row in found["funnel"] for said in row["complaints"]]
     if complaints:
         raise DoesNotAddUp(f"the counts do not add up: {'; '.join(complaints)}. The report says more: {path}")

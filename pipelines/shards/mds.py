@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import uuid
 from pathlib import Path
 
 import numpy as np
 
 from pipelines.shards.tokens import id_type
+from schemas.files import write_whole
 from schemas.manifest import Manifest, Window
 
 
@@ -96,21 +96,14 @@ def write_index(folder: Path, windows: tuple[Window, ...], columns: dict[str, st
 
 
 def write(path: Path, data: bytes) -> None:
-    """Make `path` hold `data`: readers see what was there or all of it, also after a crash. A file that holds it is
-    left alone."""
+    """Make `path` hold `data`; a file that holds it already is left alone."""
     if (
         path.is_file()
         and path.stat().st_size == len(data)
         and hashlib.sha256(path.read_bytes()).digest() == hashlib.sha256(data).digest()
     ):
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    with scratch.open("xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    scratch.replace(path)
+    write_whole(path, data, attempt=uuid.uuid4().hex)
 
 
 def remove_stale(root: Path, manifest: Manifest) -> None:
