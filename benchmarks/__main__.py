@@ -81,20 +81,20 @@ def main() -> None:
         print(f"{part} ...", file=sys.stderr, flush=True)
         rows = importlib.import_module(f"benchmarks.{part}").rows
         given = folders[: len(inspect.signature(rows).parameters)]
-        found = [cells(part, row) for row in rows(*given)]
-        for row in found:
+        lines = [cells(part, row) for row in rows(*given)]
+        for row in lines:
             table.add_row(*row)
-        if found:
-            write(part, given, found)
+        if lines:
+            write(part, given, lines)
     Console(width=160).print(table)
 
 
-def write(part: str, folders: list[str], found: list[list[str]]) -> None:
+def write(part: str, folders: list[str], table: list[list[str]]) -> None:
     RESULTS.mkdir(exist_ok=True)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     command = " ".join(["python -m benchmarks", part, *["FOLDER"] * len(folders)])
     lines = [f"# {part}", "", f"`{command}` at {commit}", "", machine(), ""]
-    lines += ["| " + " | ".join(row[1:]) + " |" for row in (NAMES, ["---"] * len(NAMES), *found)]
+    lines += ["| " + " | ".join(row[1:]) + " |" for row in (NAMES, ["---"] * len(NAMES), *table)]
     (RESULTS / f"{part}.md").write_text("\n".join(lines) + "\n")
 
 

@@ -149,7 +149,7 @@ def theirs() -> dict[str, tuple[Test, Test, str]]:
 
     on = lambda change, test: lambda text: test(change(text))  # noqa: E731
     only_words, own_lines = (lambda text: " ".join(words(text))), (lambda text: "\n".join(lines(text)))
-    found = {
+    by_rule = {
         "too_few_words": (gopher(min_doc_words=50), on(only_words, gopher(min_doc_words=50)),
             "theirs leave out pieces of their list of marks, ours all without letter or digit"),
         "too_many_words": (gopher(max_doc_words=1000), on(only_words, gopher(max_doc_words=1000)),
@@ -217,24 +217,24 @@ def theirs() -> dict[str, tuple[Test, Test, str]]:
     }  # fmt: skip
     for n, limit in ((2, 0.2), (3, 0.18), (4, 0.16)):
         difference = "theirs count spaces, what occurs once, and the first of equals"
-        found[f"top_{n}gram"] = (repeats(top_n_grams=((n, limit),)), share(top(n), limit), difference)
+        by_rule[f"top_{n}gram"] = (repeats(top_n_grams=((n, limit),)), share(top(n), limit), difference)
     for n, limit in zip(range(5, 11), (0.15, 0.14, 0.13, 0.12, 0.11, 0.10), strict=True):
         count = lambda text, n=n: repetition.find_all_duplicate(text.split(), n)  # noqa: E731
-        found[f"repeated_{n}grams"] = (
+        by_rule[f"repeated_{n}grams"] = (
             repeats(dup_n_grams=((n, limit),)),
             share(count, limit),
             "theirs divide by all characters",
         )
-    return found
+    return by_rule
 
 
 def sentences_of(text: str) -> list[str]:
     """Our definition: ends, and what stands behind the last."""
-    at, found = 0, []
+    at, sentences = 0, []
     for end in re.finditer(r"[.!?…؟।][.!?…؟।\"')\]}”’»]*(?!\S)|[。！？]+", text):
-        found.append(text[at : end.end()])
+        sentences.append(text[at : end.end()])
         at = end.end()
-    return found + [text[at:]] * bool(text[at:].strip())
+    return sentences + [text[at:]] * bool(text[at:].strip())
 
 
 def mean(values: list[int]) -> float:
@@ -274,13 +274,13 @@ def questioned(sentence: str) -> bool:
 
 
 def olmo(text: str) -> bool:
-    found = [sentence for sentence in re.split(r"[.!?]+\s+", text) if sentence.strip()]
-    return sum(map(questioned, found)) >= 0.2 * max(len(found), 1)
+    sentences = [sentence for sentence in re.split(r"[.!?]+\s+", text) if sentence.strip()]
+    return sum(map(questioned, sentences)) >= 0.2 * max(len(sentences), 1)
 
 
 def olmo_of_ours(text: str) -> bool:
-    found = sentences_of(re.sub(r"\s+", " ", text))
-    return sum(questioned(f" {sentence.strip()} ") for sentence in found) >= 0.2 * max(len(found), 1)
+    sentences = sentences_of(re.sub(r"\s+", " ", text))
+    return sum(questioned(f" {sentence.strip()} ") for sentence in sentences) >= 0.2 * max(len(sentences), 1)
 
 
 def span_run(text: str) -> bool:
@@ -289,7 +289,7 @@ def span_run(text: str) -> bool:
 
     ids: dict[str, int] = {}
     pieces = np.array([ids.setdefault(piece, len(ids)) for piece in text.split()], np.int64)
-    return len(pieces) >= 32 and any(found.times >= 32 for found in dolma_search()(pieces, max_period=13))
+    return len(pieces) >= 32 and any(span.times >= 32 for span in dolma_search()(pieces, max_period=13))
 
 
 @cache
@@ -315,11 +315,11 @@ def visible_as_it_is(text: str) -> str:
     """What the parser below BeautifulSoup finds outside scripts and styles, blanks included."""
     from html.parser import HTMLParser
 
-    found: list[str] = []
+    parts: list[str] = []
     parser = HTMLParser()
-    parser.handle_data = lambda data: found.append(data) if parser.cdata_elem is None else None
+    parser.handle_data = lambda data: parts.append(data) if parser.cdata_elem is None else None
     parser.feed(text)
-    return "".join(found)
+    return "".join(parts)
 
 
 def judge_by_theirs(path: str) -> None:
@@ -363,8 +363,8 @@ def judge_by_ours(texts: list[str]) -> dict[str, list[bool]]:
     strings = pa.array(texts, pa.large_string())
     columns = {}
     for family in (text, code):
-        found = family.measure(strings, None, None)
-        columns |= {column.name: values.to_pylist() for column, values in zip(family.COLUMNS, found, strict=True)}
+        measured = family.measure(strings, None, None)
+        columns |= {column.name: values.to_pylist() for column, values in zip(family.COLUMNS, measured, strict=True)}
     published = {rule.name: rule for domain in ("code", "web") for rule in rules.load(domain) if rule.signal in columns}
     published["too_many_words"] = published["too_many_words"].at(1000)  # none of these documents has 100,000
     values = zip(texts, zip(*columns.values(), strict=True), strict=True)

@@ -88,14 +88,14 @@ def peer(work: str, texts: list[str]) -> dict[str, Any]:
 def beside(what: str, ours: float, works: tuple[str, ...], texts: list[str], must: dict[str, float]) -> list[dict]:
     """Our MB/s a core beside each tool's, and its documents a second: one row each; `must` is the least ratio. A tool
     that cannot be run has no figure."""
-    found = []
+    rows = []
     for work in works:
         theirs = peer(work, texts)
         if "missing" in theirs:
-            found.append(row(f"{what} / {work}: {theirs['missing']}", ours, "MB/s"))
+            rows.append(row(f"{what} / {work}: {theirs['missing']}", ours, "MB/s"))
             continue
         rate, docs = theirs["bytes"] / theirs["cpu_seconds"] / 1e6, theirs["documents"] / theirs["cpu_seconds"]
-        found.append(
+        rows.append(
             row(
                 f"{what} / {theirs['version']}: {work}, {docs:,.0f} docs/s",
                 ours,
@@ -104,7 +104,7 @@ def beside(what: str, ours: float, works: tuple[str, ...], texts: list[str], mus
                 must=must.get(work),
             )
         )
-    return found
+    return rows
 
 
 def sample(texts: list[str]) -> list[dict]:

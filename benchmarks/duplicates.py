@@ -96,8 +96,8 @@ def in_process(files: list[str], pairs: np.ndarray) -> list[dict]:
     work = lambda: kept(pa.concat_arrays(list(map(read, files))), NEAR)  # noqa: E731
     root = work()
     rate = len(root) / seconds(work, repeats=3)
-    found = row("verified, in process / the least we accept", rate, "docs/s", reference=30_000, must=1.0)
-    return [found, *against_truth("in process", root, pairs)]
+    speed = row("verified, in process / the least we accept", rate, "docs/s", reference=30_000, must=1.0)
+    return [speed, *against_truth("in process", root, pairs)]
 
 
 def kept(texts: pa.Array, near: NearDuplicates, seed: int = 1) -> np.ndarray:
@@ -130,14 +130,14 @@ def through_spark(files: list[str], home: Path, pairs: np.ndarray, n: int) -> li
     from pipelines.spark import session
 
     spark = session(Spark(master="local[2]"), str(home))
-    found, ways = [], {"kept ones in Delta": False, "all tables in Delta": True}
+    speeds, ways = [], {"kept ones in Delta": False, "all tables in Delta": True}
     for way, store in ways.items():
         spent = [deduplicate(spark, files, home / f"{way} {i}", store) for i in range(ROUNDS)]
         best = min(spent, key=lambda stages: sum(stages.values()))
         print(f"  {way}: " + ", ".join(f"{stage} {value:.2f} s" for stage, value in best.items()), file=sys.stderr)
         rate = n / sum(best.values())
         least = {} if store else {"reference": 12_000, "must": 1.0}
-        found.append(row(f"verified, Spark, {way}" + " / the least we accept" * bool(least), rate, "docs/s", **least))
+        speeds.append(row(f"verified, Spark, {way}" + " / the least we accept" * bool(least), rate, "docs/s", **least))
     clusters = deltalake.DeltaTable(str(home / "all tables in Delta 0" / "clusters")).to_pyarrow_table(
         columns=["doc_id", "cluster_id"]
     )
@@ -147,7 +147,7 @@ def through_spark(files: list[str], home: Path, pairs: np.ndarray, n: int) -> li
         np.array([int(name, 16) for name in clusters.column(side).to_pylist()]) for side in ("doc_id", "cluster_id")
     )
     root[doc] = first
-    return [*found, *against_truth("Spark", root, pairs)]
+    return [*speeds, *against_truth("Spark", root, pairs)]
 
 
 def deduplicate(spark: SparkSession, files: list[str], home: Path, store: bool) -> dict[str, float]:
@@ -197,9 +197,9 @@ def fingerprint_batches(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Record
         texts = batch.column("text")
         given = [batch.column(name) for name in ("doc_id", "source", "snapshot")]
         quality = pa.nulls(len(texts), pa.float64())
-        found = fingerprints.measure(texts, texts, CONTEXT)
+        measured = fingerprints.measure(texts, texts, CONTEXT)
         names = ["doc_id", "source", "snapshot", "quality", *(column.name for column in fingerprints.COLUMNS)]
-        yield pa.RecordBatch.from_arrays([*given, quality, *found], names=names)
+        yield pa.RecordBatch.from_arrays([*given, quality, *measured], names=names)
 
 
 def documents(texts: pa.Array) -> pa.Table:
@@ -243,14 +243,14 @@ def packages() -> Iterator[str]:
 
 
 def pieces(text: str) -> list[str]:
-    found, length = [[]], 0
+    groups, length = [[]], 0
     for part in text.split("\n\n")[: 400 * PIECES]:
         if length >= PIECE_CHARS:
-            found.append([])
+            groups.append([])
             length = 0
-        found[-1].append(part)
+        groups[-1].append(part)
         length += len(part) + 2
-    joined = ("\n\n".join(parts) for parts in found[:PIECES])
+    joined = ("\n\n".join(parts) for parts in groups[:PIECES])
     return [piece for piece in joined if CHARS[0] <= len(piece) <= CHARS[1]]
 
 
@@ -307,7 +307,7 @@ def _join(values, bounds, threshold, n_values):
     starts = np.cumsum(starts)
     free, where = starts[:-1].copy(), np.empty(starts[-1], np.int64)
     met = np.full(len(prefix), -1)
-    found = [(0, 0) for _ in range(0)]
+    pairs = [(0, 0) for _ in range(0)]
     for d in range(len(prefix)):
         for k in range(bounds[d], prefix[d]):
             value = values[k]
@@ -318,10 +318,10 @@ def _join(values, bounds, threshold, n_values):
                     if _reaches(
                         values[bounds[d] : bounds[d + 1]], values[bounds[other] : bounds[other + 1]], threshold
                     ):
-                        found.append((other, d))
+                        pairs.append((other, d))
             where[free[value]] = d
             free[value] += 1
-    return found
+    return pairs
 
 
 @njit

@@ -40,8 +40,8 @@ def rows(folder: str | None = None) -> list[dict]:
     }
     for loop in work.values():
         loop()  # compiled
-    found = [row(name, mb / seconds(loop), "MB/s", reference=LEAST_MB, must=1.0) for name, loop in work.items()]
-    return [*found, row("seeds", sum(map(len, seeds)) / mb / 1e3, "per kB")]
+    speeds = [row(name, mb / seconds(loop), "MB/s", reference=LEAST_MB, must=1.0) for name, loop in work.items()]
+    return [*speeds, row("seeds", sum(map(len, seeds)) / mb / 1e3, "per kB")]
 
 
 if __name__ == "__main__":

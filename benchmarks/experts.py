@@ -335,21 +335,21 @@ def measure(name: str, config: Config, sensors: Sensors, ops: bool) -> list[Read
     two, six = (lambda: (products["up"](), products["down"]())), (lambda: [run() for run in products.values()])
     both = {"forward": (two, 1), "forward + backward": (six, 3)}
     before = {work: sustained(run, sensors) for work, (run, _) in both.items()}
-    found = [one for way in WAYS for one in measure_way(name, config, way, inputs, sensors)]
-    found += measure_operations(name, config, inputs, products, sensors) if ops else []
+    readings = [one for way in WAYS for one in measure_way(name, config, way, inputs, sensors)]
+    readings += measure_operations(name, config, inputs, products, sensors) if ops else []
     after = {work: sustained(run, sensors) for work, (run, _) in both.items()}
     ms = {work: (before[work][0] + after[work][0]) / 2 for work in both}
     for work, (_, share) in both.items():
         for when, (one, read) in (("before", before[work]), ("after", after[work])):
-            found.append(
+            readings.append(
                 Reading(
                     name, f"dense, {when}", work, one, 100 * ms[work] / one, share * flops(config) / one / 1e9, read
                 )
             )
-    found = [r if r.percent or r.work not in ms else r._replace(percent=100 * ms[r.work] / r.ms) for r in found]
-    for reading in found:
+    readings = [r if r.percent or r.work not in ms else r._replace(percent=100 * ms[r.work] / r.ms) for r in readings]
+    for reading in readings:
         print(line(reading), flush=True)
-    return found
+    return readings
 
 
 def measure_way(name: str, config: Config, way: str, inputs: Inputs, sensors: Sensors) -> list[Reading]:
@@ -366,18 +366,18 @@ def measure_way(name: str, config: Config, way: str, inputs: Inputs, sensors: Se
     start = time.perf_counter()
     step()
     torch.cuda.synchronize()
-    found = [Reading(name, way, FIRST, 1e3 * (time.perf_counter() - start), None, None, None)]
+    readings = [Reading(name, way, FIRST, 1e3 * (time.perf_counter() - start), None, None, None)]
     peak = peak_gb(step, inputs)
     for work, run, share, gb in (("forward", forward, 1, None), ("forward + backward", step, 3, peak)):
         ms, read = sustained(run, sensors)
-        found.append(Reading(name, way, work, ms, None, share * flops(config) / ms / 1e9, read, gb))
+        readings.append(Reading(name, way, work, ms, None, share * flops(config) / ms / 1e9, read, gb))
     clear(inputs)
     if config.graph and way in ("hopper", "blocksparse"):
         ms, read = sustained(captured(function, inputs, dout).replay, sensors)
-        found.append(
+        readings.append(
             Reading(name, f"{way}, CUDA graph", "forward + backward", ms, None, 3 * flops(config) / ms / 1e9, read)
         )
-    return found
+    return readings
 
 
 def captured(function: Callable, inputs: Inputs, dout: Tensor) -> torch.cuda.CUDAGraph:
@@ -412,33 +412,35 @@ def measure_operations(name: str, config: Config, inputs: Inputs, products: dict
         dw2=(1, lambda: operators.outer_products([a], x_RD, *rest)),
         dw13=(2, lambda: operators.outer_products([gate, linear], x_RD, *rest)),
     )
-    found = []
+    readings = []
     for product, (share, run) in works.items():
         times = [sustained(f, sensors, 0.4, 0.3) for f in (products[product], run, products[product])]
         reference = (times[0][0] + times[2][0]) / 2
         tflops = share * flops(config) / 3 / times[1][0] / 1e9
-        found.append(Reading(name, "hopper", product, times[1][0], 100 * reference / times[1][0], tflops, times[1][1]))
+        readings.append(
+            Reading(name, "hopper", product, times[1][0], 100 * reference / times[1][0], tflops, times[1][1])
+        )
     place_R, top_k = topology.place_R, config.top_k
     ms, read = sustained(
         lambda: blocksparse.combine(blocksparse.spread(x_TD, place_R, top_k), place_R, top_k, None), sensors, 0.2, 0.2
     )
-    return [*found, Reading(name, "hopper", "spread, combine", ms, None, None, read)]
+    return [*readings, Reading(name, "hopper", "spread, combine", ms, None, None, read)]
 
 
 def ceilings(sensors: Sensors) -> list[Reading]:
     """What this card can do at all: a copy (GB/s read and written in the note) and one large product."""
     a, b, c = normal(8192, 8192), normal(8192, 8192), torch.empty(1 << 30, device="cuda", dtype=torch.uint8)
     d = torch.empty_like(c)
-    found = []
+    readings = []
     for work, run, tflop in (
         ("copy of 1 GiB", lambda: d.copy_(c), None),
         ("8192 x 8192 x 8192", lambda: a @ b, 2 * 8192**3 / 1e12),
     ):
         ms, read = sustained(run, sensors)
         name = f"{2 * len(c) / ms / 1e6:,.0f} GB/s" if tflop is None else "cuBLAS"
-        found.append(Reading("ceiling", name, work, ms, None, tflop and tflop / ms * 1e3, read))
-        print(line(found[-1]), flush=True)
-    return found
+        readings.append(Reading("ceiling", name, work, ms, None, tflop and tflop / ms * 1e3, read))
+        print(line(readings[-1]), flush=True)
+    return readings
 
 
 # ------------------------------------------------------------------------------------------------ the report
@@ -513,7 +515,7 @@ def cache_is_empty() -> bool:
     return not cache.exists() or not any(cache.iterdir())
 
 
-def write(found: list[Reading], out: Path, configs: list[str], fresh: bool) -> None:
+def write(readings: list[Reading], out: Path, configs: list[str], fresh: bool) -> None:
     run = [(name, CONFIGS[name]) for name in configs]
     shapes = "; ".join(
         f"{name}: T {c.tokens}, D {c.width}, F {c.hidden}, E {c.n_experts}, K {c.top_k}" for name, c in run
@@ -527,20 +529,20 @@ def write(found: list[Reading], out: Path, configs: list[str], fresh: bool) -> N
     )
     lines = ["# Expert layers", "", f"`{command}`", "", machine(), "", f"{METHOD} {cache}", ""]
     lines += [f"{shapes}. {routing}{' ' + SHORT if any(c.graph for _, c in run) else ''}", "", peers(), ""]
-    lines += ["| " + " | ".join(row) + " |" for row in (HEAD, ["---"] * len(HEAD), *map(cells, found))]
+    lines += ["| " + " | ".join(row) + " |" for row in (HEAD, ["---"] * len(HEAD), *map(cells, readings))]
     out.mkdir(parents=True, exist_ok=True)
     (out / "experts.md").write_text("\n".join(lines) + "\n")
-    plot(found, out / "experts.png", configs)
+    plot(readings, out / "experts.png", configs)
 
 
-def plot(found: list[Reading], file: Path, configs: list[str]) -> None:
+def plot(readings: list[Reading], file: Path, configs: list[str]) -> None:
     """Bars of % of dense, forward and backward."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    step = {(r.config, r.implementation): r.percent for r in found if r.work == "forward + backward"}
+    step = {(r.config, r.implementation): r.percent for r in readings if r.work == "forward + backward"}
     figure, axes = pyplot.subplots(figsize=(11, 4.5), layout="constrained")
     for i, way in enumerate(WAYS):
         places = [j + (i - (len(WAYS) - 1) / 2) * 0.16 for j in range(len(configs))]
@@ -564,11 +566,11 @@ def main() -> None:
         parser.error(f"expected some of {', '.join(CONFIGS)}; found {', '.join(sorted(unknown))}")
     configs = options.configs or list(CONFIGS)
     sensors, start, fresh = Sensors(), time.perf_counter(), cache_is_empty()
-    found = ceilings(sensors)
+    readings = ceilings(sensors)
     for name in configs:
-        found += measure(name, CONFIGS[name], sensors, options.ops)
+        readings += measure(name, CONFIGS[name], sensors, options.ops)
         # a run that is cut short has shown what it did
-        write(found, options.out, configs[: configs.index(name) + 1], fresh)
+        write(readings, options.out, configs[: configs.index(name) + 1], fresh)
         print(f"{name} done after {time.perf_counter() - start:.0f} s", flush=True)
         torch.cuda.empty_cache()
     sensors.close()

@@ -54,7 +54,7 @@ def rows(gold: str | None = None, pages: str | None = None) -> list[dict]:
         return []
     items = list(read(str(file)))
     timed = [page["html"] for page in (read(pages) if pages else items)]
-    found = []
+    figures = []
     for name, work in EXTRACTORS.items():
         texts = [work(page["html"]) for page in items]
         ours = name == "ours"
@@ -62,13 +62,13 @@ def rows(gold: str | None = None, pages: str | None = None) -> list[dict]:
             lambda work=work: [work(html) for html in timed], repeats=3 if name != "trafilatura fast" else 1
         )
         precision, recall, f1 = score(zip(texts, (page["article"] for page in items), strict=True))
-        found += [
+        figures += [
             row(f"{name}: speed", rate, "pages/s", reference=LEAST_PAGES if ours else None, must=1.0 if ours else None),
             row(f"{name}: precision", precision, "of 1"),
             row(f"{name}: recall", recall, "of 1"),
             row(f"{name}: F1", f1, "of 1", reference=LEAST_F1 if ours else None, must=1.0 if ours else None),
         ]
-    return found
+    return figures
 
 
 EXTRACTORS: dict[str, Callable[[str], str]] = {
@@ -170,9 +170,9 @@ def logistic(x: np.ndarray, y: np.ndarray, weights: np.ndarray, ridge: float) ->
         beta -= step
         if np.abs(step).max() < 1e-6:
             break
-    found = beta / scale
-    found[0] = beta[0] - (beta[1:] * mean[1:] / scale[1:]).sum()
-    return found
+    unscaled = beta / scale
+    unscaled[0] = beta[0] - (beta[1:] * mean[1:] / scale[1:]).sum()
+    return unscaled
 
 
 def kept(page: Example, first: np.ndarray, second: np.ndarray) -> str:
@@ -206,9 +206,9 @@ def main() -> None:
     files = [name for name in sys.argv[1:] if name != "--fit"]
     if "--fit" not in sys.argv:
         print(f"{'work':44}{'value':>12} {'unit':8}{'reference':>12}{'ratio':>8}{'must':>8}")
-        for found in rows(*files):
-            numbers = (f"{found[key]:.3f}" if found[key] else "" for key in ("reference", "ratio", "must"))
-            print("{:44}{:12,.3f} {:8}{:>12}{:>8}{:>8}".format(found["work"], found["value"], found["unit"], *numbers))
+        for line in rows(*files):
+            numbers = (f"{line[key]:.3f}" if line[key] else "" for key in ("reference", "ratio", "must"))
+            print("{:44}{:12,.3f} {:8}{:>12}{:>8}{:>8}".format(line["work"], line["value"], line["unit"], *numbers))
         return
     gold = [example(page, 1.0) for page in read(files[0])]
     examples = gold + [example(page, MANUALS) for file in files[1:] for page in read(file)]

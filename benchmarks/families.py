@@ -36,17 +36,17 @@ def rows(folder: str | None = None) -> list[dict]:
     mb = sum(len(text.encode()) for text in batch.column("text").to_pylist()) / 1e6
     measure_batch(batch.slice(0, 10), context)  # compiled, models loaded
     whole = seconds(lambda: measure_batch(batch, context))
-    found = [row("all signals, fused / the least we accept", mb / whole, "MB/s", reference=LEAST_MB, must=1.0)]
+    figures = [row("all signals, fused / the least we accept", mb / whole, "MB/s", reference=LEAST_MB, must=1.0)]
     for family in FAMILIES:
         name = family.__name__.rsplit(".", 1)[1]
         known = {"domain": batch.column("domain"), "lang": pa.array(["en"] * len(batch))}
         spent = seconds(lambda family=family, known=known: family.measure(batch.column("text"), known, context))
-        found += [
+        figures += [
             row(name, mb / spent, "MB/s"),
             row(name, len(batch) / spent, "docs/s"),
             row(name, 100 * spent / whole, "% of all"),
         ]
-    return [*found, signatures(batch.column("text"), context)]
+    return [*figures, signatures(batch.column("text"), context)]
 
 
 def signatures(texts: pa.Array, context: Context) -> dict:
@@ -78,17 +78,17 @@ def documents(folder: Path) -> tuple[pa.RecordBatch, Context]:
 
 def pieces(folder: Path) -> list[str]:
     """The first pieces of the files, every tenth file in the order of their names, until there are enough."""
-    found: list[str] = []
+    texts: list[str] = []
     files = sorted(path for path in folder.rglob("*") if path.suffix in SUFFIXES and path.is_file())
     for path in files[::10] + files[1::10]:
         text = path.read_text("utf-8", errors="ignore")
-        found += [text[at : at + DOC_CHARS] for at in range(0, min(len(text), 10 * DOC_CHARS), DOC_CHARS)]
-        if len(found) >= N_DOCS:
-            return found[:N_DOCS]
-    if len(found) < 4 * quality.MIN_EXAMPLES:
+        texts += [text[at : at + DOC_CHARS] for at in range(0, min(len(text), 10 * DOC_CHARS), DOC_CHARS)]
+        if len(texts) >= N_DOCS:
+            return texts[:N_DOCS]
+    if len(texts) < 4 * quality.MIN_EXAMPLES:
         wanted = 4 * quality.MIN_EXAMPLES
-        raise ValueError(f"{folder} must hold text for {wanted} pieces of {DOC_CHARS} characters, found {len(found)}")
-    return found
+        raise ValueError(f"{folder} must hold text for {wanted} pieces of {DOC_CHARS} characters, found {len(texts)}")
+    return texts
 
 
 if __name__ == "__main__":

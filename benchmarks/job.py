@@ -37,9 +37,9 @@ def rows() -> list[dict]:
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
         steps(Path(folder), 10_000_000)  # so that Java and numba have compiled what they compile
         once, twice = (steps(Path(folder), size) for size in (TEXT_BYTES, 2 * TEXT_BYTES))
-        found = [measuring(job(Path(folder), 2 * TEXT_BYTES)), share(twice), duplicates(twice)]
-        found += [growth(name, once, twice) for name in DATA_STEPS]
-        return [*found, memory(Path(folder))]
+        figures = [measuring(job(Path(folder), 2 * TEXT_BYTES)), share(twice), duplicates(twice)]
+        figures += [growth(name, once, twice) for name in DATA_STEPS]
+        return [*figures, memory(Path(folder))]
 
 
 def steps(folder: Path, size: int) -> dict[str, dict]:
@@ -114,13 +114,13 @@ def measuring(job: Job) -> dict:
     }
 
 
-def share(found: dict) -> dict:
-    value = 100 * found["measure"]["seconds"] / sum(one["seconds"] for one in found.values())
+def share(by_step: dict) -> dict:
+    value = 100 * by_step["measure"]["seconds"] / sum(one["seconds"] for one in by_step.values())
     return {"work": "measure, quality training included: share of the data steps", "value": value, "unit": "%"}
 
 
-def duplicates(found: dict) -> dict:
-    value = found["dedup"]["documents"] / found["dedup"]["seconds"]
+def duplicates(by_step: dict) -> dict:
+    value = by_step["dedup"]["documents"] / by_step["dedup"]["seconds"]
     return {"work": "exact and verified near duplicates", "value": value, "unit": "documents/s"}
 
 

@@ -67,8 +67,8 @@ def labelled(folder: Path) -> Iterator[Labelled]:
 
 
 def _place(source: str, path: str) -> tuple[str, str] | None:
-    found = [(name, match[1]) for name, place in PLACES.items() if (match := place.match(path))]
-    return WHOLE.get(source) or (found[0] if found else None)
+    places = [(name, match[1]) for name, place in PLACES.items() if (match := place.match(path))]
+    return WHOLE.get(source) or (places[0] if places else None)
 
 
 def _catalogue(path: Path, locale: str) -> Iterator[Labelled]:
@@ -116,18 +116,20 @@ def answers(texts: list[str]) -> dict[str, list[str]]:
     }
 
 
-def table(documents: list[Labelled], found: dict[str, list[str]], key: Callable[[Labelled], str], title: str) -> str:
+def table(
+    documents: list[Labelled], by_method: dict[str, list[str]], key: Callable[[Labelled], str], title: str
+) -> str:
     """Markdown: documents, share of right labels by each method, what ours most often says instead."""
     groups = defaultdict(list)
     for i, document in enumerate(documents):
         groups[key(document)].append(i)
     lines = [
-        f"| {title} | documents | " + " | ".join(found) + " | ours says instead |",
-        "|---|---:|" + "---:|" * len(found) + "---|",
+        f"| {title} | documents | " + " | ".join(by_method) + " | ours says instead |",
+        "|---|---:|" + "---:|" * len(by_method) + "---|",
     ]
     for name, members in [*sorted(groups.items()), ("all", range(len(documents)))]:
-        shares = [np.mean([labels[i] == documents[i][1] for i in members]) for labels in found.values()]
-        wrong = Counter(found["ours"][i] for i in members if found["ours"][i] != documents[i][1])
+        shares = [np.mean([labels[i] == documents[i][1] for i in members]) for labels in by_method.values()]
+        wrong = Counter(by_method["ours"][i] for i in members if by_method["ours"][i] != documents[i][1])
         said = ", ".join(f"{label} {n}" for label, n in wrong.most_common(3)) if name != "all" else ""
         lines.append(
             f"| {name} | {len(members):,} | " + " | ".join(f"{100 * share:.1f}" for share in shares) + f" | {said} |"
@@ -153,16 +155,16 @@ def rows(folder: str | None = None) -> list[dict]:
     ours = len(pieces) / seconds(lambda: linear.predict(data, offsets, model, labels, scores))
     plain = len(pieces) / seconds(lambda: [binding.predict(text + "\n", 1, 0.0, "strict") for text in pieces])
     signals = {"the same texts": pieces, "whole texts": texts}
-    found = [
+    figures = [
         row("labels equal to those of fastText's binding", same, "", reference=1.0, must=1.0),
         row("prediction / the least we accept", ours, "docs/s", reference=LEAST_DOCS, must=1.0),
         row("prediction / fastText's binding", ours, "docs/s", reference=plain),
     ]
     for which, given in signals.items():
         spent = seconds(lambda given=given: language.measure(pa.array(given), None, context))
-        found.append(row(f"language signals, {which}", len(given) / spent, "docs/s"))
+        figures.append(row(f"language signals, {which}", len(given) / spent, "docs/s"))
     size = sum(len(text.encode()) for text in pieces) / len(pieces) / 1e6
-    return [*found, *beside("prediction", ours * size, ("pycld2", "py3langid"), pieces, {})]
+    return [*figures, *beside("prediction", ours * size, ("pycld2", "py3langid"), pieces, {})]
 
 
 def seconds(work: Callable[[], object], repeats: int = 5) -> float:
@@ -182,10 +184,10 @@ def main() -> None:
         [Path(name) for name in sys.argv[1:]], set(fasttext_file.read(assets.LANGUAGE_MODEL.read_bytes()).labels)
     )
     texts = [text for _, _, text in documents]
-    found = answers(texts)
+    by_method = answers(texts)
     prose = [i for i, document in enumerate(documents) if "HTML" not in document[0]]
-    print(table(documents, found, lambda document: document[0], "set") + "\n")
-    few = {name: [labels[i] for i in prose] for name, labels in found.items()}
+    print(table(documents, by_method, lambda document: document[0], "set") + "\n")
+    few = {name: [labels[i] for i in prose] for name, labels in by_method.items()}
     print(table([documents[i] for i in prose], few, lambda document: document[1], "language (HTML apart)"))
 
 

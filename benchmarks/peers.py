@@ -160,14 +160,14 @@ def daft_dedup() -> Work:
         ids = list(range(len(texts)))
         signed = daft_minhash(daft.from_pydict({"id": ids, "text": texts}), True).collect()
         bands = signed.select("id", col("signature").chunk(ROWS).alias("band")).explode("band")
-        found = (
+        buckets = (
             bands.groupby("band")
             .agg(col("id").list_agg().alias("ids"))
             .where(col("ids").list_count() > 1)
             .select("ids")
             .to_pydict()
         )
-        kept = sorted({root for root in components(len(ids), found["ids"])})
+        kept = sorted({root for root in components(len(ids), buckets["ids"])})
         keepers = daft.from_pydict({"id": kept})
         signed.select("id", "text").join(keepers, on="id").write_deltalake(tempfile.mkdtemp())
 

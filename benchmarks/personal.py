@@ -80,9 +80,9 @@ def corpus(path: Path, every: int) -> None:
     print(
         f"{path.name}: {documents:,} documents, {size / 1e6:.1f} MB, {size / 1e6 / max(seconds, 1e-9):.0f} MB/s a core"
     )
-    for kind, found in findings.items():
-        print(f"  {kind}: {len(found):,}, {1000 * len(found) / documents:.1f} per 1,000 documents")
-        for line in random.Random(1).sample(found, min(SHOWN, len(found))):
+    for kind, lines in findings.items():
+        print(f"  {kind}: {len(lines):,}, {1000 * len(lines) / documents:.1f} per 1,000 documents")
+        for line in random.Random(1).sample(lines, min(SHOWN, len(lines))):
             print(f"    {line}")
 
 

@@ -33,6 +33,6 @@ def row(work: str, value: float, unit: str, reference: float | None = None, must
 def show(table: list[dict]) -> None:
     """Print rows on the terminal."""
     print(f"{'work':44}{'value':>12} {'unit':8}{'reference':>12}{'ratio':>8}{'must':>8}")
-    for found in table:
-        numbers = (f"{found[key]:.1f}" if found[key] else "" for key in ("reference", "ratio", "must"))
-        print("{:44}{:12,.1f} {:8}{:>12}{:>8}{:>8}".format(found["work"], found["value"], found["unit"], *numbers))
+    for line in table:
+        numbers = (f"{line[key]:.1f}" if line[key] else "" for key in ("reference", "ratio", "must"))
+        print("{:44}{:12,.1f} {:8}{:>12}{:>8}{:>8}".format(line["work"], line["value"], line["unit"], *numbers))

@@ -53,8 +53,8 @@ def two_processes(texts: list[str], ranks: bytes) -> dict:
         list(pool.map(alone, work))  # compiled and loaded
         one, two = ([max(pool.map(alone, work[:n])) for _ in range(REPEATS)] for n in (1, 2))
     both, single = 2 / min(two), 1 / min(one)
-    found = {"work": "cl100k_base: two processes / one", "value": both, "unit": "runs/s", "reference": single}
-    return found | {"ratio": both / single, "must": 1.85}
+    figure = {"work": "cl100k_base: two processes / one", "value": both, "unit": "runs/s", "reference": single}
+    return figure | {"ratio": both / single, "must": 1.85}
 
 
 def alone(work: tuple[list[str], bytes, Path]) -> float:

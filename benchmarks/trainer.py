@@ -97,11 +97,11 @@ def on(implementation: str) -> Iterator[None]:
 
 def gpu_time(learner: Learner, batches: Batches) -> tuple[float, float]:
     """(GPU milliseconds of a step, the share of it inside the expert layers, forward and backward)."""
-    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as found:
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as trace:
         for number in range(PROFILED):
             learner.step(number, batches.batch(number), 1e-3)
     # operators on the host, with the time of the kernels below them, and the kernels themselves
-    events = found.key_averages()
+    events = trace.key_averages()
     # microseconds
     total = sum(event.self_device_time_total for event in events if event.device_type == DeviceType.CUDA)
     inside = sum(event.device_time_total for event in events if event.key in ("Experts", "ExpertsBackward"))

@@ -58,7 +58,7 @@ def rows() -> list[dict]:
         lambda n: sparse.step(n, batch, 1e-3), lambda n: dense.step(n, batch, 1e-3)
     )
     tokens = config.batch_tokens
-    found = [
+    figures = [
         row(
             "step with experts / dense of equal active size",
             tokens / sparse_seconds,
@@ -67,7 +67,7 @@ def rows() -> list[dict]:
             0.6,
         )
     ]
-    return [*found, reading()]
+    return [*figures, reading()]
 
 
 def learner(model: ModelConfig, config: TrainConfig, dense: bool = False) -> Learner:
@@ -150,8 +150,8 @@ def row(work: str, value: float, unit: str, reference: float, must: float) -> di
 
 def main() -> None:
     print(f"{'work':48}{'value':>12} {'unit':12}{'reference':>12}{'ratio':>8}{'must':>8}")
-    for found in rows():
-        print("{work:48}{value:12,.0f} {unit:12}{reference:12,.0f}{ratio:8.2f}{must:8.1f}".format(**found))
+    for line in rows():
+        print("{work:48}{value:12,.0f} {unit:12}{reference:12,.0f}{ratio:8.2f}{must:8.1f}".format(**line))
 
 
 if __name__ == "__main__":

@@ -48,13 +48,13 @@ def run_steps(checked: Preflight, only: str | None) -> None:
     home = Home(Path(checked.recipe.home))
     with home.held():
         remember_server(home)
-        found = states(checked, home)
-        job = Job(checked.recipe, home, {state.step.name: state.hash for state in found})
+        step_states = states(checked, home)
+        job = Job(checked.recipe, home, {state.step.name: state.hash for state in step_states})
         job.files, job.deliveries = checked.files, checked.deliveries
-        decided = {state.step.name: plain(state.part) for state in found}
+        decided = {state.step.name: plain(state.part) for state in step_states}
         run = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
         display = Display()
-        for step in pending(found, only):
+        for step in pending(step_states, only):
             as_task(step)(step, job, decided[step.name], run, display)
         publish(job)
         store_runs(job, run)
@@ -114,7 +114,7 @@ def receipt(step: Step, job: Job, part: Any, run: str, counts: dict[str, float],
 
 def store_runs(job: Job, run: str) -> None:
     """Bring this run's receipts into ops.runs."""
-    receipts = [found for step in STEPS if (found := job.home.receipt(step.name)) and found.run == run]
+    receipts = [last for step in STEPS if (last := job.home.receipt(step.name)) and last.run == run]
     rows = [{**asdict(one), "fingerprint": one.hash, "recipe": job.recipe.hash} for one in receipts]
     if rows:
         columns = {name: pa.array([row[name] for row in rows]) for name in tables.RUNS.column_names if name not in MAPS}
@@ -133,7 +133,7 @@ def publish(job: Job) -> None:
     if job.home.receipt("report"):
         page = job.home.report_page().resolve()
         create_markdown_artifact(f"Report: `{page}`", key="report", description="the run as one HTML page")
-    found = [job.home.receipt(step.name) for step in STEPS]
-    rows = [{"step": one.step, "seconds": one.seconds, **one.counts} for one in found if one]
+    receipts = [job.home.receipt(step.name) for step in STEPS]
+    rows = [{"step": one.step, "seconds": one.seconds, **one.counts} for one in receipts if one]
     if rows:
         create_table_artifact(rows, key="steps", description="what each step counted")

@@ -102,9 +102,9 @@ class Home:
     def damage(self, receipt: Receipt) -> str | None:
         """Why the step's output is no longer what its receipt says; None if it is."""
         for name, version in receipt.tables.items():
-            found = self.lake.version_of(name)
-            if found != version:
-                return f"table {name} is at version {found}, the step left {version}"
+            current = self.lake.version_of(name)
+            if current != version:
+                return f"table {name} is at version {current}, the step left {version}"
         for name, size in receipt.files.items():
             path = self.root / name
             if not path.is_file() or path.stat().st_size != size:

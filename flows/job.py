@@ -70,10 +70,8 @@ class Job:
         """The rows of these deliveries, read from the files alone that may hold some: Delta takes two jobs, half a
         second, to find them."""
         files = self.home.lake.files(table, deliveries.arrow_condition(chosen))
-        found = (
-            self.spark.read.schema(table.ddl).parquet(*files) if files else self.spark.createDataFrame([], table.ddl)
-        )
-        return found.where(deliveries.sql_condition(chosen))
+        rows = self.spark.read.schema(table.ddl).parquet(*files) if files else self.spark.createDataFrame([], table.ddl)
+        return rows.where(deliveries.sql_condition(chosen))
 
     def write(
         self, rows: DataFrame | pa.Table, table: Table, step: str, *,

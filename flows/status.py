@@ -33,11 +33,11 @@ class State:
 
 def parts(checked: Preflight) -> dict[str, Any]:
     """The part of the recipe that decides each step's output; deliveries that it names, with hashes of their files."""
-    found = {step.name: step.part(checked.recipe) for step in STEPS}
-    for part in found.values():
+    by_step = {step.name: step.part(checked.recipe) for step in STEPS}
+    for part in by_step.values():
         if "deliveries" in part:
             part["deliveries"] = {name: checked.deliveries[name] for name in part["deliveries"]}
-    return found
+    return by_step
 
 
 def states(checked: Preflight, home: Home) -> list[State]:
@@ -52,12 +52,12 @@ def states(checked: Preflight, home: Home) -> list[State]:
     return result
 
 
-def pending(found: list[State], only: str | None = None) -> list[Step]:
+def pending(step_states: list[State], only: str | None = None) -> list[Step]:
     """The steps to run: all that are not done, or the one that was asked for. Raises NotReady if its inputs are not
     done."""
     if only is None:
-        return [state.step for state in found if state.state != "done"]
-    by_name = {state.step.name: state for state in found}
+        return [state.step for state in step_states if state.state != "done"]
+    by_name = {state.step.name: state for state in step_states}
     unready = [need for need in by_name[only].step.needs if by_name[need].state != "done"]
     if unready:
         raise NotReady(

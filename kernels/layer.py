@@ -147,8 +147,8 @@ def _check(
         or w1.shape[0] % n_experts
         or w1.shape[1] != x_TD.shape[1]
     ):
-        found = [tuple(w.shape) for w in matrices]
-        raise ValueError(f"expected w1, v1, w2 of one shape [{n_experts} * F, {x_TD.shape[1]}], found {found}")
+        shapes = [tuple(w.shape) for w in matrices]
+        raise ValueError(f"expected w1, v1, w2 of one shape [{n_experts} * F, {x_TD.shape[1]}], found {shapes}")
     shape = tuple(indices_TK.shape)
     if shape != tuple(weights_TK.shape) or len(shape) != 2 or shape[0] != len(x_TD) or shape[1] < 1:
         raise ValueError(

@@ -88,11 +88,11 @@ def experts(
     Raises ValueError for shapes that do not fit.
     """
     if w1.shape != v1.shape or w1.shape != w2.shape or w1.shape[0] % n_experts or w1.shape[1] != x_TD.shape[1]:
-        found = [tuple(w.shape) for w in (w1, v1, w2)]
-        raise ValueError(f"expected w1, v1, w2 of one shape [{n_experts} * F, {x_TD.shape[1]}], found {found}")
+        shapes = [tuple(w.shape) for w in (w1, v1, w2)]
+        raise ValueError(f"expected w1, v1, w2 of one shape [{n_experts} * F, {x_TD.shape[1]}], found {shapes}")
     if indices_TK.shape != weights_TK.shape or len(indices_TK) != len(x_TD):
-        found = f"{tuple(indices_TK.shape)} and {tuple(weights_TK.shape)}"
-        raise ValueError(f"expected indices and weights [{len(x_TD)}, K], found {found}")
+        shapes = f"{tuple(indices_TK.shape)} and {tuple(weights_TK.shape)}"
+        raise ValueError(f"expected indices and weights [{len(x_TD)}, K], found {shapes}")
     return Experts.apply(x_TD, indices_TK, weights_TK, w1, v1, w2, n_experts)
 
 

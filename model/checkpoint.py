@@ -94,10 +94,10 @@ def check_same(made_with: dict, given: dict, tokens_done: int, where: Path) -> N
         data["windows"] = {
             file: data["windows"].get(file, sha256) for file, sha256 in made_with["manifest"]["windows"].items()
         }
-    found = differences(
+    changed = differences(
         {**made_with, "plan": {**made_with["plan"], "stages": begun}}, {**given, "plan": plan, "manifest": data}
     )
-    told = "; ".join(f"{place}: {_short(old)}, now {_short(new)}" for place, old, new in found)
+    told = "; ".join(f"{place}: {_short(old)}, now {_short(new)}" for place, old, new in changed)
     require(
         not told,
         f"{where} was made with other inputs; different are {told}. Restore them or train into a new folder",

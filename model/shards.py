@@ -95,10 +95,10 @@ def verify(root: Path, manifest: Manifest) -> None:
     """Read every shard and compare its SHA-256 with the manifest. Raises ValueError naming the first that differs."""
     for window in Shards(root, manifest).windows:
         with (root / window.file).open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         require(
-            found == window.sha256,
-            f"{root / window.file} has SHA-256 {found}, the manifest says {window.sha256}: write it again",
+            sha256 == window.sha256,
+            f"{root / window.file} has SHA-256 {sha256}, the manifest says {window.sha256}: write it again",
         )
 
 
@@ -107,8 +107,8 @@ def check_size(root: Path, window: Window) -> None:
     path = root / window.file
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing, the manifest lists it: copy it here or run the shard step")
-    found = path.stat().st_size
+    size = path.stat().st_size
     require(
-        found == window.bytes,
-        f"{path} has {found} bytes, the manifest says {window.bytes}: copy it again or run the shard step",
+        size == window.bytes,
+        f"{path} has {size} bytes, the manifest says {window.bytes}: copy it again or run the shard step",
     )

@@ -35,8 +35,8 @@ def _inner(annotation: Any) -> tuple[type | None, str]:
     """The part that a field holds, alone, in a list ([]) or by name (.<name>)."""
     container, arguments = get_origin(annotation), get_args(annotation)
     if container in (tuple, dict):
-        found, _ = _inner(arguments[0] if container is tuple else arguments[1])
-        return found, {tuple: "[]", dict: ".<name>"}[container] if found else ""
+        part, _ = _inner(arguments[0] if container is tuple else arguments[1])
+        return part, {tuple: "[]", dict: ".<name>"}[container] if part else ""
     if container is UnionType:
         return _inner(arguments[0])
     is_part = isinstance(annotation, type) and (

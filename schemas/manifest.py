@@ -152,23 +152,23 @@ def save(value: Manifest | Plan, path: Path) -> None:
 def load_manifest(path: Path) -> Manifest:
     """Raises FileNotFoundError, or ValueError if the file is not what its hash says."""
     body = _load(path)
-    found = body.pop("hash")
+    stored_hash = body.pop("hash")
     streams = tuple(Stream(**stream) for stream in body.pop("streams"))
     folders = tuple(Folder(f["stream"], f["seq_len"], _windows(f["windows"])) for f in body.pop("folders"))
     return _checked(
-        Manifest(streams=streams, folders=folders, heldout=_windows(body.pop("heldout")), **body), found, path
+        Manifest(streams=streams, folders=folders, heldout=_windows(body.pop("heldout")), **body), stored_hash, path
     )
 
 
 def load_plan(path: Path) -> Plan:
     """Raises FileNotFoundError, or ValueError if the file is not what its hash says."""
     body = _load(path)
-    found = body.pop("hash")
+    stored_hash = body.pop("hash")
     stages = tuple(
         Stage(**{**stage, "draws": tuple(Draw(**d) for d in stage["draws"]), "lr": LearningRate(**stage["lr"])})
         for stage in body.pop("stages")
     )
-    return _checked(Plan(stages=stages, **body), found, path)
+    return _checked(Plan(stages=stages, **body), stored_hash, path)
 
 
 def _windows(rows: list[dict]) -> tuple[Window, ...]:
@@ -181,9 +181,9 @@ def _load(path: Path) -> dict:
     return json.loads(path.read_text())
 
 
-def _checked(value, found: str, path: Path):
+def _checked(value, stored_hash: str, path: Path):
     require(
-        json_hash(value) == found,
-        f"{path} was changed by hand: its content has hash {json_hash(value)}, it says {found}",
+        json_hash(value) == stored_hash,
+        f"{path} was changed by hand: its content has hash {json_hash(value)}, it says {stored_hash}",
     )
     return value

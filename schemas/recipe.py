@@ -121,8 +121,8 @@ class Recipe(Part):
         yield "rules", self.rules, domains
         yield "languages.trusted", [one.source for one in self.languages.trusted], sources
         for name in ("repeated_lines", "repeated_passages"):
-            if found := getattr(self.edits, name):
-                yield f"edits.{name}.domains", found.domains, domains
+            if part := getattr(self.edits, name):
+                yield f"edits.{name}.domains", part.domains, domains
 
     @property
     def domains(self) -> set[str]:
@@ -187,10 +187,10 @@ def _place(loc: tuple) -> str:
 
 
 def _said(error: dict) -> str:
-    found = error["input"]
+    value = error["input"]
     if error["type"] == "extra_forbidden":
         return "no such field; `flows recipe fields` lists them"
     if error["type"] == "missing":
         return "missing"
-    shown = "" if isinstance(found, dict | Recipe) else f", found {found!r:.80}"
+    shown = "" if isinstance(value, dict | Recipe) else f", found {value!r:.80}"
     return error["msg"].removeprefix("Value error, ") + (shown if error["type"] != "value_error" else "")

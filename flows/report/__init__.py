@@ -33,10 +33,10 @@ def write(job: Job, path: Path, data: Path) -> None:
 
     Raises DoesNotAddUp, after both are written, if a source's records are not its rejected, dropped and kept ones.
     """
-    found = facts(job)
-    write_json(data, found)
-    write_whole(path, page(found).encode())
-    complaints = [f"source {row['source']}: {said}" for row in found["funnel"] for said in row["complaints"]]
+    report = facts(job)
+    write_json(data, report)
+    write_whole(path, page(report).encode())
+    complaints = [f"source {row['source']}: {said}" for row in report["funnel"] for said in row["complaints"]]
     if complaints:
         raise DoesNotAddUp(f"the counts do not add up: {'; '.join(complaints)}. The report says more: {path}")
 
@@ -92,7 +92,7 @@ def with_texts(duplicates: dict[str, Any], chosen: list[dict], job: Job, rules: 
     }
 
 
-def page(found: dict[str, Any]) -> str:
+def page(report: dict[str, Any]) -> str:
     """The page. Text of documents is hostile: autoescape is on, and plots are drawn from numbers and names of the
     recipe only."""
     folder = FileSystemLoader(Path(__file__).parent)
@@ -100,4 +100,4 @@ def page(found: dict[str, Any]) -> str:
         loader=folder, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= FORMATS
-    return environment.get_template("page.html.j2").render(facts=found, plots=plots)
+    return environment.get_template("page.html.j2").render(facts=report, plots=plots)

@@ -50,11 +50,11 @@ def census(verdicts: DataFrame, signals: DataFrame, tokens: DataFrame, rules: di
         - {"n_bytes", "quality", "lang"}
     )
     measured = signals.select("doc_id", "lang", "quality", *names)
-    found = verdicts.join(measured, "doc_id", how="left").join(
+    documents = verdicts.join(measured, "doc_id", how="left").join(
         tokens.select("doc_id", "n_tokens"), "doc_id", how="left"
     )
     entries = F.concat(F.array(*_once()), F.transform("reasons", _reason), F.array_compact(F.array(*_measured(rules))))
-    told = found.select("n_bytes", "n_tokens", F.explode(entries).alias("entry")).select(
+    told = documents.select("n_bytes", "n_tokens", F.explode(entries).alias("entry")).select(
         "n_bytes", "n_tokens", "entry.*"
     )
     code = (
@@ -97,7 +97,7 @@ def _reason(name: Column) -> Column:
 
 def _measured(rules: dict[str, tuple[Rule, ...]]) -> list[Column]:
     """Signals that a rule of the document's domain looks at."""
-    found = []
+    entries = []
     for domain, members in rules.items():
         for signal in dict.fromkeys(rule.signal for rule in members):
             value = F.col(signal).cast("double")
@@ -105,8 +105,8 @@ def _measured(rules: dict[str, tuple[Rule, ...]]) -> list[Column]:
             failed = F.when(reduce(or_, beyond), F.lit("failed"))
             finite = value.between(-1e300, 1e300)  # null and NaN are not
             entry = _entry("signal", "domain", F.lit(signal), failed, value)
-            found.append(F.when((F.col("domain") == domain) & finite, entry))
-    return found
+            entries.append(F.when((F.col("domain") == domain) & finite, entry))
+    return entries
 
 
 def encode_values(value: Column) -> Column:
@@ -144,11 +144,11 @@ def duplicates(clusters: DataFrame, verdicts: DataFrame) -> dict[str, Any]:
 
 def _largest(clusters: DataFrame, verdicts: DataFrame) -> Rows:
     keepers = clusters.where("rank = 1 and size > 1").orderBy(F.desc("size"), "cluster_id").limit(LARGEST)
-    found = {
+    largest = {
         row["cluster_id"]: {**row, "sources": [], "members": []}
         for row in rows(keepers.select("cluster_id", "size", "doc_id"))
     }
-    of_top = clusters.where(F.col("cluster_id").isin(list(found))).join(
+    of_top = clusters.where(F.col("cluster_id").isin(list(largest))).join(
         verdicts.select("doc_id", "source"), "doc_id", how="inner"
     )
     counted = of_top.groupBy("cluster_id", "source").agg(
@@ -157,10 +157,10 @@ def _largest(clusters: DataFrame, verdicts: DataFrame) -> Rows:
         F.collect_list(F.when(F.col("rank").between(2, MEMBERS), F.col("doc_id"))).alias("members"),
     )
     for row in rows(counted, "cluster_id", "source"):
-        cluster = found[row["cluster_id"]]
+        cluster = largest[row["cluster_id"]]
         cluster["sources"].append({name: row[name] for name in ("source", "documents", "exact")})
         cluster["members"] = sorted(cluster["members"] + row["members"])
-    return list(found.values())
+    return list(largest.values())
 
 
 def packing(spans: DataFrame) -> Rows:

@@ -24,15 +24,15 @@ def funnel(sources: list[tuple[str, str]], records: Rows, census: Rows) -> Rows:
     return table
 
 
-def total(found: Rows) -> dict[str, int]:
-    return {name: sum(row[name] or 0 for row in found) for name in ("documents", "bytes")}
+def total(rows: Rows) -> dict[str, int]:
+    return {name: sum(row[name] or 0 for row in rows) for name in ("documents", "bytes")}
 
 
 def _of_source(name: str, domain: str, records: Rows, judged: Rows) -> dict[str, Any]:
     kept = [row for row in judged if row["name"] is None]
     training = sorted((row for row in kept if row["detail"] != "heldout"), key=lambda row: row["detail"])
     lost = [{"reason": row["name"], **total([row])} for row in judged if row["name"] is not None]
-    found = {
+    source = {
         "source": name,
         "domain": domain,
         **total([row for row in records if row["reason"] is None]),
@@ -44,21 +44,21 @@ def _of_source(name: str, domain: str, records: Rows, judged: Rows) -> dict[str,
         "tokenised": sum(row["tokenised"] for row in judged),
         "tokens": sum(row["tokens"] or 0 for row in training),
     }
-    found["records"] = found["documents"] + total(found["rejected"])["documents"]
-    found["outcomes"] = _outcomes(found)
-    found["complaints"] = complaints(found)
-    return found
+    source["records"] = source["documents"] + total(source["rejected"])["documents"]
+    source["outcomes"] = _outcomes(source)
+    source["complaints"] = complaints(source)
+    return source
 
 
 def _outcomes(row: dict[str, Any]) -> Rows:
     """The six things that can happen to a record, best first; they partition the source."""
     kept, heldout = row["kept"], row["heldout"]
-    found = {"for training": {name: kept[name] - heldout[name] for name in kept}, "held out": heldout}
-    found["dropped by rules"] = total([one for one in row["lost"] if one["reason"] not in DUPLICATES])
+    outcomes = {"for training": {name: kept[name] - heldout[name] for name in kept}, "held out": heldout}
+    outcomes["dropped by rules"] = total([one for one in row["lost"] if one["reason"] not in DUPLICATES])
     for reason, kind in reversed(DUPLICATES.items()):
-        found[f"{kind} duplicates"] = total([one for one in row["lost"] if one["reason"] == reason])
-    found["rejected"] = total(row["rejected"])
-    return [{"outcome": outcome, **counts} for outcome, counts in found.items()]
+        outcomes[f"{kind} duplicates"] = total([one for one in row["lost"] if one["reason"] == reason])
+    outcomes["rejected"] = total(row["rejected"])
+    return [{"outcome": outcome, **counts} for outcome, counts in outcomes.items()]
 
 
 def complaints(row: dict[str, Any]) -> list[str]:
@@ -75,19 +75,19 @@ def complaints(row: dict[str, Any]) -> list[str]:
     return said
 
 
-def totals(found: Rows) -> dict[str, Any]:
+def totals(rows: Rows) -> dict[str, Any]:
     """The funnel's rows, summed over the sources."""
-    outcomes = [one for row in found for one in row["outcomes"]]
+    outcomes = [one for row in rows for one in row["outcomes"]]
     names = list(dict.fromkeys(one["outcome"] for one in outcomes))
-    lost = [one for row in found for one in row["lost"]]
+    lost = [one for row in rows for one in row["lost"]]
     reasons = {
         name: total([one for one in lost if one["reason"] == name])["documents"]
         for name in {one["reason"] for one in lost}
     }
     return {
         "reasons": sorted(reasons, key=lambda name: (name in DUPLICATES, -reasons[name], name)),
-        **{name: sum(row[name] for row in found) for name in ("records", "documents", "bytes", "tokens")},
-        "kept": {name: sum(row["kept"][name] for row in found) for name in ("documents", "bytes")},
+        **{name: sum(row[name] for row in rows) for name in ("records", "documents", "bytes", "tokens")},
+        "kept": {name: sum(row["kept"][name] for row in rows) for name in ("documents", "bytes")},
         "outcomes": [{"outcome": name, **total([one for one in outcomes if one["outcome"] == name])} for name in names],
     }
 

@@ -65,11 +65,11 @@ def place(ends: dict[str, Any], value: float) -> float:
 
 def languages(census: Rows) -> Rows:
     """The commonest languages of each domain; the rest as one."""
-    found = [{"domain": row["of"], "lang": row["name"], **total([row])} for row in census if row["kind"] == "language"]
+    rows = [{"domain": row["of"], "lang": row["name"], **total([row])} for row in census if row["kind"] == "language"]
     table = []
-    for domain in sorted({row["domain"] for row in found}):
+    for domain in sorted({row["domain"] for row in rows}):
         members = sorted(
-            (row for row in found if row["domain"] == domain), key=lambda row: (-row["bytes"], str(row["lang"]))
+            (row for row in rows if row["domain"] == domain), key=lambda row: (-row["bytes"], str(row["lang"]))
         )
         table += members[:LANGUAGES]
         if members[LANGUAGES:]:
@@ -83,4 +83,4 @@ def quality(census: Rows) -> Rows:
     for row in census:
         if row["kind"] == "quality" and row["code"] is not None:
             counts[row["of"], row["name"]][row["code"]] += row["documents"]
-    return [{"domain": domain, "tier": tier, "counts": found} for (domain, tier), found in sorted(counts.items())]
+    return [{"domain": domain, "tier": tier, "counts": bins} for (domain, tier), bins in sorted(counts.items())]

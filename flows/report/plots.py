@@ -77,11 +77,11 @@ def over_tokens(
 
 def smooth_curve(values: list[float]) -> list[float]:
     """Exponential mean over about a fortieth of the curve, corrected for its start."""
-    found, mean, weight, keep = [], 0.0, 0.0, 1 - 1 / (1 + len(values) / 40)
+    means, mean, weight, keep = [], 0.0, 0.0, 1 - 1 / (1 + len(values) / 40)
     for value in values:
         mean, weight = keep * mean + (1 - keep) * value, keep * weight + 1 - keep
-        found.append(mean / weight)
-    return found
+        means.append(mean / weight)
+    return means
 
 
 def _scales(axes, log: bool, floor: float | None) -> None:

@@ -59,24 +59,24 @@ def texts(documents: DataFrame, doc_ids: set[str]) -> dict[str, dict[str, Any]]:
         return {}
     beginning = F.substring("text", 1, CHARS + SHOWN_BEHIND).alias("text")
     wanted = documents.where(F.col("doc_id").isin(sorted(doc_ids)))
-    found = rows(
+    excerpts = rows(
         wanted.select(
             "doc_id", "source", "uri", "licence", "n_bytes", beginning, (F.length("text") > CHARS).alias("cut")
         )
     )
-    masked = beginnings([row["text"] for row in found], CHARS)
-    found = [{**row, "text": text} for row, text in zip(found, masked, strict=True)]
+    masked = beginnings([row["text"] for row in excerpts], CHARS)
+    excerpts = [{**row, "text": text} for row, text in zip(excerpts, masked, strict=True)]
     return {
         row["doc_id"]: {**row, **{name: printable(row[name] or "") for name in ("uri", "licence", "text")}}
-        for row in found
+        for row in excerpts
     }
 
 
-def explain_documents(found: Rows, rules: dict[str, tuple[Rule, ...]]) -> Rows:
+def explain_documents(documents: Rows, rules: dict[str, tuple[Rule, ...]]) -> Rows:
     """Dropped documents, each with the value that it failed by; kept ones have a tier for a group and no values."""
     by_name = {(domain, rule.name): rule for domain, members in rules.items() for rule in members}
     table = []
-    for row in sorted(found, key=lambda row: (row["domain"], row["group"], row["doc_id"])):
+    for row in sorted(documents, key=lambda row: (row["domain"], row["group"], row["doc_id"])):
         rule = None if row["keep"] else by_name.get((row["domain"], row["group"]))
         shown = {name: value for name, value in row.items() if name != "values"}
         if rule:

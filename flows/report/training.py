@@ -26,7 +26,7 @@ PACKAGES = ("pyspark", "delta-spark", "torch", "mosaicml-streaming", "gigatoken"
 
 def stages(mixture: Rows, recipe: Recipe) -> Rows:
     """The curriculum: every stage with what it draws of each stream."""
-    found = []
+    curriculum = []
     best_first = sorted(recipe.tiers, key=lambda tier: -recipe.tiers[tier])
     ordered = sorted(
         mixture, key=lambda row: (row["position"], row["source"], best_first.index(row["stream"].split(".", 1)[1]))
@@ -36,7 +36,7 @@ def stages(mixture: Rows, recipe: Recipe) -> Rows:
     ):
         told = [{**row, "drawn_so_far": row["epochs"] * row["unique_tokens"]} for row in members]
         lr = stage.lr
-        found.append({
+        curriculum.append({
             "stage": stage.name,
             "seq_len": stage.seq_len,
             "tokens": sum(row["tokens"] for row in members),
@@ -44,7 +44,7 @@ def stages(mixture: Rows, recipe: Recipe) -> Rows:
             "method": stage.mixture.method,
             "streams": told,
         })  # fmt: skip
-    return found
+    return curriculum
 
 
 def training(run_folder: Path, batch_tokens: int) -> dict[str, Any]:
@@ -70,21 +70,21 @@ def training(run_folder: Path, batch_tokens: int) -> dict[str, Any]:
 def thin_curve(steps: Rows, points: int) -> Rows:
     """At most about `points` steps, each the mean of its group; a group never spans two stages."""
     size = max(1, -(-len(steps) // points))
-    found = []
+    curve = []
     for _, members in groupby(steps, lambda step: step["stage"]):
         members = list(members)
         for group in (members[i : i + size] for i in range(0, len(members), size)):
-            found.append(
+            curve.append(
                 {**group[-1], **{name: sum(s[name] for s in group) / len(group) for name in MEANT if name in group[-1]}}
             )
-    return found
+    return curve
 
 
 def evaluation(run_folder: Path) -> dict[str, Any]:
     """Held-out bits per byte of every domain: before training, after each stage, and the two references."""
-    evaluations, found = _json(run_folder / "result.json")["evaluations"], _json(run_folder / "evaluation.json")
+    evaluations, evaluated = _json(run_folder / "result.json")["evaluations"], _json(run_folder / "evaluation.json")
     domains = []
-    for domain, figures in sorted(found["domains"].items()):
+    for domain, figures in sorted(evaluated["domains"].items()):
         told = [
             {"stage": one["stage"], "bits_per_byte": one["domains"][domain]["bits_per_byte"]} for one in evaluations
         ]
@@ -96,7 +96,7 @@ def evaluation(run_folder: Path) -> dict[str, Any]:
             "stages": told,
             "beats": {name: final < figures[name] for name in REFERENCES},
         })  # fmt: skip
-    said = [{"prompt": printable(one["prompt"]), "text": printable(one["text"])} for one in found["generations"]]
+    said = [{"prompt": printable(one["prompt"]), "text": printable(one["text"])} for one in evaluated["generations"]]
     return {
         "domains": domains,
         "generations": said,
@@ -117,7 +117,7 @@ def models(folder: Path) -> dict[str, Any]:
 
 def provenance(recipe: Recipe, home: Home, hashes: dict[str, str]) -> dict[str, Any]:
     """Recipe, steps, table versions, and the machine that the report was made on."""
-    receipts = [found for step in hashes if (found := home.receipt(step)) and step != "report"]
+    receipts = [receipt for step in hashes if (receipt := home.receipt(step)) and step != "report"]
     steps = [
         {
             "step": one.step,

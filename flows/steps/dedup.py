@@ -45,10 +45,10 @@ def run(job: Job) -> Counts:
     here = capacity.fits(documents=lake.rows(tables.SIGNALS), pairs=n_pairs)
     if here:
         members = clusters.members(lake.arrow(tables.SIGNALS, MEMBERS), priority, recency)
-        found = clusters.clusters(members, lake.arrow(tables.PAIRS, ["a", "b"]))
+        clustered = clusters.clusters(members, lake.arrow(tables.PAIRS, ["a", "b"]))
     else:
-        found = dedup.group_clusters(job.read(tables.SIGNALS), job.read(tables.PAIRS), priority, recency)
-    rows = job.write(found, tables.CLUSTERS, "dedup")
+        clustered = dedup.group_clusters(job.read(tables.SIGNALS), job.read(tables.PAIRS), priority, recency)
+    rows = job.write(clustered, tables.CLUSTERS, "dedup")
     told = {
         "documents": rows,
         "pairs": n_pairs,
@@ -75,11 +75,11 @@ def store_pairs(job: Job) -> None:
     rows = fingerprints(job, fresh if held else None)
     if rows is not None:
         known = lake.arrow(tables.PAIRS) if held else None
-        found = dedup.pairs_here(rows, known, lake.files(tables.DOCUMENTS), job.spark, near)
+        pairs = dedup.pairs_here(rows, known, lake.files(tables.DOCUMENTS), job.spark, near)
     else:
         known = (job.read(tables.PAIRS), deliveries.sql_condition(held)) if held else None
-        found = dedup.pairs(job.read(tables.SIGNALS), job.read(tables.DOCUMENTS), near, known)
-    job.write(found, tables.PAIRS, "dedup", deliveries=wanted)
+        pairs = dedup.pairs(job.read(tables.SIGNALS), job.read(tables.DOCUMENTS), near, known)
+    job.write(pairs, tables.PAIRS, "dedup", deliveries=wanted)
 
 
 def fingerprints(job: Job, fresh: list[Delivery] | None) -> pa.Table | None:

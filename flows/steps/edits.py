@@ -50,8 +50,8 @@ def run(job: Job) -> Counts:
     from pipelines.edits import edits
     from pipelines.signals import COLUMNS
 
-    found = find_edits(job)
-    rows = job.write_or_empty(edits.merge_edits(found) if found else None, tables.EDITS, "edits")
+    changes = find_edits(job)
+    rows = job.write_or_empty(edits.merge_edits(changes) if changes else None, tables.EDITS, "edits")
     left = measure_rests(job, job.read(tables.EDITS)) if rows and job.recipe.edits.shorten else None
     shortened = job.write_or_empty(left, tables.RESTS.extended(COLUMNS), "edits")
     n_bytes = job.home.lake.total(tables.EDITS, pc.field("end") - pc.field("start")) if rows else 0
@@ -70,7 +70,7 @@ def find_edits(job: Job) -> list[DataFrame]:
     from pipelines.edits import edits
     from pipelines.rules.judge import contaminated_documents
 
-    spec, found = job.recipe.edits, []
+    spec, changes = job.recipe.edits, []
     if spec.shorten or spec.personal:
         signals, clusters = job.read(tables.SIGNALS), job.read(tables.CLUSTERS)
     if spec.shorten:
@@ -80,12 +80,12 @@ def find_edits(job: Job) -> list[DataFrame]:
             rows = job.read(tables.CONTAMINATION)
             items = job.spark.sql(contaminated_documents(job.recipe.decontaminate.threshold), contamination=rows)
             kept = kept.join(items, "doc_id", how="left_anti")
-        found += edits.find_removals(job.read(tables.DOCUMENTS), kept, spec)
+        changes += edits.find_removals(job.read(tables.DOCUMENTS), kept, spec)
     if spec.personal:
         from pipelines.signals.personal import PLACEHOLDERS
 
-        found.append(edits.find_masks(signals, clusters, spec.personal, PLACEHOLDERS))
-    return found
+        changes.append(edits.find_masks(signals, clusters, spec.personal, PLACEHOLDERS))
+    return changes
 
 
 def attach_edits(job: Job, documents: DataFrame) -> DataFrame:
@@ -100,5 +100,5 @@ def apply_edits(job: Job, documents: DataFrame) -> DataFrame:
     """documents (doc_id, text, ...) with their text as it is learnt."""
     from pipelines.edits import edits
 
-    found = attach_edits(job, documents)
-    return edits.apply_edits(found) if "edits" in found.columns else found
+    with_edits = attach_edits(job, documents)
+    return edits.apply_edits(with_edits) if "edits" in with_edits.columns else with_edits

@@ -48,9 +48,9 @@ def run(job: Job) -> Counts:
     chosen = broadcast_small(rows.where("stream = 'heldout'").select("doc_id"), F.lit(ID_BYTES))
     heldout = job.read(tables.DOCUMENTS).join(chosen, "doc_id", how="left_semi")
     texts, tokenizer = apply_edits(job, heldout.select("doc_id", "text")), tokenise.tokenizer_card(job)
-    found = figures(rows, texts, job.recipe, job.run_folder, tokenizer, ranks.read_bytes())
-    write_json(*files(job), found)
-    return {f"bits/byte {domain}": told["final"] for domain, told in found["domains"].items()}
+    evaluated = figures(rows, texts, job.recipe, job.run_folder, tokenizer, ranks.read_bytes())
+    write_json(*files(job), evaluated)
+    return {f"bits/byte {domain}": told["final"] for domain, told in evaluated["domains"].items()}
 
 
 def figures(
@@ -124,9 +124,11 @@ def continuations(recipe: Recipe, run_folder: Path, tokenizer: dict, ranks: byte
 
     words = encoding(ranks, tokenizer["name"])
     model = load(run_folder / "final")
-    found = []
+    generations = []
     for prompt in recipe.prompts:
         ids = [tokenizer["eot"], *words.encode_ordinary(prompt)]
         more = sample(model, ids, CONTINUATION_TOKENS, TEMPERATURE, TOP_K, recipe.seed, tokenizer["eot"])
-        found.append({"prompt": prompt, "text": words.decode([token for token in more if token != tokenizer["eot"]])})
-    return found
+        generations.append(
+            {"prompt": prompt, "text": words.decode([token for token in more if token != tokenizer["eot"]])}
+        )
+    return generations

@@ -43,12 +43,12 @@ def first_deliveries(recipe: Recipe) -> list[Delivery]:
 
 def files(job: Job) -> list[Path]:
     """Models and their cards; which there are; the card of languages. As far as the recipe asks for them."""
-    listed, found = job.home.quality_models, []
+    listed, paths = job.home.quality_models, []
     if job.recipe.quality:
-        found = [listed] + [
+        paths = [listed] + [
             path for name in _listed(job)["sha256"] for path in (model_file(job, name), card_file(job, name))
         ]
-    return found + [job.home.languages] * bool(job.recipe.languages.trusted)
+    return paths + [job.home.languages] * bool(job.recipe.languages.trusted)
 
 
 def run(job: Job) -> Counts:

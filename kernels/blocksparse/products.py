@@ -43,8 +43,8 @@ def dds(a: Tensor, s_RF: Tensor, topology: Topology, trans_s: bool = False) -> T
     return dsd(s_RF, a.t(), topology, trans_s=not trans_s).t()
 
 
-def _expect(fits: bool, shapes: str, *found: Tensor) -> None:
-    sizes, dtypes = [tuple(t.shape) for t in found], {t.dtype for t in found}
+def _expect(fits: bool, shapes: str, *tensors: Tensor) -> None:
+    sizes, dtypes = [tuple(t.shape) for t in tensors], {t.dtype for t in tensors}
     if not fits or len(dtypes) > 1 or any(n % 16 for size in sizes for n in size[1:]):
         raise ValueError(
             f"expected {shapes} of one dtype, R that of the topology, D and F multiples of 16; found {sizes}, {dtypes}"
