@@ -27,8 +27,8 @@ def modules() -> list[str]:
 
 def docstrings(texts: list[str]) -> list[str]:
     nodes = [node for text in texts for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)]
-    found = sorted({doc for node in nodes if (doc := ast.get_docstring(node)) and len(doc) > 250})
-    return found
+    docs = sorted({doc for node in nodes if (doc := ast.get_docstring(node)) and len(doc) > 250})
+    return docs
 
 
 def write(folder: Path) -> dict[str, dict[str, int]]:

@@ -62,20 +62,20 @@ class Driver:
 @contextlib.contextmanager
 def compiling(arch: int) -> Iterator[list[Compiled]]:
     """Inside, launches only compile for sm_`arch`, exactly as with these arguments (on the meta device, so of any size)."""
-    found, seen, launch = [], set(), JITFunction.run
+    kernels, seen, launch = [], set(), JITFunction.run
 
     def compile_only(self, *args, grid, warmup, **options):
         kernel = launch(self, *args, grid=grid, warmup=True, **options)
         if id(kernel) not in seen:
             seen.add(id(kernel))
-            found.append(resources(self.__name__, kernel))
+            kernels.append(resources(self.__name__, kernel))
         return kernel
 
     before = triton.runtime.driver._active
     triton.runtime.driver.set_active(Driver(arch))
     JITFunction.run = compile_only
     try:
-        yield found
+        yield kernels
     finally:
         JITFunction.run = launch
         triton.runtime.driver.set_active(before)

@@ -22,8 +22,8 @@ ALNUM = string.digits + string.ascii_uppercase + string.ascii_lowercase  # the o
 def cases() -> list[tuple[str, str, list[tuple[int, int]]]]:
     """(kind, text, spans in bytes of UTF-8) of every line."""
     made = secrets(random.Random(7))
-    fill = lambda text: re.sub(r"\{(\w+)\}", lambda found: made[found[1]], text)  # noqa: E731
-    found = []
+    fill = lambda text: re.sub(r"\{(\w+)\}", lambda match: made[match[1]], text)  # noqa: E731
+    lines = []
     for line in FILE.read_text("utf-8").splitlines():
         row = json.loads(line)
         text, spans, at = fill(row["text"]), [], 0
@@ -32,8 +32,8 @@ def cases() -> list[tuple[str, str, list[tuple[int, int]]]]:
             start = len(text[:at].encode())
             spans.append((start, start + len(part.encode())))
             at += len(part)
-        found.append((row["kind"], text, spans))
-    return found
+        lines.append((row["kind"], text, spans))
+    return lines
 
 
 def secrets(rng: random.Random) -> dict[str, str]:

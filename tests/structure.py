@@ -49,7 +49,7 @@ def circles(graph: dict[str, set[str]]) -> list[list[str]]:
     index: dict[str, int] = {}
     low: dict[str, int] = {}
     stack: list[str] = []
-    found: list[list[str]] = []
+    components: list[list[str]] = []
 
     def visit(node: str) -> None:
         index[node] = low[node] = len(index)
@@ -62,13 +62,13 @@ def circles(graph: dict[str, set[str]]) -> list[list[str]]:
         if low[node] == index[node]:
             members = stack[stack.index(node) :]
             del stack[stack.index(node) :]
-            found.append(sorted(members))
+            components.append(sorted(members))
 
     sys.setrecursionlimit(10_000)
     for node in sorted(graph):
         if node not in index:
             visit(node)
-    return sorted((members for members in found if len(members) > 1), key=len, reverse=True)
+    return sorted((members for members in components if len(members) > 1), key=len, reverse=True)
 
 
 def sizes(known: dict[str, Path]) -> dict[str, list[tuple[int, str]]]:
@@ -88,12 +88,12 @@ def function_lines(known: dict[str, Path]) -> list[int]:
 
 def renamed(known: dict[str, Path]) -> list[str]:
     """Imports of our modules under another name."""
-    found = []
+    aliases = []
     for name, path in known.items():
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.ImportFrom) and node.module:
-                found += [f"{name}: {a.name} as {a.asname}" for a in node.names if a.asname and f"{node.module}.{a.name}" in known]
-    return found
+                aliases += [f"{name}: {a.name} as {a.asname}" for a in node.names if a.asname and f"{node.module}.{a.name}" in known]
+    return aliases
 
 
 def gist(path: Path) -> str:
@@ -138,10 +138,10 @@ def main(root: Path) -> None:
         print(f"{room:<12}{len(files):>7}{sum(lines):>8}{median(lines):>8.0f}{lines[0]:>9}  {sum(size > 250 for size in lines)}")
     print(f"functions: {len(lengths)}, median {median(lengths):.0f} lines, 9 of 10 up to {lengths[len(lengths) * 9 // 10]}, longest {lengths[-1]}")
     print(f"arrows between modules: {sum(map(len, ours.values()))}; modules imported under another name: {len(renamed(known))}")
-    found = circles(ours)
-    print(f"circles of modules: {len(found)}, of {', '.join(str(len(members)) for members in found) or 'none'} modules")
+    components = circles(ours)
+    print(f"circles of modules: {len(components)}, of {', '.join(str(len(members)) for members in components) or 'none'} modules")
     if "--circles" in sys.argv:
-        for members in found:
+        for members in components:
             print("  " + " ".join(members))
 
 

@@ -349,9 +349,9 @@ def layer_without(monkeypatch, module: str):
     monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if sys.modules.get(name, 1) is None else name)
     spec = importlib.machinery.SourceFileLoader("layer_without", layer.__file__)
-    found = importlib.util.module_from_spec(importlib.machinery.ModuleSpec("layer_without", spec))
-    spec.exec_module(found)
-    return found
+    second = importlib.util.module_from_spec(importlib.machinery.ModuleSpec("layer_without", spec))
+    spec.exec_module(second)
+    return second
 
 
 def test_without_triton_a_gpu_takes_the_reference_and_says_why(monkeypatch):
@@ -382,9 +382,9 @@ def test_a_cpu_takes_the_reference_and_says_so_once(caplog):
     layer._report.cache_clear()
     inputs = case("even", torch.float32, 20, 8, 6, 4, 2)  # no multiples of 16: the reference takes any
     with caplog.at_level(logging.INFO, "kernels.layer"):
-        found = [gradients(kernels.experts, inputs) for _ in range(2)]
+        runs = [gradients(kernels.experts, inputs) for _ in range(2)]
     assert [r.message for r in caplog.records] == ["expert layers run on reference: cpu is no NVIDIA GPU"]
-    assert all(map(torch.equal, found[0], gradients(reference.experts, inputs)))
+    assert all(map(torch.equal, runs[0], gradients(reference.experts, inputs)))
     assert kernels.choose(inputs[0], inputs[3], 4) == "reference"
 
 

@@ -70,8 +70,8 @@ def test_a_stage_gives_each_draw_once_and_blocks_keep_their_shares(counts, seed)
         order += block_order(plan, 0, block)
         for stream, _ in order[block * BLOCK :]:
             seen[stream] += 1
-        for n, found in zip(counts, seen, strict=True):
-            assert abs(found - Fraction(n * len(order), total)) <= Fraction(1, 2) + Fraction(len(counts) * n, 2 * total)
+        for n, drawn in zip(counts, seen, strict=True):
+            assert abs(drawn - Fraction(n * len(order), total)) <= Fraction(1, 2) + Fraction(len(counts) * n, 2 * total)
     assert sorted(order) == [(i, k) for i, n in enumerate(counts) for k in range(n)]
 
 

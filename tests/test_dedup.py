@@ -71,13 +71,13 @@ def planted() -> dict[str, str]:
 
 
 def naive_supports(keys: np.ndarray, neighbours: int) -> dict[tuple[int, int], int]:
-    found = Counter()
+    supports = Counter()
     for band in keys.T:
         by_key = defaultdict(list)
         for node, key in enumerate(band):
             by_key[key].append(node)
-        found.update(pair for members in by_key.values() for pair in combinations(members, 2) if close(members, pair, neighbours))
-    return dict(found)
+        supports.update(pair for members in by_key.values() for pair in combinations(members, 2) if close(members, pair, neighbours))
+    return dict(supports)
 
 
 def close(members: list[int], pair: tuple[int, int], neighbours: int) -> bool:
@@ -256,8 +256,8 @@ def test_what_does_not_fit_into_one_process_gives_the_same_rows(spark, signals, 
 def test_a_text_that_is_no_longer_there_still_connects_its_copies_and_no_quality_is_the_worst():
     members = {"doc_id": ["1", "2", "3", "4"], "text_hash": ["x", "z", "z", "w"], "priority": [0] * 4, "recency": [1, 1, 0, 0]}
     members = pa.table(members | {"quality": pa.array([None, 0.0, 0.0, None], pa.float64())})
-    found = clusters.clusters(members, pa.table({"a": ["x", "y"], "b": ["y", "z"]}))
-    rows = [tuple(row[name] for name in ("doc_id", "cluster_id", "size", "rank", "keeper", "exact")) for row in found.to_pylist()]
+    table = clusters.clusters(members, pa.table({"a": ["x", "y"], "b": ["y", "z"]}))
+    rows = [tuple(row[name] for name in ("doc_id", "cluster_id", "size", "rank", "keeper", "exact")) for row in table.to_pylist()]
     assert sorted(rows) == [("1", "1", 3, 3, "2", False), ("2", "1", 3, 1, "2", True), ("3", "1", 3, 2, "2", True), ("4", "4", 1, 1, "4", True)]
     assert len(clusters.clusters(members.slice(0, 0), pa.table({"a": ["x"], "b": ["y"]}))) == 0
 
@@ -275,9 +275,9 @@ def test_components_of_chains_stars_and_random_graphs_are_those_of_union_find(sp
     loose = [tuple(sorted(chance.sample([f"r{i:03}" for i in range(80)], 2))) for _ in range(60)]
     edges = sorted(set(chain + star + wedge + loose))
     method = stars.connected_components if way == "in one process" else stars.alternating_stars
-    found = method(spark.createDataFrame(edges, "a string, b string")).collect()
-    assert len(found) == len({end for edge in edges for end in edge})
-    assert {row.text_hash: row.component for row in found} == components(sorted({end for edge in edges for end in edge}), edges)
+    rows = method(spark.createDataFrame(edges, "a string, b string")).collect()
+    assert len(rows) == len({end for edge in edges for end in edge})
+    assert {row.text_hash: row.component for row in rows} == components(sorted({end for edge in edges for end in edge}), edges)
 
 
 def test_no_edges_give_no_components(spark):

@@ -41,19 +41,19 @@ def as_bytes(text: str) -> np.ndarray:
 
 def naive_words(text: str) -> list[tuple[str, int]]:
     """(word, its first byte): split by hand, character by character."""
-    found, word, begin, at = [], "", 0, 0
+    words, word, begin, at = [], "", 0, 0
     for character in text:
         alone = stands_alone(character)
         if word and (alone or character.isspace()):
-            found.append((word, begin))
+            words.append((word, begin))
             word = ""
         if alone:
-            found.append((character, at))
+            words.append((character, at))
         elif not character.isspace():
             begin = begin if word else at
             word += character
         at += len(character.encode())
-    return found + ([(word, begin)] if word else [])
+    return words + ([(word, begin)] if word else [])
 
 
 def naive_passages(texts: list[str], words: int) -> list[set[int]]:
@@ -78,9 +78,9 @@ def test_words_and_lines_are_those_of_a_plain_loop(text):
     keys, begins, ends = line_hashes(as_bytes(text), 2)
     lines = [" ".join(line.split()) for line in text.split("\n")]
     assert len(keys) == sum(len(line) >= 2 for line in lines)
-    found = [text.encode()[begin:end].decode() for begin, end in zip(begins, ends, strict=True)]
-    assert [" ".join(line.split()) for line in found] == [line for line in lines if len(line) >= 2]
-    assert all(line.endswith("\n") for line in found[:-1])
+    pieces = [text.encode()[begin:end].decode() for begin, end in zip(begins, ends, strict=True)]
+    assert [" ".join(line.split()) for line in pieces] == [line for line in lines if len(line) >= 2]
+    assert all(line.endswith("\n") for line in pieces[:-1])
     assert len(set(keys.tolist())) == len({line for line in lines if len(line) >= 2})
 
 
@@ -115,22 +115,22 @@ def test_about_one_place_in_a_quarter_passage_is_a_seed():
 
 spans = st.lists(
     st.tuples(st.integers(0, 30), st.integers(1, 10), st.sampled_from([("", LINE), ("", PASSAGE), ("<EMAIL>", "email")])), max_size=8
-).map(lambda found: [(start, start + size, *kind) for start, size, kind in found])
+).map(lambda drawn: [(start, start + size, *kind) for start, size, kind in drawn])
 
 
 @given(spans, st.randoms())
-def test_merged_spans_are_in_order_apart_and_cover_by_strength(found, chance):
-    result = merge_spans(found)
+def test_merged_spans_are_in_order_apart_and_cover_by_strength(drawn, chance):
+    result = merge_spans(drawn)
     strength = {LINE: 0, PASSAGE: 1, "email": 2}
     best = {}
-    for start, end, _, why in found:
+    for start, end, _, why in drawn:
         for byte in range(start, end):
             best[byte] = min(best.get(byte, why), why, key=strength.__getitem__)
     assert {byte: why for start, end, _, why in result for byte in range(start, end)} == best
     assert all(before[1] <= after[0] for before, after in zip(result, result[1:], strict=False))
     assert not any(b[1] == a[0] and b[3] == a[3] != "email" for b, a in zip(result, result[1:], strict=False))
     assert all((replacement == "") == (why != "email") for _, _, replacement, why in result)
-    shuffled = list(found)
+    shuffled = list(drawn)
     chance.shuffle(shuffled)
     assert merge_spans(shuffled) == result
 
@@ -143,8 +143,8 @@ def test_a_removed_line_wins_over_a_mask_inside_it():
 
 @settings(deadline=None)
 @given(st.text(ALPHABET), st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40), st.sampled_from(["", "<X>"]))))
-def test_applied_edits_are_those_of_python_slices(text, found):
-    cuts = sorted({max(0, min(len(text), number)) for start, end, _ in found for number in (start, end)})
+def test_applied_edits_are_those_of_python_slices(text, drawn):
+    cuts = sorted({max(0, min(len(text), number)) for start, end, _ in drawn for number in (start, end)})
     chosen = [(start, end, "<X>" if start % 2 else "") for start, end in zip(cuts[::2], cuts[1::2], strict=False)]
     expected = text
     for start, end, replacement in reversed(chosen):
@@ -222,8 +222,8 @@ def test_a_passage_of_a_torso_is_kept_where_it_comes_next(spark, way):
     """The second text is mostly a copy of the first and will be dropped: what it has in common with the third is not lost."""
     mine, shared = " ".join(f"m{i}" for i in range(60)), " ".join(f"s{i}" for i in range(20))
     texts = [mine, f"{mine} {shared}", " ".join(f"t{i}" for i in range(60)) + f" {shared}", f"{shared} u1 u2"]
-    found = found_spans(passages.repeated_passages(frame(spark, texts), WORDS, torso=0.5))
-    assert found == [(f"{1:032x}", 0, len(mine) + 1), (f"{3:032x}", 0, len(shared) + 1)]
+    places = found_spans(passages.repeated_passages(frame(spark, texts), WORDS, torso=0.5))
+    assert places == [(f"{1:032x}", 0, len(mine) + 1), (f"{3:032x}", 0, len(shared) + 1)]
 
 
 def test_a_long_text_leaves_its_worker_in_parts_and_nothing_changes(monkeypatch):
@@ -232,13 +232,13 @@ def test_a_long_text_leaves_its_worker_in_parts_and_nothing_changes(monkeypatch)
     n = len(texts)
     columns = {"doc_id": [f"{i:032x}" for i in range(n)], "priority": [-i for i in range(n)], "n_bytes": [len(t.encode()) for t in texts]}
     batch = pa.RecordBatch.from_pydict(columns | {"text": texts, "keys": pa.array(keys, pa.list_(pa.int64()))})
-    found = []
+    results = []
     for rows in (5, 1 << 16):
         monkeypatch.setattr(passages, "CHUNK_ROWS", rows)
         compared = list(passages._passages(WORDS)([batch]))
-        found.append(passages.further_copies(pa.Table.from_batches(compared[::-1]), 0.5).sort_by([("doc_id", "ascending"), ("start", "ascending")]))
-        found.append(len(compared))
-    assert found[0] == found[2] and len(found[0]) > 20 and found[1] > 2 * found[3]
+        results.append(passages.further_copies(pa.Table.from_batches(compared[::-1]), 0.5).sort_by([("doc_id", "ascending"), ("start", "ascending")]))
+        results.append(len(compared))
+    assert results[0] == results[2] and len(results[0]) > 20 and results[1] > 2 * results[3]
 
 
 def test_many_copies_are_no_more_work_a_copy(spark):
@@ -247,8 +247,8 @@ def test_many_copies_are_no_more_work_a_copy(spark):
     texts = spark.range(10_000).selectExpr(
         "lpad(hex(id), 32, '0') doc_id", "'s' source", "0 priority", "20L n_bytes", f"concat('own', id, ' {shared} ', id) text"
     )
-    found = passages.repeated_passages(texts, WORDS, torso=1e9).selectExpr("count(*)", "min(doc_id)", "sum(end - start)").first()
-    assert tuple(found) == (9_999, f"{1:032X}", 9_999 * (len(shared) + 1))
+    row = passages.repeated_passages(texts, WORDS, torso=1e9).selectExpr("count(*)", "min(doc_id)", "sum(end - start)").first()
+    assert tuple(row) == (9_999, f"{1:032X}", 9_999 * (len(shared) + 1))
 
 
 def test_each_word_that_is_left_out_stands_in_an_earlier_copy(spark):
@@ -294,8 +294,8 @@ def test_lines_are_counted_by_document_and_source(spark, way):
             at += size
     rows = [(f"{i:032x}", source, 0, 1, text) for i, (source, text) in enumerate(zip(sources, texts, strict=True))]
     for parts in (1, 7):
-        found = repeated_lines(spark.createDataFrame(rows, SCHEMA).repartition(parts), documents=10, min_chars=10)
-        assert found_spans(found) == sorted(expected)
+        places = repeated_lines(spark.createDataFrame(rows, SCHEMA).repartition(parts), documents=10, min_chars=10)
+        assert found_spans(places) == sorted(expected)
     assert {sources[int(doc_id, 16)] for doc_id, *_ in expected} == {"a"}, "as many lines of the other source were too few"
 
 

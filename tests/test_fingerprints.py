@@ -97,9 +97,9 @@ def test_lower_case_of_the_whole_plane_is_that_of_python():
 def test_shingles_are_those_of_python_words(texts, n):
     expected = [shingles(text, n) for text in texts]
     sets = shingle_sets(pa.array(texts), n)
-    values = [np.frombuffer(found.as_py(), np.int64).tolist() for found in sets]
-    assert [len(found) for found in values] == [len(shingle_set) for shingle_set in expected]
-    assert all(found == sorted(set(found)) for found in values)
+    values = [np.frombuffer(hashes.as_py(), np.int64).tolist() for hashes in sets]
+    assert [len(hashes) for hashes in values] == [len(shingle_set) for shingle_set in expected]
+    assert all(hashes == sorted(set(hashes)) for hashes in values)
     for a in range(len(texts)):  # equal shingles, and only they, have equal hashes
         for b in range(len(texts)):
             assert len(set(values[a]) & set(values[b])) == len(expected[a] & expected[b])
@@ -141,8 +141,8 @@ def test_pairs_are_alike_as_python_sets_are(texts_a, texts_b, threshold):
 def test_pairs_exactly_at_the_threshold_reach_it(a, b, x, y):
     threshold = min(x, y) / max(x, y)
     sets = pa.array([np.array(sorted(values), np.int64).tobytes() for values in (a, b)], pa.binary())
-    found = alike(sets, indices([0]), indices([1]), threshold)
-    assert found.tolist() == [naive_jaccard(a, b) >= threshold]
+    reached = alike(sets, indices([0]), indices([1]), threshold)
+    assert reached.tolist() == [naive_jaccard(a, b) >= threshold]
 
 
 # ---- near copies ----
@@ -240,9 +240,9 @@ def test_seeds_err_independently(pairs, sides):
 
 
 def test_texts_without_words_meet_nothing():
-    found = measured(["", "... !", " \n"])
-    assert found["band_keys"].to_pylist() == [[], [], []]
-    assert set(found["signature"].to_pylist()) == {b"\xff" * 4 * ENTRIES}
+    columns = measured(["", "... !", " \n"])
+    assert columns["band_keys"].to_pylist() == [[], [], []]
+    assert set(columns["signature"].to_pylist()) == {b"\xff" * 4 * ENTRIES}
 
 
 def test_collision_probability_of_datatrove_default():
@@ -256,7 +256,7 @@ def test_slices_and_large_strings_change_nothing():
     whole = measured(texts)
     for kind in (pa.string(), pa.large_string()):
         part = fingerprints.measure(pa.array(texts, kind).slice(4, 9), None, CONTEXT)
-        assert all(found.equals(values.slice(4, 9)) for found, values in zip(part, whole.values(), strict=True))
+        assert all(column.equals(values.slice(4, 9)) for column, values in zip(part, whole.values(), strict=True))
     sets = shingle_sets(pa.array(texts), 2)
     assert shingle_sets(pa.array(texts).slice(3, 4), 2).equals(sets.slice(3, 4))
     assert alike(sets.slice(3, 9), indices([2, 3, 1]), indices([7, 8, 6]), 0.9).tolist() == [True, False, True]
@@ -268,7 +268,7 @@ def test_slices_and_large_strings_change_nothing():
 
 def test_a_text_of_ten_megabytes():
     text = "Ⱥ" * 5_000_000
-    found = measured([text])
-    assert found["text_hash"][0].as_py() == xxhash.xxh3_128_hexdigest(("ⱥ" * 5_000_000).encode())
-    assert found["n_shingles"].to_pylist() == [1]
+    columns = measured([text])
+    assert columns["text_hash"][0].as_py() == xxhash.xxh3_128_hexdigest(("ⱥ" * 5_000_000).encode())
+    assert columns["n_shingles"].to_pylist() == [1]
     assert len(shingle_sets(pa.array(["word " * 2_000_000]), 5)[0].as_py()) == 8

@@ -94,8 +94,8 @@ def step(function: Callable, inputs: Inputs, main: list[Tensor | None] | None = 
     out = function(*leaves, n_experts)
     out.backward(dout.to(out.dtype))
     assert all(w.grad is None for w, added in zip(leaves[3:], mains, strict=True) if added is not None)
-    found = [w.grad if added is None else added for w, added in zip(leaves[3:], mains, strict=True)]
-    return out.detach(), leaves[0].grad, leaves[2].grad, *found
+    grads = [w.grad if added is None else added for w, added in zip(leaves[3:], mains, strict=True)]
+    return out.detach(), leaves[0].grad, leaves[2].grad, *grads
 
 
 def loop(x_TD, indices_TK, weights_TK, w1, v1, w2, n_experts) -> Tensor:
@@ -136,8 +136,8 @@ def path(implementation: str) -> Callable:
     return lambda *arguments: kernels.experts(*arguments, implementation=implementation)
 
 
-def told(found: dict[str, float]) -> str:
-    return ", ".join(f"{name} {100 * error:.3f} %" for name, error in found.items())
+def told(apart: dict[str, float]) -> str:
+    return ", ".join(f"{name} {100 * error:.3f} %" for name, error in apart.items())
 
 
 # ------------------------------------------------------------------------------------------------ cases
@@ -148,9 +148,9 @@ def against_fp32(implementation: str, shape: Shape, dtype: torch.dtype) -> str:
     first, again = (step(path(implementation), inputs) for _ in range(2))
     assert same(first, again), "two runs differ"
     assert first[0].dtype == dtype and all(torch.isfinite(x).all() for x in first)
-    found = errors(first, exact(inputs))
-    assert max(found.values()) <= LIMIT, told(found)
-    return told(found)
+    apart = errors(first, exact(inputs))
+    assert max(apart.values()) <= LIMIT, told(apart)
+    return told(apart)
 
 
 def experts_without_rows(implementation: str) -> str:
@@ -171,9 +171,9 @@ def added_to_fp32(shape: Shape) -> str:
     inputs = make(shape)
     main = [torch.full(w.shape, 0.5, device="cuda") for w in (inputs.w1, inputs.v1, inputs.w2)]
     *others, dw1, dv1, dw2 = step(path("hopper"), inputs, main)
-    found = errors((*others, *(w - 0.5 for w in (dw1, dv1, dw2))), exact(inputs))
-    assert max(found.values()) <= LIMIT, told(found)
-    return told(found)
+    apart = errors((*others, *(w - 0.5 for w in (dw1, dv1, dw2))), exact(inputs))
+    assert max(apart.values()) <= LIMIT, told(apart)
+    return told(apart)
 
 
 def added_to_one(which: int) -> str:
@@ -201,9 +201,9 @@ def other_layouts_of_weights(implementation: str) -> str:
     odd = torch.empty(inputs.v1.numel() + 1, device="cuda", dtype=inputs.v1.dtype)[1:].view_as(inputs.v1).copy_(inputs.v1)
     leaves = [x.detach().requires_grad_() for x in (inputs.x_TD, inputs.weights_TK, inputs.w1.t().contiguous().t(), odd, inputs.w2.t().contiguous().t())]
     out = path(implementation)(leaves[0], inputs.indices_TK, *leaves[1:], inputs.n_experts)
-    found = errors((out.detach(), *torch.autograd.grad(out, leaves, inputs.dout_TD)), wanted)
-    assert max(found.values()) <= LIMIT, told(found)
-    return told(found)
+    apart = errors((out.detach(), *torch.autograd.grad(out, leaves, inputs.dout_TD)), wanted)
+    assert max(apart.values()) <= LIMIT, told(apart)
+    return told(apart)
 
 
 def frozen_inputs(implementation: str) -> str:
@@ -355,16 +355,16 @@ def same_losses_as_the_reference(steps: int = 200, window: int = 20) -> str:
 
 
 def cases() -> dict[str, Callable[[], str]]:
-    found: dict[str, Callable[[], str]] = {"auto takes hopper where it can": automatic}
+    checks: dict[str, Callable[[], str]] = {"auto takes hopper where it can": automatic}
     for name, shape in SHAPES.items():
-        found[f"hopper bf16 {name}"] = partial(against_fp32, "hopper", shape, torch.bfloat16)
+        checks[f"hopper bf16 {name}"] = partial(against_fp32, "hopper", shape, torch.bfloat16)
     for name in ("skewed", "wide"):
-        found[f"hopper fp16 {name}"] = partial(against_fp32, "hopper", SHAPES[name], torch.float16)
-        found[f"hopper bf16 added to fp32 {name}"] = partial(added_to_fp32, SHAPES[name])
+        checks[f"hopper fp16 {name}"] = partial(against_fp32, "hopper", SHAPES[name], torch.float16)
+        checks[f"hopper bf16 added to fp32 {name}"] = partial(added_to_fp32, SHAPES[name])
     for name, shape in {**SHAPES, **PORTABLE}.items():
         dtype = torch.float32 if name == "fp32" else torch.bfloat16
-        found[f"blocksparse {name}"] = partial(against_fp32, "blocksparse", shape, dtype)
-    found["blocksparse fp16 skewed"] = partial(against_fp32, "blocksparse", SHAPES["skewed"], torch.float16)
+        checks[f"blocksparse {name}"] = partial(against_fp32, "blocksparse", shape, dtype)
+    checks["blocksparse fp16 skewed"] = partial(against_fp32, "blocksparse", SHAPES["skewed"], torch.float16)
     for each in (
         experts_without_rows,
         no_tokens,
@@ -379,14 +379,14 @@ def cases() -> dict[str, Callable[[], str]]:
         frozen_inputs,
     ):
         for implementation in ("hopper", "blocksparse"):
-            found[f"{implementation} {each.__name__.replace('_', ' ')}"] = partial(each, implementation)
+            checks[f"{implementation} {each.__name__.replace('_', ' ')}"] = partial(each, implementation)
     for which, name in enumerate(("w1", "v1", "w2")):
-        found[f"hopper bf16 added to fp32 of {name} alone"] = partial(added_to_one, which)
-    found["hopper compiled by inductor"] = partial(compiled, "hopper", "inductor")
-    found["blocksparse compiled by inductor"] = partial(compiled, "blocksparse", "inductor")
-    found["blocksparse compiled by aot_eager"] = partial(compiled, "blocksparse", "aot_eager")
-    found["hopper trains as the reference"] = same_losses_as_the_reference
-    return found
+        checks[f"hopper bf16 added to fp32 of {name} alone"] = partial(added_to_one, which)
+    checks["hopper compiled by inductor"] = partial(compiled, "hopper", "inductor")
+    checks["blocksparse compiled by inductor"] = partial(compiled, "blocksparse", "inductor")
+    checks["blocksparse compiled by aot_eager"] = partial(compiled, "blocksparse", "aot_eager")
+    checks["hopper trains as the reference"] = same_losses_as_the_reference
+    return checks
 
 
 def main(words: list[str]) -> int:

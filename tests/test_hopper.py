@@ -72,9 +72,9 @@ FP16 = [case for case in COMPILED if case[3] in ("up_kernel", "dact_kernel")]  #
 def test_kernels_compile_for_sm_90_without_spills(case, dtype):
     operation, width, hidden, name, warpgroups, wgmmas = case
     inputs = operands(width, hidden, dtype)
-    with offline.compiling(90) as found:
+    with offline.compiling(90) as compiled:
         OPERATIONS[operation](inputs)
-    (kernel,) = [one for one in found if one["name"] == name]
+    (kernel,) = [one for one in compiled if one["name"] == name]
     assert kernel["stack"] == 0 and kernel["registers"] == launch.ENTRY_REGISTERS[warpgroups]
     assert kernel["shared"] <= 232_448  # of an SM's 228 KB; the driver keeps 1
     element = "bf16" if dtype == torch.bfloat16 else "f16"
@@ -86,27 +86,27 @@ def test_kernels_compile_for_sm_90_without_spills(case, dtype):
 
 @pytest.mark.parametrize("width, hidden, others", [(6144, 10752, {"dact_overlapped_kernel"}), (1024, 1792, {"dact_kernel", "outer_pair_kernel"})])
 def test_all_kernels_of_a_layer_are_compiled_together_and_none_is_launched(width, hidden, others):
-    with offline.compiling(90) as found:
+    with offline.compiling(90) as compiled:
         compile_ahead(torch.device("cpu"), torch.float16, width, hidden, 16)
-    gluon = {kernel["name"] for kernel in found} - {"sort_weights_kernel", "sum_partials_kernel"}
+    gluon = {kernel["name"] for kernel in compiled} - {"sort_weights_kernel", "sum_partials_kernel"}
     assert gluon == {"up_kernel", "down_kernel", "dx_kernel", "outer_kernel"} | others
 
 
 @pytest.mark.parametrize("width, hidden", [(1024, 192), (2048, 128)])
 def test_what_was_compiled_ahead_is_what_the_operations_run(width, hidden):
-    with offline.compiling(90) as found:
+    with offline.compiling(90) as compiled:
         compile_ahead(torch.device("cpu"), torch.bfloat16, width, hidden, 4)
-        ahead = len(found)
+        ahead = len(compiled)
         for tokens in (1, 5, 8):  # 1 and multiples of 16 rows are types of their own where Triton may specialise
             for name in OPERATIONS.keys() - {"outer add"}:
                 OPERATIONS[name](operands(width, hidden, tokens=tokens))
-    assert ahead == 8 and [kernel["name"] for kernel in found[ahead:]] == []
+    assert ahead == 8 and [kernel["name"] for kernel in compiled[ahead:]] == []
 
 
 def test_compiling_ahead_works_in_inference_mode():
-    with offline.compiling(90) as found, torch.inference_mode():
+    with offline.compiling(90) as compiled, torch.inference_mode():
         compile_ahead(torch.device("cpu"), torch.bfloat16, 128, 64, 4)
-    assert len(found) == 8
+    assert len(compiled) == 8
 
 
 def test_the_first_use_compiles_ahead_but_not_inside_a_compiling_thread_or_a_graph(monkeypatch):
@@ -135,11 +135,11 @@ def test_weights_at_an_odd_offset_are_copied_for_tma():
     o = operands(128, 64)
     odd = torch.empty(o.w.numel() + 1, dtype=o.w.dtype)[1:].view_as(o.w).copy_(o.w)
     assert torch.equal(launch.box_of_weights(odd, 128).base, o.w) and launch.box_of_weights(o.w, 128).base is o.w
-    with offline.compiling(90) as found:
+    with offline.compiling(90) as compiled:
         operators.swiglu(o.x, odd, o.w, *o.tiles, o.n_experts)
         operators.row_products(o.h, [odd, odd], *o.tiles)
         operators.swiglu_backward(o.x, odd, *o.h, o.weights, o.place, *o.tiles)
-    assert {"up_kernel", "dx_kernel", "dact_kernel"} <= {kernel["name"] for kernel in found}
+    assert {"up_kernel", "dx_kernel", "dact_kernel"} <= {kernel["name"] for kernel in compiled}
 
 
 # ------------------------------------------------------------------------------------------------ the layer around the kernels
@@ -419,8 +419,8 @@ def test_what_is_supported_is_named(monkeypatch, dtype, width, capability, says)
     gpu = SimpleNamespace(major=capability[0], minor=capability[1], name="a GPU")
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: gpu)
     x, w1 = (SimpleNamespace(is_cuda=True, device="cuda:0", dtype=dtype, shape=shape) for shape in ((9, width), (4 * 64, width)))
-    found = hopper.supports(x, w1, 4)
-    assert found is None if says is None else says in found
+    reason = hopper.supports(x, w1, 4)
+    assert reason is None if says is None else says in reason
 
 
 def test_a_cpu_is_not_supported():

@@ -374,7 +374,7 @@ def test_sources_that_cannot_be_read_are_refused_by_field(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "hollow.jsonl").write_text("")
     pq.write_table(pa.table({"body": ["x"], "n": [1]}), tmp_path / "a.parquet")
-    for origin, field, found in [
+    for origin, field, said in [
         (source("x", "csv"), "sources.web.reader", "'csv'"),
         (source(None), "sources.web.path", "found none"),
         (source("x", "python-code"), "sources.web.path", "expected none"),
@@ -390,7 +390,7 @@ def test_sources_that_cannot_be_read_are_refused_by_field(tmp_path):
     ]:
         with pytest.raises(RecipeError) as error:
             ingest.listing(recipe(origin))
-        assert str(error.value).startswith(f"{field}: expected") and found in str(error.value)
+        assert str(error.value).startswith(f"{field}: expected") and said in str(error.value)
 
 
 def test_budgets_that_no_reading_can_fill_are_refused(tmp_path):
@@ -482,11 +482,11 @@ def test_every_record_is_one_row_on_any_number_of_partitions(spark, tmp_path, mo
     frame = ingest.records(spark, made_of, ingest.listing(made_of))
     assert frame.columns == [*DOCUMENTS.column_names, "reason", "detail"]
     rows = frame.collect()
-    found = {}
+    outcomes = {}
     for row in rows:
-        found.setdefault((row.source, row.uri.partition("#")[0]), []).append(row.text if row.reason is None else row.reason)
-    found[("web", "b.jsonl.gz")] = found[("web", "b.jsonl.gz")][-1:]  # how many lines precede the damage is tested above
-    assert found == {("web", name): kept for name, kept in expected.items()} | {("prose", "t.txt"): ["prose\n"]}
+        outcomes.setdefault((row.source, row.uri.partition("#")[0]), []).append(row.text if row.reason is None else row.reason)
+    outcomes[("web", "b.jsonl.gz")] = outcomes[("web", "b.jsonl.gz")][-1:]  # how many lines precede the damage is tested above
+    assert outcomes == {("web", name): kept for name, kept in expected.items()} | {("prose", "t.txt"): ["prose\n"]}
     (prose,) = [row for row in rows if row.source == "prose"]
     assert (prose.doc_id, prose.n_bytes, prose.domain, prose.licence, prose.snapshot) == (ingest.doc_id("prose", "t.txt", b"prose\n"), 6, "web", None, "1")
     assert {(row.snapshot, row.licence) for row in rows if row.source == "web" and row.reason is None} == {("7", "CC0")}

@@ -37,15 +37,15 @@ ROWS = [
 def judged(way, folder, terms, **given) -> dict[str, dict]:
     """Verdicts by doc_id, by Spark or by this process."""
     if way == "spark":
-        found = judge(given, terms).toArrow()
+        table = judge(given, terms).toArrow()
     else:
         files = {}
         for name, rows in given.items():
             rows.write.parquet(str(folder / name))
             files[name] = sorted(map(str, (folder / name).glob("*.parquet")))
-        found = judge_here(files, terms)
-    assert found.column_names == list(tables.VERDICTS.column_names)
-    return {row["doc_id"]: SimpleNamespace(**row) for row in found.to_pylist()}
+        table = judge_here(files, terms)
+    assert table.column_names == list(tables.VERDICTS.column_names)
+    return {row["doc_id"]: SimpleNamespace(**row) for row in table.to_pylist()}
 
 
 @pytest.fixture(scope="module", params=["spark", "here"])
@@ -60,9 +60,9 @@ def verdicts(request, spark, tmp_path_factory):
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0])
 def test_a_verdict_has_all_reasons_in_order_and_the_first_decides(verdicts, row):
     *_, reasons, percentile, tier = row
-    found = verdicts[row[0]]
-    assert (found.reasons, found.reason, found.keep) == (reasons, reasons[0] if reasons else None, not reasons)
-    assert (found.percentile, found.tier) == (percentile, tier)
+    verdict = verdicts[row[0]]
+    assert (verdict.reasons, verdict.reason, verdict.keep) == (reasons, reasons[0] if reasons else None, not reasons)
+    assert (verdict.percentile, verdict.tier) == (percentile, tier)
 
 
 def test_only_kept_documents_below_the_size_are_held_out(verdicts):
@@ -89,9 +89,9 @@ def test_what_edits_leave_is_judged_in_the_documents_place_and_evaluation_items_
     covers = [(row[0], cover) for row in EDITED for cover in ((0.5, 0.9) if row[2] else (0.49,))]  # two items, or none so far
     contamination = spark.createDataFrame(covers, "doc_id string, cover double")
     terms = Terms({"docs": RULES["docs"]}, {"all": 0.0}, Heldout(fraction=0.0), 1, torso=0.3, cover=0.5)
-    found = judged(way, tmp_path, terms, signals=signals, clusters=clusters, rests=rests, contamination=contamination)
-    assert {doc_id: (row.reasons, row.percentile) for doc_id, row in found.items()} == {row[0]: row[4:] for row in EDITED}
-    assert not any(row.heldout for row in found.values())
+    rows = judged(way, tmp_path, terms, signals=signals, clusters=clusters, rests=rests, contamination=contamination)
+    assert {doc_id: (row.reasons, row.percentile) for doc_id, row in rows.items()} == {row[0]: row[4:] for row in EDITED}
+    assert not any(row.heldout for row in rows.values())
 
 
 @pytest.mark.parametrize("way", ["spark", "here"])
@@ -99,8 +99,8 @@ def test_the_held_out_share_is_drawn_by_cluster(spark, tmp_path, way):
     n = 4000
     signals = spark.range(n).selectExpr("cast(id as string) doc_id", "'s' source", "'x' domain", "1L n_bytes", "0.5D quality", "'x' quality_model")
     clusters = spark.range(n).selectExpr("cast(id as string) doc_id", "cast(id div 2 as string) cluster_id", "1 rank", "true exact")
-    found = judged(way, tmp_path, Terms({}, {"all": 0.0}, Heldout(fraction=0.1), 4), signals=signals, clusters=clusters)
-    ids = {int(doc_id) for doc_id, row in found.items() if row.heldout}
+    rows = judged(way, tmp_path, Terms({}, {"all": 0.0}, Heldout(fraction=0.1), 4), signals=signals, clusters=clusters)
+    ids = {int(doc_id) for doc_id, row in rows.items() if row.heldout}
     assert ids == {i for i in range(n) if int(hashlib.md5(f"4/heldout/{i // 2}".encode()).hexdigest()[:8], 16) < int(0.1 * 2**32)}
     assert 0.08 * n < len(ids) < 0.12 * n
     assert all(i ^ 1 in ids for i in ids)
@@ -175,11 +175,11 @@ def test_a_rule_says_its_condition_in_words():
 def test_thresholds_of_languages_are_the_recipes_before_the_fitted_before_the_default():
     fitted = {"long_words": {"fr": 11.5, "zh": 62.0}, "too_few_words": {"fr": 1.0}}  # too_few_words is not fitted
     changes = {"long_words": {"de": 17, "default": 12}, "lists": 0.5, "no_stop_words": None}
-    found = {rule.name: rule for rule in rules.load("multilingual", changes, fitted)}
-    long_words = {lang: found["long_words"].languages.get(lang, found["long_words"].threshold) for lang in ("fr", "de", "hi", "zh", "ja", "fi")}
+    by_name = {rule.name: rule for rule in rules.load("multilingual", changes, fitted)}
+    long_words = {lang: by_name["long_words"].languages.get(lang, by_name["long_words"].threshold) for lang in ("fr", "de", "hi", "zh", "ja", "fi")}
     assert long_words == {"fr": 11.5, "de": 17, "hi": 21, "zh": 62.0, "ja": None, "fi": 12}
-    assert "fr" not in found["too_few_words"].languages and found["too_few_words"].languages["zh"] is None
-    assert (found["lists"].threshold, found["lists"].languages) == (0.5, {}) and "no_stop_words" not in found
+    assert "fr" not in by_name["too_few_words"].languages and by_name["too_few_words"].languages["zh"] is None
+    assert (by_name["lists"].threshold, by_name["lists"].languages) == (0.5, {}) and "no_stop_words" not in by_name
     with pytest.raises(ValueError, match="long_words: expected a number for default"):
         rules.load("multilingual", {"long_words": {"default": None}})
     with pytest.raises(ValueError, match="expected texts without quotes and backslashes"):

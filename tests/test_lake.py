@@ -172,5 +172,5 @@ def test_workers_have_their_imports_from_before_the_fork(spark):
         told = [gc.get_freeze_count() > 100_000, "pipelines.signals.measure" in sys.modules, "torch" in sys.modules]
         yield from (pa.RecordBatch.from_arrays([pa.array([one]) for one in told], ["frozen", "measure", "torch"]) for _ in batches)
 
-    found = spark.range(4).repartition(2).mapInArrow(run, "frozen boolean, measure boolean, torch boolean").distinct().collect()
-    assert [tuple(row) for row in found] == [(True, True, False)]
+    rows = spark.range(4).repartition(2).mapInArrow(run, "frozen boolean, measure boolean, torch boolean").distinct().collect()
+    assert [tuple(row) for row in rows] == [(True, True, False)]

@@ -60,12 +60,12 @@ def assert_predicts(texts: list[str], language_model, binding) -> None:
 def mixtures(n: int) -> list[str]:
     """Distinct texts: words of one, two or all languages in disorder, some cut to pieces."""
     draw, words = random.Random(5), {name: sentence.split() for name, sentence in SENTENCES.items()}
-    found = []
+    texts = []
     for _ in range(n):
         known = [word for name in draw.sample(sorted(words), draw.choice([1, 1, 2, len(words)])) for word in words[name]]
         pieces = [word[: draw.randrange(1, 9)] if draw.random() < 0.3 else word for word in draw.choices(known, k=draw.randrange(1, 80))]
-        found.append(" ".join(pieces))
-    return found
+        texts.append(" ".join(pieces))
+    return texts
 
 
 def test_labels_and_scores_are_those_of_fasttext(language_model, binding):
@@ -95,8 +95,8 @@ def test_a_file_that_is_no_language_model_is_refused():
 
 
 def test_sentences_are_told_with_certainty(language_model):
-    for expected, (found, score, mixed) in zip(SENTENCES, identified(list(SENTENCES.values()), language_model), strict=True):
-        assert (found, mixed) == (expected, 0) and 0.8 < score <= 1
+    for expected, (lang, score, mixed) in zip(SENTENCES, identified(list(SENTENCES.values()), language_model), strict=True):
+        assert (lang, mixed) == (expected, 0) and 0.8 < score <= 1
 
 
 @pytest.mark.parametrize("text", ["", "12 + 30 = 42 <b> -- 3.14", "too few words here", "x_1 = f(y_2)\n" * 50, "<a href='where all is in a tag'>", "🎉" * 99, "你好世界"])

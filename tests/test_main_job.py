@@ -76,10 +76,10 @@ def test_a_document_with_an_evaluation_item_is_dropped_recorded_and_traced(finis
 
 def test_another_evaluation_leaves_the_clusters_and_another_threshold_the_matches(finished_home):
     spec = finished_home.recipe.decontaminate.model_dump()
-    found = by_state(finished_home, decontaminate=spec | {"threshold": 0.3})
-    assert {name for name, state in found.items() if state == "done"} == {"ingest", "learn", "measure", "dedup", "edits", "decontaminate"}
-    found = by_state(finished_home, decontaminate=spec | {"files": []})
-    assert {name for name, state in found.items() if state == "done"} == {"ingest", "learn", "measure", "dedup"}
+    steps = by_state(finished_home, decontaminate=spec | {"threshold": 0.3})
+    assert {name for name, state in steps.items() if state == "done"} == {"ingest", "learn", "measure", "dedup", "edits", "decontaminate"}
+    steps = by_state(finished_home, decontaminate=spec | {"files": []})
+    assert {name for name, state in steps.items() if state == "done"} == {"ingest", "learn", "measure", "dedup"}
 
 
 def test_stock_streaming_reads_every_stream(finished_home):
@@ -150,15 +150,15 @@ def test_a_second_run_has_nothing_to_do(finished_home):
 
 
 def test_a_changed_threshold_leaves_the_measurements(finished_home):
-    found = by_state(finished_home, rules={"docs": {"too_few_words": 5}})
-    assert {name for name, state in found.items() if state == "done"} == {"ingest", "learn", "measure", "dedup", "edits", "decontaminate"}
+    steps = by_state(finished_home, rules={"docs": {"too_few_words": 5}})
+    assert {name for name, state in steps.items() if state == "done"} == {"ingest", "learn", "measure", "dedup", "edits", "decontaminate"}
 
 
 def test_a_changed_share_leaves_the_tokens(finished_home):
     stages = [stage.model_dump() for stage in finished_home.recipe.stages]
     stages[0]["mixture"]["weights"] = {"code": 0.5, "docs": 0.5}
-    found = by_state(finished_home, stages=stages)
-    assert {name for name, state in found.items() if state == "done"} == {"ingest", "learn", "measure", "dedup", "edits", "decontaminate", "judge", "tokenise"}
+    steps = by_state(finished_home, stages=stages)
+    assert {name for name, state in steps.items() if state == "done"} == {"ingest", "learn", "measure", "dedup", "edits", "decontaminate", "judge", "tokenise"}
 
 
 def test_status_says_why(finished_home, tmp_path):
@@ -179,9 +179,9 @@ def test_a_table_that_was_changed_by_others_is_noticed(finished_home, tmp_path):
     newest = max(log.glob("*.json"))
     shutil.copy(newest, newest.with_name(f"{int(newest.stem) + 1:020}.json"))
     (copy.root / "shards" / "plan.json").write_text("{}")
-    found = {state.step.name: state for state in states(preflight(finished_home.recipe), copy)}
-    assert found["judge"].state == "stale" and "silver.verdicts is at version" in found["judge"].why
-    assert found["shard"].state == "stale" and "plan.json" in found["shard"].why
+    steps = {state.step.name: state for state in states(preflight(finished_home.recipe), copy)}
+    assert steps["judge"].state == "stale" and "silver.verdicts is at version" in steps["judge"].why
+    assert steps["shard"].state == "stale" and "plan.json" in steps["shard"].why
 
 
 def test_trace_tells_a_documents_life(finished_home):

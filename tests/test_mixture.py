@@ -181,12 +181,12 @@ def test_the_curve_of_copies_keeps_its_promises(drop, most, part, best):
 def test_tiers_get_the_mean_of_the_curve_over_their_percentiles():
     mixture = Mixture(upsampling=Upsampling())
     tiers = {"best": 0.95, "good": 0.7, "fair": 0.4, "rest": 0.0}
-    found = tier_factors(mixture, tiers)
-    assert found["rest"] == 0 and found["best"] == pytest.approx(7, rel=0.01)
-    assert 0.05 * found["best"] + 0.25 * found["good"] + 0.3 * found["fair"] == pytest.approx(1, rel=1e-3)
+    factors = tier_factors(mixture, tiers)
+    assert factors["rest"] == 0 and factors["best"] == pytest.approx(7, rel=0.01)
+    assert 0.05 * factors["best"] + 0.25 * factors["good"] + 0.3 * factors["fair"] == pytest.approx(1, rel=1e-3)
     rows = mix([Stage(name="a", tokens=6_400, seq_len=64, mixture=mixture)], [(f"web.{t}", "web", t, 100_000) for t in tiers], 4, 64, tiers)
     tokens = {row["stream"]: row["tokens"] for row in rows}
-    assert tokens["web.rest"] == 0 and tokens["web.best"] / tokens["web.good"] == pytest.approx(found["best"] / found["good"], rel=0.05)
+    assert tokens["web.rest"] == 0 and tokens["web.best"] / tokens["web.good"] == pytest.approx(factors["best"] / factors["good"], rel=0.05)
 
 
 @pytest.mark.parametrize("wrong", [{"wanted": 0.3}, {"wanted": 4.3}, {"drop": 0.96}])

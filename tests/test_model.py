@@ -129,8 +129,8 @@ def test_bits_per_byte_is_that_of_one_window_at_a_time(network):
                 for place in range(scored - start, min(len(window), len(tokens) - 2 - start)):
                     expected[document["domain"]] -= log_probs[place, tokens[start + place + 1]].item() / math.log(2)
                 scored, start = start + len(window), start + seq_len // 2
-    found = bits_per_byte(network, documents, seq_len, batch_tokens=64)
-    for domain, score in found.items():
+    scores = bits_per_byte(network, documents, seq_len, batch_tokens=64)
+    for domain, score in scores.items():
         chosen = [document for document in documents if document["domain"] == domain]
         n_bytes, n_tokens = sum(d["n_bytes"] for d in chosen), sum(len(d["tokens"]) - 2 for d in chosen)
         assert (score["bytes"], score["tokens"], score["documents"]) == (n_bytes, n_tokens, len(chosen))

@@ -90,5 +90,5 @@ def test_signals_finds_the_rules_as_they_applied_from_what_the_steps_left(change
     for step, part in parts.items():
         home.keep(Receipt(step, "", part, {}, {}, {}, {}, "", 0.0, ""))
     (source,) = (cell.source for cell in code(read("signals")) if "def as_applied" in cell.source)
-    exec(source, found := {"home": home})
-    assert found["applied"] == {"multilingual": rules.load("multilingual", change, fitted)}
+    exec(source, names := {"home": home})
+    assert names["applied"] == {"multilingual": rules.load("multilingual", change, fitted)}

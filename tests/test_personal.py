@@ -21,14 +21,14 @@ LEAST = {"key": (1, 1), "token": (0.97, 1), "iban": (1, 1), "card": (1, 1), "ema
 def naive_spans(text: str) -> list[dict]:
     """Every finder at every byte, no scan; of spans that overlap the first, of those that begin together the first kind."""
     data = text.encode()
-    found = [
+    spans = [
         (start, what, end, kind)
         for what, (kind, find) in enumerate(personal.FINDERS)
         for at in range(len(data))
         for start, end in find(data, at)
     ]
     kept, last = [], 0
-    for start, _, end, kind in sorted(set(found)):
+    for start, _, end, kind in sorted(set(spans)):
         if start >= last:
             kept.append({"start": start, "end": end, "kind": kind})
             last = end
@@ -56,8 +56,8 @@ def test_the_evaluation_set_has_positives_and_look_alikes_of_every_kind():
 def test_the_scan_misses_nothing_that_the_finders_find():
     texts = [text for _, text, _ in cases()]
     texts += [" ".join(texts[i : i + 9]) for i in range(0, len(texts), 9)] + ["".join(texts[i : i + 5]) for i in range(0, len(texts), 5)]
-    for text, found in zip(texts, spans_of(texts), strict=True):
-        assert found == naive_spans(text), text[:200]
+    for text, spans in zip(texts, spans_of(texts), strict=True):
+        assert spans == naive_spans(text), text[:200]
 
 
 PIECES = st.sampled_from([text for kind, text, _ in cases() if kind != "key"])
@@ -68,10 +68,10 @@ MIXED = st.lists(PIECES | PIECES.map(lambda text: text[len(text) // 3 : -3]) | B
 @settings(max_examples=250, deadline=None)
 @given(st.lists(MIXED | st.text(st.characters(exclude_categories=["Cs"]), max_size=40), min_size=1, max_size=4))
 def test_spans_of_any_text_are_the_naive_ones_sorted_disjoint_and_between_characters(texts):
-    for text, found in zip(texts, spans_of(texts), strict=True):
-        assert found == naive_spans(text), text
+    for text, spans in zip(texts, spans_of(texts), strict=True):
+        assert spans == naive_spans(text), text
         data, last = text.encode(), 0
-        for span in found:
+        for span in spans:
             assert last <= span["start"] < span["end"] <= len(data)
             data[: span["start"]].decode(), data[span["start"] : span["end"]].decode()
             last = span["end"]
@@ -118,14 +118,14 @@ def test_the_published_token_with_a_check_passes_and_no_neighbour_of_it():
 
 def test_counts_and_rate_are_those_of_the_spans():
     texts = [text for _, text, _ in cases()] + ["", "x" * 60_000 + " write to anna.berg@kvarnbacken-mill.se"]
-    found = values(texts)
-    for i, spans in enumerate(found["personal"]):
+    signals = values(texts)
+    for i, spans in enumerate(signals["personal"]):
         kinds = [span["kind"] for span in spans]
         counted = {"n_emails": "email", "n_ips": "ip", "n_phones": "phone", "n_cards": "card", "n_ibans": "iban"}
-        assert {name: found[name][i] for name in counted} == {name: kinds.count(kind) for name, kind in counted.items()}
-        assert found["n_secrets"][i] == kinds.count("key") + kinds.count("token")
-        assert found["personal_rate"][i] == pytest.approx(len(kinds) / max(len(texts[i].encode()) / 6000, 1))
-    assert sum(map(len, found["personal"])) > 200
+        assert {name: signals[name][i] for name in counted} == {name: kinds.count(kind) for name, kind in counted.items()}
+        assert signals["n_secrets"][i] == kinds.count("key") + kinds.count("token")
+        assert signals["personal_rate"][i] == pytest.approx(len(kinds) / max(len(texts[i].encode()) / 6000, 1))
+    assert sum(map(len, signals["personal"])) > 200
 
 
 def test_nothing_is_found_in_what_the_placeholders_leave():

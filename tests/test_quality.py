@@ -116,8 +116,8 @@ def test_scores_are_what_fasttext_predicts():
         file.write(trained.model)
         file.flush()
         predict = fasttext.load_model(file.name).f.predict
-    found = [predict(quality.excerpt(document) + "\n", 1, 0.0, "strict")[0] for document in documents]
-    expected = [probability if label == quality.WANTED else 1 - probability for probability, label in found]
+    predictions = [predict(quality.excerpt(document) + "\n", 1, 0.0, "strict")[0] for document in documents]
+    expected = [probability if label == quality.WANTED else 1 - probability for probability, label in predictions]
     assert quality.score(pa.array(documents), trained.model) == pytest.approx(expected, abs=2e-5)  # its sums are float32
     assert np.std(expected) > 0.1
 
@@ -171,10 +171,10 @@ def written(words: list[str], n: int, seed: int) -> list[str]:
 )
 def test_a_language_with_examples_enough_has_a_model_of_its_own(language_model, german, english, models):
     kinds = [written(GERMAN, g, 1 + i) + written(ENGLISH, e, 5 + i) for i, (g, e) in enumerate(zip(german, english, strict=True))]
-    found = by_language("web", *kinds, language_model)
-    assert {name: tuple(map(len, texts)) for name, texts in found.items()} == models
-    if "web.de" in found:
-        assert set(" ".join(itertools.chain(*found["web.de"])).split()) <= set(GERMAN)
+    examples = by_language("web", *kinds, language_model)
+    assert {name: tuple(map(len, texts)) for name, texts in examples.items()} == models
+    if "web.de" in examples:
+        assert set(" ".join(itertools.chain(*examples["web.de"])).split()) <= set(GERMAN)
 
 
 # ---- the card ----
@@ -208,11 +208,11 @@ def test_calibration_is_the_naive_one():
     random = np.random.default_rng(4)
     scores = random.random(500)
     wanted = (random.random(500) < scores).astype(float)
-    found = audit.calibration(scores, wanted)
-    assert found["ece"] < 0.1 and found["brier"] == pytest.approx(sum((s - w) ** 2 for s, w in zip(scores, wanted, strict=True)) / 500)
-    assert sum(row["n"] for row in found["bins"]) == 500 and len(found["bins"]) == 10
+    calibration = audit.calibration(scores, wanted)
+    assert calibration["ece"] < 0.1 and calibration["brier"] == pytest.approx(sum((s - w) ** 2 for s, w in zip(scores, wanted, strict=True)) / 500)
+    assert sum(row["n"] for row in calibration["bins"]) == 500 and len(calibration["bins"]) == 10
     inside = [w for s, w in zip(scores, wanted, strict=True) if 0.3 <= s < 0.4]
-    assert (found["bins"][3]["n"], found["bins"][3]["wanted"]) == (len(inside), pytest.approx(np.mean(inside)))
+    assert (calibration["bins"][3]["n"], calibration["bins"][3]["wanted"]) == (len(inside), pytest.approx(np.mean(inside)))
     assert audit.calibration(np.ones(4), np.zeros(4)) == {"brier": 1.0, "ece": 1.0, "bins": [{"from": 0.9, "n": 4, "score": 1.0, "wanted": 0.0}]}
 
 
@@ -241,17 +241,17 @@ def test_the_audit_sees_a_model_that_sorts_sources_and_shows_both_ends(spark):
         rows.append((f"{i + 1200:04}", source, "de", 9, None, None))
     signals = spark.createDataFrame(rows, "doc_id string, source string, lang string, n_bytes long, quality double, quality_model string")
     documents = spark.createDataFrame([(row[0], f"text of {row[0]}" + "." * 300) for row in rows], "doc_id string, text string")
-    found = audit.audit(signals, documents)
-    assert sorted(found) == ["blind", "sorting"]
-    assert found["sorting"]["source_alone"] > 0.99 and "source alone tells with AUC 1.00" in found["sorting"]["warnings"][0]
-    assert found["blind"]["source_alone"] < 0.6 and found["blind"]["warnings"] == []
-    assert found["blind"]["language_alone"] == 0.5 and found["blind"]["documents"] == 600
-    assert abs(found["blind"]["length_spearman"]) < 0.15 and found["blind"]["length_alone"] < 0.6
+    by_model = audit.audit(signals, documents)
+    assert sorted(by_model) == ["blind", "sorting"]
+    assert by_model["sorting"]["source_alone"] > 0.99 and "source alone tells with AUC 1.00" in by_model["sorting"]["warnings"][0]
+    assert by_model["blind"]["source_alone"] < 0.6 and by_model["blind"]["warnings"] == []
+    assert by_model["blind"]["language_alone"] == 0.5 and by_model["blind"]["documents"] == 600
+    assert abs(by_model["blind"]["length_spearman"]) < 0.15 and by_model["blind"]["length_alone"] < 0.6
     inside = [row for row in rows if row[5] == "sorting" and row[1] == "a"]
-    assert found["sorting"]["length_spearman"] > 0.3
+    assert by_model["sorting"]["length_spearman"] > 0.3
     best = {row[0] for row in sorted(inside, key=lambda row: -row[4])[:15]}  # a bin may reach beyond the percent
-    assert len(found["sorting"]["top"]) == audit.SHOWN and {one["doc_id"] for one in found["sorting"]["top"]} <= best
+    assert len(by_model["sorting"]["top"]) == audit.SHOWN and {one["doc_id"] for one in by_model["sorting"]["top"]} <= best
     for end in ("top", "bottom"):
-        for one in found["blind"][end]:
+        for one in by_model["blind"][end]:
             assert one["text"] == f"text of {one['doc_id']}".ljust(audit.CHARS, ".")
-    assert max(one["quality"] for one in found["blind"]["bottom"]) < 0.03 < 0.97 < min(one["quality"] for one in found["blind"]["top"])
+    assert max(one["quality"] for one in by_model["blind"]["bottom"]) < 0.03 < 0.97 < min(one["quality"] for one in by_model["blind"]["top"])

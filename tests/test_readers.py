@@ -223,10 +223,10 @@ def test_an_archive_is_a_folder(tmp_path, suffix, form):
     else:
         texts = TEXTS
     (tmp_path / f"x{suffix}").write_bytes(pack(suffix, texts, form))
-    found = read(tmp_path)
+    records = read(tmp_path)
     wanted = [name for name in texts if name.endswith((".txt", ".md"))]
-    assert outcomes(found) == {f"x{suffix}/{name}": texts[name] or "empty_text" for name in wanted} and len(found) == len(wanted)
-    assert read(tmp_path / f"x{suffix}") == read(tmp_path / "*") == found
+    assert outcomes(records) == {f"x{suffix}/{name}": texts[name] or "empty_text" for name in wanted} and len(records) == len(wanted)
+    assert read(tmp_path / f"x{suffix}") == read(tmp_path / "*") == records
 
 
 @pytest.mark.parametrize("suffix", WRITERS)
@@ -405,11 +405,11 @@ def test_headers_directories_and_members_without_end_are_refused(tmp_path, monke
 
 
 @given(st.dictionaries(st.text(max_size=8), st.text(max_size=20)) | st.just({"size": "x"}))
-def test_pax_records_are_those_that_tarfile_writes(found):
-    found = {key: value for key, value in found.items() if key and "=" not in key and "\n" not in key and "\0" not in key}
-    data = tarfile.TarInfo._create_pax_generic_header(found, tarfile.XHDTYPE, "utf-8")[512:]
-    size = int.from_bytes(b"") if not found else len(data.rstrip(b"\0"))
-    assert tar_members._pax(data[:size]) == found
+def test_pax_records_are_those_that_tarfile_writes(records):
+    records = {key: value for key, value in records.items() if key and "=" not in key and "\n" not in key and "\0" not in key}
+    data = tarfile.TarInfo._create_pax_generic_header(records, tarfile.XHDTYPE, "utf-8")[512:]
+    size = int.from_bytes(b"") if not records else len(data.rstrip(b"\0"))
+    assert tar_members._pax(data[:size]) == records
 
 
 SEEDS = {suffix: pack(suffix, {"a.txt": "text " * 40, "b/ü.txt": "second", "c.bin": "x" * 300, "n" * 120 + ".txt": "third"}) for suffix in WRITERS}
@@ -499,10 +499,10 @@ def test_licence_files_of_installed_packages_are_what_their_metadata_say():
         headers = (folder / "METADATA").read_text("utf-8", "replace").partition("\n\n")[0]
         named = dict(match[:2] for match in LICENCE_HEADER.findall(headers)).get("License-Expression", "")
         files = [path for path in folder.rglob("*") if LICENCE_FILE.fullmatch(path.name) and path.is_file()]
-        found = licence_of(files[0].read_text("utf-8", "replace")) if len(files) == 1 else None
-        if found and re.fullmatch("MIT|Apache-2.0|BSD-[23]-Clause|ISC|MPL-2.0|PSF-2.0", named):
-            agreed += found == named
-            wrong += [(folder.name, named, found)] * (found != named)
+        licence = licence_of(files[0].read_text("utf-8", "replace")) if len(files) == 1 else None
+        if licence and re.fullmatch("MIT|Apache-2.0|BSD-[23]-Clause|ISC|MPL-2.0|PSF-2.0", named):
+            agreed += licence == named
+            wrong += [(folder.name, named, licence)] * (licence != named)
     assert agreed >= 30 and len(wrong) <= agreed // 50, wrong
 
 
@@ -674,9 +674,9 @@ def test_attributes_match_as_git_matches(pattern, yes, no):
 
 def test_attributes_of_any_text_are_few_and_fast():
     slow = "".join(f"{'*a' * 90}b{i} linguist-vendored\n" for i in range(40))
-    found = attributes(slow + "linguist-vendored\n\n#x linguist-vendored\n[z-a] linguist-vendored\n" + "x linguist-vendored\n" * 9000)
+    patterns = attributes(slow + "linguist-vendored\n\n#x linguist-vendored\n[z-a] linguist-vendored\n" + "x linguist-vendored\n" * 9000)
     began = time.process_time()
-    assert len(found) == 50 and not any(compile_pattern(regex).fullmatch("a" * 3000) for regex, _, _ in found)
+    assert len(patterns) == 50 and not any(compile_pattern(regex).fullmatch("a" * 3000) for regex, _, _ in patterns)
     assert time.process_time() - began < 1  # as a backtracking expression it would not end
 
 

@@ -199,9 +199,9 @@ def test_outcomes_partition_the_records(facts):
 )
 def test_a_missing_row_is_a_complaint(job, table, said):
     read = (tables.DOCUMENTS, tables.REJECTS, tables.VERDICTS, tables.TOKENS)
-    found = {one.name: job.read(one).withColumn("source", F.lit("all")) for one in read}
-    found[table.name] = found[table.name].where(F.col("doc_id") != doc_id(7))
-    documents, rejects, verdicts, tokens = found.values()
+    frames = {one.name: job.read(one).withColumn("source", F.lit("all")) for one in read}
+    frames[table.name] = frames[table.name].where(F.col("doc_id") != doc_id(7))
+    documents, rejects, verdicts, tokens = frames.values()
     counted = census.census(verdicts, job.read(tables.SIGNALS), tokens, {})
     (row,) = corpus.funnel([("all", "mixed")], census.records(documents, rejects), counted)
     assert said in row["complaints"]
@@ -243,13 +243,13 @@ def test_rules_count_all_only_and_first(facts):
 
 
 def test_clusters_are_counted_by_size_and_the_largest_shown_with_their_text(facts):
-    found = facts["duplicates"]
-    assert [{name: row[name] for name in ("from", "to", "clusters", "documents")} for row in found["histogram"]] == [
+    duplicates = facts["duplicates"]
+    assert [{name: row[name] for name in ("from", "to", "clusters", "documents")} for row in duplicates["histogram"]] == [
         {"from": 1, "to": 1, "clusters": 4, "documents": 4},
         {"from": 2, "to": 2, "clusters": 1, "documents": 2},
         {"from": 3, "to": 4, "clusters": 1, "documents": 3},
     ]
-    first, second = found["largest"]
+    first, second = duplicates["largest"]
     assert (first["doc_id"], first["size"], second["size"]) == (doc_id(7), 3, 2)
     assert first["sources"] == [{"source": "docs", "documents": 3, "exact": 1}]
     assert [member["uri"] for member in first["members"]] == ["8.txt", "9.txt"]
@@ -257,15 +257,15 @@ def test_clusters_are_counted_by_size_and_the_largest_shown_with_their_text(fact
 
 
 def test_histograms_hold_every_document_and_reach_over_the_threshold(facts):
-    found = {(entry["domain"], entry["signal"]): entry for entry in facts["signals"]}
-    alpha = found["code", "alpha_frac"]
+    entries = {(entry["domain"], entry["signal"]): entry for entry in facts["signals"]}
+    alpha = entries["code", "alpha_frac"]
     assert sum(alpha["counts"]) == 6
     assert alpha["low"] == 0.125 and alpha["high"] < 0.7 and alpha["counts"][0] == alpha["failed"][0] == sum(alpha["failed"]) == 1  # document 4
-    assert sum(found["docs", "lorem_ipsum"]["failed"]) == 0  # 0 is not above 0
+    assert sum(entries["docs", "lorem_ipsum"]["failed"]) == 0  # 0 is not above 0
     assert alpha["thresholds"] == [{"rule": "few_letters", "side": "below", "value": 0.25}]
     for entry in facts["signals"]:
         assert all(entry["low"] <= mark["value"] < entry["high"] for mark in entry["thresholds"])
-    assert ("docs", "alpha_frac") not in found  # no rule of docs looks at it
+    assert ("docs", "alpha_frac") not in entries  # no rule of docs looks at it
 
 
 def test_codes_are_within_a_percent(spark):

@@ -151,16 +151,16 @@ GERMAN = "Der Fluss war in der Nacht gestiegen, und am Morgen stand die untere W
 def test_a_document_is_measured_as_what_it_is_routed_to_and_stop_words_are_those_of_its_language():
     routes = (Route(domain="web", to="multilingual", signal="lang", none_of=("en",)),)
     context = Context(assets.LANGUAGE_MODEL.read_bytes(), routes=routes, stop_words={"de": ["der", "die", "und", "ist"]})
-    found = measure_batch(batch_of([GERMAN, PROSE], ["web", "web"]), context)
-    assert found.column("domain").to_pylist() == ["multilingual", "web"]
-    assert found.column("language_stop_words").to_pylist() == [3, None]
+    batch = measure_batch(batch_of([GERMAN, PROSE], ["web", "web"]), context)
+    assert batch.column("domain").to_pylist() == ["multilingual", "web"]
+    assert batch.column("language_stop_words").to_pylist() == [3, None]
 
 
 def test_stop_words_are_counted_once_each_in_any_case_and_script():
     context = Context(b"", stop_words={"de": ["der", "über", "ß"], "el": ["και", "το"], "xx": [f"w{i}" for i in range(64)]})
     texts = ["DER der Über-all ÜBER", "Και, το;το", "w1 w2 w63 w64 w1w2", "", "der"]
-    found = stopwords.measure(pa.array(texts), {"lang": pa.array(["de", "el", "xx", "de", "en"])}, context)[0]
-    assert found.to_pylist() == [2, 2, 3, 0, None]
+    counts = stopwords.measure(pa.array(texts), {"lang": pa.array(["de", "el", "xx", "de", "en"])}, context)[0]
+    assert counts.to_pylist() == [2, 2, 3, 0, None]
     assert stopwords.measure(pa.array(["der"]), {"lang": pa.array(["de"])}, Context(b""))[0].to_pylist() == [None]
 
 

@@ -36,12 +36,12 @@ def naive_order(seed: int, stream: str, doc_id: str) -> tuple:
 
 
 def naive_windows(rows: list[tuple], seed: int, window_tokens: int) -> set[tuple]:
-    offsets, found = defaultdict(int), set()
+    offsets, windows = defaultdict(int), set()
     for doc_id, key, stream, n_tokens in sorted(rows, key=lambda row: naive_order(seed, row[2], row[0])):
         if n_tokens:
-            found.add((doc_id, key, stream, offsets[stream] // window_tokens, offsets[stream], n_tokens))
+            windows.add((doc_id, key, stream, offsets[stream] // window_tokens, offsets[stream], n_tokens))
             offsets[stream] += min(n_tokens + 2, window_tokens)
-    return found
+    return windows
 
 
 @pytest.mark.parametrize(("seed", "partitions", "bits"), [(17, 1, 12), (2**31 - 1, 7, 1)])
@@ -50,10 +50,10 @@ def test_windows_are_those_of_one_long_walk(spark, monkeypatch, seed, partitions
     tokens = spark.createDataFrame(documents(), TOKENS).repartition(partitions)
     assigned = assign_windows(tokens, seed, 1024)
     assert assigned.columns == ["doc_id", "doc_key", "stream", "window", "position", "n_tokens"]
-    found = {tuple(row) for row in assigned.collect()}
-    assert found == naive_windows(documents(), seed, 1024)
+    rows = {tuple(row) for row in assigned.collect()}
+    assert rows == naive_windows(documents(), seed, 1024)
     for stream in ("a.all", "b.low", HELDOUT):
-        numbers = {row[3] for row in found if row[2] == stream}
+        numbers = {row[3] for row in rows if row[2] == stream}
         assert numbers == set(range(len(numbers))), "windows have no gaps, though documents are longer than a window"
 
 

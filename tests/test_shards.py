@@ -37,12 +37,12 @@ RECIPE = Recipe.model_validate({
 def documents() -> dict[str, tuple]:
     """doc_id: stream, n_bytes, ids."""
     random = np.random.RandomState(5)
-    found = {}
+    by_id = {}
     for i in range(260):
         doc_id = hashlib.blake2b(b"%d" % i, digest_size=16).hexdigest()
         length = 6000 if i % 80 == 1 else 0 if i == 77 else int(random.lognormal(4.3, 1))
-        found[doc_id] = (("a.all", "a.all", "b.low", "heldout")[i % 4], 3 * length + 1, random.randint(0, 299, length).astype("<u2"))
-    return found
+        by_id[doc_id] = (("a.all", "a.all", "b.low", "heldout")[i % 4], 3 * length + 1, random.randint(0, 299, length).astype("<u2"))
+    return by_id
 
 
 def tokens_table(spark, partitions: int):
@@ -132,22 +132,22 @@ def test_a_folder_with_all_its_windows_holds_every_token_once(made):
     complete = [f for f in result.manifest.folders if len(f.windows) == result.manifest.stream(f.stream).windows]
     assert complete, "the long stage reads everything"
     for folder in complete:
-        found = Counter()
+        counts = Counter()
         for row in spans:
             if (row.stream, row.seq_len) == (folder.stream, folder.seq_len):
-                found.update((row.doc_id, row.doc_start + i) for i in range(row.n_tokens))
+                counts.update((row.doc_id, row.doc_start + i) for i in range(row.n_tokens))
         own = {d: len(ids) + 2 for d, (stream, _, ids) in documents().items() if stream == folder.stream and len(ids)}
-        assert found == Counter((d, i) for d, length in own.items() for i in range(length))
+        assert counts == Counter((d, i) for d, length in own.items() for i in range(length))
 
 
 def test_held_out_documents_are_whole_and_in_order(made):
     root, result, _, _ = made
     expected = sorted((d, size, ids) for d, (stream, size, ids) in documents().items() if stream == "heldout" and len(ids))
-    found = read(root / "heldout")
+    samples = read(root / "heldout")
     assert len(result.manifest.heldout) > 1, "in shards of bounded size"
-    assert [s["doc"] for s in found] == [doc_key(d) for d, _, _ in expected]
-    assert [(s["domain"], s["n_bytes"]) for s in found] == [("docs", size) for _, size, _ in expected]
-    assert all(np.array_equal(s["tokens"], [299, *ids, 299]) for s, (_, _, ids) in zip(found, expected, strict=True))
+    assert [s["doc"] for s in samples] == [doc_key(d) for d, _, _ in expected]
+    assert [(s["domain"], s["n_bytes"]) for s in samples] == [("docs", size) for _, size, _ in expected]
+    assert all(np.array_equal(s["tokens"], [299, *ids, 299]) for s, (_, _, ids) in zip(samples, expected, strict=True))
 
 
 def test_other_partitions_and_the_remains_of_a_killed_run_change_no_byte(spark, made):

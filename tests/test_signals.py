@@ -82,7 +82,7 @@ def naive_text(document: str) -> dict[str, float]:
         "questionable_frac": sum(map(olmo_questions, whole_sentences(pieces, document))) / max(naive_sentences(document), 1),
         "questionable_all_frac": sum(map(madlad_questions, whole_sentences(pieces, document))) / max(naive_sentences(document), 1),
         "span_run": naive_span_run(pieces),
-        "char_run": max((run for run in (len(found[0]) for found in re.finditer(r"([\x21-\x7e\0-\x08\x0e-\x1b\x7f])\1*", document)) if run >= 32), default=0),
+        "char_run": max((run for run in (len(match[0]) for match in re.finditer(r"([\x21-\x7e\0-\x08\x0e-\x1b\x7f])\1*", document)) if run >= 32), default=0),
         "code_line_frac": sum(line.endswith((";", "{", "}")) for line in lines) / n_lines,
         "latex_density": 1000 * len(re.findall(r"\$|\\(?:[a-zA-Z]{2}|[(\[])", document)) / max(len(document), 1),
     }
@@ -130,15 +130,15 @@ def dclm_drops(line: str) -> int:
 
 def whole_sentences(pieces: list[str], document: str) -> list[str]:
     """Sentences of whole pieces, as they stand in the document."""
-    found, begin, stop = [], None, 0
+    sentences, begin, stop = [], None, 0
     for i, piece in enumerate(pieces):
         at = document.index(piece, stop)
         begin, stop = at if begin is None else begin, at + len(piece)
         if re.search(ENDS + r"\Z", piece) or i == len(pieces) - 1:
             around = ("\n" if begin else "", document[begin - 1 : begin], document[begin:stop], document[stop : stop + 1])
-            found.append(around)
+            sentences.append(around)
             begin = None
-    return found
+    return sentences
 
 
 MADLAD = (
@@ -181,11 +181,11 @@ def naive_code(document: str) -> dict[str, float]:
         r"(?:(?:\\x|(?<!\w)(?:0x)?)[0-9a-fA-F]{2}(?!\w)[,\s]*){8,}",
         r"(?:\\u[0-9a-fA-F]{4}){8,}",
     )
-    runs = [[len(found[0]) for found in re.finditer(expression, document, re.ASCII)] for expression in expressions]
+    runs = [[len(match[0]) for match in re.finditer(expression, document, re.ASCII)] for expression in expressions]
     n_chars = max(len(document), 1)
     kinds = r"!--(?:.*?-->|.*)", r"script(?:.*?</script[^>]*(?:>|\Z)|.*)", r"style(?:.*?</style[^>]*(?:>|\Z)|.*)", r"[a-z/!?][^>]*(?:>|\Z)"
     tags = r"<(?![\w.+-]+(?:@|:/))(?:" + "|".join(kinds) + ")"
-    kept = lambda found: "&" if found[0][0] == "&" else ""  # noqa: E731
+    kept = lambda match: "&" if match[0][0] == "&" else ""  # noqa: E731
     visible = len(re.sub(tags + r"|&#?[a-z0-9]{1,31};", kept, document, flags=re.S | re.I | re.A))
     visible = visible if "<" in document else len(document)
     return {
@@ -208,7 +208,7 @@ def ink(document: str) -> int:
 
 
 def ascii_lower(document: str) -> str:
-    return re.sub("[A-Z]", lambda found: found[0].lower(), document)
+    return re.sub("[A-Z]", lambda match: match[0].lower(), document)
 
 
 def naive_repeats(blocks: list[str]) -> tuple[int, int]:
@@ -309,9 +309,9 @@ def test_a_batch_has_the_columns_that_the_families_promise_also_when_it_is_slice
     types = {"int": pa.int32(), "bigint": pa.int64(), "double": pa.float64(), "string": pa.string(), "binary": pa.binary()}
     types |= {"array<bigint>": pa.list_(pa.int64()), "array<struct<start:int,end:int,kind:string>>": pa.list_(personal.SPAN)}
     for column in (*SIGNALS.columns, *COLUMNS):
-        found = whole.column(column.name)
-        assert found.type == types[column.type], column.name
-        assert column.nullable or found.null_count == 0, column.name
+        values = whole.column(column.name)
+        assert values.type == types[column.type], column.name
+        assert column.nullable or values.null_count == 0, column.name
 
 
 def test_every_family_is_measured():
@@ -325,7 +325,7 @@ def test_spark_measures_as_the_plain_function_does(spark, language_model):
     texts = [*HAND_MADE, *standard_library_texts()]
     batch = batch_of(texts, (["web", "code"] * len(texts))[: len(texts)])
     batch = batch.set_column(batch.schema.get_field_index("facts"), "facts", pa.array((facts * len(texts))[: len(texts)], batch.schema.field("facts").type))
-    found = measure(spark.createDataFrame(pa.Table.from_batches([batch])), context).orderBy("doc_id").toArrow()
-    marks = [tuple(row.values()) for row in found.select(["declared", "vendored", "generated"]).slice(0, 3).to_pylist()]
+    table = measure(spark.createDataFrame(pa.Table.from_batches([batch])), context).orderBy("doc_id").toArrow()
+    marks = [tuple(row.values()) for row in table.select(["declared", "vendored", "generated"]).slice(0, 3).to_pylist()]
     assert marks == [("Python", 1, 0), (None, 0, 1), (None, 0, 0)]
-    assert found.equals(pa.Table.from_batches([measure_batch(batch, context)]).cast(found.schema))
+    assert table.equals(pa.Table.from_batches([measure_batch(batch, context)]).cast(table.schema))

@@ -92,10 +92,10 @@ def test_the_nearest_are_those_of_brute_force(lake):
         query = edited(text, number, chance)
         expected = brute_force(TEXTS, query, CONTEXT)
         for most in (1, 4, 10):
-            found = similar.nearest(lake, similar.Query(query), CONTEXT, most)
-            assert [(one.doc_id, one.jaccard) for one in found] == expected[:most] and len(expected) >= 5
-        assert all((one.text, one.uri, one.keep) == (TEXTS[one.doc_id], f"u#{one.doc_id[:4]}", None) for one in found)
-        errors += [(one.estimate - one.jaccard) / np.sqrt(one.jaccard * (1 - one.jaccard) / 60) for one in found if one.jaccard < 1]
+            nearest = similar.nearest(lake, similar.Query(query), CONTEXT, most)
+            assert [(one.doc_id, one.jaccard) for one in nearest] == expected[:most] and len(expected) >= 5
+        assert all((one.text, one.uri, one.keep) == (TEXTS[one.doc_id], f"u#{one.doc_id[:4]}", None) for one in nearest)
+        errors += [(one.estimate - one.jaccard) / np.sqrt(one.jaccard * (1 - one.jaccard) / 60) for one in nearest if one.jaccard < 1]
     assert len(errors) > 40 and np.abs(errors).max() < 4 and 0.5 < np.std(errors) < 1.3
 
 
@@ -111,9 +111,9 @@ def test_copies_come_first_and_a_document_is_not_near_to_itself(lake):
     doc_id, text = next(iter(TEXTS.items()))
     query = similar.read_query(lake, doc_id[:9].upper(), io.BytesIO())
     assert query == similar.Query(text, doc_id)
-    found = similar.nearest(lake, query, CONTEXT)
-    assert [(one.doc_id, one.jaccard) for one in found] == brute_force(TEXTS, text, CONTEXT, doc_id)
-    assert found[0].jaccard == found[0].estimate == 1 and found[0].text == text.upper().replace(" ", "\n") and found[1].jaccard < 1
+    nearest = similar.nearest(lake, query, CONTEXT)
+    assert [(one.doc_id, one.jaccard) for one in nearest] == brute_force(TEXTS, text, CONTEXT, doc_id)
+    assert nearest[0].jaccard == nearest[0].estimate == 1 and nearest[0].text == text.upper().replace(" ", "\n") and nearest[1].jaccard < 1
     assert similar.nearest(lake, similar.Query(text), CONTEXT, 2)[0].jaccard == 1
 
 
@@ -196,11 +196,11 @@ def test_the_home_is_searched_as_it_was_measured(finished_home, held):
     verdicts = {row["doc_id"]: row for row in lake.arrow(tables.VERDICTS).to_pylist()}
     with_others = 0
     for doc_id in sorted(texts)[::15]:
-        found = similar.nearest(lake, similar.read_query(lake, doc_id, io.BytesIO()), context)
+        nearest = similar.nearest(lake, similar.read_query(lake, doc_id, io.BytesIO()), context)
         expected = brute_force(texts, texts[doc_id], context, doc_id)[:10]
-        assert [(one.doc_id, one.jaccard) for one in found] == expected
-        assert all((one.keep, one.reason) == (verdicts[one.doc_id]["keep"], verdicts[one.doc_id]["reason"]) for one in found)
-        with_others += bool(found)
+        assert [(one.doc_id, one.jaccard) for one in nearest] == expected
+        assert all((one.keep, one.reason) == (verdicts[one.doc_id]["keep"], verdicts[one.doc_id]["reason"]) for one in nearest)
+        with_others += bool(nearest)
     assert with_others
 
 

@@ -87,8 +87,8 @@ def test_training_gives_the_same_bytes_on_any_threads_and_in_any_order(ranks):
     )
     for order, threads in (("1", "1"), ("-1", "5")):
         environment = {**os.environ, "RAYON_NUM_THREADS": threads, "PYTHONHASHSEED": threads}
-        found = subprocess.check_output([sys.executable, "-c", code, order], env=environment, cwd=REPOSITORY, text=True)
-        assert found.strip() == hashlib.sha256(ranks).hexdigest()
+        said = subprocess.check_output([sys.executable, "-c", code, order], env=environment, cwd=REPOSITORY, text=True)
+        assert said.strip() == hashlib.sha256(ranks).hexdigest()
 
 
 @pytest.mark.parametrize("text", [*ADVERSARIAL, "def f(x):\n    return x  \n\n\n  # 12345 it's\n   "])
@@ -137,10 +137,10 @@ def test_tokenise_fills_the_table(spark, ranks):
     documents = spark.createDataFrame(rows, "doc_id string, stream string, domain string, n_bytes bigint, text string").repartition(3)
     table = tokenise(documents, ranks, "bpe")
     assert tuple(table.columns) == TOKENS.column_names
-    found = {row.doc_id: row for row in table.collect()}
-    assert len(found) == len(rows)
+    by_id = {row.doc_id: row for row in table.collect()}
+    assert len(by_id) == len(rows)
     for doc_id, stream, domain, n_bytes, text in rows:
-        row, ids = found[doc_id], encoding(ranks, "bpe").encode_ordinary(text)
+        row, ids = by_id[doc_id], encoding(ranks, "bpe").encode_ordinary(text)
         assert np.frombuffer(row.tokens, "<u2").tolist() == ids
         assert (row.doc_key, row.stream, row.domain, row.n_bytes, row.n_tokens) == (doc_key(doc_id), stream, domain, n_bytes, len(ids))
 
@@ -148,11 +148,11 @@ def test_tokenise_fills_the_table(spark, ranks):
 def test_a_training_sample_is_the_beginning_of_the_seeded_order(spark):
     rows = [(f"{i * 0x9E3779B97F4A7C15 % 2**64:016x}" * 2, 10 + i % 7, f"text {i}") for i in range(300)]
     documents = spark.createDataFrame(rows, "doc_id string, n_bytes bigint, text string")
-    found = {row.doc_id for row in training_sample(documents, 3, 1500).collect()}
+    sample = {row.doc_id for row in training_sample(documents, 3, 1500).collect()}
     sizes = {doc_id: n_bytes for doc_id, n_bytes, _ in rows}
     taken = 0
     seed = xxhash.xxh64_intdigest((3).to_bytes(8, "little"), seed=42)  # Spark's xxhash64 chains its arguments from 42
     signed = {doc_id: (xxhash.xxh64_intdigest(doc_id.encode(), seed=seed) ^ 1 << 63) for doc_id in sizes}
     for doc_id in sorted(sizes, key=signed.get):
-        assert (doc_id in found) == (taken < 1500)
+        assert (doc_id in sample) == (taken < 1500)
         taken += sizes[doc_id]

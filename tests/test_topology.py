@@ -31,9 +31,9 @@ SHAPES = [(0, 2, 4), (1, 1, 1), (5, 2, 3), (700, 3, 16), (3, 1, 130), (90, 4, 40
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
 def test_rows_lie_where_a_stable_loop_over_experts_puts_them(kind, shape, dtype):
     indices, n_experts = routing(kind, *shape).to(dtype), shape[2]
-    found = build(indices, n_experts)
-    assert [t.tolist() for t in found] == list(places(indices.flatten().tolist(), n_experts))
-    assert {t.dtype for t in found} == {torch.int32}
+    tensors = build(indices, n_experts)
+    assert [t.tolist() for t in tensors] == list(places(indices.flatten().tolist(), n_experts))
+    assert {t.dtype for t in tensors} == {torch.int32}
 
 
 def loop_tiles(offsets: list[int], rows: int) -> list[tuple[int, int, int]]:

@@ -41,20 +41,20 @@ def test_what_would_be_gained_and_lost_is_what_the_judge_says(spark, finished_ho
             one = expected.setdefault((row.source, row.reason or then[doc_id].reason), [0, 0, 0, 0])
             one[0 if then[doc_id].keep else 2] += 1
             one[1 if then[doc_id].keep else 3] += row.n_bytes
-    found = trial.try_rules(lake, changed)
-    assert {(r["source"], r["rule"]): [r["gained"], r["gained_bytes"], r["lost"], r["lost_bytes"]] for r in found.changes} == expected
+    tried = trial.try_rules(lake, changed)
+    assert {(r["source"], r["rule"]): [r["gained"], r["gained_bytes"], r["lost"], r["lost_bytes"]] for r in tried.changes} == expected
     assert sum(one[0] for one in expected.values()) and sum(one[2] for one in expected.values())  # both kinds were there
-    for row in found.kept:
+    for row in tried.kept:
         mine = [r for r in now.values() if r.source == row["source"]]
         assert (row["before"], row["after"]) == (sum(r.keep for r in mine), sum(then[r.doc_id].keep for r in mine))
         assert row["bytes_after"] == sum(r.n_bytes for r in mine if then[r.doc_id].keep) and 0.1 < row["tokens_per_byte"] < 1
-    for change, rule, doc_id, text in found.samples:
+    for change, rule, doc_id, text in tried.samples:
         assert now[doc_id].keep == (change == "lost") and rule == (now[doc_id].reason or then[doc_id].reason) and text
 
 
 def test_the_same_rules_change_nothing(finished_home):
-    found = trial.try_rules(finished_home.home.lake, domain_rules(finished_home.recipe))
-    assert found.changes == found.samples == [] and all(row["before"] == row["after"] for row in found.kept)
+    tried = trial.try_rules(finished_home.home.lake, domain_rules(finished_home.recipe))
+    assert tried.changes == tried.samples == [] and all(row["before"] == row["after"] for row in tried.kept)
 
 
 def test_it_says_so_in_tables(finished_home, file):

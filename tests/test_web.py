@@ -198,9 +198,9 @@ Last paragraph of the article, with a few words more to make it whole. It really
 
 
 def test_the_article_stays_with_its_code_table_and_list_and_everything_around_it_goes():
-    found = extract.extract(ARTICLE.encode())
-    assert found.text == MAIN
-    assert dict(found.facts) == {"title": "How & why", "url": "http://a.example/b"}
+    article = extract.extract(ARTICLE.encode())
+    assert article.text == MAIN
+    assert dict(article.facts) == {"title": "How & why", "url": "http://a.example/b"}
 
 
 def test_blocks_end_where_a_browser_ends_them():
