@@ -108,11 +108,11 @@ def sha256(path: Path) -> str:
 def java() -> str:
     """The Java that Spark will start: JAVA_HOME's, else the one on PATH."""
     home = os.environ.get("JAVA_HOME")
-    found = shutil.which("java", path=Path(home, "bin") if home else None)
-    if not found:
+    executable = shutil.which("java", path=Path(home, "bin") if home else None)
+    if not executable:
         how = "apt-get install openjdk-17-jre-headless, or set JAVA_HOME"
         raise FileNotFoundError(f"no java in {home or 'PATH'}: Java 17 or later is needed: {how}")
-    return found
+    return executable
 
 
 def fetch_models(folder: Path) -> None:

@@ -75,7 +75,7 @@ def arrow_condition(chosen: Iterable[Delivery]) -> pc.Expression:
 
 def by_source(chosen: Iterable[Delivery]) -> dict[str, list[str]]:
     """Snapshots by source: a condition on these is no deeper than there are sources."""
-    found: dict[str, list[str]] = {}
+    snapshots: dict[str, list[str]] = {}
     for one in chosen:
-        found.setdefault(one.source, []).append(one.snapshot)
-    return found
+        snapshots.setdefault(one.source, []).append(one.snapshot)
+    return snapshots

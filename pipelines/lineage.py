@@ -60,10 +60,10 @@ def rules_of(lake: Lake, doc_id: str, rules: dict[str, tuple[Rule, ...]]) -> Ite
 
 
 def _only(lake: Lake, beginning: str) -> dict[str, Any]:
-    found = _rows(lake, tables.DOCUMENTS, pc.starts_with(pc.field("doc_id"), beginning.lower()))
-    if len(found) != 1:
-        raise LookupError(f"expected one document whose id begins with {beginning}, found {len(found)}")
-    return found[0]
+    rows = _rows(lake, tables.DOCUMENTS, pc.starts_with(pc.field("doc_id"), beginning.lower()))
+    if len(rows) != 1:
+        raise LookupError(f"expected one document whose id begins with {beginning}, found {len(rows)}")
+    return rows[0]
 
 
 def _rows(lake: Lake, table: Table, where: pc.Expression) -> list[dict[str, Any]]:

@@ -152,10 +152,12 @@ def rehearse(home: Path) -> None:
     )
     lake.write(rows, DOCUMENTS, {})
     lake.write(rows.where("source = 's'"), DOCUMENTS, {}, where="source = 's'")
-    found = lake.read(spark, DOCUMENTS).join(rows.select("doc_id"), "doc_id", how="left_semi")
-    found = found.withColumn("n", F.row_number().over(Window.partitionBy("source").orderBy("doc_id"))).localCheckpoint()
-    hopped = found.select("doc_id").mapInArrow(lambda batches: batches, "doc_id string")
-    hopped.groupBy("doc_id").cogroup(found.groupBy("doc_id")).applyInArrow(lambda a, b: a, "doc_id string").count()
+    joined = lake.read(spark, DOCUMENTS).join(rows.select("doc_id"), "doc_id", how="left_semi")
+    joined = joined.withColumn(
+        "n", F.row_number().over(Window.partitionBy("source").orderBy("doc_id"))
+    ).localCheckpoint()
+    hopped = joined.select("doc_id").mapInArrow(lambda batches: batches, "doc_id string")
+    hopped.groupBy("doc_id").cogroup(joined.groupBy("doc_id")).applyInArrow(lambda a, b: a, "doc_id string").count()
     lake.read(spark, DOCUMENTS).groupBy("domain").agg(F.sum("n_bytes"), F.collect_list("uri")).orderBy(
         "domain"
     ).collect()

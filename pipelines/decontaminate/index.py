@@ -57,11 +57,11 @@ def grams(texts: Strings, ngram: int) -> tuple[np.ndarray, np.ndarray, np.ndarra
     """Hashes of the n-grams of each text in order (uint64, none below n words), their bounds, and the numbers of
     words."""
     data, offsets = utf8(texts)
-    found = np.empty((offsets[-1] - offsets[0]) // 2 + len(texts), np.uint64)
+    hashes = np.empty((offsets[-1] - offsets[0]) // 2 + len(texts), np.uint64)
     bounds, n_words = np.zeros(len(texts) + 1, np.int64), np.zeros(len(texts), np.int32)
     folded = np.empty(folded_room(longest(offsets)), np.uint8)
-    _gram_batch(data, offsets, WORD_FOLD, *room(offsets), folded, ngram, found, bounds, n_words)
-    return found[: bounds[-1]].copy(), bounds, n_words
+    _gram_batch(data, offsets, WORD_FOLD, *room(offsets), folded, ngram, hashes, bounds, n_words)
+    return hashes[: bounds[-1]].copy(), bounds, n_words
 
 
 def build(texts: Strings, ngram: int, short: int, bucket_bits: int | None = None) -> Index:
@@ -114,13 +114,13 @@ def strings(texts: Sequence[str]) -> pa.Array:
 
 
 @njit(cache=True, nogil=True)
-def _gram_batch(data, offsets, fold, edges, words, folded, ngram, found, bounds, n_words):
+def _gram_batch(data, offsets, fold, edges, words, folded, ngram, hashes, bounds, n_words):
     for d in range(len(offsets) - 1):
         _, n = fold_text(data[offsets[d] : offsets[d + 1]], fold, folded, 0, edges)
         n_words[d] = n
         hash_words(folded, 0, edges, n, words)
         n = join_words(words, n, ngram) if n >= ngram else 0
-        found[bounds[d] : bounds[d] + n] = words[:n]
+        hashes[bounds[d] : bounds[d] + n] = words[:n]
         bounds[d + 1] = bounds[d] + n
 
 

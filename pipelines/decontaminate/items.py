@@ -96,21 +96,23 @@ def _file(path: str, file: EvaluationFile, place: str) -> Items:
         raise RecipeError(f"{place}.fields: expected {wanted}; found {list(file.fields)} for {path!r}")
     kind = _rows if path.endswith(".parquet") else _objects if structured else _whole if file.whole else _lines
     try:
-        found = list(kind(path, file.fields, place))
+        records = list(kind(path, file.fields, place))
     except (*DAMAGE, pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise RecipeError(
             f"{place}.path: expected a whole file, found damage in {path!r}: {str(error).splitlines()[0]:.200}"
         ) from None
-    broken = [made for made in found if isinstance(made, Broken)]
-    items = [made for made in found if isinstance(made, Item) and any(map(str.split, made.texts))]
+    broken = [made for made in records if isinstance(made, Broken)]
+    items = [made for made in records if isinstance(made, Item) and any(map(str.split, made.texts))]
     if not items:
         why = (
-            f"the first of {len(broken):,} broken records: {broken[0].why}" if broken else f"{len(found):,} empty ones"
+            f"the first of {len(broken):,} broken records: {broken[0].why}"
+            if broken
+            else f"{len(records):,} empty ones"
         )
         raise RecipeError(f"{place}: expected items in {path!r}, found none; {why}")
     fields = file.fields or ("text",)
     return Items(
-        path, digest, os.path.getsize(path), fields, tuple(items), len(broken), len(found) - len(broken) - len(items)
+        path, digest, os.path.getsize(path), fields, tuple(items), len(broken), len(records) - len(broken) - len(items)
     )
 
 
@@ -159,8 +161,8 @@ def _rows(path: str, fields: tuple[str, ...], place: str) -> Iterator[Item]:
     parquet = pq.ParquetFile(path)
     missing = [field for field in fields if field not in parquet.schema_arrow.names]
     if missing:
-        found = ", ".join(parquet.schema_arrow.names)
-        raise RecipeError(f"{place}.fields: expected columns {', '.join(missing)} in {path!r}, found {found:.200}")
+        names = ", ".join(parquet.schema_arrow.names)
+        raise RecipeError(f"{place}.fields: expected columns {', '.join(missing)} in {path!r}, found {names:.200}")
     size = sum(parquet.metadata.row_group(i).total_byte_size for i in range(parquet.num_row_groups))
     _bounded(size, path, place)
     number = 0

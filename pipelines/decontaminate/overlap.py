@@ -70,11 +70,11 @@ def item_text(item: Item) -> str:
     return "\n".join(filter(None, item.texts))
 
 
-def contamination(documents: DataFrame, found: Suite) -> DataFrame:
+def contamination(documents: DataFrame, evaluation: Suite) -> DataFrame:
     """Columns of silver.contamination. documents: doc_id, text; one pass, the index travels with the Arrow function."""
-    index, holders = found.index, found.holders
+    index, holders = evaluation.index, evaluation.holders
     # compiled once, not in every worker
-    Searcher(index).search(strings([item_text(file.items[0]) for file in found.files]))
+    Searcher(index).search(strings([item_text(file.items[0]) for file in evaluation.files]))
 
     def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         searcher = Searcher(index)

@@ -34,27 +34,27 @@ BLIND_SPOTS = (
 )
 
 
-def record(rows: DataFrame, verdicts: DataFrame, found: Suite, spec: Decontaminate) -> dict[str, Any]:
+def record(rows: DataFrame, verdicts: DataFrame, suite: Suite, spec: Decontaminate) -> dict[str, Any]:
     """The decontamination record, as JSON values. rows: silver.contamination; verdicts: as judged with `spec`.
 
     What reaches the driver is bounded by the items, which are there, and by SHOWN and LISTED.
     """
     by_item = {row.item: row.cover for row in rows.groupBy("item").agg(F.max("cover").alias("cover")).collect()}
-    of = kinds(found)
+    of = kinds(suite)
     dropped = verdicts.where(F.array_contains("reasons", "contaminated"))
     alone = F.sum((F.size("reasons") == 1).cast("int")).alias("for_this_alone")
     with_run = rows.where(F.col("run") >= RUN_WORDS).select("doc_id").distinct().count()
     sizes = dropped.groupBy("source").agg(F.count("*").alias("documents"), F.sum("n_bytes").alias("bytes"), alone)
     return {
         "method": _method(spec),
-        "files": [_told(file, of, by_item, spec.threshold) for file in found.files],
+        "files": [_told(file, of, by_item, spec.threshold) for file in suite.files],
         "documents": {
             "dropped": sorted((row.asDict() for row in sizes.collect()), key=lambda row: row["source"]),
             "would_be_dropped": _at_thresholds(rows),
             f"with_a_run_of_{RUN_WORDS}_words": with_run,
             "first_ids": [row.doc_id for row in dropped.select("doc_id").orderBy("doc_id").limit(LISTED).collect()],
         },
-        "matches": _shown(rows, verdicts, found),
+        "matches": _shown(rows, verdicts, suite),
         "blind_spots": list(BLIND_SPOTS),
         "versions": {"python": platform.python_version(), "unicode": unicodedata.unidata_version,
                      **{name: version(name) for name in ("millrace", "numba", "pyarrow")}},
@@ -90,11 +90,11 @@ def _told(file: Items, of: dict[str, str], by_item: dict[str, float], threshold:
     }  # fmt: skip
 
 
-def kinds(found: Suite) -> dict[str, str]:
+def kinds(suite: Suite) -> dict[str, str]:
     """By item: long or short, as its searched passages are; too_short or shared where none is searched."""
     names = "too_short", "shared", "short", "long"
-    index, best = found.index, {}
-    for passage, holders in enumerate(found.holders):
+    index, best = suite.index, {}
+    for passage, holders in enumerate(suite.holders):
         searched = index.least[passage] != NEVER
         rank = 3 - int(index.is_short[passage]) if searched else int(index.n_words[passage] >= index.ngram)
         for holder in holders:
@@ -110,9 +110,9 @@ def _at_thresholds(rows: DataFrame) -> list[dict[str, Any]]:
     return [{"threshold": step, "documents": counted[f"{step}"]} for step in steps]
 
 
-def _shown(rows: DataFrame, verdicts: DataFrame, found: Suite) -> list[dict[str, Any]]:
+def _shown(rows: DataFrame, verdicts: DataFrame, suite: Suite) -> list[dict[str, Any]]:
     """The matches that cover most, both texts side by side."""
-    texts = {item.name: item_text(item) for file in found.files for item in file.items}
+    texts = {item.name: item_text(item) for file in suite.files for item in file.items}
     chosen = rows.orderBy(F.desc("cover"), F.desc("matched"), "item", "doc_id").limit(SHOWN)
     named = chosen.join(verdicts.select("doc_id", "source", "keep"), "doc_id", how="left").collect()
     named.sort(key=lambda row: (-row.cover, -row.matched, row.item, row.doc_id))

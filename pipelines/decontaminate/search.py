@@ -43,20 +43,20 @@ class Searcher:
         """(number of the text, its matches by passage) of the texts that cover anything, in order."""
         data, offsets = utf8(texts)
         most = (offsets[-1] - offsets[0]) // 2 + len(texts)
-        positions, found = np.empty(most, np.int32), np.empty(most, np.int32)
+        positions, grams = np.empty(most, np.int32), np.empty(most, np.int32)
         bounds = np.zeros(len(texts) + 1, np.int64)
         folded = np.empty(folded_room(longest(offsets)), np.uint8)
-        _find_batch(data, offsets, WORD_FOLD, *room(offsets), folded, self.index, positions, found, bounds)
+        _find_batch(data, offsets, WORD_FOLD, *room(offsets), folded, self.index, positions, grams, bounds)
         matches = []
         for d in np.flatnonzero(np.diff(bounds)):
             hits = slice(bounds[d], bounds[d + 1])
             text = data[offsets[d] : offsets[d + 1]]
-            if mine := self._matches(text, positions[hits], found[hits]):
+            if mine := self._matches(text, positions[hits], grams[hits]):
                 matches.append((int(d), mine))
         return matches
 
-    def _matches(self, text: np.ndarray, positions: np.ndarray, found: np.ndarray) -> list[Match]:
-        rows = _covers(positions, found, self.index, self.seen, self.counts, self.slots)
+    def _matches(self, text: np.ndarray, positions: np.ndarray, grams: np.ndarray) -> list[Match]:
+        rows = _covers(positions, grams, self.index, self.seen, self.counts, self.slots)
         if len(rows) == 0:
             return []
         places = _word_places(text, WORD_FOLD, int(rows[:, 3].max()) + self.index.ngram)
@@ -70,7 +70,7 @@ class Searcher:
 
 
 @njit(cache=True, nogil=True)
-def _find_batch(data, offsets, fold, edges, words, folded, index, positions, found, bounds):
+def _find_batch(data, offsets, fold, edges, words, folded, index, positions, grams, bounds):
     """The n-grams of every text that the index knows: at which word they begin, and their numbers."""
     for d in range(len(offsets) - 1):
         _, n = fold_text(data[offsets[d] : offsets[d + 1]], fold, folded, 0, edges)
@@ -82,22 +82,22 @@ def _find_batch(data, offsets, fold, edges, words, folded, index, positions, fou
             positions[end] = i
             end += index.filter[word] & bits == bits
         for i in positions[at:end]:
-            positions[at], found[at] = i, number(words[i], index)
-            at += found[at] >= 0
+            positions[at], grams[at] = i, number(words[i], index)
+            at += grams[at] >= 0
         bounds[d + 1] = at
 
 
 @njit(cache=True, nogil=True)
-def _covers(positions, found, index, seen, counts, slots):
+def _covers(positions, grams, index, seen, counts, slots):
     """Passages that a document covers: int64[n, 6] of passage, n-grams held, first and last n-gram's word, words
     matched, run.
 
     seen, counts, slots: of the length of keys, passages, passages; 0, 0, -1 before and after.
     """
-    candidates = _candidates(found, index, seen, counts)
+    candidates = _candidates(grams, index, seen, counts)
     for c in range(len(candidates)):
         slots[candidates[c]] = c
-    bounds, members = _members(found, index, slots, len(candidates))
+    bounds, members = _members(grams, index, slots, len(candidates))
     rows, n = np.empty((len(candidates), 6), np.int64), 0
     for c in range(len(candidates)):
         passage = candidates[c]
@@ -106,11 +106,11 @@ def _covers(positions, found, index, seen, counts, slots):
         if len(mine) == 0:
             continue
         if index.is_short[passage]:
-            first = _whole(mine, positions, found, index.grams[index.bounds[passage] : index.bounds[passage + 1]])
+            first = _whole(mine, positions, grams, index.grams[index.bounds[passage] : index.bounds[passage + 1]])
             held, last, told = index.distinct[passage], first + index.n_words[passage] - index.ngram, first >= 0
             matched = run = index.n_words[passage]
         else:
-            held, begin, end = _window(mine, positions, found, seen, SPAN * index.n_words[passage] - index.ngram)
+            held, begin, end = _window(mine, positions, grams, seen, SPAN * index.n_words[passage] - index.ngram)
             first, last = positions[mine[begin]], positions[mine[end]]
             matched, _ = _extent(mine[begin : end + 1], positions, index.ngram)
             _, run = _extent(mine, positions, index.ngram)
@@ -123,17 +123,17 @@ def _covers(positions, found, index, seen, counts, slots):
 
 
 @njit
-def _candidates(found, index, seen, counts):
+def _candidates(grams, index, seen, counts):
     """Passages of which a document holds enough n-grams anywhere, in the order in which they are met."""
     touched = [np.int32(0) for _ in range(0)]
-    for g in found:
+    for g in grams:
         if seen[g] == 0:
             seen[g] = 1
             for o in range(index.owner_bounds[g], index.owner_bounds[g + 1]):
                 if counts[index.owners[o]] == 0:
                     touched.append(index.owners[o])
                 counts[index.owners[o]] += 1
-    for g in found:
+    for g in grams:
         seen[g] = 0
     enough = [np.int32(0) for _ in range(0)]
     for passage in touched:
@@ -144,11 +144,11 @@ def _candidates(found, index, seen, counts):
 
 
 @njit
-def _members(found, index, slots, n):
-    """For each of n candidates the places in `found` of its n-grams, in order: bounds and places."""
+def _members(grams, index, slots, n):
+    """For each of n candidates the places in `grams` of its n-grams, in order: bounds and places."""
     bounds, total, upto = np.zeros(n + 1, np.int64), 0, 0
-    while upto < len(found) and total < PLACES:
-        for o in range(index.owner_bounds[found[upto]], index.owner_bounds[found[upto] + 1]):
+    while upto < len(grams) and total < PLACES:
+        for o in range(index.owner_bounds[grams[upto]], index.owner_bounds[grams[upto] + 1]):
             slot = slots[index.owners[o]]
             if slot >= 0:
                 bounds[slot + 1] += 1
@@ -157,7 +157,7 @@ def _members(found, index, slots, n):
     bounds = np.cumsum(bounds)
     places, filled = np.empty(total, np.int32), bounds[:-1].copy()
     for h in range(upto):
-        for o in range(index.owner_bounds[found[h]], index.owner_bounds[found[h] + 1]):
+        for o in range(index.owner_bounds[grams[h]], index.owner_bounds[grams[h] + 1]):
             slot = slots[index.owners[o]]
             if slot >= 0:
                 places[filled[slot]] = h
@@ -166,13 +166,13 @@ def _members(found, index, slots, n):
 
 
 @njit
-def _whole(mine, positions, found, sequence):
+def _whole(mine, positions, grams, sequence):
     """The word at which `sequence` first stands in the document, n-gram after n-gram; -1 if nowhere."""
     for h in mine:
-        if found[h] != sequence[0] or h + len(sequence) > len(found):
+        if grams[h] != sequence[0] or h + len(sequence) > len(grams):
             continue
         same = 0
-        while same < len(sequence) and found[h + same] == sequence[same] and positions[h + same] == positions[h] + same:
+        while same < len(sequence) and grams[h + same] == sequence[same] and positions[h + same] == positions[h] + same:
             same += 1
         if same == len(sequence):
             return np.int64(positions[h])
@@ -180,7 +180,7 @@ def _whole(mine, positions, found, sequence):
 
 
 @njit
-def _window(mine, positions, found, inside, span):
+def _window(mine, positions, grams, inside, span):
     """The most distinct n-grams that begin within `span` words, and the first and last of the first such window, places
     in `mine`.
 
@@ -189,16 +189,16 @@ def _window(mine, positions, found, inside, span):
     best, best_begin, best_end = 0, 0, 0
     held, begin = 0, 0
     for end in range(len(mine)):
-        inside[found[mine[end]]] += 1
-        held += inside[found[mine[end]]] == 1
-        while positions[mine[end]] - positions[mine[begin]] > span or inside[found[mine[begin]]] > 1:
-            inside[found[mine[begin]]] -= 1
-            held -= inside[found[mine[begin]]] == 0
+        inside[grams[mine[end]]] += 1
+        held += inside[grams[mine[end]]] == 1
+        while positions[mine[end]] - positions[mine[begin]] > span or inside[grams[mine[begin]]] > 1:
+            inside[grams[mine[begin]]] -= 1
+            held -= inside[grams[mine[begin]]] == 0
             begin += 1
         if held > best:
             best, best_begin, best_end = held, begin, end
     for h in mine:
-        inside[found[h]] = 0
+        inside[grams[h]] = 0
     return best, best_begin, best_end
 
 

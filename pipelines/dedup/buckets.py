@@ -205,13 +205,13 @@ def _mark(keys, marked):
 @njit(cache=True)
 def _any_marked(keys, bounds, marked):
     """Whether each row has a key whose bit is set; a row's keys are keys[bounds[i] : bounds[i + 1]]."""
-    found = np.zeros(len(bounds) - 1, np.bool_)
-    for i in range(len(found)):
+    mask = np.zeros(len(bounds) - 1, np.bool_)
+    for i in range(len(mask)):
         for key in keys[bounds[i] : bounds[i + 1]]:
             if marked[(key >> 3) & (len(marked) - 1)] >> (key & 7) & 1:
-                found[i] = True
+                mask[i] = True
                 break
-    return found
+    return mask
 
 
 @njit(cache=True)

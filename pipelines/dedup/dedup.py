@@ -37,12 +37,12 @@ def pairs_here(
     support) among those that are not new, None where all are. texts: paths of the Parquet files, which every worker can
     open, that hold doc_id and text of all documents.
     """
-    found = buckets.changes(rows, near.threshold)
-    fresh = verify_here(found.filter(pc.greater(found.column("change"), 0)), texts, spark, near)
+    changes = buckets.changes(rows, near.threshold)
+    fresh = verify_here(changes.filter(pc.greater(changes.column("change"), 0)), texts, spark, near)
     return (
         fresh
         if known is None
-        else buckets.update_support(known, found.filter(pc.less(found.column("change"), 0)), fresh)
+        else buckets.update_support(known, changes.filter(pc.less(changes.column("change"), 0)), fresh)
     )
 
 
@@ -56,13 +56,13 @@ def pairs(signals: DataFrame, documents: DataFrame, near: NearDuplicates, known:
     """
     new = F.lit(True) if known is None else ~F.expr(known[1])
     rows = signals.where("n_shingles > 0").select("doc_id", "text_hash", *FINGERPRINT, new.alias("new"))
-    found = (
+    changes = (
         changes_in_parts(rows, near.threshold) if known is None else changes_of_increment(rows, near.threshold)
     ).localCheckpoint()
-    fresh = verify_pairs(found.where("change > 0"), documents, near)
+    fresh = verify_pairs(changes.where("change > 0"), documents, near)
     if known is None:
         return fresh
-    lost = found.where("change < 0").select("a", "b", "change")
+    lost = changes.where("change < 0").select("a", "b", "change")
     left = (
         known[0]
         .join(lost, ["a", "b"], how="left")
@@ -148,28 +148,33 @@ def place_in_tiles(moved: DataFrame, nodes: DataFrame) -> DataFrame:
     return moved.select("a", "b", "change", "doc_a", "doc_b", tile.alias("tile"))
 
 
-def verify_pairs(found: DataFrame, documents: DataFrame, near: NearDuplicates) -> DataFrame:
-    """(a, b, support) of the pairs whose true Jaccard similarity of word n-grams reaches the threshold; found: CHANGES.
+def verify_pairs(changes: DataFrame, documents: DataFrame, near: NearDuplicates) -> DataFrame:
+    """(a, b, support) of the pairs whose true Jaccard similarity of word n-grams reaches the threshold;
+    changes: CHANGES.
 
     Reads the text of candidates only, and moves each one's set of shingles once for every tile that it is in.
     """
     sides = F.array(
         *[F.struct(F.col(side).alias("text_hash"), F.col(f"doc_{side}").alias("doc_id")) for side in ("a", "b")]
     )
-    ends = found.select("tile", F.explode(sides).alias("end")).groupBy("end").agg(F.collect_set("tile").alias("tiles"))
+    ends = (
+        changes.select("tile", F.explode(sides).alias("end")).groupBy("end").agg(F.collect_set("tile").alias("tiles"))
+    )
     ends = broadcast_small(ends.select("end.*", "tiles"), ID_BYTES + ID_BYTES * F.size("tiles"))
     texts = documents.select("doc_id", "text").join(ends, "doc_id", how="inner")
     sets = texts.mapInArrow(lambda batches: (sets_of(batch, near.ngram) for batch in batches), SETS)
-    return verify_tiles(found, sets, near.threshold)
+    return verify_tiles(changes, sets, near.threshold)
 
 
-def verify_tiles(found: DataFrame, sets: DataFrame, threshold: float) -> DataFrame:
-    """(a, b, support) of the pairs found (tile, a, b, change) whose sets (SETS) are alike, a tile in one task."""
+def verify_tiles(changes: DataFrame, sets: DataFrame, threshold: float) -> DataFrame:
+    """(a, b, support) of the pairs in changes (tile, a, b, change) whose sets (SETS) are alike, a tile in one task."""
 
-    def alike(found: pa.Table, sets: pa.Table) -> pa.Table:
-        return verify.keep_near(found.select(["a", "b", "change"]), sets, threshold).rename_columns(buckets.PAIRS.names)
+    def alike(changes: pa.Table, sets: pa.Table) -> pa.Table:
+        return verify.keep_near(changes.select(["a", "b", "change"]), sets, threshold).rename_columns(
+            buckets.PAIRS.names
+        )
 
-    tiles = found.select("tile", "a", "b", "change").groupBy("tile")
+    tiles = changes.select("tile", "a", "b", "change").groupBy("tile")
     return tiles.cogroup(sets.groupBy("tile")).applyInArrow(alike, "a string, b string, support int")
 
 

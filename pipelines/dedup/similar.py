@@ -152,12 +152,12 @@ def _estimates(lake: Lake, ids: pa.Array, signature: np.ndarray, seed: int) -> d
         # The scheme says what is stored, 32 bits an entry; entries of one permutation agree as those of many do.
         return LeanMinHash(seed=seed, hashvalues=entries, scheme="affine32")
 
-    own, found = sketch(signature), {}
+    own, estimates = sketch(signature), {}
     for part in read_rows(lake.files(tables.SIGNALS), ids, SIGNATURES):
         entries = fingerprints.matrix(part.column("signature"))
         for doc_id, row in zip(part.column("doc_id").to_pylist(), entries, strict=True):
-            found[doc_id] = own.jaccard(sketch(row))
-    return found
+            estimates[doc_id] = own.jaccard(sketch(row))
+    return estimates
 
 
 def _possible(estimates: dict[str, float], most: int) -> list[str]:
@@ -171,12 +171,12 @@ def _possible(estimates: dict[str, float], most: int) -> list[str]:
 def _jaccard(lake: Lake, text: str, ids: list[str], ngram: int) -> dict[str, float]:
     """The true Jaccard index of each document's text with this one, by doc_id."""
     (own,) = _sets(pa.array([text], pa.large_string()), ngram)
-    found = {}
+    similarities = {}
     for part in read_rows(lake.files(tables.DOCUMENTS), pa.array(ids, pa.string()), TEXTS):
         for doc_id, other in zip(part.column("doc_id").to_pylist(), _sets(part.column("text"), ngram), strict=True):
             common = len(np.intersect1d(own, other, assume_unique=True))
-            found[doc_id] = common / (len(own) + len(other) - common)
-    return found
+            similarities[doc_id] = common / (len(own) + len(other) - common)
+    return similarities
 
 
 def _sets(texts: pa.Array, ngram: int) -> list[np.ndarray]:

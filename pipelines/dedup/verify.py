@@ -115,20 +115,20 @@ READ_AT_A_TIME = 64  # texts that a worker holds while it makes their shingles: 
 TILES_AT_A_TIME = 4  # whose sets of shingles a worker holds: 130 MB
 
 
-def verify_here(found: pa.Table, texts: list[str], spark: SparkSession, near: NearDuplicates) -> pa.Table:
-    """(a, b, support) of the pairs whose true Jaccard index reaches the threshold. found: CHANGES.
+def verify_here(changes: pa.Table, texts: list[str], spark: SparkSession, near: NearDuplicates) -> pa.Table:
+    """(a, b, support) of the pairs whose true Jaccard index reaches the threshold. changes: CHANGES.
 
     A task reads the texts of its tiles itself, so that no set of shingles is sent.
     """
-    if not len(found):
+    if not len(changes):
         return buckets.PAIRS.empty_table()
-    task = task_of_each(found.column("tile"), int(spark.conf.get("spark.sql.shuffle.partitions")))
+    task = task_of_each(changes.column("tile"), int(spark.conf.get("spark.sql.shuffle.partitions")))
     pairs = pa.table(
-        {"task": task, "pair": np.arange(len(found)), "a": found.column("doc_a"), "b": found.column("doc_b")}
+        {"task": task, "pair": np.arange(len(changes)), "a": changes.column("doc_a"), "b": changes.column("doc_b")}
     )
     tasks = spark.createDataFrame(pairs).repartitionById(int(task.max()) + 1, "task")
     alike = tasks.mapInArrow(alike_in_files(texts, near), "pair long").toArrow().column("pair")
-    return found.select(["a", "b", "change"]).take(alike).rename_columns(buckets.PAIRS.names)
+    return changes.select(["a", "b", "change"]).take(alike).rename_columns(buckets.PAIRS.names)
 
 
 def task_of_each(tiles: pa.ChunkedArray, tasks: int) -> np.ndarray:
@@ -175,8 +175,8 @@ def read_rows(files: list[str], ids: pa.Array, columns: pa.Schema) -> Iterator[p
         query = QueryBuilder(SCAN)
         query.execute(f"create external table wanted stored as parquet location '{folder}/wanted.parquet'")
         query.execute(f"create external table stored stored as parquet location '{stored}/'")
-        found = query.execute(f"select {', '.join(columns.names)} from wanted join stored using (doc_id)")
-        yield from pa.RecordBatchReader.from_stream(found).cast(columns)
+        rows = query.execute(f"select {', '.join(columns.names)} from wanted join stored using (doc_id)")
+        yield from pa.RecordBatchReader.from_stream(rows).cast(columns)
 
 
 TEXTS = pa.schema([("doc_id", pa.string()), ("text", pa.string())])

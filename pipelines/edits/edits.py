@@ -43,13 +43,13 @@ def select_candidates(
     return named.join(clusters.where("rank = 1").select("doc_id"), "doc_id", how="left_semi")
 
 
-def find_removals(documents: DataFrame, found: DataFrame, spec: Edits) -> list[DataFrame]:
-    """Rows of silver.edits, not merged yet, of lines and passages that occur again; found: as `select_candidates` gives
-    them."""
+def find_removals(documents: DataFrame, candidates: DataFrame, spec: Edits) -> list[DataFrame]:
+    """Rows of silver.edits, not merged yet, of lines and passages that occur again; candidates: as `select_candidates`
+    gives them."""
     from pipelines.edits.lines import repeated_lines
     from pipelines.edits.passages import repeated_passages
 
-    texts = documents.select("doc_id", "text").join(broadcast_small(found, F.lit(ID_BYTES)), "doc_id", how="inner")
+    texts = documents.select("doc_id", "text").join(broadcast_small(candidates, F.lit(ID_BYTES)), "doc_id", how="inner")
     rows = []
     if lines := spec.repeated_lines:
         of_domains = texts.where(F.col("domain").isin(*lines.domains))
@@ -86,8 +86,8 @@ def merge_edits(rows: list[DataFrame]) -> DataFrame:
             named = zip(batch.column("doc_id").to_pylist(), batch.column("spans").to_pylist(), strict=True)
             edits = [
                 (doc_id, *edit)
-                for doc_id, found in named
-                for edit in merge_spans([tuple(span.values()) for span in found])
+                for doc_id, its_spans in named
+                for edit in merge_spans([tuple(span.values()) for span in its_spans])
             ]
             columns = zip(*edits, strict=True) if edits else ([] for _ in TYPES)
             arrays = [pa.array(column, kind) for column, kind in zip(columns, TYPES, strict=True)]

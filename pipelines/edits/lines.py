@@ -38,8 +38,8 @@ def repeated_lines(texts: DataFrame, documents: int, min_chars: int) -> DataFram
     line_hashes(NOTHING, 1)  # compiled here once: the workers of this machine find it on disk
     hashed = texts.select("doc_id", "source", "text").mapInArrow(_line_keys(min_chars), LISTED)
     mine = repeated_keys(hashed, documents)
-    found = texts.select("doc_id", "text").join(mine, "doc_id", how="inner")
-    return found.mapInArrow(_line_spans, "doc_id string, start bigint, end bigint")
+    candidates = texts.select("doc_id", "text").join(mine, "doc_id", how="inner")
+    return candidates.mapInArrow(_line_spans, "doc_id string, start bigint, end bigint")
 
 
 def line_hashes(text: np.ndarray, min_chars: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -62,8 +62,8 @@ def repeated_passages(texts: DataFrame, words: int, torso: float) -> DataFrame:
     """
     passages(NOTHING, words, seeds(NOTHING, words).view(np.uint64))  # compiled here once, as above
     repeated = repeated_keys(texts.select("doc_id", "text").mapInArrow(_seeds(words), LISTED), 1)
-    found = texts.select("doc_id", "priority", "n_bytes", "text").join(repeated, "doc_id", how="inner")
-    compared = found.mapInArrow(_passages(words), PASSAGES).localCheckpoint()  # read twice below
+    candidates = texts.select("doc_id", "priority", "n_bytes", "text").join(repeated, "doc_id", how="inner")
+    compared = candidates.mapInArrow(_passages(words), PASSAGES).localCheckpoint()  # read twice below
     n_passages = compared.agg(F.sum(F.size("seed"))).first()[0] or 0
     if capacity.fits(passages=n_passages):
         return in_whole_groups(
@@ -136,9 +136,9 @@ def _split(text: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _seeds(words: int) -> Callable[[Batches], Batches]:
     def run(batches: Batches) -> Batches:
         for batch in batches:
-            found = pa.array([seeds(text, words) for text in texts_of(batch)], pa.list_(pa.int64()))
+            keys = pa.array([seeds(text, words) for text in texts_of(batch)], pa.list_(pa.int64()))
             everywhere = pa.repeat("", len(batch))
-            yield pa.RecordBatch.from_arrays([batch.column("doc_id"), everywhere, found], ["doc_id", "group", "keys"])
+            yield pa.RecordBatch.from_arrays([batch.column("doc_id"), everywhere, keys], ["doc_id", "group", "keys"])
 
     return run
 
@@ -151,9 +151,9 @@ def _passages(words: int) -> Callable[[Batches], Batches]:
                 for values in zip(*(batch.column(name) for name in GIVEN), strict=True)
             ]
             for row, text, repeated in zip(given, texts_of(batch), batch.column("keys"), strict=True):
-                found = passages(text, words, np.sort(repeated.values.to_numpy().view(np.uint64)))
-                for at in range(0, len(found[0]), CHUNK_ROWS):
-                    lists = ([column[at : at + CHUNK_ROWS]] for column in found)
+                columns = passages(text, words, np.sort(repeated.values.to_numpy().view(np.uint64)))
+                for at in range(0, len(columns[0]), CHUNK_ROWS):
+                    lists = ([column[at : at + CHUNK_ROWS]] for column in columns)
                     yield rows_of(row | {"part": pa.scalar(at)}, dict(zip(EACH, lists, strict=True)))
 
     return run

@@ -19,5 +19,9 @@ def beginnings(texts: list[str], chars: int) -> list[str]:
     from pipelines.signals import personal
 
     spans = personal.measure(pa.array(texts, pa.large_string()), None, None)[-1].to_pylist()
-    edits = ([(span["start"], span["end"], personal.PLACEHOLDERS[span["kind"]]) for span in found] for found in spans)
-    return [apply_spans(text.encode(), found).decode()[:chars] for text, found in zip(texts, edits, strict=True)]
+    edits = (
+        [(span["start"], span["end"], personal.PLACEHOLDERS[span["kind"]]) for span in its_spans] for its_spans in spans
+    )
+    return [
+        apply_spans(text.encode(), its_edits).decode()[:chars] for text, its_edits in zip(texts, edits, strict=True)
+    ]

@@ -80,5 +80,5 @@ def apply_to_batch(texts: pa.Array, edits: pa.ListArray) -> pa.Array:
     if not has.true_count:
         return texts
     named = zip(texts.filter(has).cast(pa.binary()).to_pylist(), edits.filter(has).to_pylist(), strict=True)
-    new = [apply_spans(text, [tuple(edit.values()) for edit in found]) for text, found in named]
+    new = [apply_spans(text, [tuple(edit.values()) for edit in its_edits]) for text, its_edits in named]
     return pc.replace_with_mask(texts, has, pa.array(new, pa.binary()).cast(texts.type))

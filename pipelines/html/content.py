@@ -241,11 +241,11 @@ def keep(elements: np.ndarray, blocks: np.ndarray) -> np.ndarray:
 @njit(cache=True, nogil=True)
 def logits(x, weights):
     """x @ weights, summed from left to right: the same bits on every machine, which a BLAS does not promise."""
-    found = np.zeros(len(x))
+    sums = np.zeros(len(x))
     for k in range(len(x)):
         for j in range(len(weights)):
-            found[k] += x[k, j] * weights[j]
-    return found
+            sums[k] += x[k, j] * weights[j]
+    return sums
 
 
 def probability(logit: np.ndarray) -> np.ndarray:

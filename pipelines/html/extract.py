@@ -64,12 +64,12 @@ def unescape_entities(text: str) -> str:
 
 
 def _facts(html: bytes, spans: np.ndarray) -> tuple[tuple[str, str], ...]:
-    found = {
+    facts = {
         "title": _span(html, spans, OG_TITLE) or _span(html, spans, TITLE),
         "language": _span(html, spans, LANGUAGE)[:35],
         "url": _span(html, spans, CANONICAL),
     }
-    return tuple((name, value) for name, value in found.items() if value)
+    return tuple((name, value) for name, value in facts.items() if value)
 
 
 def _span(html: bytes, spans: np.ndarray, which: int) -> str:

@@ -113,13 +113,13 @@ def word_hash(word: str) -> int:
 
 def _lookup(values: dict[str, int]) -> tuple[np.ndarray, np.ndarray]:
     """Open addressing: keys uint64[2048] (0: free), values int64[2048]."""
-    keys, found = np.zeros(2048, np.uint64), np.zeros(2048, np.int64)
+    keys, slot_values = np.zeros(2048, np.uint64), np.zeros(2048, np.int64)
     for word, value in values.items():
         slot = word_hash(word) & 2047
         while keys[slot]:
             slot = slot + 1 & 2047
-        keys[slot], found[slot] = word_hash(word), value
-    return keys, found
+        keys[slot], slot_values[slot] = word_hash(word), value
+    return keys, slot_values
 
 
 NAMES = [name for names in TAGS.values() for name in names.split()]

@@ -33,7 +33,7 @@ def auc(wanted: np.ndarray, other: np.ndarray) -> float:
     return float((below + up_to).mean() / (2 * len(other)))
 
 
-def auc_interval(found: float, n_wanted: int, n_other: int, z: float = 1.96) -> tuple[float, float]:
+def auc_interval(observed: float, n_wanted: int, n_other: int, z: float = 1.96) -> tuple[float, float]:
     """95 % interval of an AUC: the values that z standard errors of their own reach from it.
 
     The error is Hanley and McNeil's (1982) for equal group sizes, as Newcombe (2006, method 5) advises: unlike DeLong's
@@ -41,8 +41,8 @@ def auc_interval(found: float, n_wanted: int, n_other: int, z: float = 1.96) -> 
     """
     a, n = np.linspace(0, 1, 10_001), (n_wanted + n_other) / 2 - 1
     variance = a * (1 - a) * (1 + n * (1 - a) / (2 - a) + n * a / (1 + a)) / (n_wanted * n_other)
-    inside = a[np.abs(a - found) <= z * np.sqrt(variance) + 1e-9]
-    low, high = min(inside.min(initial=found), found), max(inside.max(initial=found), found)
+    inside = a[np.abs(a - observed) <= z * np.sqrt(variance) + 1e-9]
+    low, high = min(inside.min(initial=observed), observed), max(inside.max(initial=observed), observed)
     return round(float(low), 4), round(float(high), 4)
 
 
@@ -74,11 +74,11 @@ def audit(signals: DataFrame, documents: DataFrame) -> dict[str, dict[str, Any]]
     """
     scored = signals.where("quality is not null").withColumn("bin", score_bin())
     counts = _counts(scored)
-    ends = {name: _ends(found["source"][0], found["source"][2]) for name, found in counts.items()}
+    ends = {name: _ends(by_kind["source"][0], by_kind["source"][2]) for name, by_kind in counts.items()}
     shown = _shown(scored, documents, ends)
     return {
-        name: _told(found) | {"top": shown[name, "top"], "bottom": shown[name, "bottom"]}
-        for name, found in sorted(counts.items())
+        name: _told(by_kind) | {"top": shown[name, "top"], "bottom": shown[name, "bottom"]}
+        for name, by_kind in sorted(counts.items())
     }
 
 
@@ -103,15 +103,15 @@ def _counts(scored: DataFrame) -> dict[str, dict[str, tuple[np.ndarray, np.ndarr
         .count()
         .collect()
     )
-    found: dict[str, dict[str, Any]] = {}
+    by_model: dict[str, dict[str, Any]] = {}
     for name, kind in sorted({(row.quality_model, row.kind) for row in rows}):
         members = [row for row in rows if (row.quality_model, row.kind) == (name, kind)]
         values, at = np.unique([row.value for row in members], return_inverse=True)
         bins, column = np.unique([row.bin for row in members], return_inverse=True)
         table = np.zeros((len(values), len(bins)), np.int64)
         table[at, column] = [row["count"] for row in members]
-        found.setdefault(name, {})[kind] = table, values, bins
-    return found
+        by_model.setdefault(name, {})[kind] = table, values, bins
+    return by_model
 
 
 def _told(counts: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]) -> dict[str, Any]:
@@ -186,8 +186,8 @@ def _shown(
     first = Window.partitionBy("quality_model", "end").orderBy("doc_id")
     chosen = at_end.withColumn("place", F.row_number().over(first)).where(F.col("place") <= SHOWN).collect()
     wanted = documents.where(F.col("doc_id").isin(sorted({row.doc_id for row in chosen})))
-    found = wanted.select("doc_id", F.substring("text", 1, CHARS + SHOWN_BEHIND).alias("text")).collect()
-    texts = dict(zip([row.doc_id for row in found], beginnings([row.text for row in found], CHARS), strict=True))
+    rows = wanted.select("doc_id", F.substring("text", 1, CHARS + SHOWN_BEHIND).alias("text")).collect()
+    texts = dict(zip([row.doc_id for row in rows], beginnings([row.text for row in rows], CHARS), strict=True))
     for row in sorted(chosen, key=lambda row: row.doc_id):
         one = {"doc_id": row.doc_id, "source": row.source, "quality": row.quality, "text": texts.get(row.doc_id, "")}
         shown[row.quality_model, row.end].append(one)

@@ -74,11 +74,11 @@ def by_language(domain: str, positives: list[str], pool: list[str], language_mod
     }
     own = [label for label in named if min(count[label] for count in counts) >= OWN_EXAMPLES]
     own = sorted(label for label in own if sum(named.values()) - named[label] >= OTHERS_SHARE * total)
-    found = {domain: (positives, pool)}
+    examples = {domain: (positives, pool)}
     for label in own:
         kinds = [
             [text for text, one in zip(*kind, strict=True) if one == label]
             for kind in ((positives, told[0]), (pool, told[1]))
         ]
-        found[f"{domain}.{label}"] = (kinds[0], kinds[1])
-    return found
+        examples[f"{domain}.{label}"] = (kinds[0], kinds[1])
+    return examples

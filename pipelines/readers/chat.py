@@ -46,9 +46,9 @@ def conversation(uri: str, value: dict[str, Any], source: Source) -> Record | Re
     """One line's conversation as text."""
     messages = next((value[name] for name in (source.text_field, *FIELDS) if isinstance(value.get(name), list)), None)
     if messages is None:
-        found = ", ".join(map(repr, list(value)[:20]))
+        names = ", ".join(map(repr, list(value)[:20]))
         return Reject(
-            uri, "no_text", f"expected a list in field {' or '.join(map(repr, FIELDS))}, found {found:.200}", 0
+            uri, "no_text", f"expected a list in field {' or '.join(map(repr, FIELDS))}, found {names:.200}", 0
         )
     said = []
     for i, message in enumerate(messages):

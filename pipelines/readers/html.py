@@ -82,16 +82,16 @@ def page(
     n_tags = data.count(b"<")
     if n_tags > MAX_TAGS:
         return Reject(uri, "too_many_tags", f"expected at most {MAX_TAGS:,} tags, found {n_tags:,}", len(data))
-    found = extract(data)
-    main = found.text
+    extracted = extract(data)
+    main = extracted.text
     if source.extractor == "trafilatura":
-        if n_tags > TRAFILATURA_TAGS or found.deepest > TRAFILATURA_DEPTH:
+        if n_tags > TRAFILATURA_TAGS or extracted.deepest > TRAFILATURA_DEPTH:
             most = f"at most {TRAFILATURA_TAGS:,} tags, {TRAFILATURA_DEPTH} deep"
-            detail = f"trafilatura: expected {most}; found {n_tags:,}, {found.deepest}"
+            detail = f"trafilatura: expected {most}; found {n_tags:,}, {extracted.deepest}"
             return Reject(uri, "too_many_tags", detail, len(data))
         main = extract_slowly(text)
     if not main or main.isspace():
-        return Reject(uri, "empty_text", f"no main content among {found.n_blocks:,} blocks of text", len(data))
+        return Reject(uri, "empty_text", f"no main content among {extracted.n_blocks:,} blocks of text", len(data))
     made = document(uri, main, licence, source)
-    known = dict(found.facts) | dict(facts) | {"charset": charset}
+    known = dict(extracted.facts) | dict(facts) | {"charset": charset}
     return made._replace(facts=tuple(known.items())) if isinstance(made, Record) else made._replace(n_bytes=len(data))

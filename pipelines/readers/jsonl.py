@@ -109,8 +109,8 @@ def parse_object(uri: str, line: bytes, source: Source) -> dict | Reject:
 def record(uri: str, value: dict[str, Any], source: Source) -> Record | Reject:
     """The text field of one line's object."""
     if source.text_field not in value:
-        found = ", ".join(map(repr, list(value)[:20]))
-        return Reject(uri, "no_text", f"expected field {source.text_field!r}, found {found:.200}", 0)
+        names = ", ".join(map(repr, list(value)[:20]))
+        return Reject(uri, "no_text", f"expected field {source.text_field!r}, found {names:.200}", 0)
     text = value[source.text_field]
     make = page if is_page(text, source) else document
     return make(uri, text, licence_text(value.get(source.licence_field)), source)

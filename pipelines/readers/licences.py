@@ -61,10 +61,10 @@ def licence_of(text: str) -> str | None:
     """The licence whose text or notice this is, when it is a known one."""
     words = " ".join(re.findall("[a-z0-9]+", text.lower())).replace("licence", "license")
     first = words[:FIRST_CHARS]
-    found = [(match.start(), name, match) for name, phrase in PHRASES.items() if (match := re.search(phrase, first))]
-    if not found:
+    matches = [(match.start(), name, match) for name, phrase in PHRASES.items() if (match := re.search(phrase, first))]
+    if not matches:
         return None
-    start, name, match = min(found, key=lambda one: one[0])
+    start, name, match = min(matches, key=lambda one: one[0])
     rest = words[start : start + CONDITIONS_CHARS]
     if name == "BSD":
         clauses = 4 if "advertising materials mentioning" in rest else 3 if "endorse or promote products" in rest else 2
@@ -107,8 +107,8 @@ def _short(value: Any) -> str | None:
 
 
 def _pyproject(text: str) -> Any:
-    found = tomllib.loads(text)
-    return found.get("project", {}).get("license") or found.get("tool", {}).get("poetry", {}).get("license")
+    manifest = tomllib.loads(text)
+    return manifest.get("project", {}).get("license") or manifest.get("tool", {}).get("poetry", {}).get("license")
 
 
 MANIFESTS = {

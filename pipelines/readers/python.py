@@ -114,12 +114,12 @@ def package_licences(root: str) -> dict[str, str]:
 
 def licence_named(headers: str) -> str | None:
     """License-Expression, else License, else the classifiers, of a METADATA file's headers."""
-    found = LICENCE_HEADER.findall(headers)
+    pairs = LICENCE_HEADER.findall(headers)
     classifiers = [
-        value.rpartition(" :: ")[2] for name, value in found if name == "Classifier" and value.startswith("License ::")
+        value.rpartition(" :: ")[2] for name, value in pairs if name == "Classifier" and value.startswith("License ::")
     ]
     for wanted in ("License-Expression", "License"):
-        for name, value in found:
+        for name, value in pairs:
             if name == wanted and 0 < len(value.strip()) <= LICENCE_CHARS and value.strip() != "UNKNOWN":
                 return value.strip()
     return ", ".join(classifiers) or None
@@ -163,9 +163,9 @@ def _plain(file: File, data: bytes, source: Source) -> Record | Reject:
 
 def page(uri: str, text: str) -> str:
     """A module's docstrings under their names, as Markdown; empty when they are shorter than DOCS_CHARS."""
-    found = [(name, doc) for name, doc in docstrings(text) if doc]
-    if sum(len(doc) for _, doc in found) < DOCS_CHARS:
+    docs = [(name, doc) for name, doc in docstrings(text) if doc]
+    if sum(len(doc) for _, doc in docs) < DOCS_CHARS:
         return ""
     title = uri.partition("/")[2].removesuffix(".py").removesuffix("/__init__").replace("/", ".")
-    body = [f"## {name}\n\n{doc}" if name else doc for name, doc in found]
+    body = [f"## {name}\n\n{doc}" if name else doc for name, doc in docs]
     return "\n\n".join([f"# {title}", *body]) + "\n"

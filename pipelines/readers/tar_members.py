@@ -148,15 +148,15 @@ def _extension(info: tarfile.TarInfo, part: _Part) -> dict[str, str]:
 
 def _pax(data: bytes) -> dict[str, str]:
     """Records of the form "length key=value\\n", where the length in bytes is that of the whole record."""
-    found, start = {}, 0
+    records, start = {}, 0
     while start < len(data):
         record = PAX_RECORD.match(data, start)
         end = start + int(record[1]) if record else 0
         if not record or end <= record.end() or data[end - 1 : end] != b"\n":
             raise Damaged(f"expected a pax record, found {data[start : start + 40]!r}")
-        found[_text(record[2])] = _text(data[record.end() : end - 1])
+        records[_text(record[2])] = _text(data[record.end() : end - 1])
         start = end
-    return found
+    return records
 
 
 def _text(data: bytes) -> str:

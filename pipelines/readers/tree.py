@@ -83,9 +83,9 @@ class Tree:
         with open_stream(file) as stream:
             data = stream.read(TEXT_BYTES)
         if name == ATTRIBUTES:
-            found = attributes(data.decode(errors="replace"))[: self.left]
-            self.left -= len(found)
-            self.attributes |= {folder: found} if found else {}
+            entries = attributes(data.decode(errors="replace"))[: self.left]
+            self.left -= len(entries)
+            self.attributes |= {folder: entries} if entries else {}
         elif name not in MANIFESTS:
             self.licences.setdefault(folder, set()).add(licence_of(data.decode(errors="replace")) or UNKNOWN)
         elif licence := declared_licence(name, data):
@@ -111,11 +111,11 @@ class Tree:
         """That of the nearest folder upward that says something."""
         while uri:
             uri = uri.rpartition("/")[0]
-            found = self.licences.get(uri, set())
-            if uri in self.declared and (len(found) != 1 or UNKNOWN in found):
+            licences = self.licences.get(uri, set())
+            if uri in self.declared and (len(licences) != 1 or UNKNOWN in licences):
                 return self.declared[uri]
-            if found:
-                return UNKNOWN if UNKNOWN in found else join_licences(found)
+            if licences:
+                return UNKNOWN if UNKNOWN in licences else join_licences(licences)
         return None
 
 
@@ -133,16 +133,16 @@ def compile_pattern(regex: str) -> re2._Regexp:
 def attributes(text: str) -> list[tuple[str, str, bool]]:
     """(expression of places below, mark, whether it is set) of a .gitattributes, in order: the last that matches
     holds."""
-    found: list[tuple[str, str, bool]] = []
+    entries: list[tuple[str, str, bool]] = []
     for line in text.split("\n"):
         pattern, *words = line.split() or [""]
         for word in words if len(pattern) <= PATTERN_CHARS and not pattern.startswith(("#", '"')) else ():
             if match := ATTRIBUTE.fullmatch(word):
                 regex = ("" if "/" in pattern else "(?:.*/)?") + glob_regex(pattern.lstrip("/"))
-                found.append((regex, match[2], match[1] is None and match[3] != "false"))
-        if len(found) >= ATTRIBUTES_PER_FILE:
+                entries.append((regex, match[2], match[1] is None and match[3] != "false"))
+        if len(entries) >= ATTRIBUTES_PER_FILE:
             break
-    return found
+    return entries
 
 
 def says_more(name: str) -> bool:

@@ -107,11 +107,11 @@ def _record(member: _Member, uri: str, limit: int) -> Raw:
 def headers_of(head: bytes) -> dict[str, str]:
     """By lower-case name; the first of equal ones. Lines without a colon are left out."""
     pairs = (line.partition(":") for line in head.decode("utf-8", "replace").replace("\0", "").splitlines()[1:])
-    found: dict[str, str] = {}
+    headers: dict[str, str] = {}
     for name, colon, value in pairs:
         if colon:
-            found.setdefault(name.strip().lower(), value.strip())
-    return found
+            headers.setdefault(name.strip().lower(), value.strip())
+    return headers
 
 
 class _Spent(Exception):
@@ -154,9 +154,9 @@ class _Packed:
         self.at, self.rest = self.begin + 1, b""
         while block := self.stream.read(STEP_BYTES):
             joined = self.rest + block
-            found = joined.find(self.kind)
-            if found >= 0:
-                self.at, self.rest = self.at + found, joined[found:]
+            place = joined.find(self.kind)
+            if place >= 0:
+                self.at, self.rest = self.at + place, joined[place:]
                 return
             self.at, self.rest = self.at + len(joined) - 3, joined[-3:]
         self.rest = b""
@@ -258,9 +258,9 @@ class _Member:
     def seek_mark(self) -> None:
         """To the next record after an empty line, or to the member's end."""
         while True:
-            found = self.buffer.find(MARK, 1)
-            if found >= 0:
-                self.take(found)
+            place = self.buffer.find(MARK, 1)
+            if place >= 0:
+                self.take(place)
                 return
             self.take(max(len(self.buffer) - len(MARK), 0))
             if not self.fill():

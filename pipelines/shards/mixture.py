@@ -126,9 +126,9 @@ def upsampling_curve(curve: Upsampling) -> tuple[np.ndarray, np.ndarray]:
     low, high = (0.0, 1.0) if ramp else (0.0, STEEPEST)
     for _ in range(60):  # steepness grows with p and with the rate
         middle = (low + high) / 2
-        found = shape(middle, 0) if ramp else shape(1, middle)
-        low, high = (middle, high) if steepness(found) < wanted else (low, middle)
-    return x, found * curve.wanted / found.mean()
+        weights = shape(middle, 0) if ramp else shape(1, middle)
+        low, high = (middle, high) if steepness(weights) < wanted else (low, middle)
+    return x, weights * curve.wanted / weights.mean()
 
 
 def _stage_samples(

@@ -113,15 +113,15 @@ def count_windows(samples: np.ndarray, first: int, wanted: int) -> int:
 
 def streams(counts: list[dict]) -> tuple[Stream, ...]:
     """Every stream with its size; the rows of any one sequence length tell it."""
-    found = []
+    all_streams = []
     for name in sorted({row["stream"] for row in counts}):
         rows = [row for row in counts if row["stream"] == name]
         rows = [row for row in rows if row["seq_len"] == rows[0]["seq_len"]]
         source, tier = name.split(".", 1)
-        found.append(
+        all_streams.append(
             Stream(name, source, tier, sum(r["documents"] for r in rows), sum(r["tokens"] for r in rows), len(rows))
         )
-    return tuple(found)
+    return tuple(all_streams)
 
 
 def write_windows(

@@ -22,12 +22,12 @@ ISSUERS = re.compile(
 
 def card(text: bytes, at: int) -> Spans:
     """A card number; 13 and 17 to 19 digits of a Visa only when grouped, as they are seldom cards."""
-    found = CARD.match(text, at)
-    if not found:
+    match = CARD.match(text, at)
+    if not match:
         return NONE
-    number = digits(found[0])
-    plausible = ISSUERS.fullmatch(number) and len(set(number)) > 1 and not (found[1] and len(number) > 16)
-    return (found.span(),) if plausible and luhn(number) else NONE
+    number = digits(match[0])
+    plausible = ISSUERS.fullmatch(number) and len(set(number)) > 1 and not (match[1] and len(number) > 16)
+    return (match.span(),) if plausible and luhn(number) else NONE
 
 
 def luhn(number: bytes) -> bool:
@@ -52,15 +52,15 @@ IBAN_CHARACTERS = dict(  # by country: SWIFT, IBAN Registry
 
 def iban(text: bytes, at: int) -> Spans:
     """An account number of its country's length, with or without spaces."""
-    found = IBAN.match(text, at)
-    length = IBAN_CHARACTERS.get(text[at : at + 2].decode("latin-1")) if found else None
+    match = IBAN.match(text, at)
+    length = IBAN_CHARACTERS.get(text[at : at + 2].decode("latin-1")) if match else None
     if not length:
         return NONE
     end = at
     for _ in range(length):
         end += text[end : end + 1] == b" "
         end += 1
-    whole = end <= found.end() and not text[end : end + 1].isalnum()
+    whole = end <= match.end() and not text[end : end + 1].isalnum()
     return ((at, end),) if whole and mod97(text[at:end].replace(b" ", b"")) == 1 else NONE
 
 

@@ -256,10 +256,10 @@ def _is_escape(text, i):
 @njit
 def _holds(text, byte):
     """Whether a byte occurs. Without an early exit the loop runs on many bytes at once."""
-    found = False
+    occurs = False
     for i in range(len(text)):
-        found |= text[i] == byte
-    return found
+        occurs |= text[i] == byte
+    return occurs
 
 
 @njit

@@ -42,15 +42,15 @@ NOBODY = {b"git", b"hg", b"svn"}  # user names of repository addresses: git@gith
 
 def email(text: bytes, at: int) -> Spans:
     """An address in a domain that exists, as far as its end tells."""
-    found = EMAIL.match(text, at)
-    if not found:
+    match = EMAIL.match(text, at)
+    if not match:
         return NONE
-    local, domain, top = found[1].lstrip(b"%+-"), found[2].lower(), found[3].lower()
+    local, domain, top = match[1].lstrip(b"%+-"), match[2].lower(), match[3].lower()
     real = top in COUNTRIES or top in GENERIC
     of_nobody = not local or local in NOBODY or local.startswith(b"your")
     if of_nobody or not real or RESERVED.search(domain) or STAND_IN.match(domain):
         return NONE
-    return ((found.end(1) - len(local), found.end(2)),)
+    return ((match.end(1) - len(local), match.end(2)),)
 
 
 # ---- IP addresses: Python's ipaddress says which are global (IANA's special-purpose registries) ----
@@ -73,25 +73,25 @@ NAMED = re.compile(rb"[A-Za-z0-9]/$")  # a product with its version: Mozilla/5.0
 
 def ipv4(text: bytes, at: int) -> Spans:
     """A public address. Four small numbers are a version or a section unless something near speaks of a network."""
-    found = IPV4.match(text, at)
-    if not found or not is_global(found[0]):
+    match = IPV4.match(text, at)
+    if not match or not is_global(match[0]):
         return NONE
-    parts = [int(part) for part in found[0].split(b".")]
+    parts = [int(part) for part in match[0].split(b".")]
     before = text[max(at - 48, 0) : at]
     counted = parts == list(range(parts[0], parts[0] + 4))  # 1.2.3.4, 5.6.7.8: manuals'
     if counted or NUMBERED.search(before[-24:]) or NAMED.search(before):
         return NONE
-    if max(parts) < 100 and not (NETWORK.search(before) or before.endswith(b"//") or PORT.match(text, found.end())):
+    if max(parts) < 100 and not (NETWORK.search(before) or before.endswith(b"//") or PORT.match(text, match.end())):
         return NONE
-    return (found.span(),)
+    return (match.span(),)
 
 
 def ipv6(text: bytes, at: int) -> Spans:
     """A public address; a network (2a00::/32) is nobody's."""
-    found = IPV6.match(text, at)
-    if not found:
+    match = IPV6.match(text, at)
+    if not match:
         return NONE
-    address = found[0].rstrip(b".")
+    address = match[0].rstrip(b".")
     address = address[:-1] if address.endswith(b":") and not address.endswith(b"::") else address
     return ((at, at + len(address)),) if is_global(address) and not address.endswith(b"::") else NONE
 
@@ -99,10 +99,10 @@ def ipv6(text: bytes, at: int) -> Spans:
 def is_global(address: bytes) -> bool:
     """Whether it is an address, routed on the internet, of one machine."""
     try:
-        found = ipaddress.ip_address(address.decode())
+        parsed = ipaddress.ip_address(address.decode())
     except ValueError:
         return False
-    return found.is_global and not found.is_multicast
+    return parsed.is_global and not parsed.is_multicast
 
 
 # ---- phone numbers: E.164, and what ITU-T E.123 and national habit put between the digits ----
@@ -154,12 +154,12 @@ COUNTED_UP = re.compile(rb"1234567|7654321")  # a manual's
 def phone(text: bytes, at: int) -> Spans:
     """A phone number: international, North American, national by its grouping, or said to be one by the word before
     it."""
-    found = INTERNATIONAL.match(text, at)
-    if not (found and _is_international(found[0])):
-        found = NORTH_AMERICAN.match(text, at) or NATIONAL.match(text, at) or AFTER_WORD.match(text, at)
-        if not found or found.re is AFTER_WORD and not _is_local(found[0], text[max(at - 32, 0) : at]):
+    match = INTERNATIONAL.match(text, at)
+    if not (match and _is_international(match[0])):
+        match = NORTH_AMERICAN.match(text, at) or NATIONAL.match(text, at) or AFTER_WORD.match(text, at)
+        if not match or match.re is AFTER_WORD and not _is_local(match[0], text[max(at - 32, 0) : at]):
             return NONE
-    return NONE if COUNTED_UP.search(digits(found[0])) else (found.span(),)
+    return NONE if COUNTED_UP.search(digits(match[0])) else (match.span(),)
 
 
 def _is_local(number: bytes, before: bytes) -> bool:

@@ -85,17 +85,17 @@ def measure(texts: Strings, known: dict[str, pa.Array], context: Context) -> lis
 
 def _spans(data: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Document (int64), start, end (int32) and kind (object) of each span, in order; of two that overlap the first."""
-    found = []
+    candidates = []
     buffer = memoryview(data)
     for doc, place, what in places(data, offsets).tolist():
         begin, end = int(offsets[doc]), int(offsets[doc + 1])
         low, kind, find = max(begin, place - spans.BEFORE), *FINDERS[what]
         window = bytes(buffer[low : min(end, place + (spans.AFTER if what == KEY else spans.NEAR))])
-        found += [
+        candidates += [
             (doc, low - begin + start, what, low - begin + stop, kind) for start, stop in find(window, place - low)
         ]
     kept, last = [], (-1, 0)
-    for doc, start, _, stop, kind in sorted(found):
+    for doc, start, _, stop, kind in sorted(candidates):
         if (doc, start) >= last:
             kept.append((doc, start, stop, kind))
             last = doc, stop

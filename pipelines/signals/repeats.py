@@ -36,12 +36,12 @@ def group(s, n):
 def repeats(s, n):
     """How many of key[:n] repeat an earlier one, and the sum of their sizes."""
     group(s, n)
-    found = size = 0
+    n_repeated = size = 0
     for i in range(n):
         if s.first[i] != i:
-            found += 1
+            n_repeated += 1
             size += s.size[i]
-    return found, size
+    return n_repeated, size
 
 
 @njit

@@ -17,13 +17,13 @@ def route_domains(domains: pa.Array, signals: dict[str, pa.Array], routes: tuple
 
     Raises ValueError naming a route whose signal is not among those measured so far.
     """
-    found = domains
+    routed = domains
     for route in reversed(routes):
         if route.signal not in signals:
             raise ValueError(f"routes: expected a signal among {', '.join(signals)}; found {route.signal}")
         holds = pc.and_(pc.equal(domains, route.domain), _condition(route, signals[route.signal])).fill_null(False)
-        found = pc.if_else(holds, pa.scalar(route.to, domains.type), found)
-    return found
+        routed = pc.if_else(holds, pa.scalar(route.to, domains.type), routed)
+    return routed
 
 
 def _condition(route: Route, values: pa.Array) -> pa.Array:

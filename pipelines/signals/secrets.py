@@ -21,13 +21,13 @@ KEY_BODY = re.compile(rb"[A-Za-z0-9+/=]{32}")
 
 def key(text: bytes, at: int) -> Spans:
     """The whole block, closed, with something in it."""
-    found = KEY.match(text, at)
-    if not found:
+    match = KEY.match(text, at)
+    if not match:
         return NONE
     # the next of any kind, so that the search is as long as the block
-    close = text.find(b"-----", found.end(), at + AFTER)
-    end = b"-----END " + found[1] + b"-----"
-    real = close > 0 and text.startswith(end, close) and KEY_BODY.search(text, found.end(), close)
+    close = text.find(b"-----", match.end(), at + AFTER)
+    end = b"-----END " + match[1] + b"-----"
+    real = close > 0 and text.startswith(end, close) and KEY_BODY.search(text, match.end(), close)
     return ((at, close + len(end)),) if real else NONE
 
 
@@ -74,20 +74,20 @@ BESIDE = 200  # bytes between an access key and its secret
 
 def token(text: bytes, at: int) -> Spans:
     """A provider's token that passes what check its format has; an AWS secret stands beside its access key."""
-    found = TOKEN.match(text, at)
-    if not found or not _is_random(found[0]):
+    match = TOKEN.match(text, at)
+    if not match or not _is_random(match[0]):
         return NONE
-    if not TOKEN_CHECKS.get(found.lastgroup, lambda text, found: True)(text, found):
+    if not TOKEN_CHECKS.get(match.lastgroup, lambda text, match: True)(text, match):
         return NONE
     beside = ()
-    if found.lastgroup == "aws":
-        near = AWS_SECRET.finditer(text, max(at - BESIDE, 0), found.end() + BESIDE)
+    if match.lastgroup == "aws":
+        near = AWS_SECRET.finditer(text, max(at - BESIDE, 0), match.end() + BESIDE)
         beside = tuple(
             secret.span()
             for secret in near
             if _is_random(secret[0]) and not re.fullmatch(rb"[0-9a-f]+|[A-Z0-9]+", secret[0])
         )
-    return (found.span(), *beside)
+    return (match.span(), *beside)
 
 
 def _is_random(token: bytes) -> bool:
@@ -125,9 +125,9 @@ def _is_jwt(token: bytes) -> bool:
 
 
 TOKEN_CHECKS: dict[str, Callable[[bytes, re.Match], bool]] = {
-    "github": lambda text, found: crc_checked(found[0]),
-    "npm": lambda text, found: crc_checked(found[0]),
-    "jwt": lambda text, found: _is_jwt(found[0]),
-    "discord": lambda text, found: _unpadded(found[0].split(b".")[0]).isdigit(),
-    "azure": lambda text, found: text[: found.start()].endswith((b"AccountKey=", b"SharedAccessKey=")),
+    "github": lambda text, match: crc_checked(match[0]),
+    "npm": lambda text, match: crc_checked(match[0]),
+    "jwt": lambda text, match: _is_jwt(match[0]),
+    "discord": lambda text, match: _unpadded(match[0].split(b".")[0]).isdigit(),
+    "azure": lambda text, match: text[: match.start()].endswith((b"AccountKey=", b"SharedAccessKey=")),
 }

@@ -71,10 +71,10 @@ def longest(offsets: np.ndarray) -> int:
 @njit
 def is_ascii(text):
     """Whether all bytes are. Without an early exit the loop runs on many bytes at once."""
-    found = np.uint8(0)
+    bits = np.uint8(0)
     for i in range(len(text)):
-        found |= text[i]
-    return found < 128
+        bits |= text[i]
+    return bits < 128
 
 
 @njit(inline="always")
