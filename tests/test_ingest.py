@@ -479,7 +479,7 @@ def test_every_record_is_one_row_on_any_number_of_partitions(spark, tmp_path, mo
     (tmp_path / "t.txt").write_bytes(b"prose\r\n")
     made_of = recipe(source(tmp_path, snapshots=["7"], licence="CC0"), source(tmp_path, "text", name="prose", domain="web"))
 
-    frame = ingest.records(spark, made_of, ingest.listing(made_of))
+    frame = ingest.read_records(spark, made_of, ingest.listing(made_of))
     assert frame.columns == [*DOCUMENTS.column_names, "reason", "detail"]
     rows = frame.collect()
     outcomes = {}
@@ -493,6 +493,6 @@ def test_every_record_is_one_row_on_any_number_of_partitions(spark, tmp_path, mo
     assert all((row.doc_id is None) == (row.text is None) == (row.domain is None) == (row.detail is not None) for row in rows)
 
     monkeypatch.setattr(ingest, "CHUNK_BYTES", 1)
-    apart = ingest.records(spark, made_of, ingest.listing(made_of))
+    apart = ingest.read_records(spark, made_of, ingest.listing(made_of))
     assert apart.rdd.getNumPartitions() > 10
     assert sorted(apart.collect(), key=str) == sorted(rows, key=str)

@@ -203,7 +203,7 @@ def test_a_missing_row_is_a_complaint(job, table, said):
     frames[table.name] = frames[table.name].where(F.col("doc_id") != doc_id(7))
     documents, rejects, verdicts, tokens = frames.values()
     counted = census.census(verdicts, job.read(tables.SIGNALS), tokens, {})
-    (row,) = corpus.funnel([("all", "mixed")], census.records(documents, rejects), counted)
+    (row,) = corpus.funnel([("all", "mixed")], census.count_records(documents, rejects), counted)
     assert said in row["complaints"]
 
 

@@ -12,7 +12,7 @@ from flows.job import Job
 from flows.steps import STEPS, dedup, ingest, measure
 from pipelines import capacity, deliveries
 from pipelines.deliveries import Delivery, missing_deliveries, plan_rounds
-from pipelines.readers.ingest import records
+from pipelines.readers.ingest import read_records
 from pipelines.signals import TABLE
 from schemas import tables
 from schemas.recipe import Recipe
@@ -108,7 +108,7 @@ def test_a_run_that_was_stopped_between_two_tables_goes_on(spark, delivered):
         one.home.root.mkdir(exist_ok=True)
         ingest.run(one)
     (new,) = [one for one in deliveries.deliveries_of(both.recipe) if one.snapshot == "new"]
-    half = records(spark, both.recipe, {new: both.files[new]}).where("reason is null")  # all of them, as if some were not dropped yet
+    half = read_records(spark, both.recipe, {new: both.files[new]}).where("reason is null")  # all of them, as if some were not dropped yet
     both.write(half, tables.DOCUMENTS, "ingest", append=True, deliveries=both.deliveries)
     ingest.run(both)
     for table in (tables.DOCUMENTS, tables.REJECTS):

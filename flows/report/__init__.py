@@ -46,7 +46,7 @@ def facts(job: Job) -> dict[str, Any]:
     rules = job.rules
     verdicts, signals = job.read(tables.VERDICTS), job.read(tables.SIGNALS)
     counted = census.census(verdicts, signals, job.read(tables.TOKENS), rules)
-    records = census.records(job.read(tables.DOCUMENTS), job.read(tables.REJECTS))
+    records = census.count_records(job.read(tables.DOCUMENTS), job.read(tables.REJECTS))
     funnel = corpus.funnel([(source.name, source.domain) for source in job.recipe.sources], records, counted)
     return {
         "run": job.run_folder.name,

@@ -123,7 +123,7 @@ def decode_value(code: int) -> float:
     )
 
 
-def records(documents: DataFrame, rejects: DataFrame) -> Rows:
+def count_records(documents: DataFrame, rejects: DataFrame) -> Rows:
     """(source, reason, documents, bytes) of all records; reason is null for those that became documents."""
     taken = documents.select("source", F.lit(None).cast("string").alias("reason"), "n_bytes")
     both = taken.union(rejects.select("source", "reason", "n_bytes"))

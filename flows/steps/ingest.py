@@ -58,7 +58,7 @@ def store_records(job: Job, chosen: list[Delivery], stored: dict[str, str], held
     ids = few_ids(job, chosen) if stored else None
     # Text and rejects come out of one reading of the sources: kept on disk between the two writes.
     listed = {one: job.files[one] for one in chosen}
-    records = ingest.records(job.spark, job.recipe, listed, ids).persist(StorageLevel.DISK_ONLY)
+    records = ingest.read_records(job.spark, job.recipe, listed, ids).persist(StorageLevel.DISK_ONLY)
     try:
         documents, rejected = (
             records.where("reason is null"),

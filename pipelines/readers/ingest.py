@@ -36,7 +36,7 @@ BATCH_ROWS = 10_000
 # bytes that one byte of a compressed file may stand for: readers.archives.RATIO, web pages of one site in zst: 30
 UNPACKED = 200
 PACKED_SUFFIXES = (".gz", ".zst", ".parquet", ".zip", ".tgz", ".bz2", ".xz")
-# Columns of `records`: a document's (all but source, snapshot, uri and n_bytes null for a reject) and a reject's.
+# Columns of `read_records`: a document's (all but source, snapshot, uri and n_bytes null for a reject) and a reject's.
 TYPES = {"bigint": pa.int64(), "string": pa.string(), "map<string,string>": pa.map_(pa.string(), pa.string())}
 SCHEMA = pa.schema(
     [pa.field(c.name, TYPES[c.type]) for c in DOCUMENTS.columns]
@@ -121,7 +121,7 @@ def hashes(recipe: Recipe, listed: Listing) -> dict[str, str]:
     return prints
 
 
-def records(spark: SparkSession, recipe: Recipe, listed: Listing, held: np.ndarray | None = None) -> DataFrame:
+def read_records(spark: SparkSession, recipe: Recipe, listed: Listing, held: np.ndarray | None = None) -> DataFrame:
     """A row for every input record of the listed files: the columns of `bronze.documents`, and `reason` and `detail`,
     null for documents.
 
@@ -199,7 +199,7 @@ def read(file: File, source: Source) -> Iterator[Record | Reject]:
 
 
 def row(made: Record | Reject, source: Source) -> tuple:
-    """One row of `records`."""
+    """One row of `read_records`."""
     if isinstance(made, Reject):
         # it quotes what no column can hold: halves of surrogate pairs
         detail = made.detail.encode("utf-8", "backslashreplace").decode()

@@ -18,7 +18,7 @@ from fastwarc.stream_io import BrotliReader
 from pipelines.html.charset import decode
 from pipelines.readers.files import File, Record, Reject, document, list_matching, too_large
 from pipelines.readers.html import page
-from pipelines.readers.warc_records import GZIP, HEADER_BYTES, ZSTD, Broken, Raw, headers_of, records
+from pipelines.readers.warc_records import GZIP, HEADER_BYTES, ZSTD, Broken, Raw, headers_of, parse_archive
 from schemas.parts import Source
 
 WARC_SUFFIXES = (".warc", ".warc.gz", ".warc.zst")
@@ -53,7 +53,7 @@ def _read(
     file: File, source: Source, make: Callable[[Raw, Source], Record | Reject | None]
 ) -> Iterator[Record | Reject]:
     with open(file.path, "rb") as stream:
-        for raw in records(stream, file.uri, source.max_document_bytes, file.bytes):
+        for raw in parse_archive(stream, file.uri, source.max_document_bytes, file.bytes):
             if isinstance(raw, Reject):
                 yield raw
                 continue

@@ -38,7 +38,7 @@ class Raw(NamedTuple):
     n_bytes: int
 
 
-def records(stream: BinaryIO, uri: str, limit: int, n_bytes: int) -> Iterator[Raw | Reject]:
+def parse_archive(stream: BinaryIO, uri: str, limit: int, n_bytes: int) -> Iterator[Raw | Reject]:
     """Every record of an archive, whatever its type; a Reject for each that is broken.
 
     Raises OSError when the file cannot be read.
