@@ -75,12 +75,14 @@ def main() -> None:
     parts = [argument for argument in sys.argv[1:] if argument not in folders] or list(PARTS)
     unknown = set(parts) - set(PARTS)
     if unknown:
-        sys.exit(f"expected some of {', '.join(PARTS)}; found {', '.join(sorted(unknown))}")
+        sys.exit(f"expected some of {', '.join(PARTS)}, or a folder; found {', '.join(sorted(unknown))}")
     table = Table(*NAMES, title=machine(), title_justify="left")
     for part in parts:
         print(f"{part} ...", file=sys.stderr, flush=True)
         rows = importlib.import_module(f"benchmarks.{part}").rows
         given = folders[: len(inspect.signature(rows).parameters)]
+        if folders and not given:
+            print(f"{part} takes no folder", file=sys.stderr)
         lines = [cells(part, row) for row in rows(*given)]
         for row in lines:
             table.add_row(*row)

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from flows import STEPS
 from flows.home import Home, HomeBusy
@@ -90,12 +90,11 @@ def status(recipe: RecipePath = DEFAULT) -> None:
         from flows.status import states
 
         checked = check(recipe)
-        table = Table("step", "state", "seconds", "finished", "why", box=None)
+        table = Table("step", "state", "seconds", "finished, UTC", Column("why", overflow="fold"), box=None)
         colours = {"done": "green", "stale": "yellow", "missing": "red"}
         for state in states(checked, Home(Path(checked.recipe.home))):
-            seconds, finished = (
-                (f"{state.receipt.seconds:.1f}", state.receipt.finished_at) if state.receipt else ("", "")
-            )
+            seconds = f"{state.receipt.seconds:.1f}" if state.receipt else ""
+            finished = state.receipt.finished_at[:16].replace("T", " ") if state.receipt else ""
             table.add_row(state.step.name, f"[{colours[state.state]}]{state.state}[/]", seconds, finished, state.why)
         console.print(table)
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
 from flows.job import domain_rules
 from pipelines.decontaminate import items
 from pipelines.readers import ingest
+from pipelines.rules import Rule
 from schemas.recipe import Recipe, RecipeError, load
+
+NUMBERS = ("int", "bigint", "float", "double", "boolean")
 
 
 @dataclass(frozen=True)
@@ -41,15 +45,30 @@ def preflight(recipe: Recipe) -> Preflight:
 
 
 def check_rules(recipe: Recipe) -> None:
-    """Raises ValueError for a domain or rule that is not there, or a rule on a signal that nobody measures."""
+    """Raises ValueError for a domain or rule that is not there, or a rule on what nobody measures or nobody can
+    compare."""
     from pipelines import signals
 
+    types = {column.name: column.type for column in signals.TABLE.columns}
     for domain, members in domain_rules(recipe).items():
         for rule in members:
-            unknown = sorted(set(rule.columns) - set(signals.TABLE.column_names))
-            if unknown:
-                known, found = ", ".join(column.name for column in signals.COLUMNS), ", ".join(unknown)
-                raise ValueError(f"rules.{domain}.{rule.name}: expected signals among {known}; found {found}")
+            try:
+                check_columns(rule, types)
+            except ValueError as error:
+                raise ValueError(f"pipelines/rules/{domain}.yaml: rule {rule.name}: {error}") from None
+
+
+def check_columns(rule: Rule, types: dict[str, str]) -> None:
+    """Raises ValueError for a rule on columns that are not among `types`, or of types that it cannot compare."""
+    unknown = sorted(set(rule.columns) - types.keys())
+    if unknown:
+        near = get_close_matches(unknown[0], types, n=5, cutoff=0.0)
+        raise ValueError(f"expected signals such as {', '.join(near)}; found {', '.join(unknown)}")
+    if types[rule.signal] not in NUMBERS:
+        raise ValueError(f"expected a signal that is a number, found {rule.signal}, {types[rule.signal]}")
+    wrong = [name for name in [*rule.only, *rule.unless] if types[name] != "string"]
+    if wrong:
+        raise ValueError(f"expected text columns in only and unless, found {', '.join(wrong)}")
 
 
 def check_kinds(recipe: Recipe) -> None:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:  # 1 s of imports that `flows status` and `flows trace` do wit
 # Delta would gather them of the first 32 columns, text among them, in a sixth of the time of a write, and parse them
 # whenever it reads the log.
 SKIPPED_BY = "source", "snapshot", "run"
+# Delta's names of the plain types of `schemas.tables`; others are not compared.
+PLAIN = "string", "float", "double", "boolean", "binary"
+DELTA_NAMES = {"int": "integer", "bigint": "long", **dict(zip(PLAIN, PLAIN, strict=True))}
 
 
 @dataclass(frozen=True)
@@ -42,13 +45,16 @@ class Lake:
         return max((int(commit.stem) for commit in self._commits(name)), default=None)
 
     def has(self, table: Table) -> bool:
-        """Whether the table is there with just these columns."""
+        """Whether the table is there with just these columns, of these types."""
         from deltalake import DeltaTable as RustTable
 
-        there = self.version(table) is not None
-        return there and [field.name for field in RustTable(self.path(table)).schema().fields] == list(
-            table.column_names
-        )
+        if self.version(table) is None:
+            return False
+        stored = {
+            field.name: getattr(field.type, "type", None) for field in RustTable(self.path(table)).schema().fields
+        }
+        wanted = {column.name: DELTA_NAMES.get(column.type, stored.get(column.name)) for column in table.columns}
+        return list(stored.items()) == list(wanted.items())
 
     def rows_written(self, table: Table) -> int:
         """Rows of the newest commit, as Delta counted them while it wrote."""
@@ -164,7 +170,7 @@ class Lake:
         """Create the table with its columns, comments and constraints, unless it is there with just these columns; by
         the active session where none is given. Returns whether it is new.
 
-        One with other columns is of an older Millrace or of other signals: it goes, with its history, as all of it can
+        One with others is of an older Millrace or of other signals: it goes, with its history, as all of it can
         be made again. A folder without a log is no table but what a stopped run left behind: Delta would refuse to
         create one.
         """

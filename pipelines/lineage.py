@@ -49,17 +49,21 @@ def life(lake: Lake, doc_id: str) -> Iterator[tuple[str, list[str]]]:
 
 
 def rules_of(lake: Lake, doc_id: str, rules: dict[str, tuple[Rule, ...]]) -> Iterator[tuple[Rule, Any, str, bool]]:
-    """Each rule of a document's domain with the value of its signal, the condition in its language, and whether the
+    """Each rule of a document's domain with the value of its signal, the condition in its language
+    and which documents the rule is for, and whether the
     document fails.
 
     `doc_id` may be the beginning of one. Raises LookupError if no document, or more than one, begins so.
     """
     signals = _row(lake, tables.SIGNALS, _only(lake, doc_id)["doc_id"])
     for rule in rules.get(signals.get("domain"), ()):
-        yield rule, signals[rule.signal], rule.condition(signals["lang"]), rule.fails(signals)
+        condition = "; ".join([rule.condition(signals["lang"]), *rule.scope])
+        yield rule, signals[rule.signal], condition, rule.fails(signals)
 
 
 def _only(lake: Lake, beginning: str) -> dict[str, Any]:
+    if lake.version(tables.DOCUMENTS) is None:
+        raise LookupError(f"{lake.root} holds no {tables.DOCUMENTS.name} yet: `flows run curriculum` writes it")
     rows = _rows(lake, tables.DOCUMENTS, pc.starts_with(pc.field("doc_id"), beginning.lower()))
     if len(rows) != 1:
         raise LookupError(f"expected one document whose id begins with {beginning}, found {len(rows)}")

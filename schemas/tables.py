@@ -27,7 +27,12 @@ class Table:
     checks: dict[str, str] = field(default_factory=dict)
 
     def extended(self, columns: tuple[Column, ...]) -> Table:
-        """This table with further columns (the signal families bring their own)."""
+        """This table with further columns (the signal families bring their own). Raises ValueError for a name that is
+        taken."""
+        names = [column.name for column in self.columns + columns]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"{self.name}: expected each column once, found {', '.join(twice)} again")
         return replace(self, columns=self.columns + columns)
 
     @property

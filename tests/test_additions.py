@@ -13,7 +13,10 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+from flows import preflight
 from flows.home import Home
+from pipelines import rules, signals
+from schemas import tables
 
 ROOMS = ("flows", "pipelines", "schemas", "model", "kernels")
 SHOUTING = '''"""Capital letters."""
@@ -74,8 +77,32 @@ def test_a_rule_may_stand_on_a_new_signal_and_on_none_that_is_not_there(finished
     add_rule(copy, '- {name: whispering, signal: small_letters, below: 3, source: "a test"}\n')
     done = flows(copy, "recipe", "check", str(finished_home.file))
     said = " ".join((done.stdout + done.stderr).split())
-    assert done.returncode and "rules.docs.whispering: expected signals among " in said, said
-    assert "capitals" in said and "found small_letters" in said and "Traceback" not in said
+    assert done.returncode and "Traceback" not in said, said
+    assert "pipelines/rules/docs.yaml: rule whispering: expected signals such as " in said
+    assert said.endswith("found small_letters")
+
+
+@pytest.mark.parametrize(("line", "said"), [
+    ('- {name: bad, signal: n_words, abov: 3, source: ""}', "rule bad: expected fields among .*; found abov"),
+    ('- {name: bad, signal: n_words, above: 3}', "rule bad: expected a text for source"),
+    ('- {name: bad, signal: n_words, above: 3%, source: ""}', "rule bad: expected a number for above, found '3%'"),
+    ('- {name: bad, signal: n_words', "expected YAML, found "),
+    ('- {name: short_words, signal: n_words, above: 3, source: ""}', "expected names that differ.*; found short_words"),
+    ('- {name: exact_duplicate, signal: n_words, above: 3, source: ""}', "names that differ.*; found exact_duplicate"),
+    ('- {name: bad, signal: lang, above: 3, source: ""}', "rule bad: expected a signal that is a number, found lang, string"),
+    ('- {name: bad, signal: n_words, above: 3, source: "", only: {n_chars: ["3"]}}', "rule bad: expected text columns .* found n_chars"),
+])
+def test_a_bad_rule_is_named_with_its_file(finished_home, monkeypatch, tmp_path, line, said):
+    monkeypatch.setattr(rules, "FOLDER", tmp_path)
+    for file in (ROOT / "pipelines/rules").glob("*.yaml"):
+        (tmp_path / file.name).write_text(file.read_text() + line * (file.name == "docs.yaml"))
+    with pytest.raises(ValueError, match=f"pipelines/rules/docs.yaml: {said}"):
+        preflight.check_rules(finished_home.recipe)
+
+
+def test_signals_have_names_of_their_own():
+    with pytest.raises(ValueError, match=r"silver\.signals: expected each column once, found lang again"):
+        signals.TABLE.extended((tables.Column("lang", "string", "again"),))
 
 
 def test_receipts_of_older_homes_are_read(finished_home, tmp_path):

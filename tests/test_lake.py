@@ -16,6 +16,7 @@ from flows.home import DiskFull, Home
 from pipelines.dedup.verify import TEXTS, read_rows
 from pipelines.deliveries import Delivery, arrow_condition
 from pipelines.lake import Lake
+from pipelines.signals import TABLE
 from schemas import tables
 
 ROW = ("a" * 32, "s", "1", "u#1", "docs", None, {"title": "t"}, "hello", 5)
@@ -138,6 +139,17 @@ def test_a_table_whose_columns_changed_is_made_anew(spark, lake):
     lake.write(frame(spark, ROW), fewer, {})
     lake.write(frame(spark, ROW), tables.DOCUMENTS, {})
     assert lake.read(spark, tables.DOCUMENTS).columns == list(tables.DOCUMENTS.column_names)
+    retyped = [dataclasses.replace(c, type="double") if c.name == "n_bytes" else c for c in tables.DOCUMENTS.columns]
+    other = dataclasses.replace(tables.DOCUMENTS, columns=tuple(retyped))
+    assert lake.has(tables.DOCUMENTS) and not lake.has(other)
+    lake.write(frame(spark, ROW).selectExpr("* except (n_bytes)", "double(n_bytes) n_bytes"), other, {})
+    assert dict(lake.read(spark, other).dtypes)["n_bytes"] == "double" and lake.has(other)
+
+
+def test_a_table_that_was_made_is_there(spark, lake):
+    for table in [tables.DOCUMENTS, TABLE, tables.LEDGER]:
+        lake.write(spark.createDataFrame([], table.ddl), table, {})
+        assert lake.has(table), table.name
 
 
 def test_a_full_disk_is_named_and_the_old_version_stays(spark, tmp_path):

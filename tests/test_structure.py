@@ -25,7 +25,7 @@ def entries(docstring: str) -> Counter[str]:
 def test_a_table_of_contents_names_every_file_of_its_folder_once(folder):
     named = entries(ast.get_docstring(ast.parse((folder / "__init__.py").read_text()), clean=False))
     files = {path.stem for path in folder.glob("*.py")} - {"__init__"}
-    assert {name: named[name] for name in files} == dict.fromkeys(files, 1)
+    assert {name: named[name] for name in files} == dict.fromkeys(files, 1), "a line a file in the docstring of __init__.py"
 
 
 def test_the_map_in_the_readme_is_the_tree():

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 FOLDER = Path(__file__).parent
+TAKEN = ("exact_duplicate", "near_duplicate", "contaminated", "torso")  # reasons that no rule gives
 OTHERWISE = "default"  # in a recipe's thresholds by language: the other languages
 
 Threshold = float | dict[str, float | None]
@@ -81,12 +82,16 @@ class Rule:
         return "off" if limit is None else f"{self.side} {limit:g}"
 
     @property
+    def scope(self) -> list[str]:
+        """In words, which documents it is for: only declared HTML, XML."""
+        kept_to = [f"only {name} {', '.join(values)}" for name, values in self.only.items()]
+        return kept_to + [f"unless {name} {', '.join(values)}" for name, values in self.unless.items()]
+
+    @property
     def description(self) -> str:
         """All of it in words: n_words below 50; zh off; only declared HTML, XML."""
         languages = [f"{lang} {self.condition(lang)}" for lang in self.languages]
-        kept_to = [f"only {name} {', '.join(values)}" for name, values in self.only.items()]
-        spared = [f"unless {name} {', '.join(values)}" for name, values in self.unless.items()]
-        return "; ".join([f"{self.signal} {self.condition()}", *languages, *kept_to, *spared])
+        return "; ".join([f"{self.signal} {self.condition()}", *languages, *self.scope])
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -138,6 +143,40 @@ class Rule:
         return f"case when domain = {_text(domain)} and {self.sql} then {_text(prefix + self.name)} end"
 
 
+def read(file: Path) -> list[Rule]:
+    """The rules of a file as they stand there. Raises ValueError naming the file, the rule and what was expected."""
+    place = f"pipelines/rules/{file.name}"
+    try:
+        entries = yaml.safe_load(file.read_text("utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{place}: expected YAML, found {' '.join(str(error).split())}") from None
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise ValueError(f"{place}: expected a list of rules, each {{name: ..., signal: ..., below or above: ...}}")
+    try:
+        rules = [_rule(entry) for entry in entries]
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from None
+    names = [*TAKEN, *(rule.name for rule in rules)]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"{place}: expected names that differ, also from {', '.join(TAKEN)}; found {', '.join(twice)}")
+    return rules
+
+
+def _rule(entry: dict[str, Any]) -> Rule:
+    name, known = entry.get("name"), [one.name for one in fields(Rule)]
+    unknown = [str(key) for key in entry if key not in known]
+    missing = [key for key in ("name", "signal", "source") if not isinstance(entry.get(key), str)]
+    if unknown:
+        raise ValueError(f"rule {name}: expected fields among {', '.join(known)}; found {', '.join(unknown)}")
+    if missing:
+        raise ValueError(f"rule {name}: expected a text for {', '.join(missing)}")
+    for side in ("below", "above"):
+        if not isinstance(entry.get(side, 0), int | float):
+            raise ValueError(f"rule {name}: expected a number for {side}, found {entry[side]!r}")
+    return Rule(**entry)
+
+
 def number(value: float) -> str:
     """With an exponent: a number without one is a decimal in SQL, and compares as one."""
     said = repr(float(value))
@@ -163,7 +202,7 @@ def load(
     """
     if domain not in domains():
         raise ValueError(f"expected a domain among {', '.join(domains())}, found {domain}")
-    rules = [Rule(**entry) for entry in yaml.safe_load((FOLDER / f"{domain}.yaml").read_text("utf-8"))]
+    rules = read(FOLDER / f"{domain}.yaml")
     changes, fitted = changes or {}, fitted or {}
     unknown = sorted(set(changes) - {rule.name for rule in rules})
     if unknown:
