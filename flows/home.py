@@ -120,8 +120,11 @@ class Home:
         return self.root / pages[0]
 
     def require_space(self) -> None:
-        """Raises DiskFull if there is too little to start with."""
-        self.root.mkdir(parents=True, exist_ok=True)
+        """Raises DiskFull if there is too little to start with, and OSError if there can be no folder."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(f"home: expected a folder that can be made, found {self.root}: {error.strerror}") from None
         free = shutil.disk_usage(self.root).free
         if free < LEAST_FREE:
             raise DiskFull(
