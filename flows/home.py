@@ -92,7 +92,7 @@ class Home:
             if "fingerprint" in told:  # as homes made before December 2026 call it
                 told["hash"] = told.pop("fingerprint")
             return Receipt(**told)
-        except (FileNotFoundError, ValueError, TypeError):
+        except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):
             return None
 
     def keep(self, receipt: Receipt) -> None:
