@@ -88,7 +88,7 @@ def test_a_rule_may_stand_on_a_new_signal_and_on_none_that_is_not_there(finished
     ('- {name: bad, signal: n_words, above: 3%, source: ""}', "rule bad: expected a number for above, found '3%'"),
     ('- {name: bad, signal: n_words', "expected YAML, found "),
     ('- {name: short_words, signal: n_words, above: 3, source: ""}', "expected names that differ.*; found short_words"),
-    ('- {name: exact_duplicate, signal: n_words, above: 3, source: ""}', "names that differ.*; found exact_duplicate"),
+    ('- {name: exact_duplicate, signal: n_words, above: 3, source: ""}', "expected names that differ.*; found exact_duplicate"),
     ('- {name: bad, signal: lang, above: 3, source: ""}', "rule bad: expected a signal that is a number, found lang, string"),
     ('- {name: bad, signal: n_words, above: 3, source: "", only: {n_chars: ["3"]}}', "rule bad: expected text columns .* found n_chars"),
 ])
