@@ -12,7 +12,7 @@ from pipelines.readers import ingest
 from pipelines.rules import Rule
 from schemas.recipe import Recipe, RecipeError, load
 
-NUMBERS = ("int", "bigint", "float", "double", "boolean")
+NUMBERS = ("int", "bigint", "float", "double")
 
 
 @dataclass(frozen=True)
