@@ -32,10 +32,10 @@ GENERIC = frozenset(
     b"community social games art photography bank finance codes engineering".split()
 )
 RESERVED = re.compile(rb"(?i)(?:^|\.)(?:example\.(?:com|net|org)|example|test|invalid|localhost)$")  # RFC 2606
-STAND_IN = re.compile(  # of manuals; the companies are Microsoft's
-    rb"(?i)^(?:(?:your|my|some|any|the)?-?(?:domain|company|site|server|host|mail|email|address)|"
-    rb"foo|bar|baz|xxx+|abc|xyz)\.|"
-    rb"(?:^|\.)(?:contoso|fabrikam|litwareinc|wingtiptoys|northwindtraders)\."
+STAND_IN = re.compile(  # whole hosts that manuals use: mail.com, abc.com and every mail.university.edu are somebody's
+    rb"(?i)(?:^|\.)(?:(?:(?:your|my|some|any|the)-?(?:domain|company|site|server|host|organi[sz]ation)|"
+    rb"your-?(?:e?mail|address)|domain|company|site|server|host|foo|bar|baz|foobar|xxx+|xyz)\.(?:com|org|net|edu|info)|"
+    rb"(?:contoso|fabrikam|litwareinc|wingtiptoys|northwindtraders)\.(?:com|org|net|onmicrosoft\.com))$"  # Microsoft's
 )
 NOBODY = {b"git", b"hg", b"svn"}  # user names of repository addresses: git@github.com:owner/name
 
@@ -48,7 +48,7 @@ def email(text: bytes, at: int) -> Spans:
     local, domain, top = match[1].lstrip(b"%+-"), match[2].lower(), match[3].lower()
     real = top in COUNTRIES or top in GENERIC
     of_nobody = not local or local in NOBODY or local.startswith(b"your")
-    if of_nobody or not real or RESERVED.search(domain) or STAND_IN.match(domain):
+    if of_nobody or not real or RESERVED.search(domain) or STAND_IN.search(domain):
         return NONE
     return ((match.end(1) - len(local), match.end(2)),)
 
