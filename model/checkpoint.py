@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import shutil
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -20,7 +22,12 @@ from schemas.files import differences, json_hash
 from schemas.manifest import Manifest, Plan
 from schemas.training import ModelConfig, TrainConfig, require
 
+log = logging.getLogger("millrace.checkpoint")
 KEEP = 2  # checkpoints; the older one is for when the newer one's disk or numbers turn out bad
+
+
+class Damaged(ValueError):
+    """A checkpoint that cannot be gone on from; the message says why."""
 
 
 def save(run: Path, step: int, weights: dict[str, Tensor], moments: dict[str, Tensor], state: dict) -> None:
@@ -58,9 +65,40 @@ def newest(run: Path) -> Path | None:
 
 
 def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], dict]:
-    """(weights, optimiser's moments, state) of a checkpoint."""
-    state = json.loads((folder / "state.json").read_text())
-    return load_file(folder / "weights.safetensors"), load_file(folder / "optimizer.safetensors"), state
+    """(weights, optimiser's moments, state) of a checkpoint. Raises Damaged if it is not what `save` wrote."""
+    try:
+        state = json.loads((folder / "state.json").read_text())
+        weights, moments = (load_file(folder / f"{name}.safetensors") for name in ("weights", "optimizer"))
+    except (OSError, ValueError, SafetensorError) as error:
+        raise Damaged(f"{type(error).__name__}: {error}") from error
+    if not isinstance(state, dict) or not {"made_with", "step", "tokens"} <= state.keys():
+        raise Damaged("state.json lacks what a run goes on from")
+    if not weights or {name.rpartition(".")[0] for name in moments} != weights.keys():
+        raise Damaged("the optimiser's moments are not those of the weights")
+    tensors = [*weights.items(), *moments.items()]
+    broken = [name for name, tensor in tensors if not bool(torch.isfinite(tensor).all())]
+    if broken:
+        raise Damaged(f"numbers that are not finite in {', '.join(broken[:3])}")
+    return weights, moments, state
+
+
+def load_newest(run: Path) -> tuple[Path, dict[str, Tensor], dict[str, Tensor], dict] | None:
+    """(folder, weights, moments, state) of the newest checkpoint that is whole, None if there is none at all.
+
+    A damaged one is told of and the one before it taken. Raises ValueError if all are damaged.
+    """
+    damage = []
+    for folder in reversed(_checkpoints(run)):
+        try:
+            loaded = folder, *load(folder)
+        except Damaged as error:
+            damage.append(f"{folder} is damaged ({error})")
+            continue
+        if damage:
+            log.warning("%s; the run goes on from %s", "; ".join(damage), folder.name)
+        return loaded
+    require(not damage, f"{'; '.join(damage)}: put one back, or delete {run} and train from the beginning")
+    return None
 
 
 def identity(manifest: Manifest, plan: Plan, model: ModelConfig, config: TrainConfig) -> dict:

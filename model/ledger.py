@@ -7,9 +7,11 @@ clock, which is not) and `ledger/steps-<first>-<last>.npy`, one file for each ch
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 import torch
@@ -17,6 +19,7 @@ from torch import Tensor
 
 from model.checkpoint import to_disk
 from model.data import Batch
+from schemas.training import require
 
 # a document in a step: its 64-bit key, how many of its tokens were predicted there, and their cross-entropies' sum in
 # nats
@@ -47,14 +50,18 @@ def load_metrics(load: Tensor) -> dict[str, float]:
 
 
 class Journal:
-    """Appends to a run's files. Opened at a checkpoint's step: what the run told after it is taken back."""
+    """Appends to a run's files. Opened at a checkpoint's step: what the run told after it is taken back.
+
+    Raises ValueError where they do not hold every step before it: nothing can tell of those again.
+    """
 
     def __init__(self, run: Path, step: int):
         self.folder, self.first, self.rows = run / "ledger", step, []
         self.folder.mkdir(parents=True, exist_ok=True)
-        for path in self.folder.glob("steps-*.npy"):
-            if int(path.stem.split("-")[2]) >= step:
+        for path, (_, last) in _steps_of_files(run).items():
+            if last >= step:
                 path.unlink()
+        _check_whole(run, step)
         self.metrics, self.seconds = (_reopen(run / name, step) for name in ("metrics.jsonl", "seconds.jsonl"))
 
     def add(self, line: dict, seconds: float, rows: np.ndarray) -> None:
@@ -73,6 +80,7 @@ class Journal:
             path = self.folder / f"steps-{self.first:07d}-{step - 1:07d}.npy"
             np.save(path, np.concatenate(self.rows))
             to_disk(path)
+            to_disk(self.folder)
         self.first, self.rows = step, []
         for file in (self.metrics, self.seconds):
             to_disk(Path(file.name))
@@ -84,12 +92,41 @@ class Journal:
 
 def ledger_files(run: Path) -> Iterator[tuple[str, np.ndarray]]:
     """(name, rows) of each file of a run's ledger, in order of steps: a long run's do not fit in memory together."""
-    for path in sorted((run / "ledger").glob("steps-*.npy")):
+    for path in _steps_of_files(run):
         yield path.stem, np.load(path, allow_pickle=False)
 
 
-def _reopen(path: Path, lines: int):
-    """Cut a file to its first `lines` lines, which a killed run had on disk by then, and open it for more."""
-    kept = path.read_text().splitlines(keepends=True)[:lines] if path.exists() else []
-    path.write_text("".join(kept))
+def _steps_of_files(run: Path) -> dict[Path, tuple[int, int]]:
+    """First and last step of each file of the ledger, in order."""
+    return {path: tuple(map(int, path.stem.split("-")[1:])) for path in sorted((run / "ledger").glob("steps-*.npy"))}
+
+
+def _check_whole(run: Path, steps: int) -> None:
+    """Raise ValueError unless the ledger's files follow one another up to `steps`."""
+    following = 0
+    for first, last in _steps_of_files(run).values():
+        if first != following:
+            break
+        following = last + 1
+    _require_steps(run, run / "ledger", following, steps)
+
+
+def _require_steps(run: Path, told: Path, held: int, steps: int) -> None:
+    require(
+        held >= steps,
+        f"{told} tells of the first {held} steps, expected all {steps} before the checkpoint: put the rest back, or "
+        f"delete {run} and train from the beginning",
+    )
+
+
+def _reopen(path: Path, lines: int) -> TextIO:
+    """Cut a file to its first `lines` lines, which a killed run had on disk by then, and open it for more.
+
+    It is cut where it lies: a kill leaves it as it was, or cut.
+    """
+    with path.open("ab+") as file:
+        file.seek(0)
+        kept = list(itertools.islice((line for line in file if line.endswith(b"\n")), lines))
+        _require_steps(path.parent, path, len(kept), lines)
+        file.truncate(sum(map(len, kept)))
     return path.open("a")

@@ -179,11 +179,11 @@ def _save(run: Path, learner: Learner, state: State, identity: dict) -> None:
 
 
 def _resume(run: Path, learner: Learner, identity: dict) -> State:
-    """Put the learner where the newest checkpoint stands; a new run starts at step 0."""
+    """Put the learner where the newest whole checkpoint stands; a new run starts at step 0."""
     run.mkdir(parents=True, exist_ok=True)
-    folder, state = checkpoint.newest(run), State(0, [], [], 0.0)
-    if folder is not None:
-        weights, tensors, content = checkpoint.load(folder)
+    loaded, state = checkpoint.load_newest(run), State(0, [], [], 0.0)
+    if loaded is not None:
+        folder, weights, tensors, content = loaded
         checkpoint.check_same(content["made_with"], identity, content["tokens"], folder)
         learner.network.load_state_dict(weights)
         set_moments(learner.network, learner.adamw, tensors)

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from schemas.files import json_hash, write_json
-from schemas.training import doc, require
+from schemas.training import check_numbers, doc, require
 
 
 @dataclass(frozen=True)
@@ -81,17 +81,20 @@ class LearningRate:
     """
 
     shape: str = doc("constant", "constant, linear or one_minus_sqrt")
-    start: float = doc(1.0, "fraction of train.peak_lr at the beginning of the stage, after the warm-up")
-    end: float = doc(1.0, "fraction of train.peak_lr at the end of the stage")
-    warmup_tokens: int = doc(0, "tokens over which the rate rises from 0 to `start`")
+    start: float = doc(1.0, "fraction of train.peak_lr at the beginning of the stage, after the warm-up", least=0)
+    end: float = doc(1.0, "fraction of train.peak_lr at the end of the stage", least=0)
+    warmup_tokens: int = doc(0, "tokens over which the rate rises from 0 to `start`", least=0)
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 - read by pydantic when a recipe is checked
 
     def __post_init__(self):
+        check_numbers(self)
         require(
             self.shape in ("constant", "linear", "one_minus_sqrt"),
             f"learning-rate shape must be constant, linear or one_minus_sqrt, found {self.shape!r}",
         )
+        ends_at = self.start if self.shape == "constant" else self.end
+        require(self.start > 0 or ends_at > 0, "start must be above 0 (or end, of another shape than constant)")
 
 
 @dataclass(frozen=True)

@@ -104,6 +104,16 @@ class Recipe(Part):
                 raise ValueError(
                     f"stages[{i}].seq_len ({stage.seq_len}) must divide train.batch_tokens ({self.train.batch_tokens})"
                 )
+            if stage.tokens < self.train.batch_tokens:
+                raise ValueError(
+                    f"stages[{i}].tokens ({stage.tokens}) must be at least those of one step, train.batch_tokens "
+                    f"({self.train.batch_tokens})"
+                )
+            if stage.lr.warmup_tokens > stage.tokens:
+                raise ValueError(
+                    f"stages[{i}].lr.warmup_tokens ({stage.lr.warmup_tokens}) must be at most the stage's tokens "
+                    f"({stage.tokens})"
+                )
             if stage.seq_len > self.window_tokens // 4:
                 raise ValueError(
                     f"stages[{i}].seq_len ({stage.seq_len}) must be at most a quarter of window_tokens "

@@ -357,7 +357,7 @@ def edited(spark, tmp_path_factory) -> Job:
         "edits": {"repeated_lines": {"domains": ["docs"], "documents": 6, "min_chars": 12}, "repeated_passages": {"domains": ["docs"]}},
         "tokenizer": {"vocab_size": 300, "sample_bytes": 10_000},
         "heldout": {"fraction": 0.2},
-        "stages": [{"name": "one", "tokens": 1024, "seq_len": 64}],
+        "stages": [{"name": "one", "tokens": 2048, "seq_len": 64}],
     })  # fmt: skip
     job = Job(recipe, Home(folder / "home"), {step.name: step.name for step in STEPS})
     job.spark = spark

@@ -32,7 +32,7 @@ def source(path=None, reader="jsonl", **fields):
 
 
 def recipe(*sources, **fields):
-    stage = {"name": "a", "tokens": 1, "seq_len": 256}
+    stage = {"name": "a", "tokens": 2048, "seq_len": 256}
     return Recipe.model_validate({"home": "unused", "sources": [s.model_dump() for s in sources], "stages": [stage]} | fields)
 
 
@@ -408,7 +408,7 @@ def test_budgets_that_no_reading_can_fill_are_refused(tmp_path):
     with pytest.raises(RecipeError, match=r"^stages\[1\]\.mixture\.weights\.a: expected at most 2,000 tokens.*found 2,010"):
         checked(10_000, 10_100, 0.1)
     with pytest.raises(RecipeError, match=r"^stages: expected at most 402,000 tokens.*found 402,001"):
-        checked(402_000, 1, 0)
+        checked(399_953, 2048, 0)
 
 
 def hashes(origin) -> dict[str, str]:

@@ -627,7 +627,7 @@ def test_what_a_listing_says_of_files_reaches_the_workers(tmp_path):
 def test_a_licence_that_changes_changes_the_hash(tmp_path):
     (tmp_path / "a.py").write_text("a = 1")
     (tmp_path / "LICENSE").write_text(MIT)
-    stages = [{"name": "a", "tokens": 1, "seq_len": 256}]
+    stages = [{"name": "a", "tokens": 2048, "seq_len": 256}]
     made_of = Recipe.model_validate({"home": "unused", "sources": [source(tmp_path, "tree").model_dump()], "stages": stages})
     before = ingest.hashes(made_of, ingest.listing(made_of))
     (tmp_path / "LICENSE").write_text(BSD)

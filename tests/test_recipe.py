@@ -68,6 +68,9 @@ def changed(value, path: str, new):
         ("near_duplicates", {"threshold": 8}, "^[^\n]*near_duplicates.threshold: .*less than or equal to 1, found 8$"),
         ("near_duplicates", {"bands": None, "rows": None}, "near_duplicates.bands: .*integer, found None"),
         ("sources.0.snapshots", ["../x"], r"sources\[0\]\.snapshots\[0\]: .*match pattern"),
+        ("stages.0.tokens", 1000, r"stages\[0\]\.tokens \(1000\) must be at least those of one step, train\.batch_tokens \(1024\)"),
+        ("stages.0.lr", {"warmup_tokens": 10**9}, r"stages\[0\]\.lr\.warmup_tokens \(1000000000\) must be at most the stage's tokens"),
+        ("stages.0.lr", {"start": 0.0}, r"stages\[0\]\.lr: start must be above 0"),
         ("sources.0.snapshots", [], r"sources\[0\]\.snapshots: .*at least 1"),
     ],
 )
@@ -76,6 +79,25 @@ def test_a_wrong_recipe_is_refused_with_place_expected_and_found(good, tmp_path,
     with pytest.raises(recipes.RecipeError, match=said) as refused:
         recipes.load(file)
     assert str(refused.value).startswith(str(file))
+
+
+@pytest.mark.parametrize(
+    "part, bad",
+    [
+        ("train", {"clip_norm": (-1.0, 0.0, float("nan")), "betas": ([0.9, 1.5], [1.0, 0.9], [-0.1, 0.9], [0.9, float("nan")])}),
+        ("train", {"peak_lr": (float("inf"), 0.0, -1e-3), "weight_decay": (-1.0,), "seed": (-1, 2**70, 10**400), "batch_tokens": (0,), "checkpoint_steps": (0,)}),
+        ("model", {"rope_theta": (0.0, -1.0), "norm_eps": (-1.0, 0.0), "init_std": (-1.0, 0.0), "clip_qkv": (-1.0, 0.0), "layers": (0,)}),
+        ("model", {"balance_weight": (float("nan"), -0.1, float("inf")), "d_model": (-32,), "experts": (0,)}),
+        ("stages.0.lr", {"start": (float("nan"), -1.0), "end": (-1.0, float("inf")), "warmup_tokens": (-5,)}),
+    ],
+)
+def test_numbers_that_cannot_train_are_refused_with_their_field(good, tmp_path, part, bad):
+    place = part.replace(".0", r"\[0\]").replace(".", r"\.")
+    for name, values in bad.items():
+        for value in values:
+            wrong = changed(yaml.safe_load(yaml.safe_dump(good)), part, {**good.get(part, {}), name: value})
+            with pytest.raises(recipes.RecipeError, match=rf"r\.yaml: {place}: {name} must be .*, found "):
+                recipes.load(corpus.save(wrong, tmp_path / "r.yaml"))
 
 
 def test_a_sequence_must_be_short_against_a_window(good, tmp_path):
@@ -142,7 +164,7 @@ def test_the_hash_is_of_what_decides_the_result(good, tmp_path):
 
     same = recipes.load(corpus.save(good, tmp_path / "r.yaml")).hash
     assert mark("home", "elsewhere") == mark("spark.master", "local[7]") == same
-    assert len({same, mark("seed", 18), mark("stages.0.tokens", 99), mark("model.experts", 5)}) == 4
+    assert len({same, mark("seed", 18), mark("stages.0.tokens", 9999), mark("model.experts", 5)}) == 4
 
 
 # ---- bands and rows ----

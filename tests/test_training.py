@@ -5,16 +5,19 @@ import json
 import math
 import multiprocessing
 import os
+import re
 import resource
 import signal
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from model import checkpoint
-from model.ledger import ledger_files
+from model.ledger import Journal, ledger_files
 from model.train import Learner, train
 from schemas.manifest import Draw, LearningRate, Plan, Stage, load_manifest, load_plan, save
 from schemas.training import TrainConfig
@@ -103,6 +106,87 @@ def test_a_run_killed_at_any_time_ends_in_the_same_bits(shards, tmp_path):
         kills += 1
         assert kills < 50
     assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
+
+
+class Stopped(Exception):
+    pass
+
+
+def train_until(shards, run, step):
+    def stop(progress):
+        if progress.step == step:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        train(shards, run, TINY, CONFIG, stop)
+
+
+def damage_weights(folder):
+    weights = load_file(folder / "weights.safetensors")
+    save_file(weights | {"embedding": torch.full_like(weights["embedding"], math.nan)}, folder / "weights.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda folder: os.truncate(folder / "weights.safetensors", 1000), "SafetensorError"),
+        (damage_weights, "not finite in embedding"),
+        (lambda folder: (folder / "state.json").write_text("{}"), "state.json lacks"),
+        (lambda folder: os.truncate(folder / "state.json", 100), "JSONDecodeError"),
+        (lambda folder: save_file({}, folder / "optimizer.safetensors"), "moments are not those of the weights"),
+        (lambda folder: (folder / "optimizer.safetensors").unlink(), "No such file"),
+    ],
+    ids=["cut", "NaN", "empty state", "cut state", "empty moments", "no moments"],
+)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(shards, tmp_path, caplog, damage, said):
+    train(shards, tmp_path / "whole", TINY, CONFIG)
+    train_until(shards, tmp_path / "run", 9)
+    damage(tmp_path / "run/checkpoints/step-0000008")
+    resumed = []
+    train(shards, tmp_path / "run", TINY, CONFIG, lambda progress: resumed.append(progress.step))
+    assert resumed[0] == 7 and re.search(rf"step-0000008 is damaged \(.*{said}.*the run goes on from step-0000006", caplog.text, re.DOTALL)
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_is_refused(shards, tmp_path):
+    train_until(shards, tmp_path / "run", 9)
+    for folder in (tmp_path / "run/checkpoints").iterdir():
+        damage_weights(folder)
+    with pytest.raises(ValueError, match=r"step-0000008 is damaged .*step-0000006 is damaged .*delete .*/run and train from the beginning"):
+        train(shards, tmp_path / "run", TINY, CONFIG)
+
+
+def test_a_run_whose_record_lost_steps_is_refused(shards, tmp_path):
+    train_until(shards, tmp_path / "run", 9)
+    metrics, ledger = tmp_path / "run/metrics.jsonl", tmp_path / "run/ledger/steps-0000002-0000003.npy"
+    kept = metrics.read_bytes()
+    metrics.write_bytes(b"".join(kept.splitlines(keepends=True)[:5])[:-3])
+    with pytest.raises(ValueError, match=r"metrics.jsonl tells of the first 4 steps, expected all 8 before the checkpoint: put the rest back, or delete .*/run"):
+        train(shards, tmp_path / "run", TINY, CONFIG)
+    metrics.write_bytes(kept)
+    rows = ledger.read_bytes()
+    ledger.unlink()
+    with pytest.raises(ValueError, match=r"ledger tells of the first 2 steps, expected all 8"):
+        train(shards, tmp_path / "run", TINY, CONFIG)
+    ledger.write_bytes(rows)
+    train(shards, tmp_path / "run", TINY, CONFIG)
+    train(shards, tmp_path / "whole", TINY, CONFIG)
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
+
+
+def test_a_kill_while_the_record_is_taken_back_loses_no_line(shards, tmp_path, monkeypatch):
+    """What a resumed run writes into the files of the record, it appends: no line before the checkpoint is ever out of them."""
+    train_until(shards, tmp_path / "run", 9)
+    lines = (tmp_path / "run/metrics.jsonl").read_bytes().splitlines(keepends=True)
+    opened = Path.open
+
+    def watched(path, mode="r", *arguments, **options):
+        assert path.suffix != ".jsonl" or "w" not in mode
+        return opened(path, mode, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", watched)
+    Journal(tmp_path / "run", 8).close()
+    assert (tmp_path / "run/metrics.jsonl").read_bytes() == b"".join(lines[:8])
 
 
 def test_what_a_run_leaves(shards, tmp_path):
