@@ -18,11 +18,10 @@ A segment is a whole document or a piece of one longer than L. Attention, positi
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from schemas.files import json_hash, write_json
+from schemas.files import json_hash, read_json, write_json
 from schemas.training import doc, require
 
 
@@ -178,7 +177,7 @@ def _windows(rows: list[dict]) -> tuple[Window, ...]:
 def _load(path: Path) -> dict:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: `flows run shard` writes it")
-    return json.loads(path.read_text())
+    return read_json(path)
 
 
 def _checked(value, stored_hash: str, path: Path):
