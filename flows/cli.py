@@ -78,13 +78,9 @@ def _watch(command: int, told: socket.socket, stops: list[int]) -> int:
             _ended(command, GRACE_SECONDS)
             return _stopped(told)
         if (code := _ended(command)) is not None:
-            return (
-                _stopped(told)
-                if code in (Exit.STOPPED, -signal.SIGTERM)
-                else code
-                if code >= 0
-                else _killed(code, told)
-            )
+            if code in (Exit.STOPPED, -signal.SIGTERM):
+                return _stopped(told)
+            return _killed(code, told) if code < 0 else code
 
 
 def _ended(process: int, seconds: float = 0.0) -> int | None:

@@ -35,7 +35,12 @@ def curriculum(recipe: str, only: str | None = None) -> None:
 
     Raises RecipeError, HomeBusy or NotReady before anything is written; what a step raises is passed on.
     """
-    run_steps(check(Path(recipe)), only)
+    checked = check(Path(recipe))
+    home = Home(Path(checked.recipe.home))
+    home.require_space()
+    with home.held():
+        home.sweep()
+    run_steps(checked, only)
 
 
 def curriculum_of(checked: Preflight) -> Flow:

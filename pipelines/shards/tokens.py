@@ -44,8 +44,8 @@ PATTERN = (
     r"| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]|\s+(?!\S)|\s"
 )
 # And pieces are cut after so many characters: a merge moves what follows it in its piece, so that a run of 300,000 Han
-# characters took hours, and the engine gives up on a piece where it steps back 10 million times. What is written by
-# people holds no such piece (4.7 MB of Python's library give the same tokenizer without the cut). Encoding cuts nothing.
+# characters took hours, and the engine gives up on a piece where it steps back 10 million times. Hardly a text has such
+# pieces (4.7 MB of Python's library give the same tokenizer without the cut). Encoding cuts nothing.
 LONGEST_PIECE = 512
 _RUN = f"{{1,{LONGEST_PIECE}}}"
 TRAINING_PATTERN = (
