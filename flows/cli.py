@@ -71,16 +71,25 @@ def _stop(_number: int, _frame: object) -> None:
 def _watch(command: int, told: socket.socket, stops: list[int]) -> int:
     """Exit code of the command, which is stopped where this process is told to."""
     _adopt_orphans()
-    while True:
+    code = None
+    while code is None:
         number = signal.sigwait([signal.SIGCHLD, *stops])
-        if number != signal.SIGCHLD:
+        if number == signal.SIGCHLD:
+            code = _ended(command)
+        else:
             os.kill(command, signal.SIGINT)
             _ended(command, GRACE_SECONDS)
-            return _stopped(told)
-        if (code := _ended(command)) is not None:
-            if code in (Exit.STOPPED, -signal.SIGTERM):
-                return _stopped(told)
-            return _killed(code, told) if code < 0 else code
+            code = Exit.STOPPED
+    _clean(_homes(told), code)
+    if code < 0 and code != -signal.SIGTERM:
+        name = signal.Signals(-code).name
+        why = ": memory was short, or someone ended it" if name == "SIGKILL" else ""
+        print(f"\nThe command was ended by {name}{why}. The same command goes on from here.", file=sys.stderr)
+        return Exit.FAULT
+    if code < 0 or code == Exit.STOPPED:
+        print("\nStopped. The same command goes on from here.", file=sys.stderr)
+        return Exit.STOPPED
+    return code
 
 
 def _ended(process: int, seconds: float = 0.0) -> int | None:
@@ -95,35 +104,29 @@ def _ended(process: int, seconds: float = 0.0) -> int | None:
         time.sleep(0.02)
 
 
-def _stopped(told: socket.socket) -> int:
-    _clean(told)
-    print("\nStopped. The same command goes on from here.", file=sys.stderr)
-    return Exit.STOPPED
+def _homes(told: socket.socket) -> set[Path]:
+    """Which homes the command held."""
+    told.setblocking(False)
+    try:
+        return {Path(os.fsdecode(root)) for root in told.recv(1 << 16).split(b"\0") if root}
+    except BlockingIOError:
+        return set()
 
 
-def _killed(code: int, told: socket.socket) -> int:
-    _clean(told)
-    name = signal.Signals(-code).name
-    why = ": memory was short, or someone ended it" if name == "SIGKILL" else ""
-    print(f"\nThe command was ended by {name}{why}. What is done is safe.", file=sys.stderr)
-    return Exit.FAULT
-
-
-def _clean(told: socket.socket) -> None:
-    """End all that the command started, and remove the scratch of the homes that it held."""
-    while family := _descendants(os.getpid()):
+def _clean(homes: set[Path], code: int) -> None:
+    """End all that the command started, and remove the scratch of the homes that it held. One that held none may have
+    opened a browser."""
+    while (homes or code < 0 or code == Exit.STOPPED) and (family := _descendants(os.getpid())):
         for process in family:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
-        time.sleep(0.02)
         _reap()
-    told.setblocking(False)
-    with contextlib.suppress(BlockingIOError):
-        for root in set(told.recv(1 << 16).split(b"\0")) - {b""}:
-            with contextlib.suppress(HomeBusy), held(Path(os.fsdecode(root))):  # the next run may have begun
-                sweep(Path(os.fsdecode(root)))
-    if sys.stdout.isatty():
-        sys.stdout.write("\x1b[?25h")  # a progress bar hides the cursor
+        time.sleep(0.02)
+    for home in homes:
+        with contextlib.suppress(HomeBusy), held(home):  # the next run may have begun
+            sweep(home)
+    if homes and sys.stdout.isatty():
+        print("\x1b[?25h", end="", flush=True)  # a progress bar hides the cursor
 
 
 def _adopt_orphans() -> None:
