@@ -2,11 +2,14 @@
 
 The files:
 
-    cli         the command line
+    cli         the door: a command in a process of its own, and what a stop of it leaves: nothing
+    commands    the command line
+    exits       its exit codes
     curriculum  the main flow: every step in order, skipping what is done
     preflight   a recipe loaded and checked, its sources listed
     status      which steps are done, stale or missing
-    home        the home folder of a recipe: what lies where, receipts, who holds it
+    home        the home folder of a recipe: what lies where, receipts
+    scratch     what a home holds only while a run works: its lock, scratch files, Prefect's temporary server
     job         what a step works with
     steps/      a file a step
     progress    one line a step while it runs

@@ -1,246 +1,159 @@
-"""`flows`: the command line. Thin: it checks, sets Prefect's environment, and says in one message what went wrong."""
+"""`flows`: the door. A command works in a process of its own, which this one watches.
+
+Imports, compiled loops and Java do not let Python answer a signal, some for minutes. The process that watches does
+nothing else: it heeds a stop at once, says so in one line, and leaves nothing behind, as little as `kill -9` loses.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
+import signal
+import socket
 import sys
-import webbrowser
-from collections.abc import Iterator
+import threading
+import time
 from pathlib import Path
-from typing import Annotated
+from typing import NoReturn
 
-import typer
-from rich.console import Console
-from rich.table import Column, Table
+from flows.exits import Exit
+from flows.scratch import WATCHER, HomeBusy, held, sweep
 
-from flows import STEPS
-from flows.home import Home, HomeBusy
-from schemas import fields
-from schemas import recipe as recipes
-from schemas.recipe import RecipeError
-
-DEFAULT = Path(__file__).parent / "recipes" / "local.yaml"
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode="markdown",
-    pretty_exceptions_enable=False,
-    help="Raw text in, a trained mixture of experts out. Start with: `flows run curriculum`",
-)
-recipe_app = typer.Typer(no_args_is_help=True, help="Check recipes, list their fields.")
-app.add_typer(recipe_app, name="recipe")
-rules_app = typer.Typer(
-    no_args_is_help=True, help="Try other thresholds on the measured corpus; see why a document fails."
-)
-app.add_typer(rules_app, name="rules")
-console = Console(highlight=False)
-RecipePath = Annotated[
-    Path, typer.Option("--recipe", "-r", help="Recipe (YAML); the default curates this machine's Python installation.")
-]
+GRACE_SECONDS = 2.0  # for a stopped command to tell a Prefect server; what it wrote is whole at any moment
+SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER of <linux/prctl.h>
 
 
-@app.command()
-def run(
-    what: Annotated[
-        str, typer.Argument(help=f"curriculum (everything that is not done) or one step: {', '.join(STEPS)}")
-    ],
-    recipe: RecipePath = DEFAULT,
-) -> None:
-    """Run the whole curriculum, or one step of it.
-
-    What is done already is skipped: after a change of the recipe only the steps that depend on it run, and a run that
-    was stopped goes on where it was.
-
-    Example: `flows run curriculum --recipe my.yaml`, then `flows run judge -r my.yaml`
-    """
-    if what != "curriculum" and what not in STEPS:
-        raise typer.BadParameter(f"expected curriculum or one of {', '.join(STEPS)}; found {what}")
-    only = None if what == "curriculum" else what
-    with _said_plainly():
-        from flows.preflight import check
-        from flows.status import pending, states
-
-        checked = check(recipe)
-        home = Home(Path(checked.recipe.home))
-        if not pending(states(checked, home), only):
-            console.print(f"Nothing to do: every step of {recipe} is done. The report: {home.report_page()}")
-            return
-        home.require_space()
-        with home.held():
-            home.end_orphaned_server()
-        _prepare_prefect(home)
-        from flows.curriculum import curriculum_of
-
-        curriculum_of(checked)(str(recipe), only)
-        if only in (None, "report"):
-            from flows.summary import print_summary
-
-            print_summary(checked.recipe, home, console)
+def app() -> NoReturn:
+    """Run the command that the process was called with. Ends the process with one of `flows.exits`."""
+    stops = [s for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) != signal.SIG_IGN]
+    signal.signal(signal.SIGCHLD, lambda *_: None)  # a signal that nobody handles may not be waited for
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD, *stops])
+    ours, theirs = socket.socketpair()
+    command = os.fork()
+    if command:
+        theirs.close()
+        sys.exit(_watch(command, ours, stops))
+    ours.close()
+    _work(theirs, stops)
 
 
-@app.command()
-def status(recipe: RecipePath = DEFAULT) -> None:
-    """Show every step of the recipe's home folder: done, stale (and because of what) or missing.
-
-    Example: `flows status`
-    """
-    with _said_plainly():
-        from flows.preflight import check
-        from flows.status import states
-
-        checked = check(recipe)
-        table = Table("step", "state", "seconds", "finished, UTC", Column("why", overflow="fold"), box=None)
-        colours = {"done": "green", "stale": "yellow", "missing": "red"}
-        for state in states(checked, Home(Path(checked.recipe.home))):
-            seconds = f"{state.receipt.seconds:.1f}" if state.receipt else ""
-            finished = state.receipt.finished_at[:16].replace("T", " ") if state.receipt else ""
-            table.add_row(state.step.name, f"[{colours[state.state]}]{state.state}[/]", seconds, finished, state.why)
-        console.print(table)
-
-
-@app.command()
-def report(
-    recipe: RecipePath = DEFAULT, show: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False
-) -> None:
-    """Print the path of the report of the recipe's last finished run, or open it. Example: `flows report --open`"""
-    with _said_plainly():
-        page = _home(recipe).report_page()
-        console.print(str(page), soft_wrap=True)
-        if show:
-            webbrowser.open(page.resolve().as_uri())
-
-
-@app.command()
-def trace(
-    doc_id: Annotated[str, typer.Argument(help="32 hex digits, or enough of their beginning")],
-    recipe: RecipePath = DEFAULT,
-) -> None:
-    """Tell a document's life: origin, signals, rules, cluster, tier, spans in shards, training steps that read it.
-
-    Example: `flows trace 3f2a`
-    """
-    with _said_plainly():
-        from pipelines.lineage import life
-
-        for heading, lines in life(_home(recipe).lake, doc_id):
-            console.print(f"[bold]{heading}[/]")
-            for line in lines:
-                console.print(f"  {line}", markup=False)
-
-
-@app.command()
-def similar(
-    what: Annotated[
-        str, typer.Argument(help="a text file, the beginning of a document's id, or - for text on standard input")
-    ],
-    recipe: RecipePath = DEFAULT,
-    most: Annotated[int, typer.Option(min=1, help="Show so many documents at the most.")] = 10,
-) -> None:
-    """Show the documents whose text is nearest to a file's, another document's or standard input's, and what became of
-    them.
-
-    The similarity is the Jaccard index of word n-grams. Documents that share no band of the fingerprint are not found.
-    Example: `flows similar README.md`, `flows similar 3f2a`, or `flows similar - < page.txt`
-    """
-    with _said_plainly():
-        from flows.steps.measure import fingerprint_context
-        from flows.summary import print_similar
-        from pipelines.dedup.similar import nearest, read_query
-
-        home = _home(recipe)
-        context = fingerprint_context(home)
-        query = read_query(home.lake, what, sys.stdin.buffer)
-        wide = Console(highlight=False, width=max(console.width, 160))
-        print_similar(nearest(home.lake, query, context, most), context, wide)
-
-
-@recipe_app.command("check")
-def recipe_check(file: Path) -> None:
-    """Check a recipe without running it. Example: `flows recipe check my.yaml`"""
-    with _said_plainly():
-        from flows.preflight import check
-
-        good = check(file).recipe
-        console.print(f"{file}: good. {len(good.sources)} sources, {len(good.stages)} stages, home {good.home}")
-
-
-@recipe_app.command("fields")
-def recipe_fields() -> None:
-    """List every field of a recipe with its type, default and meaning. Example: `flows recipe fields | grep stages`"""
-    table = Table("field", "type", "default", "meaning", box=None)
-    for row in fields.fields():
-        table.add_row(*(cell.replace("[", "\\[") for cell in row))
-    Console(highlight=False, width=max(console.width, 160)).print(table)
-
-
-@rules_app.command("try")
-def rules_try(file: Path, recipe: RecipePath = DEFAULT) -> None:
-    """Judge the measured corpus by other rules, in seconds, changing nothing: what would be gained and lost.
-
-    FILE holds `rules:` as a recipe does. Example: `flows rules try stricter.yaml`, with
-    `rules: {docs: {too_few_words: 50, top_2gram: null}}`; thresholds not named stay those of the recipe.
-    """
-    with _said_plainly():
-        from flows.job import domain_rules
-        from flows.summary import print_trial
-        from pipelines.rules.trial import try_rules
-
-        home = _home(recipe)
-        rules = domain_rules(recipes.with_rules(recipes.load(recipe), file), home)
-        print_trial(try_rules(home.lake, rules), console)
-
-
-@rules_app.command("explain")
-def rules_explain(
-    doc_id: Annotated[str, typer.Argument(help="32 hex digits, or enough of their beginning")],
-    recipe: RecipePath = DEFAULT,
-) -> None:
-    """Show every rule of a document's domain beside what was measured. Example: `flows rules explain 3f2a`"""
-    with _said_plainly():
-        from flows.job import domain_rules
-        from pipelines.lineage import rules_of
-
-        table = Table("rule", "signal", "measured", "drops", "", "source", box=None)
-        home = _home(recipe)
-        for rule, value, condition, fails in rules_of(home.lake, doc_id, domain_rules(recipes.load(recipe), home)):
-            measured = "" if value is None else f"{value:.4g}" if isinstance(value, float) else f"{value:,}"
-            table.add_row(rule.name, rule.signal, measured, condition, "[red]fails[/]" if fails else "", rule.source)
-        Console(highlight=False, width=max(console.width, 160)).print(table)
-
-
-def _home(recipe: Path) -> Home:
-    """The home folder of a recipe whose sources need not be there any more."""
-    return Home(Path(recipes.load(recipe).home))
-
-
-def _prepare_prefect(home: Home) -> None:
-    """Settings that must stand in the environment before Prefect is imported; what the user has set wins.
-
-    Its database stays in the home folder; telemetry is off: it needs a network, and its write can fail a run.
-    """
-    folder = home.root.resolve() / "prefect"
-    folder.mkdir(parents=True, exist_ok=True)
-    os.environ.setdefault("PREFECT_HOME", str(folder))
-    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
-    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
-
-
-@contextlib.contextmanager
-def _said_plainly() -> Iterator[None]:
-    """What a user can mend is said in one message; anything else keeps its traceback."""
+def _work(watcher: socket.socket, stops: list[int]) -> NoReturn:
+    """The command itself. It ends with the process that watches it."""
+    os.environ[WATCHER] = f"{os.getppid()} {watcher.fileno()}"
+    threading.Thread(target=_end_with, args=[watcher], daemon=True).start()
+    for number in stops:
+        signal.signal(number, _stop)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD, *stops])
     try:
-        yield
-    except (RecipeError, HomeBusy, FileNotFoundError, LookupError, RuntimeError, ValueError, OSError) as error:
-        if os.environ.get("MILLRACE_TRACEBACK"):
-            raise
-        Console(stderr=True, highlight=False).print(f"[red]{type(error).__name__}[/]: ", end="")
-        print(error, file=sys.stderr)
-        raise typer.Exit(1) from None
+        from flows.commands import app as commands
+
+        sys.exit(commands())
     except KeyboardInterrupt:
+        sys.exit(Exit.STOPPED)
+
+
+def _end_with(watcher: socket.socket) -> None:
+    watcher.recv(1)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _stop(_number: int, _frame: object) -> None:
+    """Whatever is interrupted would say so, at length: from here on nothing that this process says is heard."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(nothing, stream)
+    raise KeyboardInterrupt
+
+
+def _watch(command: int, told: socket.socket, stops: list[int]) -> int:
+    """Exit code of the command, which is stopped where this process is told to."""
+    _adopt_orphans()
+    code = None
+    while code is None:
+        number = signal.sigwait([signal.SIGCHLD, *stops])
+        if number == signal.SIGCHLD:
+            code = _ended(command)
+        else:
+            os.kill(command, signal.SIGINT)
+            _ended(command, GRACE_SECONDS)
+            code = Exit.STOPPED
+    _clean(_homes(told), code)
+    if code < 0 and code != -signal.SIGTERM:
+        name = signal.Signals(-code).name
+        why = ": memory was short, or someone ended it" if name == "SIGKILL" else ""
+        print(f"\nThe command was ended by {name}{why}. The same command goes on from here.", file=sys.stderr)
+        return Exit.FAULT
+    if code < 0 or code == Exit.STOPPED:
         print("\nStopped. The same command goes on from here.", file=sys.stderr)
-        raise typer.Exit(130) from None
+        return Exit.STOPPED
+    return code
+
+
+def _ended(process: int, seconds: float = 0.0) -> int | None:
+    """How a process ended, or minus the signal that ended it; None if it goes on for longer."""
+    until = time.monotonic() + seconds
+    while True:
+        ended, status = os.waitpid(process, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() >= until:
+            return None
+        time.sleep(0.02)
+
+
+def _homes(told: socket.socket) -> set[Path]:
+    """Which homes the command held."""
+    told.setblocking(False)
+    try:
+        return {Path(os.fsdecode(root)) for root in told.recv(1 << 16).split(b"\0") if root}
+    except BlockingIOError:
+        return set()
+
+
+def _clean(homes: set[Path], code: int) -> None:
+    """End all that the command started, and remove the scratch of the homes that it held. One that held none may have
+    opened a browser."""
+    while (homes or code < 0 or code == Exit.STOPPED) and (family := _descendants(os.getpid())):
+        for process in family:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        _reap()
+        time.sleep(0.02)
+    for home in homes:
+        with contextlib.suppress(HomeBusy), held(home):  # the next run may have begun
+            sweep(home)
+    if homes and sys.stdout.isatty():
+        print("\x1b[?25h", end="", flush=True)  # a progress bar hides the cursor
+
+
+def _adopt_orphans() -> None:
+    """What the command leaves behind becomes a child of this process (Linux), wherever it had put itself."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(SUBREAPER, 1, 0, 0, 0)
+
+
+def _descendants(ancestor: int) -> set[int]:
+    """Processes that it started, and those that they did (Linux); zombies are none."""
+    parents: dict[int, int] = {}
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, parent = file.read_text(errors="replace").rpartition(")")[2].split()[:2]
+            if state != "Z":
+                parents[int(file.parent.name)] = int(parent)
+    family, size = {ancestor}, 0
+    while len(family) > size:
+        size = len(family)
+        family |= {process for process, parent in parents.items() if parent in family}
+    return family - {ancestor}
+
+
+def _reap() -> None:
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
 
 
 if __name__ == "__main__":

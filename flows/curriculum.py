@@ -35,7 +35,12 @@ def curriculum(recipe: str, only: str | None = None) -> None:
 
     Raises RecipeError, HomeBusy or NotReady before anything is written; what a step raises is passed on.
     """
-    run_steps(check(Path(recipe)), only)
+    checked = check(Path(recipe))
+    home = Home(Path(checked.recipe.home))
+    home.require_space()
+    with home.held():
+        home.sweep()
+    run_steps(checked, only)
 
 
 def curriculum_of(checked: Preflight) -> Flow:
@@ -53,11 +58,12 @@ def run_steps(checked: Preflight, only: str | None) -> None:
         job.files, job.deliveries = checked.files, checked.deliveries
         decided = {state.step.name: plain(state.part) for state in step_states}
         run = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
+        store_runs(job)
         display = Display()
         for step in pending(step_states, only):
             as_task(step)(step, job, decided[step.name], run, display)
         publish(job)
-        store_runs(job, run)
+        store_runs(job)
 
 
 def remember_server(home: Home) -> None:
@@ -112,9 +118,10 @@ def receipt(step: Step, job: Job, part: Any, run: str, counts: dict[str, float],
     )
 
 
-def store_runs(job: Job, run: str) -> None:
-    """Bring this run's receipts into ops.runs."""
-    receipts = [last for step in STEPS if (last := job.home.receipt(step.name)) and last.run == run]
+def store_runs(job: Job) -> None:
+    """Bring into ops.runs the receipts that it lacks: this run's, and at its beginning those of one that was killed."""
+    stored = stored_runs(job)
+    receipts = [one for step in STEPS if (one := job.home.receipt(step.name)) and (one.run, one.step) not in stored]
     rows = [{**asdict(one), "fingerprint": one.hash, "recipe": job.recipe.hash} for one in receipts]
     if rows:
         columns = {name: pa.array([row[name] for row in rows]) for name in tables.RUNS.column_names if name not in MAPS}
@@ -122,7 +129,15 @@ def store_runs(job: Job, run: str) -> None:
             name: pa.array([list(row[name].items()) for row in rows], pa.map_(pa.string(), kind))
             for name, kind in MAPS.items()
         }
-        job.store(pa.table(columns | maps), tables.RUNS, {"run": run}, append=True)
+        job.store(pa.table(columns | maps), tables.RUNS, {}, append=True)
+
+
+def stored_runs(job: Job) -> set[tuple[str, str]]:
+    """(run, step) of ops.runs; one that has other columns is made anew when it is written."""
+    if not job.home.lake.has(tables.RUNS):
+        return set()
+    rows = job.home.lake.arrow(tables.RUNS, ["run", "step"])
+    return set(zip(rows.column("run").to_pylist(), rows.column("step").to_pylist(), strict=True))
 
 
 MAPS = {"inputs": pa.string(), "tables": pa.int64(), "counts": pa.float64()}  # of ops.runs: what the values are

@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
-import shutil
-import signal
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from flows import scratch
 from pipelines.lake import Lake
 from schemas.files import write_json
 
 FULL = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))  # Java quotes the same words
+LEAST_FILES = 2_000  # more than the default run makes, Java's scratch included
 LEAST_FREE = 500_000_000  # bytes; Prefect's database, Spark's scratch and the JVM's take half of it before any data
-
-
-class HomeBusy(RuntimeError):
-    """Another run works in this home folder."""
 
 
 class DiskFull(RuntimeError):
@@ -84,11 +79,13 @@ class Home:
     def report(self) -> Path:
         return self.root / "report"
 
+    def receipt_file(self, step: str) -> Path:
+        return self.root / "steps" / f"{step}.json"
+
     def receipt(self, step: str) -> Receipt | None:
         """What the step left when it last finished; None if it never did, or if its receipt cannot be read."""
-        path = self.root / "steps" / f"{step}.json"
         try:
-            told = json.loads(path.read_text())
+            told = json.loads(self.receipt_file(step).read_text())
             if "fingerprint" in told:  # as homes made before December 2026 call it
                 told["hash"] = told.pop("fingerprint")
             return Receipt(**told)
@@ -97,7 +94,7 @@ class Home:
 
     def keep(self, receipt: Receipt) -> None:
         """Store the receipt; the old one is replaced at once or not at all."""
-        write_json(self.root / "steps" / f"{receipt.step}.json", asdict(receipt))
+        write_json(self.receipt_file(receipt.step), asdict(receipt))
 
     def damage(self, receipt: Receipt) -> str | None:
         """Why the step's output is no longer what its receipt says; None if it is."""
@@ -125,12 +122,17 @@ class Home:
             self.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OSError(f"home: expected a folder that can be made, found {self.root}: {error.strerror}") from None
-        free = shutil.disk_usage(self.root).free
-        if free < LEAST_FREE:
+        n_bytes, files = self._room()
+        if n_bytes < LEAST_FREE or files < LEAST_FILES:
             raise DiskFull(
-                f"expected at least {LEAST_FREE:,} bytes free on the disk of {self.root}, found {free:,}: "
-                "free some space"
+                f"expected at least {LEAST_FREE:,} bytes free on the disk of {self.root} and room for {LEAST_FILES:,} "
+                f"files, found {n_bytes:,} bytes and {files:,} inodes: free some space"
             )
+
+    def _room(self) -> tuple[int, float]:
+        """(bytes, files) that the disk still takes; some file systems have no end of files."""
+        disk = os.statvfs(self.root)
+        return disk.f_bavail * disk.f_frsize, disk.f_favail if disk.f_files else float("inf")
 
     @contextlib.contextmanager
     def space_named(self, step: str) -> Iterator[None]:
@@ -140,43 +142,21 @@ class Home:
         except Exception as error:
             if not any(said in f"{error}{error.__cause__}" for said in FULL):
                 raise
-            free = shutil.disk_usage(self.root).free
+            n_bytes, files = self._room()
+            where = getattr(error, "filename", None) or self.root
             raise DiskFull(
-                f"{step} could not write: the disk of {self.root} is full ({free:,} bytes free). "
-                f"What is done is safe: free some space, and the same command goes on from {step}"
+                f"{step} could not write: the disk of {where} is full (in {self.root} {n_bytes:,} bytes and {files:,} "
+                f"inodes are free). What is done is safe: free some space, and the same command goes on from {step}"
             ) from error
 
-    @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """Hold the folder for one run. Raises HomeBusy naming the run that has it.
+    def held(self) -> contextlib.AbstractContextManager[None]:
+        """Hold the folder for one run. Raises HomeBusy naming the run that has it."""
+        return scratch.held(self.root)
 
-        The kernel lets go of the lock when the process ends, however it ends.
-        """
-        (self.root / "tmp").mkdir(parents=True, exist_ok=True)
-        with open(self.root / "lock", "a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.seek(0)
-                raise HomeBusy(f"{self.root} is in use by {file.read().strip()}; wait for it, or stop it") from None
-            file.truncate(0)
-            file.write(f"process {os.getpid()}")
-            file.flush()
-            yield
-
-    @property
-    def _server(self) -> Path:
-        return self.root / "tmp" / "prefect-server.pid"
+    def sweep(self) -> None:
+        """End and remove what a run that was killed left. To be called while the folder is held."""
+        scratch.sweep(self.root)
 
     def remember_server(self, pid: int) -> None:
         """Note the process of Prefect's temporary server: one that outlives a killed run is ended by the next."""
-        self._server.write_text(str(pid))
-
-    def end_orphaned_server(self) -> None:
-        """End the temporary server of a run that was killed. To be called while the folder is held."""
-        with contextlib.suppress(FileNotFoundError, ValueError, ProcessLookupError):
-            pid = int(self._server.read_text())
-            # the number may be another process's by now
-            if b"prefect.server" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                os.kill(pid, signal.SIGKILL)
-            self._server.unlink()
+        scratch.server_file(self.root).write_text(str(pid))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +15,7 @@ from pipelines import deliveries, rules
 from pipelines.deliveries import Delivery
 from pipelines.readers import ingest
 from pipelines.rules import Rule
+from schemas.files import read_json
 from schemas.recipe import Recipe
 from schemas.tables import Table
 
@@ -111,5 +111,5 @@ def domain_rules(recipe: Recipe, home: Home | None = None) -> dict[str, tuple[Ru
     if home and recipe.languages.trusted:
         if not home.languages.is_file():
             raise FileNotFoundError(f"{home.languages} is missing: `flows run learn` fits thresholds to languages")
-        fitted = json.loads(home.languages.read_text())["thresholds"]
+        fitted = read_json(home.languages)["thresholds"]
     return {domain: rules.load(domain, recipe.rules.get(domain), fitted) for domain in sorted(recipe.domains)}

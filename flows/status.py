@@ -9,10 +9,11 @@ from typing import Any
 from flows.home import Home, Receipt
 from flows.preflight import Preflight
 from flows.steps import STEPS, Step
+from schemas.errors import DataError
 from schemas.files import differences, json_hash
 
 
-class NotReady(RuntimeError):
+class NotReady(DataError):
     """A step was asked for whose inputs are not there."""
 
 
@@ -69,19 +70,25 @@ def pending(step_states: list[State], only: str | None = None) -> list[Step]:
 def _state(step: Step, expected: str, part: Any, inputs: dict[str, str], home: Home) -> State:
     receipt = home.receipt(step.name)
     if receipt is None:
-        return State(step, part, expected, "missing", "never finished", None)
+        torn = home.receipt_file(step.name).exists()
+        why = f"{home.receipt_file(step.name)} cannot be read" if torn else "never finished"
+        return State(step, part, expected, "missing", why, None)
     if receipt.hash != expected:
-        return State(step, part, expected, "stale", _difference(receipt, part, inputs), receipt)
+        return State(step, part, expected, "stale", _difference(step, receipt, part, inputs), receipt)
     damage = home.damage(receipt)
     return State(step, part, expected, "stale" if damage else "done", damage or "", receipt)
 
 
-def _difference(receipt: Receipt, part: Any, inputs: dict[str, str]) -> str:
-    changed = sorted(place for place, _, _ in differences(receipt.part, plain(part)))
-    others = sorted(need for need in inputs if receipt.inputs.get(need) != inputs[need])
+def _difference(step: Step, receipt: Receipt, part: Any, inputs: dict[str, str]) -> str:
+    """Every cause: fields of the recipe, inputs, the step's own code."""
+    changed = sorted({place or "recipe" for place, _, _ in differences(receipt.part, plain(part))})
+    read = {need: receipt.inputs.get(need) for need in inputs}
+    others = sorted(need for need in inputs if read[need] != inputs[need])
     said = [f"{', '.join(changed)} changed"] if changed else []
     said += [f"input {', '.join(others)} changed"] if others else []
-    return "; ".join(said) or "made by another version of the step"
+    made_here = receipt.hash == json_hash([step.name, step.revision, receipt.part, read])
+    said += [] if made_here else ["made by another version of the step"]
+    return "; ".join(said)
 
 
 def plain(value: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -13,6 +12,7 @@ from rich.text import Text
 from flows.home import Home
 from flows.numbers import share, short, size
 from pipelines.rules.trial import Trial
+from schemas.files import read_json
 from schemas.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ OUTCOMES = {
 def print_summary(recipe: Recipe, home: Home, console: Console) -> None:
     """Print the tables of the last report of a home folder. Raises FileNotFoundError if there is none."""
     page = home.report_page()
-    facts = json.loads(page.with_suffix(".json").read_text())
+    facts = read_json(page.with_suffix(".json"))
     for table in (funnel(facts), losses(facts), curriculum(facts), heldout(facts)):
         console.print(table)
     for row in facts["funnel"]:

@@ -11,6 +11,7 @@ from pipelines.lake import Lake
 from pipelines.rules import Rule
 from pipelines.shards.tokens import doc_key
 from schemas import tables
+from schemas.errors import DataError
 from schemas.tables import Table
 
 SHOWN = 5  # spans and steps named one by one; the rest is counted
@@ -20,7 +21,7 @@ PREVIEW_CHARACTERS = 200
 def life(lake: Lake, doc_id: str) -> Iterator[tuple[str, list[str]]]:
     """A document's life as (heading, lines). `doc_id` may be the beginning of one.
 
-    Raises LookupError if no document, or more than one, begins so.
+    Raises DataError if no document, or more than one, begins so.
     """
     document = _only(lake, doc_id)
     doc_id = document["doc_id"]
@@ -53,7 +54,7 @@ def rules_of(lake: Lake, doc_id: str, rules: dict[str, tuple[Rule, ...]]) -> Ite
     and which documents the rule is for, and whether the
     document fails.
 
-    `doc_id` may be the beginning of one. Raises LookupError if no document, or more than one, begins so.
+    `doc_id` may be the beginning of one. Raises DataError if no document, or more than one, begins so.
     """
     signals = _row(lake, tables.SIGNALS, _only(lake, doc_id)["doc_id"])
     for rule in rules.get(signals.get("domain"), ()):
@@ -63,10 +64,10 @@ def rules_of(lake: Lake, doc_id: str, rules: dict[str, tuple[Rule, ...]]) -> Ite
 
 def _only(lake: Lake, beginning: str) -> dict[str, Any]:
     if lake.version(tables.DOCUMENTS) is None:
-        raise LookupError(f"{lake.root} holds no {tables.DOCUMENTS.name} yet: `flows run curriculum` writes it")
+        raise DataError(f"{lake.root} holds no {tables.DOCUMENTS.name} yet: `flows run curriculum` writes it")
     rows = _rows(lake, tables.DOCUMENTS, pc.starts_with(pc.field("doc_id"), beginning.lower()))
     if len(rows) != 1:
-        raise LookupError(f"expected one document whose id begins with {beginning}, found {len(rows)}")
+        raise DataError(f"expected one document whose id begins with {beginning}, found {len(rows)}")
     return rows[0]
 
 

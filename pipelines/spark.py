@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -54,7 +56,8 @@ LOCAL_SETTINGS = {
 # A laptop's run lasts minutes, too short for Java's second compiler and concurrent collector to pay: the default run's
 # data steps took 127 s with these options and 190 s without (one reading each, on a machine with other work). The first
 # compiler alone gets 48 MB for its code, which a run of 60 MB of text fills; Java then interprets what comes after.
-JAVA_OPTIONS = "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m -XX:+UseParallelGC"
+# Java writes counters to /tmp, whatever its tmpdir, where a full disk ends it.
+JAVA_OPTIONS = "-XX:-UsePerfData -XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m -XX:+UseParallelGC"
 SENT_BYTES = 64 << 20  # 600,000 documents' ids; Java holds them twice
 ID_BYTES = 100  # of a row with a document's id and little else
 
@@ -66,6 +69,17 @@ def java_options() -> str:
         else ""
     )
     return f"{JAVA_OPTIONS} {archive}"
+
+
+@contextlib.contextmanager
+def _interrupts_kept() -> Iterator[None]:
+    """PySpark takes Ctrl-C for itself, to cancel its jobs and say so at length; who stops a run ends Java anyway."""
+    kept = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, kept)
 
 
 @contextlib.contextmanager
@@ -93,6 +107,7 @@ def session(spark: Spark, home: str) -> SparkSession:
         return SparkSession.builder.getOrCreate()
     assets.check()
     assets.java()
+    os.environ["SPARK_LAUNCHER_OPTS"] = "-XX:-UsePerfData"
     os.environ["PYSPARK_PYTHON"] = sys.executable  # else workers may be another Python, without our packages
     local = spark.master.startswith("local")
     builder = SparkSession.builder.master(spark.master).appName("millrace")
@@ -108,7 +123,7 @@ def session(spark: Spark, home: str) -> SparkSession:
     }
     for name, value in settings.items():
         builder = builder.config(name, value)
-    with _stderr_to(Path(home, "tmp", "spark.log")):
+    with _stderr_to(Path(home, "tmp", "spark.log")), _interrupts_kept():
         started = builder.getOrCreate()
     started.sparkContext.setLogLevel("OFF")  # what fails is raised, with its cause, to the step that asked for it
     return started

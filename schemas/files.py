@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from schemas.errors import DataError
+
 
 def json_hash(value: Any) -> str:
     """Hash of a JSON value or dataclass: 32 hex digits, the same for equal content."""
@@ -36,6 +38,18 @@ def write_whole(path: Path, data: bytes, attempt: str = "") -> None:
 def write_json(path: Path, value: Any) -> None:
     """`write_whole` of a JSON value."""
     write_whole(path, (json.dumps(value, indent=1) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """The JSON value of a file that a step wrote. Raises FileNotFoundError, or DataError for one that is cut off or
+    damaged."""
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise DataError(
+            f"{path}: expected whole JSON, found {path.stat().st_size:,} bytes that are not ({error}); copy it again "
+            "from where it is whole, or delete it, and `flows run curriculum` writes it"
+        ) from None
 
 
 def differences(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:

@@ -18,11 +18,11 @@ A segment is a whole document or a piece of one longer than L. Attention, positi
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from schemas.files import json_hash, write_json
+from schemas.errors import DataError
+from schemas.files import json_hash, read_json, write_json
 from schemas.training import check_numbers, doc, require
 
 
@@ -153,25 +153,21 @@ def save(value: Manifest | Plan, path: Path) -> None:
 
 
 def load_manifest(path: Path) -> Manifest:
-    """Raises FileNotFoundError, or ValueError if the file is not what its hash says."""
+    """Raises FileNotFoundError, or DataError if the file is not what its hash says."""
     body = _load(path)
-    stored_hash = body.pop("hash")
     streams = tuple(Stream(**stream) for stream in body.pop("streams"))
     folders = tuple(Folder(f["stream"], f["seq_len"], _windows(f["windows"])) for f in body.pop("folders"))
-    return _checked(
-        Manifest(streams=streams, folders=folders, heldout=_windows(body.pop("heldout")), **body), stored_hash, path
-    )
+    return Manifest(streams=streams, folders=folders, heldout=_windows(body.pop("heldout")), **body)
 
 
 def load_plan(path: Path) -> Plan:
-    """Raises FileNotFoundError, or ValueError if the file is not what its hash says."""
+    """Raises FileNotFoundError, or DataError if the file is not what its hash says."""
     body = _load(path)
-    stored_hash = body.pop("hash")
     stages = tuple(
         Stage(**{**stage, "draws": tuple(Draw(**d) for d in stage["draws"]), "lr": LearningRate(**stage["lr"])})
         for stage in body.pop("stages")
     )
-    return _checked(Plan(stages=stages, **body), stored_hash, path)
+    return Plan(stages=stages, **body)
 
 
 def _windows(rows: list[dict]) -> tuple[Window, ...]:
@@ -181,12 +177,11 @@ def _windows(rows: list[dict]) -> tuple[Window, ...]:
 def _load(path: Path) -> dict:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: `flows run shard` writes it")
-    return json.loads(path.read_text())
-
-
-def _checked(value, stored_hash: str, path: Path):
-    require(
-        json_hash(value) == stored_hash,
-        f"{path} was changed by hand: its content has hash {json_hash(value)}, it says {stored_hash}",
-    )
-    return value
+    body = read_json(path)
+    stored_hash = body.pop("hash", None) if isinstance(body, dict) else None
+    if json_hash(body) != stored_hash:
+        raise DataError(
+            f"{path} was changed by hand: its content has hash {json_hash(body)}, it says {stored_hash}; copy it again "
+            "from where it is whole, or delete it, and `flows run shard` writes it"
+        )
+    return body

@@ -78,13 +78,16 @@ def prefect_server(tmp_path_factory):
 
 @dataclass(frozen=True)
 class Finished:
-    """A finished run of the small corpus: its recipe file, recipe, home folder, what was planted and what it printed."""
+    """A finished run of the small corpus: its recipe file, recipe, home folder, what was planted and what it printed; the TMPDIR that
+    it was given, and when something was last made there."""
 
     file: Path
     recipe: Recipe
     home: Home
     planted: dict[str, dict[str, int]]
     printed: str
+    elsewhere: Path
+    elsewhere_at: int
 
 
 @pytest.fixture(scope="session")
@@ -92,9 +95,11 @@ def finished_home(tmp_path_factory, request) -> Finished:
     folder = tmp_path_factory.mktemp("main-job")
     planted = corpus.write(folder / "text")
     file = corpus.save(corpus.recipe(folder / "text", folder / "home"), folder / "recipe.yaml")
-    done = flows("run", "curriculum", "--recipe", str(file))
+    (elsewhere := folder / "elsewhere").mkdir()
+    made_at = elsewhere.stat().st_mtime_ns
+    done = flows("run", "curriculum", "--recipe", str(file), env={"TMPDIR": str(elsewhere)})
     assert done.returncode == 0, done.stdout + done.stderr
-    finished = Finished(file, recipes.load(file), Home(folder / "home"), planted, done.stdout)
+    finished = Finished(file, recipes.load(file), Home(folder / "home"), planted, done.stdout, elsewhere, made_at)
     if any(item.path.name == "test_kills.py" for item in request.session.items):
         request.getfixturevalue("prefect_server")
         KILLS.append(Beside(finished, tmp_path_factory.mktemp("kills")))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import errno
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -18,6 +21,7 @@ import pytest
 import yaml
 
 import flows
+from flows.exits import Exit
 from flows.home import DiskFull
 from flows.preflight import preflight
 from flows.status import states
@@ -170,9 +174,28 @@ def test_status_says_why(finished_home, tmp_path):
     assert " done " in lines["shard"]
 
 
-def test_a_table_that_was_changed_by_others_is_noticed(finished_home, tmp_path):
-    import dataclasses
+def test_status_names_every_cause(finished_home, tmp_path):
+    """Receipts alone: of another recipe, of other inputs, of another version of the step, torn."""
+    home = dataclasses.replace(finished_home.home, root=tmp_path)
+    of = {step: finished_home.home.receipt(step) for step in flows.STEPS}
+    home.keep(dataclasses.replace(of["report"], part=of["report"].part | {"seed": 1, "max_epochs": 2.0}, hash="0"))
+    home.keep(dataclasses.replace(of["evaluate"], part="as homes of older versions have it", inputs=of["evaluate"].inputs | {"train": "0"}))
+    home.keep(dataclasses.replace(of["judge"], hash="0"))
+    home.receipt_file("measure").write_text("{")
+    why = {state.step.name: state.why for state in states(preflight(finished_home.recipe), home)}
+    another = "made by another version of the step"
+    assert why["report"] == f"max_epochs, seed changed; {another}"
+    assert why["evaluate"] == f"recipe changed; input train changed; {another}" and why["judge"] == another
+    assert why["measure"] == f"{home.receipt_file('measure')} cannot be read" and why["train"] == "never finished"
 
+
+def test_scratch_stays_in_the_home_and_goes_with_the_run(finished_home):
+    """A file that is made and removed changes its folder's time."""
+    assert finished_home.elsewhere.stat().st_mtime_ns == finished_home.elsewhere_at
+    assert [entry.name for entry in (finished_home.home.root / "tmp").iterdir()] == ["spark.log"]
+
+
+def test_a_table_that_was_changed_by_others_is_noticed(finished_home, tmp_path):
     copy = dataclasses.replace(finished_home.home, root=tmp_path / "home")
     shutil.copytree(finished_home.home.root, copy.root)
     log = copy.root / "lake" / "silver" / "verdicts" / "_delta_log"
@@ -193,7 +216,7 @@ def test_trace_tells_a_documents_life(finished_home):
     dropped = lake.arrow(tables.VERDICTS, where=pc.field("reason") == "near_duplicate").to_pylist()[0]
     told = conftest.flows("trace", dropped["doc_id"], "--recipe", str(finished_home.file)).stdout
     assert "near duplicate of" in told and "dropped: near_duplicate" in told
-    assert conftest.flows("trace", "zz", "--recipe", str(finished_home.file)).returncode == 1
+    assert conftest.flows("trace", "zz", "--recipe", str(finished_home.file)).returncode == Exit.DATA
 
 
 def test_two_runs_in_one_home_are_refused(finished_home, tmp_path):
@@ -202,7 +225,7 @@ def test_two_runs_in_one_home_are_refused(finished_home, tmp_path):
     file = corpus.save(value, tmp_path / "r.yaml")
     with finished_home.home.held():
         second = conftest.flows("run", "curriculum", "--recipe", str(file))
-    assert second.returncode == 1 and "is in use by process" in second.stderr
+    assert second.returncode == Exit.BUSY and f"is in use by process {os.getpid()}" in second.stderr
 
 
 def test_a_full_disk_is_named_and_the_run_goes_on_once_there_is_room(finished_home, prefect_server, tmp_path):
@@ -212,7 +235,7 @@ def test_a_full_disk_is_named_and_the_run_goes_on_once_there_is_room(finished_ho
     (tmp_path / "home" / "steps" / "train.json").unlink()
     shutil.rmtree(tmp_path / "home" / "runs")
     full = conftest.flows("run", "train", "--recipe", str(file), file_size=400_000)
-    assert full.returncode == 1 and "train could not write: the disk of" in full.stderr and "free some space" in full.stderr, full.stderr
+    assert full.returncode == Exit.DISK and "train could not write: the disk of" in full.stderr and "free some space" in full.stderr, full.stderr
     assert not (tmp_path / "home" / "steps" / "train.json").exists()
     again = conftest.flows("run", "train", "--recipe", str(file))
     assert again.returncode == 0, again.stdout + again.stderr
@@ -221,10 +244,19 @@ def test_a_full_disk_is_named_and_the_run_goes_on_once_there_is_room(finished_ho
 
 
 def test_too_little_space_is_said_before_anything_starts(finished_home, monkeypatch):
-    usage = shutil.disk_usage(finished_home.home.root)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=3_000_000))
-    with pytest.raises(DiskFull, match=r"expected at least 500,000,000 bytes free .* found 3,000,000"):
+    class Disk:
+        f_frsize, f_bavail, f_files, f_favail = 1000, 3000, 10_000, 5000
+
+    monkeypatch.setattr(os, "statvfs", lambda path: Disk)
+    with pytest.raises(DiskFull, match=r"expected at least 500,000,000 bytes free .* found 3,000,000 bytes and 5,000 inodes"):
         finished_home.home.require_space()
+    Disk.f_bavail, Disk.f_favail = 10**9, 30
+    with pytest.raises(DiskFull, match=r"room for 2,000 files, found 1,000,000,000,000 bytes and 30 inodes"):
+        finished_home.home.require_space()
+    with pytest.raises(DiskFull, match=r"judge could not write: .* and 30 inodes are free"), finished_home.home.space_named("judge"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    Disk.f_files = Disk.f_favail = 0  # btrfs: as many as fit
+    finished_home.home.require_space()
 
 
 def test_what_it_prints(finished_home):

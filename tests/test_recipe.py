@@ -20,6 +20,7 @@ from pipelines.readers import READERS
 from pipelines.signals.personal import PLACEHOLDERS
 from schemas import fields, parts
 from schemas import recipe as recipes
+from schemas.errors import DataError
 from schemas.manifest import Draw, LearningRate, Manifest, Plan, Stage, load_manifest, load_plan, save
 
 RECIPES = sorted((Path(__file__).parents[1] / "flows" / "recipes").glob("*.yaml"))
@@ -239,5 +240,10 @@ def test_manifest_and_plan_come_back_as_they_were_and_changes_by_hand_are_notice
     (tmp_path / "plan.json").write_text((tmp_path / "plan.json").read_text().replace('"samples": 5', '"samples": 6'))
     with pytest.raises(ValueError, match=r"draws give 9 samples|changed by hand"):
         load_plan(tmp_path / "plan.json")
+    whole = (tmp_path / "manifest.json").read_text()
+    for torn in ("", whole[:40], whole[:-9], "[]", "{}", '"' + "\\u0000" * 9):
+        (tmp_path / "manifest.json").write_text(torn)
+        with pytest.raises(DataError, match=rf"manifest\.json(: expected whole JSON, found {len(torn)} bytes| was changed by hand).*copy it again"):
+            load_manifest(tmp_path / "manifest.json")
     with pytest.raises(FileNotFoundError, match="flows run shard"):
         load_manifest(tmp_path / "other.json")

@@ -31,6 +31,7 @@ RECIPE = {
         {"name": "code", "reader": "python-code", "domain": "code"},
         {"name": "docs", "reader": "python-docs", "domain": "docs"},
     ],
+    "quality": {"code": {"positives": [{"source": "code", "uri": "<a>*"}], "documents": 40}},
     "tiers": {"high": 0.5, "low": 0.0},
     "window_tokens": 1024,
     "stages": [
@@ -131,7 +132,9 @@ def write_run(job: Job) -> None:
     figures = {"auc": 0.91, "auc_interval": [0.7, 0.98], "heldout": 7, "calibration": {"ece": 0.1}}
     card = {"domain": "code", "model": "code", **figures, "positives": 30, "pool": 40, "recipe": {"positives": [{"source": "code", "uri": "<a>*"}], "documents": 40}}
     write_json(job.home.models / "quality-code.json", card)
+    write_json(job.home.models / "quality.json", {"sha256": {"code": "0" * 64}, "refused": {}})
     write_json(job.home.models / "audit.json", {"code": corpus})
+    write_json(job.home.models / "quality-docs.json", card | {"domain": "docs", "model": "docs"})  # of a recipe that asked for it
 
 
 def receipt(step: str, **other) -> Receipt:
@@ -303,6 +306,12 @@ def test_the_card_of_a_quality_model_says_what_it_goes_by_and_shows_both_ends(pa
     assert "AUC 0.910 (0.700 to 0.980 with 95 % confidence) on 7 examples" in html
     assert "source 0.91, language 0.50, length 0.60" in html and "<strong>source alone tells.</strong>" in html
     assert all(f"{side} · code · {doc_id(1)[:12]} · score 0.900" in html for side in ("top", "bottom"))
+
+
+def test_models_of_another_recipe_are_not_reported(job, facts):
+    assert [card["model"] for card in facts["models"]["quality"]] == ["code"]
+    without = Recipe.model_validate(RECIPE | {"quality": {}})
+    assert training.models(job.home.models, without)["quality"] == []
 
 
 def test_samples_show_the_value_that_failed(facts):

@@ -18,7 +18,7 @@ from deltalake import write_deltalake
 from rich.console import Console
 from typer.testing import CliRunner
 
-from flows.cli import app
+from flows.commands import app
 from flows.steps.measure import fingerprint_context
 from flows.summary import print_similar
 from pipelines.dedup import similar
@@ -26,6 +26,7 @@ from pipelines.lake import Lake
 from pipelines.signals import fingerprints
 from pipelines.signals.context import Context
 from schemas import tables
+from schemas.errors import DataError
 
 CONTEXT = Context(b"", ngram=3, bands=20, rows=3, seed=4)
 WORDS = [f"word{i}" for i in range(300)]
@@ -157,8 +158,8 @@ def test_a_file_goes_before_an_id_and_standard_input_is_read(lake, tmp_path, mon
         ("nowhere.txt", FileNotFoundError, "expected a text file, the beginning of a doc_id .*; found nowhere.txt"),
         ("", FileNotFoundError, "expected a text file"),
         ("f" * 33, FileNotFoundError, "expected a text file"),
-        ("f" * 32, LookupError, f"expected one document whose id begins with {'f' * 32}, found 0"),
-        ("0", LookupError, "expected one document whose id begins with 0, found [1-9]"),
+        ("f" * 32, DataError, f"expected one document whose id begins with {'f' * 32}, found 0"),
+        ("0", DataError, "expected one document whose id begins with 0, found [1-9]"),
         ("-", ValueError, "standard input: expected UTF-8, found the byte 0xff at 2"),
         ("latin.txt", ValueError, "latin.txt: expected UTF-8, found the byte 0xe4 at 1"),
         ("large.txt", ValueError, "large.txt: expected a text of at most 20 bytes"),
@@ -211,7 +212,7 @@ def test_the_command_shows_an_exact_copy_first_by_file_id_and_standard_input(fin
     (file := tmp_path / "text.txt").write_text(held[twins[0]["doc_id"]]["text"])
     asked = [(str(file), ""), ("-", file.read_text()), (twins[0]["doc_id"][:12], "")]
     code = (
-        "import json, sys; from typer.testing import CliRunner; from flows.cli import app; *options, asked = sys.argv[1:];"
+        "import json, sys; from typer.testing import CliRunner; from flows.commands import app; *options, asked = sys.argv[1:];"
         "told = [CliRunner().invoke(app, ['similar', what, *options], input=given) for what, given in json.loads(asked)];"
         "print(json.dumps([[(one.exit_code, one.output) for one in told], [n for n in ('pyspark', 'py4j') if n in sys.modules]]))"
     )

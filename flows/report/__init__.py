@@ -67,7 +67,7 @@ def facts(job: Job) -> dict[str, Any]:
         "stages": training.stages(job.home.lake.arrow(tables.MIXTURE).to_pylist(), job.recipe),
         "training": training.training(job.run_folder, job.recipe.train.batch_tokens),
         "evaluation": training.evaluation(job.run_folder),
-        "models": training.models(job.home.models),
+        "models": training.models(job.home.models, job.recipe),
         "provenance": training.provenance(job.recipe, job.home, job.hashes),
     }
 

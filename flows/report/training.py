@@ -15,6 +15,7 @@ import yaml
 from flows.home import Home
 from flows.report.census import Rows
 from flows.report.samples import printable
+from schemas.files import read_json
 from schemas.recipe import Recipe
 
 POINTS = 400  # of a curve; longer ones are averaged in equal groups of steps
@@ -50,7 +51,7 @@ def stages(mixture: Rows, recipe: Recipe) -> Rows:
 def training(run_folder: Path, batch_tokens: int) -> dict[str, Any]:
     """Curves, cost, evaluations and expert load of a finished training run. Raises FileNotFoundError if there is
     none."""
-    result = _json(run_folder / "result.json")
+    result = read_json(run_folder / "result.json")
     steps, seconds = _lines(run_folder / "metrics.jsonl"), _lines(run_folder / "seconds.jsonl")
     timed = [{**step, "seconds": second["seconds"]} for step, second in zip(steps, seconds, strict=False)]
     spans = [(name, list(members)) for name, members in groupby(timed, lambda step: step["stage"])]
@@ -82,7 +83,8 @@ def thin_curve(steps: Rows, points: int) -> Rows:
 
 def evaluation(run_folder: Path) -> dict[str, Any]:
     """Held-out bits per byte of every domain: before training, after each stage, and the two references."""
-    evaluations, evaluated = _json(run_folder / "result.json")["evaluations"], _json(run_folder / "evaluation.json")
+    evaluations = read_json(run_folder / "result.json")["evaluations"]
+    evaluated = read_json(run_folder / "evaluation.json")
     domains = []
     for domain, figures in sorted(evaluated["domains"].items()):
         told = [
@@ -104,15 +106,17 @@ def evaluation(run_folder: Path) -> dict[str, Any]:
     }
 
 
-def models(folder: Path) -> dict[str, Any]:
-    """The cards of the quality models, by domain, with what their scores go by in the corpus, and of the tokenizer."""
-    audit = _json(folder / "audit.json") if (folder / "audit.json").is_file() else {}
-    cards = [_json(path) for path in sorted(folder.glob("quality-*.json"))]
+def models(folder: Path, recipe: Recipe) -> dict[str, Any]:
+    """The cards of the recipe's quality models, by domain, with what their scores go by in the corpus, and of the
+    tokenizer. Models of a recipe that asked for others may lie beside them."""
+    names = sorted(read_json(folder / "quality.json")["sha256"]) if recipe.quality else []
+    audit = read_json(folder / "audit.json") if names else {}
+    cards = [read_json(folder / f"quality-{name}.json") for name in names]
     cards = [{**card, "corpus": audit.get(card["model"])} for card in cards]
     for one in (one for card in cards if card["corpus"] for side in ("top", "bottom") for one in card["corpus"][side]):
         one["text"] = printable(one["text"])
     tokenizer = folder / "tokenizer.json"
-    return {"quality": cards, "tokenizer": _json(tokenizer) if tokenizer.is_file() else None}
+    return {"quality": cards, "tokenizer": read_json(tokenizer) if tokenizer.is_file() else None}
 
 
 def provenance(recipe: Recipe, home: Home, hashes: dict[str, str]) -> dict[str, Any]:
@@ -145,10 +149,6 @@ def provenance(recipe: Recipe, home: Home, hashes: dict[str, str]) -> dict[str, 
             "packages": {name: version(name) for name in PACKAGES},
         },
     }
-
-
-def _json(path: Path) -> Any:
-    return json.loads(path.read_text())
 
 
 def _lines(path: Path) -> Rows:

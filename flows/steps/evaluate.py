@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +12,7 @@ from flows.job import Counts, Job
 from flows.steps import tokenise
 from flows.steps.edits import apply_edits
 from schemas import tables
-from schemas.files import write_json
+from schemas.files import read_json, write_json
 from schemas.recipe import Recipe
 
 if TYPE_CHECKING:  # Spark is imported by the steps that use it: `flows status` starts without
@@ -58,7 +57,7 @@ def figures(
 ) -> dict[str, Any]:
     """Figures of a finished training run: bits per byte of every domain before training, after each stage, and of the
     references `unigram` and `gzip`; continuations of the recipe's prompts."""
-    result = json.loads((run_folder / "result.json").read_text())
+    result = read_json(run_folder / "result.json")
     held = tokens.where("stream = 'heldout'")
     known = references(held, documents, tokenizer["vocab_size"])
     domains = {}

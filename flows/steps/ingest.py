@@ -12,6 +12,7 @@ from pipelines import deliveries
 from pipelines.deliveries import Delivery
 from pipelines.readers import ingest
 from schemas import tables
+from schemas.errors import DataError
 from schemas.recipe import Recipe
 
 if TYPE_CHECKING:  # Spark is imported by the steps that use it: `flows status` starts without
@@ -43,7 +44,22 @@ def run(job: Job) -> Counts:
         again += store_records(job, chosen, stored, held)
         stored = held
     held = {"documents": lake.rows(tables.DOCUMENTS), "rejects": lake.rows(tables.REJECTS)}
+    require_documents(job, **held)
     return {**held, "bytes": lake.total(tables.DOCUMENTS, pc.field("n_bytes")), "delivered before": again}
+
+
+def require_documents(job: Job, documents: int, rejects: int) -> None:
+    """Raises DataError, with the first reason and its place, where no record became a document."""
+    if documents:
+        return
+    if not rejects:
+        names = ", ".join(source.name for source in job.recipe.sources)
+        raise DataError(f"sources: expected records in the files of {names}, found none; look at path and reader")
+    row = next(job.home.lake.batches(tables.REJECTS, ["uri", "reason", "detail"])).slice(0, 1).to_pylist()[0]
+    raise DataError(
+        f"sources: expected documents, found none: every record ({rejects:,}) was rejected, such as {row['uri']}: "
+        f"{row['reason']}, {row['detail']}; the others are in {tables.REJECTS.name}"
+    )
 
 
 def store_records(job: Job, chosen: list[Delivery], stored: dict[str, str], held: dict[str, str]) -> int:

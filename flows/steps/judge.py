@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from flows.job import Counts, Job
 from flows.steps.edits import rules_part
 from pipelines import capacity
 from schemas import tables
+from schemas.errors import DataError
 from schemas.files import write_json
 from schemas.recipe import Recipe
 
@@ -47,7 +49,26 @@ def run(job: Job) -> Counts:
         spec = recipe.decontaminate
         write_json(file, record(job.read(tables.CONTAMINATION), job.read(tables.VERDICTS), suite(spec), spec))
     kept, heldout = (lake.count(tables.VERDICTS, pc.field(name)) for name in ("keep", "heldout"))
+    require_kept(job, rows, kept, heldout)
     return {"documents": rows, "kept": kept, "heldout": heldout}
+
+
+def require_kept(job: Job, documents: int, kept: int, heldout: int) -> None:
+    """Raises DataError, with what drops most, where nothing is left to train on."""
+    if kept and kept > heldout:
+        return
+    if kept:
+        raise DataError(
+            f"heldout: expected documents to train on, found all {kept:,} that are kept held out; lower "
+            "heldout.fraction or heldout.max_bytes, or add sources"
+        )
+    batches = job.home.lake.batches(tables.VERDICTS, ["reason"])
+    reasons = Counter(reason for batch in batches for reason in batch.column("reason").to_pylist())
+    most = ", ".join(f"{reason} {n:,}" for reason, n in reasons.most_common(3))
+    raise DataError(
+        f"rules: expected documents to be kept, found none of {documents:,}: {most} (first reasons); `flows rules try` "
+        "shows what other thresholds keep"
+    )
 
 
 def verdicts(job: Job) -> pa.Table | DataFrame:

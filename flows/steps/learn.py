@@ -7,7 +7,6 @@ models: what was measured before still holds, and new data costs only itself.
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,8 @@ from flows.job import Counts, Job
 from pipelines import deliveries, rules
 from pipelines.deliveries import Delivery
 from schemas import tables
-from schemas.files import write_json
+from schemas.errors import DataError
+from schemas.files import read_json, write_json
 from schemas.recipe import Recipe
 
 if TYPE_CHECKING:  # Spark is imported by the steps that use it: `flows status` starts without
@@ -72,7 +72,7 @@ def train_quality(job: Job, documents: DataFrame) -> tuple[dict[str, str], dict[
     """Train and store the quality models with their cards: sha256 by name, domain or domain.language, and by name why
     there is none.
 
-    Where a language's examples do not do, the domain's model serves it. Raises ValueError where those of a domain do
+    Where a language's examples do not do, the domain's model serves it. Raises DataError where those of a domain do
     not.
     """
     from pipelines import assets
@@ -87,7 +87,7 @@ def train_quality(job: Job, documents: DataFrame) -> tuple[dict[str, str], dict[
         for name, kinds in by_language(domain, good, pool, assets.LANGUAGE_MODEL.read_bytes()).items():
             try:
                 models[name] = store_quality(job, domain, name, *kinds)
-            except ValueError as error:
+            except DataError as error:
                 if name == domain:
                     raise
                 refused[name] = str(error)
@@ -95,7 +95,7 @@ def train_quality(job: Job, documents: DataFrame) -> tuple[dict[str, str], dict[
 
 
 def store_quality(job: Job, domain: str, name: str, good: list[str], pool: list[str]) -> str:
-    """Train one model and write it with its card; its sha256. Raises ValueError where the examples do not do."""
+    """Train one model and write it with its card; its sha256. Raises DataError where the examples do not do."""
     from pipelines.models import quality
 
     trained = quality.train(good, pool, job.recipe.seed, name)
@@ -116,7 +116,7 @@ def fit_languages(job: Job, documents: DataFrame) -> dict[str, Any]:
 
     texts = trusted_texts(documents, job.recipe.languages, job.recipe.seed)
     if not texts:
-        raise ValueError(
+        raise DataError(
             "languages.trusted: expected documents of the first snapshots, found none; look at sources and uri patterns"
         )
     signals = measure_batch(batch_of(texts), Context(assets.LANGUAGE_MODEL.read_bytes()))
@@ -126,12 +126,12 @@ def fit_languages(job: Job, documents: DataFrame) -> dict[str, Any]:
 
 
 def quality_models(job: Job) -> dict[str, bytes]:
-    """The quality models by name. Raises ValueError for one that is not what the step left."""
+    """The quality models by name. Raises DataError for one that is not what the step left."""
     listed = _listed(job)["sha256"] if job.recipe.quality else {}
     models = {name: model_file(job, name).read_bytes() for name in listed}
     for name, model in models.items():
         if _sha256(model) != listed[name]:
-            raise ValueError(
+            raise DataError(
                 f"{model_file(job, name)}: expected the model with sha256 {listed[name]}, found {_sha256(model)}; "
                 "`flows run learn` trains it again"
             )
@@ -140,7 +140,7 @@ def quality_models(job: Job) -> dict[str, bytes]:
 
 def stop_words(job: Job) -> dict[str, list[str]]:
     """By language, where the recipe trusts documents."""
-    return json.loads(job.home.languages.read_text())["stop_words"] if job.recipe.languages.trusted else {}
+    return read_json(job.home.languages)["stop_words"] if job.recipe.languages.trusted else {}
 
 
 def model_file(job: Job, name: str) -> Path:
@@ -152,7 +152,7 @@ def card_file(job: Job, name: str) -> Path:
 
 
 def _listed(job: Job) -> dict[str, Any]:
-    return json.loads(job.home.quality_models.read_text())
+    return read_json(job.home.quality_models)
 
 
 def _sha256(model: bytes) -> str:

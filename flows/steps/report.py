@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from flows.job import Counts, Job
 from schemas.recipe import Recipe
 
 NEEDS = ("ingest", "learn", "measure", "dedup", "judge", "tokenise", "mixture", "shard", "train", "evaluate")
 TABLES = ()
-REVISION = 1
+REVISION = 2
 
 
-def part(recipe: Recipe) -> str:
-    """All of the recipe: the page shows it."""
-    return recipe.hash
+def part(recipe: Recipe) -> dict[str, Any]:
+    """All of the recipe that decides the result: the page shows it."""
+    return recipe.model_dump(mode="json", exclude={"home", "spark"})
 
 
 def files(job: Job) -> list[Path]:

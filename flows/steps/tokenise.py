@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ import pyarrow.compute as pc
 from flows.job import Counts, Job
 from flows.steps.edits import apply_edits, attach_edits
 from schemas import tables
-from schemas.files import write_json
+from schemas.files import read_json, write_json
 from schemas.recipe import Recipe
 
 if TYPE_CHECKING:  # Spark is imported by the steps that use it: `flows status` starts without
@@ -19,7 +18,7 @@ if TYPE_CHECKING:  # Spark is imported by the steps that use it: `flows status` 
 
 NEEDS = ("ingest", "edits", "judge")
 TABLES = (tables.TOKENS,)
-REVISION = 1
+REVISION = 2
 
 
 def part(recipe: Recipe) -> dict[str, Any]:
@@ -79,4 +78,4 @@ def store_tokenizer(job: Job, ranks: bytes) -> None:
 def tokenizer_card(job: Job) -> dict[str, Any]:
     """The manifest's words on the tokenizer: `tokens.about`."""
     _, card = files(job)
-    return json.loads(card.read_text())
+    return read_json(card)

@@ -22,6 +22,7 @@ from pipelines.lake import Lake
 from pipelines.signals import fingerprints
 from pipelines.signals.context import Context
 from schemas import tables
+from schemas.errors import DataError
 
 MOST_BYTES = 256 << 20  # of a text: as large as a document can be (schemas.parts.Source)
 # Candidates whose texts are read at the most: of 10^5 copies of one licence, those that are estimated nearest.
@@ -59,7 +60,7 @@ class Neighbour:
 def read_query(lake: Lake, what: str, standard_input: BinaryIO) -> Query:
     """The text that `what` names: - is standard input, else a file, else a document by the beginning of its id.
 
-    Raises FileNotFoundError if it is none of these, LookupError if no document or more than one begins so, and
+    Raises FileNotFoundError if it is none of these, DataError if no document or more than one begins so, and
     ValueError for what is too large or not UTF-8.
     """
     if what == "-":
@@ -131,7 +132,7 @@ def _document(lake: Lake, beginning: str) -> Query:
     require_signals(lake)
     ids = lake.arrow(tables.DOCUMENTS, ["doc_id"], pc.starts_with(pc.field("doc_id"), beginning)).column("doc_id")
     if len(ids) != 1:
-        raise LookupError(f"expected one document whose id begins with {beginning}, found {len(ids)}")
+        raise DataError(f"expected one document whose id begins with {beginning}, found {len(ids)}")
     doc_id = ids[0].as_py()
     return Query(_rows(lake, tables.DOCUMENTS, [doc_id], ORIGINS)[doc_id]["text"], doc_id)
 

@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 from pipelines.dedup.clusters import components
 from pipelines.models import audit
 from pipelines.signals.quality import OTHER, WANTED, excerpt, score
+from schemas.errors import DataError
 
 MIN_EXAMPLES = 20  # of each kind: below, a held-out tenth has no two texts to compare
 # Small, so that training takes seconds and a model 7 MB; word pairs are worth 1 point of CORE in DCLM's table.
@@ -69,7 +70,7 @@ class Trained:
 def train(positives: list[str], pool: list[str], seed: int, name: str = "model") -> Trained:
     """Train on nine tenths, test on the rest. Equal texts and seed give equal bytes (one thread, seeded order).
 
-    Near copies of one another stand on one side, so the test is of texts that were not seen. Raises ValueError for
+    Near copies of one another stand on one side, so the test is of texts that were not seen. Raises DataError for
     fewer than 20 usable positives or pool texts, or too few that differ; `name` stands in its message.
     """
     read = [excerpt(text) for text in (*positives, *pool)]
@@ -115,7 +116,7 @@ def _require(name: str, kind: str, given: int, left_out: int) -> None:
     else:
         why, how = "without words or near copies of positives", "let `positives` match fewer documents of the domain"
     without = f" of {given} ({left_out} are {why})" if left_out else ""
-    raise ValueError(
+    raise DataError(
         f"quality.{name}: expected at least {MIN_EXAMPLES} {kind}, found {given - left_out}{without}; {how}"
     )
 
@@ -127,7 +128,7 @@ def _heldout(name: str, members: np.ndarray, groups: np.ndarray, seed: int) -> n
     order = order[sizes[order] <= most]
     drawn = np.isin(groups, numbers[order[np.cumsum(sizes[order]) <= most]])
     if not drawn.any():
-        raise ValueError(
+        raise DataError(
             f"quality.{name}: expected examples that differ, found {len(members)} in {len(numbers)} groups of near "
             "copies, none small enough to test on; let `positives` match other documents"
         )

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from schemas.errors import DataError
 from schemas.parts import Mixture, Stage, Upsampling
 
 # Repeated data loses half its worth after about 15 epochs: R*_D of Muennighoff et al. 2305.16264.
@@ -20,7 +21,7 @@ STEEPEST = 1e4  # of the exponential: e-fold in a ten-thousandth of the document
 ROUNDING = 1e-9  # shares are floats: a cap is not exceeded by less than this share
 
 
-class MixtureError(ValueError):
+class MixtureError(DataError):
     """A mixture that cannot be drawn: the message names the stage or source, what was wanted and what is allowed."""
 
 

@@ -43,9 +43,15 @@ PATTERN = (
     r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+"
     r"| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]|\s+(?!\S)|\s"
 )
+# And pieces are cut after so many characters: a merge moves what follows it in its piece, so that a run of 300,000 Han
+# characters took hours, and the engine gives up on a piece where it steps back 10 million times. Hardly a text has such
+# pieces (4.7 MB of Python's library give the same tokenizer without the cut). Encoding cuts nothing.
+LONGEST_PIECE = 512
+_RUN = f"{{1,{LONGEST_PIECE}}}"
 TRAINING_PATTERN = (
-    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s+\z|\s*[\r\n]|\s+(?!\S)|\s"
+    rf"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}{_RUN}|\p{{N}}{{1,3}}"
+    rf"| ?[^\s\p{{L}}\p{{N}}]{_RUN}[\r\n]{{0,{LONGEST_PIECE}}}"
+    rf"|\s{_RUN}\z|\s{{0,{LONGEST_PIECE - 1}}}[\r\n]|\s{_RUN}(?!\S)|\s"
 )
 
 

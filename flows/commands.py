@@ -1,0 +1,268 @@
+"""The commands. Thin: each checks, sets Prefect's environment, and says in one message what went wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sys
+import tempfile
+import webbrowser
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Column, Table
+
+from flows import STEPS
+from flows.exits import MEANINGS, Exit
+from flows.home import DiskFull, Home
+from flows.scratch import HomeBusy
+from schemas import fields
+from schemas import recipe as recipes
+from schemas.errors import DataError
+from schemas.recipe import RecipeError
+
+DEFAULT = Path(__file__).parent / "recipes" / "local.yaml"
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="Raw text in, a trained mixture of experts out. Start with: `flows run curriculum`",
+    epilog="Exit codes:\n\n" + "\n".join(f"* {code.value}: {meaning}" for code, meaning in MEANINGS.items()),
+)
+recipe_app = typer.Typer(no_args_is_help=True, help="Check recipes, list their fields.")
+app.add_typer(recipe_app, name="recipe")
+rules_app = typer.Typer(
+    no_args_is_help=True, help="Try other thresholds on the measured corpus; see why a document fails."
+)
+app.add_typer(rules_app, name="rules")
+console = Console(highlight=False)
+RecipePath = Annotated[
+    Path, typer.Option("--recipe", "-r", help="Recipe (YAML); the default curates this machine's Python installation.")
+]
+
+
+@app.command()
+def run(
+    what: Annotated[
+        str, typer.Argument(help=f"curriculum (everything that is not done) or one step: {', '.join(STEPS)}")
+    ],
+    recipe: RecipePath = DEFAULT,
+) -> None:
+    """Run the whole curriculum, or one step of it.
+
+    What is done already is skipped: after a change of the recipe only the steps that depend on it run, and a run that
+    was stopped goes on where it was.
+
+    Example: `flows run curriculum --recipe my.yaml`, then `flows run judge -r my.yaml`
+    """
+    if what != "curriculum" and what not in STEPS:
+        raise typer.BadParameter(f"expected curriculum or one of {', '.join(STEPS)}; found {what}")
+    only = None if what == "curriculum" else what
+    with _said_plainly():
+        from flows.preflight import check
+        from flows.status import pending, states
+
+        checked = check(recipe)
+        home = Home(Path(checked.recipe.home))
+        if not pending(states(checked, home), only):
+            console.print(f"Nothing to do: every step of {recipe} is done. The report: {home.report_page()}")
+            return
+        home.require_space()
+        with home.held():
+            home.sweep()
+        _prepare_environment(home)
+        from flows.curriculum import curriculum_of
+
+        curriculum_of(checked)(str(recipe), only)
+        if only in (None, "report"):
+            from flows.summary import print_summary
+
+            print_summary(checked.recipe, home, console)
+
+
+@app.command()
+def status(recipe: RecipePath = DEFAULT) -> None:
+    """Show every step of the recipe's home folder: done, stale (and because of what) or missing.
+
+    Example: `flows status`
+    """
+    with _said_plainly():
+        from flows.preflight import check
+        from flows.status import states
+
+        checked = check(recipe)
+        table = Table("step", "state", "seconds", "finished, UTC", Column("why", overflow="fold"), box=None)
+        colours = {"done": "green", "stale": "yellow", "missing": "red"}
+        for state in states(checked, Home(Path(checked.recipe.home))):
+            seconds = f"{state.receipt.seconds:.1f}" if state.receipt else ""
+            finished = state.receipt.finished_at[:16].replace("T", " ") if state.receipt else ""
+            table.add_row(state.step.name, f"[{colours[state.state]}]{state.state}[/]", seconds, finished, state.why)
+        console.print(table)
+
+
+@app.command()
+def report(
+    recipe: RecipePath = DEFAULT, show: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False
+) -> None:
+    """Print the path of the report of the recipe's last finished run, or open it. Example: `flows report --open`"""
+    with _said_plainly():
+        page = _home(recipe).report_page()
+        console.print(str(page), soft_wrap=True)
+        if show:
+            webbrowser.open(page.resolve().as_uri())
+
+
+@app.command()
+def trace(
+    doc_id: Annotated[str, typer.Argument(help="32 hex digits, or enough of their beginning")],
+    recipe: RecipePath = DEFAULT,
+) -> None:
+    """Tell a document's life: origin, signals, rules, cluster, tier, spans in shards, training steps that read it.
+
+    Example: `flows trace 3f2a`
+    """
+    with _said_plainly():
+        from pipelines.lineage import life
+
+        for heading, lines in life(_home(recipe).lake, doc_id):
+            console.print(f"[bold]{heading}[/]")
+            for line in lines:
+                console.print(f"  {line}", markup=False)
+
+
+@app.command()
+def similar(
+    what: Annotated[
+        str, typer.Argument(help="a text file, the beginning of a document's id, or - for text on standard input")
+    ],
+    recipe: RecipePath = DEFAULT,
+    most: Annotated[int, typer.Option(min=1, help="Show so many documents at the most.")] = 10,
+) -> None:
+    """Show the documents whose text is nearest to a file's, another document's or standard input's, and what became of
+    them.
+
+    The similarity is the Jaccard index of word n-grams. Documents that share no band of the fingerprint are not found.
+    Example: `flows similar README.md`, `flows similar 3f2a`, or `flows similar - < page.txt`
+    """
+    with _said_plainly():
+        from flows.steps.measure import fingerprint_context
+        from flows.summary import print_similar
+        from pipelines.dedup.similar import nearest, read_query
+
+        home = _home(recipe)
+        context = fingerprint_context(home)
+        query = read_query(home.lake, what, sys.stdin.buffer)
+        wide = Console(highlight=False, width=max(console.width, 160))
+        print_similar(nearest(home.lake, query, context, most), context, wide)
+
+
+@recipe_app.command("check")
+def recipe_check(file: Path) -> None:
+    """Check a recipe without running it. Example: `flows recipe check my.yaml`"""
+    with _said_plainly():
+        from flows.preflight import check
+
+        good = check(file).recipe
+        console.print(f"{file}: good. {len(good.sources)} sources, {len(good.stages)} stages, home {good.home}")
+
+
+@recipe_app.command("fields")
+def recipe_fields() -> None:
+    """List every field of a recipe with its type, default and meaning. Example: `flows recipe fields | grep stages`"""
+    table = Table("field", "type", "default", "meaning", box=None)
+    for row in fields.fields():
+        table.add_row(*(cell.replace("[", "\\[") for cell in row))
+    Console(highlight=False, width=max(console.width, 160)).print(table)
+
+
+@rules_app.command("try")
+def rules_try(file: Path, recipe: RecipePath = DEFAULT) -> None:
+    """Judge the measured corpus by other rules, in seconds, changing nothing: what would be gained and lost.
+
+    FILE holds `rules:` as a recipe does. Example: `flows rules try stricter.yaml`, with
+    `rules: {docs: {too_few_words: 50, top_2gram: null}}`; thresholds not named stay those of the recipe.
+    """
+    with _said_plainly():
+        from flows.job import domain_rules
+        from flows.summary import print_trial
+        from pipelines.rules.trial import try_rules
+
+        home = _home(recipe)
+        rules = domain_rules(recipes.with_rules(recipes.load(recipe), file), home)
+        print_trial(try_rules(home.lake, rules), console)
+
+
+@rules_app.command("explain")
+def rules_explain(
+    doc_id: Annotated[str, typer.Argument(help="32 hex digits, or enough of their beginning")],
+    recipe: RecipePath = DEFAULT,
+) -> None:
+    """Show every rule of a document's domain beside what was measured. Example: `flows rules explain 3f2a`"""
+    with _said_plainly():
+        from flows.job import domain_rules
+        from pipelines.lineage import rules_of
+
+        table = Table("rule", "signal", "measured", "drops", "", "source", box=None)
+        home = _home(recipe)
+        for rule, value, condition, fails in rules_of(home.lake, doc_id, domain_rules(recipes.load(recipe), home)):
+            measured = "" if value is None else f"{value:.4g}" if isinstance(value, float) else f"{value:,}"
+            table.add_row(rule.name, rule.signal, measured, condition, "[red]fails[/]" if fails else "", rule.source)
+        Console(highlight=False, width=max(console.width, 160)).print(table)
+
+
+def _home(recipe: Path) -> Home:
+    """The home folder of a recipe whose sources need not be there any more."""
+    return Home(Path(recipes.load(recipe).home))
+
+
+def _prepare_environment(home: Home) -> None:
+    """Settings that must stand before Prefect and Java start; for Prefect what the user has set wins.
+
+    All scratch goes into the home folder: /tmp may be full or small. Prefect's database stays there too; telemetry is
+    off: it needs a network, and its write can fail a run.
+    """
+    os.environ["TMPDIR"] = str(home.root.resolve() / "tmp")
+    tempfile.tempdir = None  # asked for already, it would stay
+    folder = home.root.resolve() / "prefect"
+    folder.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("PREFECT_HOME", str(folder))
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
+    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
+
+
+KINDS = {
+    RecipeError: Exit.RECIPE,
+    DataError: Exit.DATA,
+    FileNotFoundError: Exit.DATA,
+    HomeBusy: Exit.BUSY,
+    DiskFull: Exit.DISK,
+    KeyboardInterrupt: Exit.STOPPED,
+}
+
+
+def exit_code(error: BaseException) -> Exit:
+    """What a scheduler is told of an error."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return Exit.DISK
+    return next((code for kind, code in KINDS.items() if isinstance(error, kind)), Exit.FAULT)
+
+
+@contextlib.contextmanager
+def _said_plainly() -> Iterator[None]:
+    """What a user can mend is said in one message; anything else keeps its traceback."""
+    try:
+        yield
+    except (RuntimeError, LookupError, ValueError, OSError) as error:
+        if os.environ.get("MILLRACE_TRACEBACK"):
+            raise
+        Console(stderr=True, highlight=False).print(f"[red]{type(error).__name__}[/]: ", end="")
+        print(error, file=sys.stderr)
+        raise typer.Exit(exit_code(error)) from None
+    except KeyboardInterrupt as error:
+        raise typer.Exit(exit_code(error)) from None

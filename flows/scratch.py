@@ -1,0 +1,70 @@
+"""What a run has in its home folder only while it works: the lock, scratch files, Prefect's temporary server.
+
+Light: the process that watches a command (`flows.cli`) cleans up by it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+WATCHER = "MILLRACE_WATCHER"  # variable of the environment: the process that watches this one, a socket to it
+KEPT = ("spark.log",)  # what Java said is read when a run has failed
+
+
+class HomeBusy(RuntimeError):
+    """Another run works in this home folder."""
+
+
+@contextlib.contextmanager
+def held(root: Path) -> Iterator[None]:
+    """Hold the home folder `root` for one run. Raises HomeBusy naming the run that has it.
+
+    The kernel lets go of the lock when the process ends, however it ends.
+    """
+    (root / "tmp").mkdir(parents=True, exist_ok=True)
+    with open(root / "lock", "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise HomeBusy(f"{root} is in use by {file.read().strip()}; wait for it, or stop it") from None
+        file.truncate(0)
+        file.write(f"process {_tell_watcher(root)}")
+        file.flush()
+        yield
+
+
+def _tell_watcher(root: Path) -> int:
+    """Say which home is held to the process that watches this one; the process to be stopped, itself if it is alone."""
+    watcher, _, told = os.environ.get(WATCHER, "").partition(" ")
+    if watcher != str(os.getppid()):
+        return os.getpid()
+    os.write(int(told), os.fsencode(root.resolve()) + b"\0")
+    return int(watcher)
+
+
+def sweep(root: Path) -> None:
+    """End and remove what a stopped run left. To be called while the folder is held."""
+    end_orphaned_server(root)
+    for entry in (root / "tmp").iterdir():
+        if entry.name not in KEPT:
+            shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink(missing_ok=True)
+
+
+def server_file(root: Path) -> Path:
+    return root / "tmp" / "prefect-server.pid"
+
+
+def end_orphaned_server(root: Path) -> None:
+    """End Prefect's temporary server of a run that was killed."""
+    with contextlib.suppress(FileNotFoundError, ValueError, ProcessLookupError):
+        pid = int(server_file(root).read_text())
+        # the number may be another process's by now
+        if b"prefect.server" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            os.kill(pid, signal.SIGKILL)

@@ -1,0 +1,5 @@
+"""What a command says of data, in one place for all rooms: the recipe is right, what it is given is not."""
+
+
+class DataError(ValueError):
+    """Sources, tables or files do not hold what is needed: the message names the place, what was expected and found."""

@@ -1,0 +1,137 @@
+"""The door of the command line: stops are heeded whatever a command is in, end with code 14 and leave nothing behind."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import conftest
+import psutil
+import pytest
+from typer.testing import CliRunner
+
+from flows.commands import app, exit_code
+from flows.exits import MEANINGS, Exit
+from flows.home import DiskFull
+from flows.scratch import HomeBusy, held, sweep
+from flows.status import NotReady
+from pipelines.shards.mixture import MixtureError
+from schemas.recipe import RecipeError
+
+# A command that holds Python for itself, as a compiled loop does, with a home, scratch and a process of another session.
+STUCK = """
+import pathlib, subprocess, sys, types
+from flows import scratch
+def work():
+    home = pathlib.Path(sys.argv[1])
+    with scratch.held(home):
+        (home / "tmp" / "blocks").mkdir()
+        (home / "tmp" / "blocks" / "0").write_bytes(b"x")
+        other = subprocess.Popen(["sleep", "300"], start_new_session=True)
+        print(other.pid, (home / "lock").read_text(), flush=True)
+        sum(range(10**12))
+commands = types.ModuleType("flows.commands")
+commands.app = work
+sys.modules["flows.commands"] = commands
+from flows.cli import app
+app()
+"""
+
+
+def running(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def start(*command: str) -> subprocess.Popen:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, *command], cwd=conftest.ROOT, **pipes)
+
+
+def start_stuck(home: Path) -> tuple[subprocess.Popen, int, int, str]:
+    """(door, the command behind it, what that started, what the home's lock says)."""
+    door = start("-c", STUCK, str(home))
+    other, lock = door.stdout.readline().split(" ", 1)
+    (command,) = psutil.Process(door.pid).children()
+    return door, command.pid, int(other), lock.strip()
+
+
+def stop(door: subprocess.Popen, number: int) -> tuple[int, str, float]:
+    """(exit code, what it said, seconds)."""
+    began = time.monotonic()
+    door.send_signal(number)
+    said = door.communicate(timeout=60)[1]
+    return door.returncode, said, time.monotonic() - began
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_command_that_cannot_answer_is_stopped_and_leaves_nothing(tmp_path, number):
+    door, command, other, lock = start_stuck(tmp_path)
+    assert lock == f"process {door.pid}", "who is to be stopped"
+    code, said, seconds = stop(door, number)
+    assert (code, said) == (14, "\nStopped. The same command goes on from here.\n") and seconds < 5
+    assert not running(command) and not running(other) and not list((tmp_path / "tmp").iterdir())
+    with held(tmp_path):
+        pass
+
+
+def test_a_command_that_is_killed_is_named_and_leaves_nothing(tmp_path):
+    door, command, other, _ = start_stuck(tmp_path)
+    os.kill(command, signal.SIGKILL)
+    said = door.communicate(timeout=60)[1]
+    assert door.returncode == 1 and re.fullmatch(r"\nThe command was ended by SIGKILL: memory was short.*\n", said)
+    assert not running(other) and not list((tmp_path / "tmp").iterdir())
+
+
+def test_a_command_ends_with_the_process_that_watches_it(tmp_path):
+    """Its Python is free to notice: another than the one that holds it for itself."""
+    door = start("-m", "flows.cli", "similar", "-")
+    until = time.monotonic() + 60
+    while not (behind := psutil.Process(door.pid).children()) and time.monotonic() < until:
+        time.sleep(0.01)
+    door.kill()
+    while running(behind[0].pid) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not running(behind[0].pid)
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.3, 1.0])
+def test_a_stop_in_the_first_seconds_says_one_line(delay):
+    """While it imports, and while it waits for its input."""
+    door = start("-m", "flows.cli", "similar", "-")
+    while not psutil.Process(door.pid).children():
+        time.sleep(0.01)
+    time.sleep(delay)
+    code, said, _ = stop(door, signal.SIGINT)
+    assert (code, said) == (14, "\nStopped. The same command goes on from here.\n")
+
+
+def test_a_sweep_leaves_what_java_said_and_ends_no_stranger(tmp_path):
+    with held(tmp_path):
+        (tmp_path / "tmp" / "spark.log").write_text("said")
+        (tmp_path / "tmp" / "blockmgr-1" / "0a").mkdir(parents=True)
+        (tmp_path / "tmp" / "libsnappy.so").write_bytes(b"x")
+        (tmp_path / "tmp" / "prefect-server.pid").write_text(str(os.getpid()))
+        sweep(tmp_path)
+    assert [entry.name for entry in (tmp_path / "tmp").iterdir()] == ["spark.log"]
+
+
+def test_every_kind_of_error_has_its_code():
+    full = OSError(28, "No space left on device")
+    errors = [RecipeError(), MixtureError(), NotReady(), FileNotFoundError(2, "x"), HomeBusy(), DiskFull(), full, KeyboardInterrupt()]
+    assert [exit_code(error) for error in errors] == [10, 11, 11, 11, 12, 13, 13, 14]
+    assert [exit_code(error) for error in (ValueError(), KeyError("x"), RuntimeError(), PermissionError(13, "x"))] == [1] * 4
+
+
+def test_help_tells_the_codes():
+    told = " ".join(CliRunner().invoke(app, ["--help"]).output.split())
+    assert all(f"{code.value}: {meaning}" in told for code, meaning in MEANINGS.items()) and set(MEANINGS) == set(Exit)
+    commands = ["recipe", "check", "nowhere.yaml"], ["run", "nonsense"]
+    assert [CliRunner().invoke(app, command).exit_code for command in commands] == [Exit.RECIPE, Exit.USAGE]
