@@ -10,14 +10,15 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pipelines.lake import Lake
-from schemas.files import write_json
+from schemas.files import file_sha256, write_json
 
 FULL = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))  # Java quotes the same words
+COMPARED = ".json", ".html", ".ranks"  # small: what they hold is compared whenever a step's state is asked for
 LEAST_FREE = 500_000_000  # bytes; Prefect's database, Spark's scratch and the JVM's take half of it before any data
 
 
@@ -33,7 +34,8 @@ class DiskFull(RuntimeError):
 class Receipt:
     """What a finished step left behind: of which inputs and recipe part it was made, and what it wrote.
 
-    `files` maps paths below the home folder to sizes in bytes; `tables` maps names to Delta versions.
+    `files` maps paths below the home folder to sizes in bytes, `sha256` some of them to hashes (none in homes made
+    before December 2026); `tables` maps names to the Delta versions that the step wrote.
     """
 
     step: str
@@ -46,6 +48,7 @@ class Receipt:
     run: str
     seconds: float
     finished_at: str
+    sha256: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -85,35 +88,61 @@ class Home:
         return self.root / "report"
 
     def receipt(self, step: str) -> Receipt | None:
-        """What the step left when it last finished; None if it never did, or if its receipt cannot be read."""
-        path = self.root / "steps" / f"{step}.json"
-        try:
-            told = json.loads(path.read_text())
-            if "fingerprint" in told:  # as homes made before December 2026 call it
-                told["hash"] = told.pop("fingerprint")
-            return Receipt(**told)
-        except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):
-            return None
+        """What the step left when it last finished; None if it never did or has begun to write again, or if its
+        receipt cannot be read."""
+        return _read_receipt(self._receipt_file(step))
+
+    def last_receipt(self, step: str) -> Receipt | None:
+        """The same, or the one that was void when the step began to write again."""
+        return self.receipt(step) or _read_receipt(self._void_file(step))
+
+    def void(self, step: str) -> None:
+        """To be called before a step's first write: what it left may be half written over from now on."""
+        file, void = self._receipt_file(step), self._void_file(step)
+        if file.exists():
+            file.replace(void)
+        elif not void.exists():
+            write_json(void, {})
+
+    def stopped(self, step: str) -> bool:
+        """Whether the step has begun and not finished."""
+        return self._void_file(step).exists() and not self._receipt_file(step).exists()
 
     def keep(self, receipt: Receipt) -> None:
-        """Store the receipt; the old one is replaced at once or not at all."""
-        write_json(self.root / "steps" / f"{receipt.step}.json", asdict(receipt))
+        """Store the receipt, whole or not at all."""
+        write_json(self._receipt_file(receipt.step), asdict(receipt))
+        self._void_file(receipt.step).unlink(missing_ok=True)
+
+    def _receipt_file(self, step: str) -> Path:
+        return self.root / "steps" / f"{step}.json"
+
+    def _void_file(self, step: str) -> Path:
+        return self.root / "steps" / f"{step}.void.json"
+
+    def contents(self, files: list[Path]) -> tuple[dict[str, int], dict[str, str]]:
+        """Sizes of files, and hashes of those that are small: `files` and `sha256` of a receipt."""
+        named = {str(path.relative_to(self.root)): path for path in files}
+        hashes = {name: file_sha256(path) for name, path in named.items() if path.suffix in COMPARED}
+        return {name: path.stat().st_size for name, path in named.items()}, hashes
 
     def damage(self, receipt: Receipt) -> str | None:
         """Why the step's output is no longer what its receipt says; None if it is."""
         for name, version in receipt.tables.items():
-            current = self.lake.version_of(name)
-            if current != version:
-                return f"table {name} is at version {current}, the step left {version}"
+            if damage := self.lake.damage(name, version):
+                return damage
         for name, size in receipt.files.items():
             path = self.root / name
-            if not path.is_file() or path.stat().st_size != size:
-                return f"file {name} is missing or has another size than the {size:,} bytes that the step left"
+            if not path.is_file():
+                return f"file {name} is missing"
+            if path.stat().st_size != size:
+                return f"file {name} has {path.stat().st_size:,} bytes, the step left {size:,}"
+            if name in receipt.sha256 and file_sha256(path) != receipt.sha256[name]:
+                return f"file {name} was changed: its SHA-256 is not that of what the step left"
         return None
 
     def report_page(self) -> Path:
         """The page of the last report. Raises FileNotFoundError if there is none."""
-        receipt = self.receipt("report")
+        receipt = self.last_receipt("report")
         pages = [name for name in receipt.files if name.endswith(".html")] if receipt else []
         if not pages:
             raise FileNotFoundError(f"{self.root} holds no report yet: `flows run curriculum` writes it")
@@ -180,3 +209,13 @@ class Home:
             if b"prefect.server" in Path(f"/proc/{pid}/cmdline").read_bytes():
                 os.kill(pid, signal.SIGKILL)
             self._server.unlink()
+
+
+def _read_receipt(file: Path) -> Receipt | None:
+    try:
+        told = json.loads(file.read_text())
+        if "fingerprint" in told:  # as homes made before December 2026 call it
+            told["hash"] = told.pop("fingerprint")
+        return Receipt(**told)
+    except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):
+        return None

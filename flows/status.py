@@ -69,7 +69,8 @@ def pending(step_states: list[State], only: str | None = None) -> list[Step]:
 def _state(step: Step, expected: str, part: Any, inputs: dict[str, str], home: Home) -> State:
     receipt = home.receipt(step.name)
     if receipt is None:
-        return State(step, part, expected, "missing", "never finished", None)
+        why = "stopped half way, or running" if home.stopped(step.name) else "never finished"
+        return State(step, part, expected, "missing", why, None)
     if receipt.hash != expected:
         return State(step, part, expected, "stale", _difference(receipt, part, inputs), receipt)
     damage = home.damage(receipt)

@@ -88,6 +88,19 @@ def ledger_files(run: Path) -> Iterator[tuple[str, np.ndarray]]:
         yield path.stem, np.load(path, allow_pickle=False)
 
 
+def recorded_steps(run: Path) -> int:
+    """How many steps, from the first on, metrics, seconds and ledger all tell of without a gap."""
+    lines = [
+        len(path.read_text().splitlines()) if path.exists() else 0
+        for path in (run / "metrics.jsonl", run / "seconds.jsonl")
+    ]
+    told = 0
+    for path in sorted((run / "ledger").glob("steps-*.npy")):
+        first, last = map(int, path.stem.split("-")[1:])
+        told = last + 1 if first <= told else told
+    return min(told, *lines)
+
+
 def _reopen(path: Path, lines: int):
     """Cut a file to its first `lines` lines, which a killed run had on disk by then, and open it for more."""
     kept = path.read_text().splitlines(keepends=True)[:lines] if path.exists() else []

@@ -10,6 +10,7 @@ from flows.job import Counts, Job
 from schemas import tables
 from schemas.recipe import Recipe
 
+STEP = "train"
 NEEDS = ("shard",)
 TABLES = (tables.LEDGER,)
 REVISION = 1
@@ -21,17 +22,35 @@ def part(recipe: Recipe) -> dict[str, Any]:
 
 
 def files(job: Job) -> list[Path]:
-    """What the run ended with."""
-    return [job.run_folder / "result.json"]
+    """What the run ended with, and what it told on its way."""
+    run = job.run_folder
+    named = ["result.json", "evaluations.json", "metrics.jsonl", "seconds.jsonl"]
+    named += ["final/weights.safetensors", "final/config.json"]
+    return [*(run / name for name in named), *sorted((run / "ledger").glob("steps-*.npy"))]
 
 
 def run(job: Job) -> Counts:
-    """A run that was stopped goes on from its last checkpoint."""
+    """A run that was stopped, or lost what it ended with, goes on from its last checkpoint."""
     from model.train import train
 
+    mend(job)
     result = train(job.home.shards, job.run_folder, job.recipe.model, job.recipe.train, job.on_training)
     store_ledger(job)
     return {"steps": result["steps"], "tokens": result["tokens"], "loss": result["final_loss"]}
+
+
+def mend(job: Job) -> None:
+    """Where files of a finished run are missing or changed, have the trainer write them again: from the newest
+    checkpoint up to which everything was told, as metrics and ledger of the steps before it come from nowhere else."""
+    from model.ledger import recorded_steps
+
+    last = job.home.last_receipt(STEP)
+    if last and last.hash == job.hashes[STEP] and job.home.damage(last):
+        (job.run_folder / "result.json").unlink(missing_ok=True)
+    recorded = recorded_steps(job.run_folder)
+    for checkpoint in (job.run_folder / "checkpoints").glob("step-*"):
+        if int(checkpoint.name.split("-")[1]) > recorded:
+            shutil.rmtree(checkpoint.rename(checkpoint.with_name(f".deleting-{checkpoint.name}")))
 
 
 def store_ledger(job: Job) -> None:
