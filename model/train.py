@@ -195,8 +195,9 @@ def _resume(run: Path, learner: Learner, identity: dict) -> State:
 
 def _finished(run: Path, identity: dict) -> dict | None:
     """The result of a run with the same inputs, if there is one and the model that it ended with is there."""
-    path = run / "result.json"
-    result = json.loads(path.read_text()) if path.exists() else None
+    result = None
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        result = json.loads((run / "result.json").read_text())
     same = result and result["inputs"] == json_hash(identity)
     return result if same and not changed_files(run, result) else None
 

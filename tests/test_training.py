@@ -6,6 +6,7 @@ import math
 import multiprocessing
 import os
 import resource
+import shutil
 import signal
 import time
 
@@ -14,7 +15,7 @@ import pytest
 import torch
 
 from model import checkpoint
-from model.ledger import ledger_files
+from model.ledger import ledger_files, recorded_steps
 from model.train import Learner, train
 from schemas.manifest import Draw, LearningRate, Plan, Stage, load_manifest, load_plan, save
 from schemas.training import TrainConfig
@@ -121,6 +122,54 @@ def test_what_a_run_leaves(shards, tmp_path):
     assert [sum(layer) for layer in result["expert_load"]] == pytest.approx([1, 1])
     assert (result["steps"], result["tokens"]) == (10, 640)
     assert train(shards, tmp_path, TINY, CONFIG, lambda p: pytest.fail("trained again")) == result
+
+
+@pytest.mark.parametrize("lost", ["final", "final/weights.safetensors", "final/config.json", "changed", "cut"])
+def test_a_trained_model_that_is_gone_or_changed_is_written_again(shards, tmp_path, lost):
+    """From the last checkpoint: no step is trained."""
+    train(shards, tmp_path, TINY, CONFIG)
+    before, path = outcome(tmp_path), tmp_path / lost
+    if lost == "changed":
+        path = tmp_path / "final/weights.safetensors"
+        data = path.read_bytes()
+        path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    elif lost == "cut":
+        (tmp_path / "result.json").write_text("{")
+    else:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    (tmp_path / "evaluations.json").unlink()
+    train(shards, tmp_path, TINY, CONFIG, lambda p: pytest.fail("trained again"))
+    assert outcome(tmp_path) == before
+
+
+def test_a_run_of_before_december_2026_is_done_while_its_model_is_there(shards, tmp_path):
+    train(shards, tmp_path, TINY, CONFIG)
+    result = json.loads((tmp_path / "result.json").read_text())
+    del result["final"]
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    assert train(shards, tmp_path, TINY, CONFIG) == result
+    (tmp_path / "final/config.json").unlink()
+    assert train(shards, tmp_path, TINY, CONFIG)["final"].keys() == {"weights.safetensors", "config.json"}
+
+
+def test_a_window_that_was_changed_is_not_trained_on(shards, tmp_path):
+    window = shards / load_manifest(shards / "manifest.json").folder("b", 16).windows[0].file
+    data = window.read_bytes()
+    window.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(ValueError, match=r"b/16/window-00000\.mds was changed"):
+        train(shards, tmp_path / "run", TINY, CONFIG)
+
+
+def test_steps_are_recorded_as_far_as_metrics_seconds_and_ledger_all_tell_of_them(shards, tmp_path):
+    assert recorded_steps(tmp_path) == 0
+    train(shards, tmp_path, TINY, CONFIG)
+    assert recorded_steps(tmp_path) == 10
+    (tmp_path / "seconds.jsonl").write_text("".join((tmp_path / "seconds.jsonl").read_text().splitlines(keepends=True)[:9]))
+    assert recorded_steps(tmp_path) == 9
+    (tmp_path / "ledger/steps-0000004-0000005.npy").unlink()
+    assert recorded_steps(tmp_path) == 4
+    (tmp_path / "metrics.jsonl").unlink()
+    assert recorded_steps(tmp_path) == 0
 
 
 def test_the_model_learns(shards, tmp_path):
