@@ -91,7 +91,7 @@ def work(step: Step, job: Job, part: Any, run: str, display: Display) -> None:
     with display.step(step.name, number, len(STEPS)) as bar, spark_tasks(bar, lambda: vars(job).get("spark")):
         job.on_training = bar.training
         job.home.void(step.name)
-        with job.home.space_named(step.name):
+        with job.home.space_named(step.name), job.home.tables_named():
             counts = step.run(job)
         seconds = time.monotonic() - started
         job.home.keep(receipt(step, job, part, run, counts, seconds))

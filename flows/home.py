@@ -7,17 +7,20 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
-from pipelines.lake import Lake
+from pipelines.lake import MENDED, Lake
 from schemas.files import file_sha256, write_json
 
 FULL = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))  # Java quotes the same words
+UNREADABLE = re.compile(r"FAILED_READ_FILE\S* .*?file:/*(/\S+?\.parquet)")  # as Spark says it
 COMPARED = ".json", ".html", ".ranks"  # small: what they hold is compared whenever a step's state is asked for
 LEAST_FREE = 500_000_000  # bytes; Prefect's database, Spark's scratch and the JVM's take half of it before any data
 
@@ -173,6 +176,22 @@ class Home:
             raise DiskFull(
                 f"{step} could not write: the disk of {self.root} is full ({free:,} bytes free). "
                 f"What is done is safe: free some space, and the same command goes on from {step}"
+            ) from error
+
+    @contextlib.contextmanager
+    def tables_named(self) -> Iterator[None]:
+        """Raise ValueError naming the table for a file of it that Spark cannot read."""
+        try:
+            yield
+        except Exception as error:
+            named = UNREADABLE.search(str(error))
+            file = Path(unquote(named[1])) if named else self.root
+            lake = self.lake.root.resolve()
+            if not file.is_relative_to(lake):
+                raise
+            raise ValueError(
+                f"table {'.'.join(file.parent.relative_to(lake).parts)}: expected a Parquet file, found {file}, which "
+                f"cannot be read. {MENDED}"
             ) from error
 
     @contextlib.contextmanager

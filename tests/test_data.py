@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.data import BLOCK, Batches, Walk, block_order, draws_before
 from model import shards as reader
+from model.data import BLOCK, Batches, Walk, block_order, draws_before
 from model.shards import Shard, Shards
 from schemas.manifest import Draw, LearningRate, Plan, Stage
 from tests.mds import HELDOUT, mds, sample_columns, write_shards
