@@ -96,7 +96,8 @@ def work(step: Step, job: Job, part: Any, run: str, display: Display) -> None:
     started = time.monotonic()
     with display.step(step.name, number, len(STEPS)) as bar, spark_tasks(bar, lambda: vars(job).get("spark")):
         job.on_training = bar.training
-        with job.home.space_named(step.name):
+        job.home.void(step.name)
+        with job.home.space_named(step.name), job.home.tables_named():
             counts = step.run(job)
         seconds = time.monotonic() - started
         job.home.keep(receipt(step, job, part, run, counts, seconds))
@@ -104,17 +105,20 @@ def work(step: Step, job: Job, part: Any, run: str, display: Display) -> None:
 
 
 def receipt(step: Step, job: Job, part: Any, run: str, counts: dict[str, float], seconds: float) -> Receipt:
+    sizes, sha256 = job.home.contents(step.files(job))
+    changes = {table.name: job.home.lake.last_change(table.name) for table in step.tables}
     return Receipt(
         step=step.name,
         hash=job.hashes[step.name],
         part=part,
         inputs={need: job.hashes[need] for need in step.needs},
-        tables={table.name: job.home.lake.version(table) for table in step.tables},
-        files={str(path.relative_to(job.home.root)): path.stat().st_size for path in step.files(job)},
+        tables={name: change and change.version for name, change in changes.items()},
+        files=sizes,
         counts={name: float(value) for name, value in counts.items()},
         run=run,
         seconds=round(seconds, 3),
         finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        sha256=sha256,
     )
 
 

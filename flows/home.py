@@ -6,16 +6,21 @@ import contextlib
 import errno
 import json
 import os
+import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from flows import scratch
-from pipelines.lake import Lake
-from schemas.files import write_json
+from pipelines.lake import MENDED, Lake
+from schemas.errors import DataError
+from schemas.files import file_sha256, write_json
 
 FULL = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))  # Java quotes the same words
+UNREADABLE = re.compile(r"FAILED_READ_FILE\S* .*?file:/*(/\S+?\.parquet)")  # as Spark says it
+COMPARED = ".json", ".html", ".ranks"  # small: what they hold is compared whenever a step's state is asked for
 LEAST_FILES = 2_000  # more than the default run makes, Java's scratch included
 LEAST_FREE = 500_000_000  # bytes; Prefect's database, Spark's scratch and the JVM's take half of it before any data
 
@@ -28,7 +33,8 @@ class DiskFull(RuntimeError):
 class Receipt:
     """What a finished step left behind: of which inputs and recipe part it was made, and what it wrote.
 
-    `files` maps paths below the home folder to sizes in bytes; `tables` maps names to Delta versions.
+    `files` maps paths below the home folder to sizes in bytes, `sha256` some of them to hashes (none in homes made
+    before December 2026); `tables` maps names to the Delta versions that the step wrote.
     """
 
     step: str
@@ -41,6 +47,7 @@ class Receipt:
     run: str
     seconds: float
     finished_at: str
+    sha256: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -83,34 +90,58 @@ class Home:
         return self.root / "steps" / f"{step}.json"
 
     def receipt(self, step: str) -> Receipt | None:
-        """What the step left when it last finished; None if it never did, or if its receipt cannot be read."""
-        try:
-            told = json.loads(self.receipt_file(step).read_text())
-            if "fingerprint" in told:  # as homes made before December 2026 call it
-                told["hash"] = told.pop("fingerprint")
-            return Receipt(**told)
-        except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):
-            return None
+        """What the step left when it last finished; None if it never did or has begun to write again, or if its
+        receipt cannot be read."""
+        return _read_receipt(self.receipt_file(step))
+
+    def last_receipt(self, step: str) -> Receipt | None:
+        """The same, or the one that was void when the step began to write again."""
+        return self.receipt(step) or _read_receipt(self._void_file(step))
+
+    def void(self, step: str) -> None:
+        """To be called before a step's first write: what it left may be half written over from now on."""
+        file, void = self.receipt_file(step), self._void_file(step)
+        if file.exists():
+            file.replace(void)
+        elif not void.exists():
+            write_json(void, {})
+
+    def stopped(self, step: str) -> bool:
+        """Whether the step has begun and not finished."""
+        return self._void_file(step).exists() and not self.receipt_file(step).exists()
 
     def keep(self, receipt: Receipt) -> None:
-        """Store the receipt; the old one is replaced at once or not at all."""
+        """Store the receipt, whole or not at all."""
         write_json(self.receipt_file(receipt.step), asdict(receipt))
+        self._void_file(receipt.step).unlink(missing_ok=True)
+
+    def _void_file(self, step: str) -> Path:
+        return self.root / "steps" / f"{step}.void.json"
+
+    def contents(self, files: list[Path]) -> tuple[dict[str, int], dict[str, str]]:
+        """Sizes of files, and hashes of those that are small: `files` and `sha256` of a receipt."""
+        named = {str(path.relative_to(self.root)): path for path in files}
+        hashes = {name: file_sha256(path) for name, path in named.items() if path.suffix in COMPARED}
+        return {name: path.stat().st_size for name, path in named.items()}, hashes
 
     def damage(self, receipt: Receipt) -> str | None:
         """Why the step's output is no longer what its receipt says; None if it is."""
         for name, version in receipt.tables.items():
-            current = self.lake.version_of(name)
-            if current != version:
-                return f"table {name} is at version {current}, the step left {version}"
+            if damage := self.lake.damage(name, version):
+                return damage
         for name, size in receipt.files.items():
             path = self.root / name
-            if not path.is_file() or path.stat().st_size != size:
-                return f"file {name} is missing or has another size than the {size:,} bytes that the step left"
+            if not path.is_file():
+                return f"file {name} is missing"
+            if path.stat().st_size != size:
+                return f"file {name} has {path.stat().st_size:,} bytes, the step left {size:,}"
+            if name in receipt.sha256 and file_sha256(path) != receipt.sha256[name]:
+                return f"file {name} was changed: its SHA-256 is not that of what the step left"
         return None
 
     def report_page(self) -> Path:
         """The page of the last report. Raises FileNotFoundError if there is none."""
-        receipt = self.receipt("report")
+        receipt = self.last_receipt("report")
         pages = [name for name in receipt.files if name.endswith(".html")] if receipt else []
         if not pages:
             raise FileNotFoundError(f"{self.root} holds no report yet: `flows run curriculum` writes it")
@@ -149,6 +180,22 @@ class Home:
                 f"inodes are free). What is done is safe: free some space, and the same command goes on from {step}"
             ) from error
 
+    @contextlib.contextmanager
+    def tables_named(self) -> Iterator[None]:
+        """Raise DataError naming the table for a file of it that Spark cannot read."""
+        try:
+            yield
+        except Exception as error:
+            named = UNREADABLE.search(str(error))
+            file = Path(unquote(named[1])) if named else self.root
+            lake = self.lake.root.resolve()
+            if not file.is_relative_to(lake):
+                raise
+            raise DataError(
+                f"table {'.'.join(file.parent.relative_to(lake).parts)}: expected a Parquet file, found {file}, which "
+                f"cannot be read. {MENDED}"
+            ) from error
+
     def held(self) -> contextlib.AbstractContextManager[None]:
         """Hold the folder for one run. Raises HomeBusy naming the run that has it."""
         return scratch.held(self.root)
@@ -160,3 +207,13 @@ class Home:
     def remember_server(self, pid: int) -> None:
         """Note the process of Prefect's temporary server: one that outlives a killed run is ended by the next."""
         scratch.server_file(self.root).write_text(str(pid))
+
+
+def _read_receipt(file: Path) -> Receipt | None:
+    try:
+        told = json.loads(file.read_text())
+        if "fingerprint" in told:  # as homes made before December 2026 call it
+            told["hash"] = told.pop("fingerprint")
+        return Receipt(**told)
+    except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):
+        return None

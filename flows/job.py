@@ -60,8 +60,9 @@ class Job:
         return domain_rules(self.recipe, self.home)
 
     def known(self, table: Table) -> dict[str, str]:
-        """By delivery, the hash of what the table holds of it; empty where it does not say."""
-        return self.home.lake.ancestry(table).get("deliveries", {})
+        """By delivery, the hash of what the table holds of it; empty where it does not say, or would be made anew by
+        the next write, as its columns are others."""
+        return self.home.lake.ancestry(table).get("deliveries", {}) if self.home.lake.has(table) else {}
 
     def read(self, table: Table) -> DataFrame:
         return self.home.lake.read(self.spark, table)

@@ -70,8 +70,9 @@ def pending(step_states: list[State], only: str | None = None) -> list[Step]:
 def _state(step: Step, expected: str, part: Any, inputs: dict[str, str], home: Home) -> State:
     receipt = home.receipt(step.name)
     if receipt is None:
-        torn = home.receipt_file(step.name).exists()
-        why = f"{home.receipt_file(step.name)} cannot be read" if torn else "never finished"
+        torn = home.receipt_file(step.name)
+        why = f"{torn} cannot be read" if torn.exists() else "never finished"
+        why = "stopped half way, or running" if home.stopped(step.name) else why
         return State(step, part, expected, "missing", why, None)
     if receipt.hash != expected:
         return State(step, part, expected, "stale", _difference(step, receipt, part, inputs), receipt)

@@ -82,22 +82,25 @@ def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], dict]:
     return weights, moments, state
 
 
-def load_newest(run: Path) -> tuple[Path, dict[str, Tensor], dict[str, Tensor], dict] | None:
-    """(folder, weights, moments, state) of the newest checkpoint that is whole, None if there is none at all.
+def load_newest(run: Path, recorded: int) -> tuple[Path, dict[str, Tensor], dict[str, Tensor], dict] | None:
+    """(folder, weights, moments, state) of the newest checkpoint that is whole and not beyond the `recorded` steps that
+    the run's files tell of, as nothing can tell of those again; None if there is none at all.
 
-    A damaged one is told of and the one before it taken. Raises ValueError if all are damaged.
+    Those that are passed over are named. Raises ValueError if all are.
     """
-    damage = []
+    why = []
     for folder in reversed(_checkpoints(run)):
         try:
+            if int(folder.name.partition("-")[2]) > recorded:
+                raise Damaged(f"metrics, seconds and ledger tell of {recorded} steps")
             loaded = folder, *load(folder)
         except Damaged as error:
-            damage.append(f"{folder} is damaged ({error})")
+            why.append(f"{folder} cannot be gone on from ({error})")
             continue
-        if damage:
-            log.warning("%s; the run goes on from %s", "; ".join(damage), folder.name)
+        if why:
+            log.warning("%s; the run goes on from %s", "; ".join(why), folder.name)
         return loaded
-    require(not damage, f"{'; '.join(damage)}: put one back, or delete {run} and train from the beginning")
+    require(not why, f"{'; '.join(why)}: put back what is missing, or delete {run} and train from the beginning")
     return None
 
 

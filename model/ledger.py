@@ -19,7 +19,6 @@ from torch import Tensor
 
 from model.checkpoint import to_disk
 from model.data import Batch
-from schemas.training import require
 
 # a document in a step: its 64-bit key, how many of its tokens were predicted there, and their cross-entropies' sum in
 # nats
@@ -50,10 +49,7 @@ def load_metrics(load: Tensor) -> dict[str, float]:
 
 
 class Journal:
-    """Appends to a run's files. Opened at a checkpoint's step: what the run told after it is taken back.
-
-    Raises ValueError where they do not hold every step before it: nothing can tell of those again.
-    """
+    """Appends to a run's files. Opened at a checkpoint's step: what the run told after it is taken back."""
 
     def __init__(self, run: Path, step: int):
         self.folder, self.first, self.rows = run / "ledger", step, []
@@ -61,7 +57,6 @@ class Journal:
         for path, (_, last) in _steps_of_files(run).items():
             if last >= step:
                 path.unlink()
-        _check_whole(run, step)
         self.metrics, self.seconds = (_reopen(run / name, step) for name in ("metrics.jsonl", "seconds.jsonl"))
 
     def add(self, line: dict, seconds: float, rows: np.ndarray) -> None:
@@ -96,27 +91,19 @@ def ledger_files(run: Path) -> Iterator[tuple[str, np.ndarray]]:
         yield path.stem, np.load(path, allow_pickle=False)
 
 
+def recorded_steps(run: Path) -> int:
+    """How many steps, from the first on, metrics, seconds and ledger all tell of without a gap."""
+    files = run / "metrics.jsonl", run / "seconds.jsonl"
+    lines = [path.read_bytes().count(b"\n") if path.exists() else 0 for path in files]
+    told = 0
+    for first, last in _steps_of_files(run).values():
+        told = last + 1 if first <= told else told
+    return min(told, *lines)
+
+
 def _steps_of_files(run: Path) -> dict[Path, tuple[int, int]]:
     """First and last step of each file of the ledger, in order."""
     return {path: tuple(map(int, path.stem.split("-")[1:])) for path in sorted((run / "ledger").glob("steps-*.npy"))}
-
-
-def _check_whole(run: Path, steps: int) -> None:
-    """Raise ValueError unless the ledger's files follow one another up to `steps`."""
-    following = 0
-    for first, last in _steps_of_files(run).values():
-        if first != following:
-            break
-        following = last + 1
-    _require_steps(run, run / "ledger", following, steps)
-
-
-def _require_steps(run: Path, told: Path, held: int, steps: int) -> None:
-    require(
-        held >= steps,
-        f"{told} tells of the first {held} steps, expected all {steps} before the checkpoint: put the rest back, or "
-        f"delete {run} and train from the beginning",
-    )
 
 
 def _reopen(path: Path, lines: int) -> TextIO:
@@ -126,7 +113,5 @@ def _reopen(path: Path, lines: int) -> TextIO:
     """
     with path.open("ab+") as file:
         file.seek(0)
-        kept = list(itertools.islice((line for line in file if line.endswith(b"\n")), lines))
-        _require_steps(path.parent, path, len(kept), lines)
-        file.truncate(sum(map(len, kept)))
+        file.truncate(sum(map(len, itertools.islice(file, lines))))
     return path.open("a")

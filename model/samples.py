@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler
 
 from model.data import Places, make_batch
-from model.shards import check_size
+from model.shards import check_size, verify
 from schemas.manifest import Plan, Window, load_manifest, load_plan
 from schemas.training import require
 
@@ -41,7 +41,8 @@ class PlannedSamples(Dataset):
     1 Streaming makes ranks wait for each other: have torch.distributed initialised, and open it in all of them.
 
     Raises FileNotFoundError without a manifest or plan, ValueError if the plan has no such stage or a window that it
-    draws is missing or of another size.
+    draws is missing or of another size; an item ValueError if its window, which is read once in each process for that,
+    has another SHA-256 than the manifest says.
     """
 
     def __init__(self, shards: Path, stage: str, remote: str | None = None):
@@ -54,7 +55,8 @@ class PlannedSamples(Dataset):
         folders = [manifest.folder(stream, self.max_seq_len) for stream in drawn]
         self.dataset = _open(root, [f"{folder.stream}/{folder.seq_len}" for folder in folders], remote)
         self.firsts = _first_samples(root, self.dataset)
-        _check(root, [w for folder in folders for w in folder.windows], self.firsts, kept=remote is None)
+        self.root, self.unverified = root, {w.file: w for folder in folders for w in folder.windows}
+        _check(root, list(self.unverified.values()), self.firsts, kept=remote is None)
 
     def __len__(self) -> int:
         return self.samples
@@ -63,7 +65,11 @@ class PlannedSamples(Dataset):
         if not 0 <= position < self.samples:
             raise IndexError(f"position {position} of a stage with {self.samples} samples")
         file, index = self.places.at(position)
-        return _tensors(self.dataset[self.firsts[file] + index])
+        sample = self.dataset[self.firsts[file] + index]
+        if window := self.unverified.get(file):  # Streaming compares what it fetches alone, and with its index
+            verify(self.root, window)
+            del self.unverified[file]
+        return _tensors(sample)
 
 
 class PlannedSampler(DistributedSampler):

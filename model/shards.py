@@ -7,38 +7,43 @@ size of each column without a fixed one, then the columns' bytes, in the order o
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
+from schemas.files import file_sha256
 from schemas.manifest import Manifest, Window
 from schemas.training import require
 
 
 class Shards:
     """All samples below the folder of a manifest. Raises FileNotFoundError or ValueError if a file is missing or of
-    another size."""
+    another size, and ValueError when a file is first read that is not what its hash in the manifest says."""
 
     def __init__(self, root: Path, manifest: Manifest):
         self.root, self._open = Path(root), {}
-        self.windows = [*(window for folder in manifest.folders for window in folder.windows), *manifest.heldout]
+        self.windows = {window.file: window for window in manifest.windows}
         self.heldout_files = [window.file for window in manifest.heldout]
-        for window in self.windows:
+        for window in manifest.windows:
             check_size(self.root, window)
 
     def sample(self, file: str, index: int) -> dict:
         """Sample `index` of a shard: column name to value."""
         if file not in self._open:
-            self._open[file] = Shard(self.root / file)
+            self._open[file] = self._verified(file)
         return self._open[file][index]
 
     def heldout(self) -> Iterator[dict]:
         """The held-out documents, in order."""
         for file in self.heldout_files:
-            yield from Shard(self.root / file)
+            yield from self._verified(file)
+
+    def _verified(self, file: str) -> Shard:
+        """The file is read once for its hash, which brings it into memory where its samples are wanted next."""
+        verify(self.root, self.windows[file])
+        return Shard(self.root / file)
 
 
 class Shard:
@@ -91,15 +96,14 @@ def _shape_bytes(data: np.ndarray) -> int:
     return 1 + (1 << width)
 
 
-def verify(root: Path, manifest: Manifest) -> None:
-    """Read every shard and compare its SHA-256 with the manifest. Raises ValueError naming the first that differs."""
-    for window in Shards(root, manifest).windows:
-        with (root / window.file).open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        require(
-            sha256 == window.sha256,
-            f"{root / window.file} has SHA-256 {sha256}, the manifest says {window.sha256}: write it again",
-        )
+def verify(root: Path, window: Window) -> None:
+    """Read a window's file. Raises ValueError if its SHA-256 is not the manifest's."""
+    sha256 = file_sha256(root / window.file)
+    require(
+        sha256 == window.sha256,
+        f"{root / window.file} was changed: expected window {window.window} with the manifest's SHA-256 "
+        f"{window.sha256}, found {sha256}: copy it here again, or have `flows run shard` write it again",
+    )
 
 
 def check_size(root: Path, window: Window) -> None:

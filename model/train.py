@@ -25,14 +25,15 @@ from torch import Tensor
 from model import checkpoint
 from model.data import Batch, Batches
 from model.evaluate import bits_per_byte
-from model.ledger import Journal, document_losses, load_metrics
+from model.ledger import Journal, document_losses, load_metrics, recorded_steps
 from model.loss import MeanLoss, targets
 from model.optim import learning_rate, moments, optimiser, set_learning_rate, set_moments
 from model.transformer import Transformer, parameter_counts
-from schemas.files import json_hash, write_json
+from schemas.files import file_sha256, json_hash, write_json
 from schemas.manifest import Manifest, load_manifest, load_plan
 from schemas.training import ModelConfig, TrainConfig
 
+FINAL = "weights.safetensors", "config.json"
 LAST_STEPS = 20  # over which result.json's final loss is averaged
 
 
@@ -181,7 +182,7 @@ def _save(run: Path, learner: Learner, state: State, identity: dict) -> None:
 def _resume(run: Path, learner: Learner, identity: dict) -> State:
     """Put the learner where the newest whole checkpoint stands; a new run starts at step 0."""
     run.mkdir(parents=True, exist_ok=True)
-    loaded, state = checkpoint.load_newest(run), State(0, [], [], 0.0)
+    loaded, state = checkpoint.load_newest(run, recorded_steps(run)), State(0, [], [], 0.0)
     if loaded is not None:
         folder, weights, tensors, content = loaded
         checkpoint.check_same(content["made_with"], identity, content["tokens"], folder)
@@ -193,10 +194,19 @@ def _resume(run: Path, learner: Learner, identity: dict) -> State:
 
 
 def _finished(run: Path, identity: dict) -> dict | None:
-    """The result of a run with the same inputs, if there is one."""
-    path = run / "result.json"
-    result = json.loads(path.read_text()) if path.exists() else None
-    return result if result and result["inputs"] == json_hash(identity) else None
+    """The result of a run with the same inputs, if there is one and the model that it ended with is there."""
+    result = None
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        result = json.loads((run / "result.json").read_text())
+    same = result and result["inputs"] == json_hash(identity)
+    return result if same and not changed_files(run, result) else None
+
+
+def changed_files(run: Path, result: dict) -> list[str]:
+    """Those files of `run`/final that are missing, or not what the run left by its result.json."""
+    told = result.get("final") or dict.fromkeys(FINAL)  # runs from before December 2026 tell no hashes
+    files = {name: run / "final" / name for name in told}
+    return [name for name, file in files.items() if not file.is_file() or told[name] not in (None, file_sha256(file))]
 
 
 def _finish(run: Path, learner: Learner, manifest: Manifest, state: State, identity: dict) -> dict:
@@ -206,6 +216,7 @@ def _finish(run: Path, learner: Learner, manifest: Manifest, state: State, ident
     save_file(network.state_dict(), run / "final" / "weights.safetensors")
     about = {"model": dataclasses.asdict(network.config), "vocab_size": vocab_size, "tokenizer": manifest.tokenizer}
     write_json(run / "final" / "config.json", about)
+    write_json(run / "evaluations.json", state.evaluations)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     last = [line["loss"] for line in lines[-LAST_STEPS:]]
     result = {
@@ -217,6 +228,7 @@ def _finish(run: Path, learner: Learner, manifest: Manifest, state: State, ident
         "evaluations": state.evaluations,
         "expert_load": [[count / sum(layer) for count in layer] for layer in state.load],
         "parameters": parameter_counts(network.config, vocab_size),
+        "final": {name: file_sha256(run / "final" / name) for name in FINAL},
     }
     write_json(run / "result.json", result)
     return result

@@ -14,6 +14,7 @@ Two rooms have no step: `texts` (bytes to characters and words) and `html` (a pa
 flat:
 
     lake        where tables are and how they are written
+    commits     what a table's log tells: who changed its rows last
     deliveries  snapshots of sources: which a table holds, which it lacks
     capacity    what fits into one process, and who carries the rest
     spark       the session; what is sent to every task; parts that hold whole groups

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
+from pipelines.commits import Commit, commit_files, last_change, read_actions
 from schemas.tables import Table
 
 if TYPE_CHECKING:  # 1 s of imports that `flows status` and `flows trace` do without
@@ -27,6 +29,8 @@ SKIPPED_BY = "source", "snapshot", "run"
 PLAIN = "string", "float", "double", "boolean", "binary"
 DELTA_NAMES = {"int": "integer", "bigint": "long", **dict(zip(PLAIN, PLAIN, strict=True))}
 
+MENDED = "Delete the file, and `flows run curriculum` makes the table again"
+
 
 @dataclass(frozen=True)
 class Lake:
@@ -35,31 +39,36 @@ class Lake:
     root: Path
 
     def path(self, table: Table) -> str:
-        return str(self.root.resolve().joinpath(*table.name.split(".")))  # Delta takes relative paths for names
+        return str(self._folder(table.name).resolve())  # Delta takes relative paths for names
+
+    def _folder(self, name: str) -> Path:
+        return self.root.joinpath(*name.split("."))
 
     def version(self, table: Table) -> int | None:
         """Newest committed version, read from the log's file names; None if there is no table."""
         return self.version_of(table.name)
 
     def version_of(self, name: str) -> int | None:
-        return max((int(commit.stem) for commit in self._commits(name)), default=None)
+        return max((int(commit.stem) for commit in commit_files(self._folder(name))), default=None)
 
     def has(self, table: Table) -> bool:
-        """Whether the table is there with just these columns, of these types."""
+        """Whether the table is there with just these columns, of these types, and its log can be read."""
         from deltalake import DeltaTable as RustTable
+        from deltalake.exceptions import DeltaError
 
         if self.version(table) is None:
             return False
-        stored = {
-            field.name: getattr(field.type, "type", None) for field in RustTable(self.path(table)).schema().fields
-        }
+        try:
+            fields = RustTable(self.path(table)).schema().fields
+        except DeltaError:
+            return False
+        stored = {field.name: getattr(field.type, "type", None) for field in fields}
         wanted = {column.name: DELTA_NAMES.get(column.type, stored.get(column.name)) for column in table.columns}
         return list(stored.items()) == list(wanted.items())
 
     def rows_written(self, table: Table) -> int:
         """Rows of the newest commit, as Delta counted them while it wrote."""
-        newest = max(self._commits(table.name))
-        actions = [json.loads(line) for line in newest.read_text().splitlines()]
+        actions = read_actions(commit_files(self._folder(table.name))[-1])
         metrics = next(action["commitInfo"] for action in actions if "commitInfo" in action).get("operationMetrics", {})
         return int(metrics.get("numOutputRows", metrics.get("num_added_rows", 0)))  # as Spark and delta-rs call them
 
@@ -71,17 +80,46 @@ class Lake:
         return sum(pa.table(files).column("num_records").to_pylist())
 
     def ancestry(self, table: Table) -> dict[str, Any]:
-        """What the newest commit that carries an ancestry says of the table; empty where there is none."""
-        for commit in sorted(self._commits(table.name), reverse=True):
-            for line in commit.read_text().splitlines():
-                told = json.loads(line).get("commitInfo", {}).get("userMetadata")
-                if told:
-                    return json.loads(told)
-        return {}
+        """What our last commit says of the table; empty where there is none, or where the table is not what it left:
+        rows were changed by another since, or a file is damaged."""
+        last = self.last_change(table.name)
+        return {} if last is None or self.damage(table.name, last.version) else last.ancestry
 
-    def _commits(self, name: str) -> list[Path]:
-        log = self.root.joinpath(*name.split("."), "_delta_log")
-        return [entry for entry in log.glob("*.json") if entry.stem.isdigit()]
+    def last_change(self, name: str) -> Commit | None:
+        """The newest commit that changed the table's rows or carries an ancestry; None if the log tells of none."""
+        with contextlib.suppress(ValueError):  # `damage` says it
+            return last_change(self._folder(name))
+        return None
+
+    def damage(self, name: str, version: int | None) -> str | None:
+        """Why the table is not what our commit `version` left; None if it is. Commits of others that change no rows
+        (OPTIMIZE, VACUUM, properties) do no harm."""
+        try:
+            last = last_change(self._folder(name))
+        except ValueError as error:
+            return f"table {name}: {error}"
+        if last and last.ancestry is None:
+            return f"table {name} was changed by another: version {last.version}, {last.author}"
+        if (last and last.version) != version:
+            return f"table {name} is at version {last and last.version}, the step left {version}"
+        return last and self._damaged_file(name)
+
+    def _damaged_file(self, name: str) -> str | None:
+        """What is wrong with the first file that is not as large as the log says."""
+        from deltalake import DeltaTable as RustTable
+        from deltalake.exceptions import DeltaError
+
+        folder = self._folder(name).resolve()
+        try:
+            listed = RustTable(str(folder)).get_add_actions(flatten=True)  # pa.table() of it would import pandas: 1 s
+        except DeltaError as error:
+            return f"table {name}: its log cannot be read: {error}"
+        for file, size in zip(listed.column("path").to_pylist(), listed.column("size_bytes").to_pylist(), strict=True):
+            path = folder / file
+            found = f"{path.stat().st_size:,} bytes" if path.is_file() else "no file"
+            if found != f"{size:,} bytes":
+                return f"table {name}: expected {file} with {size:,} bytes, found {found}"
+        return None
 
     def read(self, spark: SparkSession, table: Table, version: int | None = None) -> DataFrame:
         """The table as it is now, or at an older version."""
@@ -101,10 +139,12 @@ class Lake:
 
         append: nothing is replaced, which saves Delta the search for it (a second). Returns the new version. The rows
         are brought to the table's columns, in order. A stopped write leaves the old version in place. An Arrow table
-        knows no `where`; a new table needs an active Spark session.
+        knows no `where`; a new table needs an active Spark session. Of a table with a damaged file all is replaced, as
+        the rows that should stay cannot be read.
         """
         spark = None if isinstance(rows, pa.Table) else rows.sparkSession
         append = self._create(table, spark) or append
+        where = None if where and self._damaged_file(table.name) else where
         if spark is None:
             return self._commit(rows.select(table.column_names), table, ancestry, "append" if append else "overwrite")
         writer = rows.select(*table.column_names).write.format("delta").mode("append" if append else "overwrite")
@@ -136,21 +176,32 @@ class Lake:
         version: int | None = None,
     ) -> pa.Table:
         """Rows that fit in memory (traces, notebooks), found by delta-rs and read by Arrow: no Java starts."""
-        return self._dataset(table, version).to_table(columns=columns, filter=where)
+        with self._named(table):
+            return self._dataset(table, version).to_table(columns=columns, filter=where)
 
     def batches(
         self, table: Table, columns: list[str] | dict[str, pc.Expression], where: pc.Expression | None = None
     ) -> Iterator[pa.RecordBatch]:
         """The same, a part at a time."""
-        return self._dataset(table).to_batches(columns=columns, filter=where)
+        with self._named(table):
+            yield from self._dataset(table).to_batches(columns=columns, filter=where)
 
     def count(self, table: Table, where: pc.Expression | None = None) -> int:
         """Rows, or those where a condition holds, without Spark: a job for a number takes it half a second."""
-        return self._dataset(table).count_rows(filter=where)
+        with self._named(table):
+            return self._dataset(table).count_rows(filter=where)
 
     def total(self, table: Table, value: pc.Expression) -> int:
         """Sum of an integer expression over the rows, read a batch at a time."""
         return sum(pc.sum(part.column(0)).as_py() or 0 for part in self.batches(table, {"value": value}))
+
+    @contextlib.contextmanager
+    def _named(self, table: Table) -> Iterator[None]:
+        """Raise ValueError naming the table for a file of it that cannot be read."""
+        try:
+            yield
+        except (pa.ArrowInvalid, OSError) as error:
+            raise ValueError(f"table {table.name}: expected Parquet files, found {error}. {MENDED}") from error
 
     def _dataset(self, table: Table, version: int | None = None) -> Dataset:
         """Arrow reads the files itself. Through delta-rs's own file system (Python) its threads can outlive the

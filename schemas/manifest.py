@@ -136,6 +136,11 @@ class Manifest:
     folders: tuple[Folder, ...]
     heldout: tuple[Window, ...]
 
+    @property
+    def windows(self) -> list[Window]:
+        """All that were written, the held-out documents' last."""
+        return [*(window for folder in self.folders for window in folder.windows), *self.heldout]
+
     def stream(self, name: str) -> Stream:
         return next(stream for stream in self.streams if stream.name == name)
 

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from model import shards as reader
 from model.data import BLOCK, Batches, Walk, block_order, draws_before
-from model.shards import Shard, Shards, verify
+from model.shards import Shard, Shards
 from schemas.manifest import Draw, LearningRate, Plan, Stage
 from tests.mds import HELDOUT, mds, sample_columns, write_shards
 
@@ -157,19 +158,47 @@ def test_a_window_that_was_not_written_is_named(shards):
 
 def test_missing_short_and_changed_files_are_named(shards):
     root, manifest, _ = shards
-    verify(root, manifest)
     path = root / "b/8/window-00001.mds"
     data = path.read_bytes()
-    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    Shards(root, manifest)  # its size is right
-    with pytest.raises(ValueError, match=r"window-00001\.mds has SHA-256"):
-        verify(root, manifest)
     path.write_bytes(data[:-1])
     with pytest.raises(ValueError, match=f"has {len(data) - 1} bytes, the manifest says {len(data)}"):
         Shards(root, manifest)
     path.unlink()
     with pytest.raises(FileNotFoundError, match=r"window-00001\.mds is missing"):
         Shards(root, manifest)
+
+
+def flip(path, at: int) -> None:
+    """Another byte, the same size."""
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_window_that_was_changed_with_its_size_kept_is_not_read(shards):
+    root, manifest, plan = shards
+    window = manifest.folder("b", SEQ_LEN).windows[1]
+    flip(root / window.file, -1)
+    batches = Batches(root, manifest, plan, 4 * SEQ_LEN)  # its size is right
+    said = rf"b/8/window-00001\.mds was changed: expected window 1 with the manifest's SHA-256 {window.sha256}, found [0-9a-f]{{64}}: .*`flows run shard`"
+    for _ in range(2):
+        with pytest.raises(ValueError, match=said):
+            for step in range(batches.steps):
+                batches.batch(step)
+    flip(root / manifest.heldout[0].file, -1)
+    with pytest.raises(ValueError, match=r"heldout/window-00000\.mds was changed"):
+        list(batches.shards.heldout())
+
+
+def test_a_window_is_read_for_its_hash_once(shards, monkeypatch):
+    root, manifest, plan = shards
+    hashed, compute = [], reader.file_sha256
+    monkeypatch.setattr(reader, "file_sha256", lambda path: hashed.append(path) or compute(path))
+    batches = Batches(root, manifest, plan, 4 * SEQ_LEN)
+    assert hashed == []
+    for step in [*range(batches.steps), *range(batches.steps)]:
+        batches.batch(step)
+    assert len(hashed) == len(set(hashed)) > 1
 
 
 def test_heldout_documents_are_read_back(shards):

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
 import conftest
 import corpus
@@ -19,12 +20,17 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 import yaml
+from deltalake import DeltaTable
+from rich.console import Console
 
 import flows
 from flows.exits import Exit
+from flows.curriculum import work
 from flows.home import DiskFull
+from flows.job import Job
 from flows.preflight import preflight
-from flows.status import states
+from flows.progress import Display
+from flows.status import plain, states
 from pipelines.shards.tokens import encoding
 from schemas import recipe as recipes
 from schemas import tables
@@ -195,16 +201,124 @@ def test_scratch_stays_in_the_home_and_goes_with_the_run(finished_home):
     assert [entry.name for entry in (finished_home.home.root / "tmp").iterdir()] == ["spark.log"]
 
 
+def copy_of(finished, folder):
+    import dataclasses
+
+    copy = dataclasses.replace(finished.home, root=folder / "home")
+    shutil.copytree(finished.home.root, copy.root, ignore=shutil.ignore_patterns("prefect", "tmp"))
+    return copy
+
+
+def not_done(recipe, home) -> dict[str, str]:
+    return {state.step.name: state.why for state in states(preflight(recipe), home) if state.state != "done"}
+
+
+def finish(recipe, home, spark, *, stop: str | None = None) -> list[str]:
+    """What `flows run curriculum` does of the recipe, with the suite's Spark; `stop` does its work and is killed before its receipt is
+    there. The steps that ran."""
+    checked = preflight(recipe)
+    step_states, ran = states(checked, home), []
+    job = Job(recipe, home, {state.step.name: state.hash for state in step_states})
+    job.spark = spark
+    for state in step_states:
+        if state.state != "done":
+            ran.append(state.step.name)
+            if state.step.name == stop:
+                home.void(stop)
+                state.step.run(job)
+                break
+            work(state.step, job, plain(state.part), "run", Display(Console(quiet=True)))
+    return ran
+
+
 def test_a_table_that_was_changed_by_others_is_noticed(finished_home, tmp_path):
-    copy = dataclasses.replace(finished_home.home, root=tmp_path / "home")
-    shutil.copytree(finished_home.home.root, copy.root)
+    copy = copy_of(finished_home, tmp_path)
     log = copy.root / "lake" / "silver" / "verdicts" / "_delta_log"
     newest = max(log.glob("*.json"))
     shutil.copy(newest, newest.with_name(f"{int(newest.stem) + 1:020}.json"))
     (copy.root / "shards" / "plan.json").write_text("{}")
-    steps = {state.step.name: state for state in states(preflight(finished_home.recipe), copy)}
-    assert steps["judge"].state == "stale" and "silver.verdicts is at version" in steps["judge"].why
-    assert steps["shard"].state == "stale" and "plan.json" in steps["shard"].why
+    DeltaTable(copy.lake.path(tables.TOKENS)).delete("stream = 'heldout'")
+    DeltaTable(copy.lake.path(tables.SPANS)).optimize.compact()
+    why = not_done(finished_home.recipe, copy)
+    assert why.keys() == {"judge", "tokenise", "shard"}
+    assert "silver.verdicts is at version" in why["judge"] and "plan.json" in why["shard"]
+    assert re.search(r"silver\.tokens was changed by another: version 2, DELETE by delta-rs", why["tokenise"])
+
+
+def test_every_file_that_a_step_left_counts(finished_home, tmp_path):
+    """Gone, or of another content where it is small and text."""
+    copy = copy_of(finished_home, tmp_path)
+    receipts = [receipt for step in flows.STEPS if (receipt := copy.receipt(step))]
+    for receipt in receipts:
+        for name in receipt.files:
+            path = copy.root / name
+            data = path.read_bytes()
+            if path.suffix in (".json", ".html", ".ranks"):
+                path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+                assert f"{name} was changed" in copy.damage(receipt)
+            path.unlink()
+            assert copy.damage(receipt) == f"file {name} is missing"
+            path.write_bytes(data)
+        assert copy.damage(receipt) is None
+    every = {name for receipt in receipts for name in receipt.files}
+    written = {str(path.relative_to(copy.root)) for folder in ("shards", "models", "report", "runs") for path in (copy.root / folder).rglob("*")
+               if path.is_file() and "checkpoints" not in path.parts}
+    assert every == written
+
+
+def test_what_a_finished_run_lost_is_made_again_the_same(finished_home, spark, tmp_path):
+    """Final weights, a window's folder, the report: from what is there, without training again."""
+    copy, kept = copy_of(finished_home, tmp_path), finished_home.home
+    (run,) = copy.runs.iterdir()
+    folder = next(iter(load_manifest(copy.shards / "manifest.json").folders))
+    shutil.rmtree(run / "final")
+    shutil.rmtree(copy.shards / folder.stream / str(folder.seq_len))
+    copy.report_page().unlink()
+    why = not_done(finished_home.recipe, copy)
+    assert why.keys() == {"shard", "train", "report"} and "final/weights.safetensors is missing" in why["train"]
+    assert finish(finished_home.recipe, copy, spark) == ["shard", "train", "report"]
+    assert not_done(finished_home.recipe, copy) == {}
+    for name in ["final/weights.safetensors", "final/config.json", "metrics.jsonl", "seconds.jsonl", "result.json"]:
+        assert (run / name).read_bytes() == (kept.runs / run.name / name).read_bytes(), name
+    for window in load_manifest(kept.shards / "manifest.json").windows:
+        assert (copy.shards / window.file).read_bytes() == (kept.shards / window.file).read_bytes()
+
+
+def test_a_run_that_lost_what_it_told_on_its_way_is_trained_again(finished_home, spark, tmp_path):
+    copy, kept = copy_of(finished_home, tmp_path), finished_home.home
+    (run,) = copy.runs.iterdir()
+    sorted((run / "ledger").iterdir())[0].unlink()
+    assert "ledger/steps-0000000" in not_done(finished_home.recipe, copy)["train"]
+    assert finish(finished_home.recipe, copy, spark) == ["train"]
+    for path in [*(run / "ledger").iterdir(), run / "metrics.jsonl", run / "final/weights.safetensors"]:
+        assert path.read_bytes() == (kept.root / path.relative_to(copy.root)).read_bytes()
+    assert copy.lake.arrow(tables.LEDGER).num_rows == kept.lake.arrow(tables.LEDGER).num_rows
+
+
+def test_a_step_that_was_stopped_under_a_recipe_that_was_given_up_is_done_again(finished_home, spark, tmp_path):
+    """Its receipt of before is void from its first write on: the other recipe's plan is there, of the same size."""
+    copy, plan = copy_of(finished_home, tmp_path), (finished_home.home.shards / "plan.json").read_text()
+    value = finished_home.recipe.model_dump()
+    value["stages"][-1]["lr"]["end"] = 0.5
+    other = recipes.Recipe.model_validate(value)
+    assert finish(other, copy, spark, stop="shard")[-1] == "shard"
+    assert (copy.shards / "plan.json").read_text() != plan
+    assert not_done(finished_home.recipe, copy)["shard"] == "stopped half way, or running"
+    assert "train" not in not_done(finished_home.recipe, copy)
+    finish(finished_home.recipe, copy, spark)
+    assert (copy.shards / "plan.json").read_text() == plan and not_done(finished_home.recipe, copy) == {}
+
+
+def test_a_table_that_cannot_be_read_is_named(finished_home, spark, tmp_path):
+    """A file of the right size, whose content was written over: only reading tells."""
+    copy = copy_of(finished_home, tmp_path)
+    file = Path(copy.lake.files(tables.MIXTURE)[0])
+    file.write_bytes(b"?" * file.stat().st_size)
+    with pytest.raises(ValueError, match=rf"table gold\.mixture: expected a Parquet file, found .*{file.name}.*`flows run curriculum` makes"):
+        with copy.tables_named():
+            copy.lake.read(spark, tables.MIXTURE).collect()
+    with pytest.raises(ValueError, match=r"table gold\.mixture: expected Parquet files"):
+        copy.lake.arrow(tables.MIXTURE)
 
 
 def test_trace_tells_a_documents_life(finished_home):

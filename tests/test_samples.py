@@ -165,6 +165,21 @@ def test_a_window_that_arrives_changed_is_refused(shards, tmp_path):
     window.write_bytes(window.read_bytes()[:-1] + b"?")
     with pytest.raises(ValueError, match="Checksum failure"):
         samples[0]
+    with pytest.raises(ValueError, match="was changed: expected window"):  # it was kept, and Streaming takes what is there
+        samples[0]
+
+
+def test_a_window_that_was_changed_with_its_size_kept_is_refused(shards, tmp_path):
+    root = shutil.copytree(shards[0], tmp_path / "copy")
+    samples = PlannedSamples(root, "second")
+    window = root / samples.places.at(0)[0]
+    data = window.read_bytes()
+    window.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    for _ in range(2):
+        with pytest.raises(ValueError, match=rf"{window.name} was changed: expected window \d+ with the manifest's SHA-256"):
+            samples[0]
+    window.write_bytes(data)
+    assert len(samples[0]["tokens"]) == samples.max_seq_len
 
 
 def test_the_readme_reads_a_batch(shards, planned):

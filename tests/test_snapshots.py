@@ -2,8 +2,10 @@
 
 import json
 import random
+from pathlib import Path
 
 import pytest
+from deltalake import DeltaTable, write_deltalake
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -123,6 +125,99 @@ def test_files_that_changed_are_read_again_and_what_is_no_longer_in_the_recipe_g
     assert ingest.run(job(spark, delivered, ["old", "new"]))["documents"] == 10
     assert ingest.run(last) == {"documents": 7, "rejects": 2, "bytes": sum(len(prose(i)) for i in (0, 1, 2, 20, 3, 20, 99)) + 23, "delivered before": 0}
     assert {row["snapshot"] for row in last.home.lake.arrow(tables.DOCUMENTS).to_pylist()} == {"new"}
+
+
+def rust(lake, table) -> DeltaTable:
+    return DeltaTable(lake.path(table))
+
+
+def run_all(one: Job) -> None:
+    one.home.root.mkdir(exist_ok=True)
+    ingest.run(one)
+    measure.run(one)
+    dedup.run(one)
+
+
+def left(lake) -> dict:
+    return {table.name: lake.last_change(table.name).version for table in WRITTEN}
+
+
+WRITTEN = (tables.DOCUMENTS, tables.REJECTS, SIGNALS, tables.PAIRS, tables.CLUSTERS)
+
+
+def delete_row(lake, table) -> None:
+    key = table.key[0]
+    value = lake.arrow(table, [key]).column(0)[0].as_py()
+    rust(lake, table).delete(f"{key} = '{value}'")
+
+
+def append_row(lake, table) -> None:
+    write_deltalake(lake.path(table), lake.arrow(table).slice(0, 1), mode="append")
+
+
+def delete_and_compact(lake, table) -> None:
+    """What changes no row comes last, and hides nothing."""
+    delete_row(lake, table)
+    rust(lake, table).optimize.compact()
+    rust(lake, table).alter.set_table_properties({"delta.logRetentionDuration": "interval 60 days"})
+
+
+def restore(lake, table) -> None:
+    rust(lake, table).restore(0)
+
+
+def cut_file(lake, table) -> None:
+    file = Path(lake.files(table)[0])
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def lose_file(lake, table) -> None:
+    Path(lake.files(table)[0]).unlink()
+
+
+def cut_log(lake, table) -> None:
+    commit = max(Path(lake.path(table), "_delta_log").glob("*.json"))
+    commit.write_bytes(commit.read_bytes()[:100])
+
+
+CHANGES = [
+    (delete_row, append_row, cut_file, delete_and_compact, lose_file),
+    (lose_file, cut_log, append_row, restore, delete_row),
+    (None, delete_row, None, cut_file, append_row),
+]
+
+
+@pytest.mark.parametrize("changes", CHANGES, ids=["mostly rows", "mostly files", "some"])
+def test_tables_that_others_changed_or_damaged_are_made_again(spark, delivered, changes):
+    """By the step that writes each, as a run from nothing makes them; a delivery that comes now is added."""
+    first, both, fresh = (job(spark, delivered, *made) for made in ((["old"],), (["old", "new"],), (["old", "new"], "other")))
+    run_all(fresh)
+    lake = both.home.lake
+    run_all(first if changes[0] is None else both)
+    versions = left(lake)
+    assert [lake.damage(*one) for one in versions.items()] == [None] * 5
+    for table, change in zip(WRITTEN, changes, strict=True):
+        if change:
+            change(lake, table)
+            assert table.name in lake.damage(table.name, versions[table.name])
+    run_all(both)
+    for table in WRITTEN:
+        assert content(lake, table) == content(fresh.home.lake, table), table.name
+    assert [lake.damage(*one) for one in left(lake).items()] == [None] * 5
+
+
+def test_commits_of_others_that_change_no_rows_cost_nothing(spark, delivered):
+    one = job(spark, delivered, ["old", "new"])
+    run_all(one)
+    lake, versions = one.home.lake, left(one.home.lake)
+    for table in WRITTEN:
+        rust(lake, table).optimize.compact()
+        rust(lake, table).vacuum(retention_hours=0, enforce_retention_duration=False, dry_run=False)
+        rust(lake, table).alter.set_table_properties({"delta.logRetentionDuration": "interval 60 days"})
+        assert lake.version(table) > versions[table.name]
+        assert lake.damage(table.name, versions[table.name]) is None
+    run_all(one)
+    assert {name: left(lake)[name] for name in left(lake) if name != "silver.clusters"} == {n: v for n, v in versions.items() if n != "silver.clusters"}
 
 
 SNAPSHOTS = st.dictionaries(st.sampled_from("ab"), st.lists(st.sampled_from("1234"), unique=True, min_size=1), min_size=1)

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import re
 import resource
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -17,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from model import checkpoint
-from model.ledger import Journal, ledger_files
+from model.ledger import Journal, ledger_files, recorded_steps
 from model.train import Learner, train
 from schemas.manifest import Draw, LearningRate, Plan, Stage, load_manifest, load_plan, save
 from schemas.training import TrainConfig
@@ -144,7 +145,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(shards, tmp_p
     damage(tmp_path / "run/checkpoints/step-0000008")
     resumed = []
     train(shards, tmp_path / "run", TINY, CONFIG, lambda progress: resumed.append(progress.step))
-    assert resumed[0] == 7 and re.search(rf"step-0000008 is damaged \(.*{said}.*the run goes on from step-0000006", caplog.text, re.DOTALL)
+    assert resumed[0] == 7 and re.search(rf"step-0000008 cannot be gone on from \(.*{said}.*the run goes on from step-0000006", caplog.text, re.DOTALL)
     assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
 
 
@@ -152,25 +153,26 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_refused(shards, tmp_path):
     train_until(shards, tmp_path / "run", 9)
     for folder in (tmp_path / "run/checkpoints").iterdir():
         damage_weights(folder)
-    with pytest.raises(ValueError, match=r"step-0000008 is damaged .*step-0000006 is damaged .*delete .*/run and train from the beginning"):
+    with pytest.raises(ValueError, match=r"step-0000008 cannot .*step-0000006 cannot .*delete .*/run and train from the beginning"):
         train(shards, tmp_path / "run", TINY, CONFIG)
 
 
-def test_a_run_whose_record_lost_steps_is_refused(shards, tmp_path):
+def test_a_run_whose_record_lost_steps_goes_on_from_before_them_or_is_refused(shards, tmp_path, caplog):
+    train(shards, tmp_path / "whole", TINY, CONFIG)
     train_until(shards, tmp_path / "run", 9)
     metrics, ledger = tmp_path / "run/metrics.jsonl", tmp_path / "run/ledger/steps-0000002-0000003.npy"
-    kept = metrics.read_bytes()
+    kept, rows = metrics.read_bytes(), ledger.read_bytes()
     metrics.write_bytes(b"".join(kept.splitlines(keepends=True)[:5])[:-3])
-    with pytest.raises(ValueError, match=r"metrics.jsonl tells of the first 4 steps, expected all 8 before the checkpoint: put the rest back, or delete .*/run"):
+    with pytest.raises(ValueError, match=r"step-0000006 cannot be gone on from \(metrics, seconds and ledger tell of 4 steps\): put back .*, or delete .*/run"):
         train(shards, tmp_path / "run", TINY, CONFIG)
     metrics.write_bytes(kept)
-    rows = ledger.read_bytes()
     ledger.unlink()
-    with pytest.raises(ValueError, match=r"ledger tells of the first 2 steps, expected all 8"):
+    with pytest.raises(ValueError, match=r"ledger tell of 2 steps"):
         train(shards, tmp_path / "run", TINY, CONFIG)
     ledger.write_bytes(rows)
+    (tmp_path / "run/ledger/steps-0000006-0000007.npy").unlink()
     train(shards, tmp_path / "run", TINY, CONFIG)
-    train(shards, tmp_path / "whole", TINY, CONFIG)
+    assert re.search(r"step-0000008 cannot be gone on from .*tell of 6 steps\); the run goes on from step-0000006", caplog.text)
     assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
 
 
@@ -205,6 +207,54 @@ def test_what_a_run_leaves(shards, tmp_path):
     assert [sum(layer) for layer in result["expert_load"]] == pytest.approx([1, 1])
     assert (result["steps"], result["tokens"]) == (10, 640)
     assert train(shards, tmp_path, TINY, CONFIG, lambda p: pytest.fail("trained again")) == result
+
+
+@pytest.mark.parametrize("lost", ["final", "final/weights.safetensors", "final/config.json", "changed", "cut"])
+def test_a_trained_model_that_is_gone_or_changed_is_written_again(shards, tmp_path, lost):
+    """From the last checkpoint: no step is trained."""
+    train(shards, tmp_path, TINY, CONFIG)
+    before, path = outcome(tmp_path), tmp_path / lost
+    if lost == "changed":
+        path = tmp_path / "final/weights.safetensors"
+        data = path.read_bytes()
+        path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    elif lost == "cut":
+        (tmp_path / "result.json").write_text("{")
+    else:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    (tmp_path / "evaluations.json").unlink()
+    train(shards, tmp_path, TINY, CONFIG, lambda p: pytest.fail("trained again"))
+    assert outcome(tmp_path) == before
+
+
+def test_a_run_of_before_december_2026_is_done_while_its_model_is_there(shards, tmp_path):
+    train(shards, tmp_path, TINY, CONFIG)
+    result = json.loads((tmp_path / "result.json").read_text())
+    del result["final"]
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    assert train(shards, tmp_path, TINY, CONFIG) == result
+    (tmp_path / "final/config.json").unlink()
+    assert train(shards, tmp_path, TINY, CONFIG)["final"].keys() == {"weights.safetensors", "config.json"}
+
+
+def test_a_window_that_was_changed_is_not_trained_on(shards, tmp_path):
+    window = shards / load_manifest(shards / "manifest.json").folder("b", 16).windows[0].file
+    data = window.read_bytes()
+    window.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(ValueError, match=r"b/16/window-00000\.mds was changed"):
+        train(shards, tmp_path / "run", TINY, CONFIG)
+
+
+def test_steps_are_recorded_as_far_as_metrics_seconds_and_ledger_all_tell_of_them(shards, tmp_path):
+    assert recorded_steps(tmp_path) == 0
+    train(shards, tmp_path, TINY, CONFIG)
+    assert recorded_steps(tmp_path) == 10
+    (tmp_path / "seconds.jsonl").write_text("".join((tmp_path / "seconds.jsonl").read_text().splitlines(keepends=True)[:9]))
+    assert recorded_steps(tmp_path) == 9
+    (tmp_path / "ledger/steps-0000004-0000005.npy").unlink()
+    assert recorded_steps(tmp_path) == 4
+    (tmp_path / "metrics.jsonl").unlink()
+    assert recorded_steps(tmp_path) == 0
 
 
 def test_the_model_learns(shards, tmp_path):

@@ -59,6 +59,7 @@ def figures(
     references `unigram` and `gzip`; continuations of the recipe's prompts."""
     result = read_json(run_folder / "result.json")
     held = tokens.where("stream = 'heldout'")
+    check_final(run_folder, result)
     known = references(held, documents, tokenizer["vocab_size"])
     domains = {}
     for evaluation in result["evaluations"]:
@@ -67,6 +68,17 @@ def figures(
             entry = domains.setdefault(domain, {**size, "stages": {}, **known[domain]})
             entry["stages"][evaluation["stage"]] = entry["final"] = told["bits_per_byte"]
     return {"domains": domains, "generations": continuations(recipe, run_folder, tokenizer, ranks)}
+
+
+def check_final(run_folder: Path, result: dict[str, Any]) -> None:
+    """Raises ValueError naming the files of the trained model that are not what the run left."""
+    from model.train import changed_files
+
+    if changed := changed_files(run_folder, result):
+        raise ValueError(
+            f"{run_folder / 'final'}: expected what the run ended with, found {' and '.join(changed)} missing or "
+            "changed: `flows run train` writes it again"
+        )
 
 
 def references(held: DataFrame, documents: DataFrame, vocab_size: int) -> dict[str, dict[str, float]]:

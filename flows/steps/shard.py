@@ -9,6 +9,7 @@ from flows.job import Counts, Job
 from flows.steps import decontaminate, dedup, edits, ingest, judge, measure, mixture, tokenise
 from flows.steps.tokenise import tokenizer_card
 from schemas import tables
+from schemas.manifest import load_manifest
 from schemas.recipe import Recipe
 
 NEEDS = ("tokenise", "mixture")
@@ -26,8 +27,12 @@ def part(recipe: Recipe) -> dict[str, Any]:
 
 
 def files(job: Job) -> list[Path]:
-    """Manifest and plan; each window's size and hash stand in the manifest."""
-    return [job.home.shards / "manifest.json", job.home.shards / "plan.json"]
+    """Manifest and plan; windows and their indexes. A window's hash stands in the manifest: the trainer compares it."""
+    root = job.home.shards
+    manifest = load_manifest(root / "manifest.json")
+    windows = [root / window.file for window in manifest.windows]
+    indexes = sorted({window.with_name("index.json") for window in windows})
+    return [root / "manifest.json", root / "plan.json", *windows, *indexes]
 
 
 def run(job: Job) -> Counts:

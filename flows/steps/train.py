@@ -10,6 +10,7 @@ from flows.job import Counts, Job
 from schemas import tables
 from schemas.recipe import Recipe
 
+STEP = "train"
 NEEDS = ("shard",)
 TABLES = (tables.LEDGER,)
 REVISION = 1
@@ -21,14 +22,20 @@ def part(recipe: Recipe) -> dict[str, Any]:
 
 
 def files(job: Job) -> list[Path]:
-    """What the run ended with."""
-    return [job.run_folder / "result.json"]
+    """What the run ended with, and what it told on its way."""
+    run = job.run_folder
+    named = ["result.json", "evaluations.json", "metrics.jsonl", "seconds.jsonl"]
+    named += ["final/weights.safetensors", "final/config.json"]
+    return [*(run / name for name in named), *sorted((run / "ledger").glob("steps-*.npy"))]
 
 
 def run(job: Job) -> Counts:
-    """A run that was stopped goes on from its last checkpoint."""
+    """A run that was stopped, or lost what it ended with, goes on from its last checkpoint."""
     from model.train import train
 
+    last = job.home.last_receipt(STEP)
+    if last and last.hash == job.hashes[STEP] and job.home.damage(last):
+        (job.run_folder / "result.json").unlink(missing_ok=True)  # the trainer takes the run for finished while it lies
     result = train(job.home.shards, job.run_folder, job.recipe.model, job.recipe.train, job.on_training)
     store_ledger(job)
     return {"steps": result["steps"], "tokens": result["tokens"], "loss": result["final_loss"]}

@@ -109,8 +109,7 @@ def write(path: Path, data: bytes) -> None:
 def remove_stale(root: Path, manifest: Manifest) -> None:
     """Remove shards, indexes and scratch files below `root` that the manifest does not name, and folders that this
     empties."""
-    windows = [window for folder in manifest.folders for window in folder.windows] + list(manifest.heldout)
-    named = {root / window.file for window in windows}
+    named = {root / window.file for window in manifest.windows}
     named |= {file.with_name("index.json") for file in named}
     for path in sorted(root.rglob("*"), reverse=True):  # what is in a folder before the folder
         if path.is_dir():
