@@ -29,7 +29,7 @@ REASONS = {
     "broken_record": "a web archive's record whose headers or length cannot be right",
     "no_page": "a web archive's response of another status than 200, or of another type than a page or plain text",
     "segmented": "a web archive's record of which other records hold the rest",
-    "undecodable": "a page whose content encoding or charset cannot be undone",
+    "undecodable": "a page or text whose content encoding or charset cannot be undone",
     "too_many_tags": "a page with more or deeper tags than the extractor takes",
     "damaged": "the rest of the file cannot be decoded: truncated or corrupt gz, zst, parquet, zip or tar",
     "unreadable": "the file cannot be opened or read: permission, vanished, link loop, link to a folder, pipe; "
