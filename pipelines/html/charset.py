@@ -27,7 +27,7 @@ DECLARED = re.compile(
 )
 DECLARED_BYTES, DECLARED_MOST = 4096, 3
 ASCII = bytes(range(128))
-NUL_FRAC = 0.1  # of every second byte: tags and spaces of UTF-16; of plain text that is not Latin, line ends alone
+NUL_FRAC, SAID_NUL_FRAC = 0.1, 0.001  # of every second byte: tags and spaces of UTF-16; line ends of plain Chinese
 # What no other charset needs its escapes for: rows of JIS, of KS and of GB are called by ESC $ and a letter
 ISO_2022_JP, ISO_2022_KR = re.compile(rb"\x1b\$[@B]"), b"\x1b$)C"
 SEVEN_BITS = ("iso2022_jp", "iso2022_kr", "hz")
@@ -105,14 +105,14 @@ def _whole(data: bytes, name: str) -> tuple[str | None, str]:
 
 
 def _wide(data: bytes, label: str | None) -> str | None:
-    """UTF-16 without a mark: NULs in every second byte, and hardly one in the others."""
+    """UTF-16 without a mark: NULs in every second byte, and hardly one in the others; a few where it is said to be."""
     if b"\0" not in data:
         return None
     odd, even = data[1::2].count(0), data[::2].count(0)
-    least = 0 if (codec_of(label) or "").startswith("utf-16") else NUL_FRAC * len(data) / 2
-    return (
-        "utf-16-le" if odd > least and even <= odd / 10 else "utf-16-be" if even > least and odd <= even / 10 else None
-    )
+    if max(odd, even) > NUL_FRAC * len(data) / 2 and min(odd, even) <= max(odd, even) / 10:
+        return "utf-16-le" if odd > even else "utf-16-be"
+    said = codec_of(label)
+    return said if said in ("utf-16-le", "utf-16-be") and odd + even > SAID_NUL_FRAC * len(data) / 2 else None
 
 
 def _shifted(data: bytes, label: str | None) -> str | None:

@@ -60,7 +60,20 @@ PAIRS = [(bytes.fromhex(pair[:4]), pair[4:]) for pair in BIG5_TWICE.split()]
 PLACES = [bytes((0x87, trail)) for trail in (*range(0x7A, 0x7F), *range(0xA1, 0xE0))]
 CONTROLS = [(bytes((0xA3, 0xC0 + i)), chr(0x2400 + i)) for i in range(32)]  # their pictures
 BIG5 = dict([*PAIRS, *zip(PLACES, HKSCS_2008, strict=True), *CONTROLS, (b"\xa3\xe0", "␡"), (b"\xa3\xe1", "€")])
-MULTIBYTE = ("big5hkscs", "cp932", "cp949", "euc_jp", "gb18030", "hz", "iso2022_kr", "utf-8", "utf-16-be", "utf-16-le")
+MULTIBYTE = (
+    "big5hkscs",
+    "cp932",
+    "cp949",
+    "euc_jp",
+    "gb18030",
+    "hz",
+    "iso2022_kr",
+    "utf-8",
+    "utf-16-be",
+    "utf-16-le",
+    "utf-32-be",
+    "utf-32-le",
+)
 SINGLES = {("koi8-u", 0xAE): "ў", ("koi8-u", 0xBE): "Ў", ("cp1255", 0xCA): "ֺ"}
 ESCAPE = re.compile(rb"\x1b(\([BIJ]|\$[@B])")
 EIGHT_BITS = bytes(byte | 0x80 if 0x21 <= byte <= 0x7E else byte for byte in range(256))
