@@ -62,7 +62,7 @@ DOCUMENTS = Table(
         Column(
             "facts",
             "map<string,string>",
-            "what the reader knows besides: url, title, language, charset, vendored, generated, turns",
+            "what the reader knows besides: url, title, language, charset, truncated, vendored, generated, turns",
         ),
         Column("text", "string", "the text, line ends as \\n, otherwise as it came"),
         Column("n_bytes", "bigint", "UTF-8 bytes of the text"),

@@ -59,6 +59,7 @@ TRIPPED = [
     ("web", "lists", PROSE.replace(" ", "\n").replace("\n", " ", 40)),
     ("web", "questionable_sentences", PROSE + "Download it here. Find us on Facebook. The Episode is on. Get the mp3 now."),
     ("web", "much_personal_data", PROSE + " ".join(f"Write to {name}@marlowe-kettles.net." for name in ("anna", "bo", "cleo", "dan", "eve", "finn"))),
+    *((domain, "undecoded_characters", PROSE.replace("d", "\ufffd", 1)) for domain in rules.domains()),
     ("web", "encoded_run", PROSE + "QUJD" * 300),
     ("multilingual", "too_few_words", "Der Fluss war in der Nacht gestiegen, und die untere Wiese stand am Morgen unter Wasser."),
     ("multilingual", "too_few_characters", "昨晚河水上涨了，到了早晨，下面的草地都被水淹没了。村里的人谁也没有感到惊讶。"),
@@ -90,6 +91,12 @@ def test_a_text_made_for_a_rule_trips_it_and_good_prose_trips_none(domain, name,
     lang = {"too_few_characters": "zh"}.get(name, "de" if domain == "multilingual" else "en")
     assert name in failed(domain, signals([document], lang=lang)[0])
     assert failed(domain, signals([PROSE], lang=lang)[0]) == []
+
+
+def test_one_lost_character_in_ten_thousand_drops_no_text_of_any_domain():
+    row = signals([wide(1500).replace("w", "\ufffd", 1)], lang="en")[0]
+    assert row["n_chars"] > 10_000 and row["replacement_chars"] > 0
+    assert not any("undecoded_characters" in failed(domain, row) for domain in rules.domains())
 
 
 CODE = "def area(width, height):\n    return width * height  # in square metres\n\n\nprint(area(3, 4), area(5, 6), sep=', ')\n"

@@ -84,6 +84,7 @@ def naive_text(document: str) -> dict[str, float]:
         "span_run": naive_span_run(pieces),
         "char_run": max((run for run in (len(match[0]) for match in re.finditer(r"([\x21-\x7e\0-\x08\x0e-\x1b\x7f])\1*", document)) if run >= 32), default=0),
         "code_line_frac": sum(line.endswith((";", "{", "}")) for line in lines) / n_lines,
+        "replacement_chars": document.count("\ufffd") / max(len(document), 1),
         "latex_density": 1000 * len(re.findall(r"\$|\\(?:[a-zA-Z]{2}|[(\[])", document)) / max(len(document), 1),
     }
 
@@ -261,7 +262,7 @@ def test_signals_of_hand_made_texts_and_files_are_the_naive_ones(family, naive):
 
 ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 # Few pieces, so that lines, paragraphs and n-grams repeat; white space and marks of every kind between them.
-PIECES = st.sampled_from(["a", "b", "ab", "the", "é", "你", "𝒳", "#", "...", "…", "b.", "a!)", "。", "- ", "•", "{", "lorem", "Ipsum", "THE", "Vol.", "sex", "3", "likes", "use", "cookies", "mp3|"])
+PIECES = st.sampled_from(["a", "b", "\ufffd", "ab", "the", "é", "你", "𝒳", "#", "...", "…", "b.", "a!)", "。", "- ", "•", "{", "lorem", "Ipsum", "THE", "Vol.", "sex", "3", "likes", "use", "cookies", "mp3|"])
 REPETITIVE = st.lists(st.tuples(PIECES, st.sampled_from([" ", " ", "\n", "\n\n", "\t", "\u00a0", "", "\n \n"])), max_size=60).map(
     lambda parts: "".join(piece + space for piece, space in parts)
 )

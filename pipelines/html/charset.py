@@ -3,53 +3,168 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from itertools import islice
+from typing import NamedTuple
 
-from resiliparse.parse.encoding import detect_encoding, map_encoding_to_html5
+from resiliparse.parse.encoding import detect_encoding
+
+from pipelines.html.encodings import codec_of, decode_as
 
 LOST = 0.01  # a page with a larger share of characters that cannot be decoded is none
-BOMS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))
+ODD = 0.05  # a label is wrong when a larger share of what is not ASCII makes no sense in its encoding
+BROKEN = 0.1  # at most so much of what is not ASCII is broken in UTF-8: no other charset comes near it by chance
+BOMS = (
+    (b"\xef\xbb\xbf", "utf-8"),
+    (b"\xff\xfe\0\0", "utf-32-le"),
+    (b"\0\0\xfe\xff", "utf-32-be"),
+    (b"\xff\xfe", "utf-16-le"),
+    (b"\xfe\xff", "utf-16-be"),
+)
 # Of the first bytes: <meta charset=...>, <meta ... content="text/html; charset=...">, <?xml encoding="..."?>
 DECLARED = re.compile(
     rb"(?i)<(?:meta|\?xml)\b[^>]{0,300}?(?:charset|encoding)\s{0,9}=\s{0,9}[\"']?\s{0,9}([a-z0-9_:-]{2,40})"
 )
-DECLARED_BYTES = 4096
+DECLARED_BYTES, DECLARED_MOST = 4096, 3
+ASCII = bytes(range(128))
+NUL_FRAC, SAID_NUL_FRAC = 0.1, 0.001  # of every second byte: tags and spaces of UTF-16; line ends of plain Chinese
+# What no other charset needs its escapes for: rows of JIS, of KS and of GB are called by ESC $ and a letter
+ISO_2022_JP, ISO_2022_KR = re.compile(rb"\x1b\$[@B]"), b"\x1b$)C"
+SEVEN_BITS = ("iso2022_jp", "iso2022_kr", "hz")
+# Around what is not ASCII: a page may begin with 100 KB of markup, and a detector asked of that knows nothing
+TELLING, TELLING_MOST = re.compile(rb"[\0-\x7f]{0,40}[\x80-\xff][\0-\xff]{0,63}"), 200
+# What is left of a wrong reading: nothing, controls, signs and brackets inside of words, capitals behind small letters,
+# three letters with accents in a row, Cyrillic beside Latin letters, one Han character behind a Latin word
+SENSELESS = re.compile(
+    "[\ufffd\x80-\x84\x86-\x9f\ue000-\uf8ff]"
+    "|(?<=[^\\W\\d_])[¡-©«¬®-±´-¶¸»-¿×÷‚„†‡‰‹›€ˆ˜˘˙˛˝‗☺-☼│-╬▀-▓](?=[^\\W\\d_])"
+    "|(?<=[a-zß-ÿ])[À-ÖØ-Þ](?=[a-zß-ÿ])"
+    "|[ªºÀ-ÖØ-öø-žƒ]{3,}"
+    "|(?<=[A-Za-z])[Ѐ-ӿ]|[Ѐ-ӿ](?=[A-Za-z])|(?<=[а-я])[Ѐ-Я]"
+    "|(?<=[a-z])[\u3400-\u9fff\uac00-\ud7af\uff61-\uff9f](?![^\0-\x7f])"
+)
+LETTER = re.compile("[^\\W\\d_\0-\x7f]")
+CONTROLS = re.compile("[\x01-\x08\x0b\x0e-\x1a\x1c-\x1f\x7f-\x84\x86-\x9f]")  # of no text
+# Letters that the languages of an encoding add to ASCII's, a language a word, for encodings that a detector takes for
+# one another: a Spanish page in windows-1252 is Hungarian and Polish in windows-1250, but no language has both ń and á.
+CENTRAL = "ąćęłńóśźż áčďéěíňóřšťúůýž áäčďéíĺľňóôŕšťúýž áéíóöőúüű ăâîşţ čćđšž"
+ALPHABETS = {
+    "cp1252": "àâæçèéêëîïôœùûüÿ äöüßéà áéíñóúü àçèéíïòóúü áâãàçéêíóôõúü àèéìíîòóù åäöæøéü áðéíóúýþæö ëéïöüèêáóçñ",
+    "cp1250": CENTRAL,
+    "iso8859-2": CENTRAL,
+    "cp1254": "çğıöşüâîûi̇",
+    "cp1257": "ąčęėįšųūž āčēģīķļņšūž äõöüšž",
+}
+# The detector's answers that are not taken as they stand: wider ones of the same letters; and for five that hardly any
+# page was ever in, Catalan and Italian were taken.
+RARE = dict.fromkeys(("iso8859-3", "iso8859-4", "iso8859-10", "iso8859-14", "iso8859-16"))
+DETECTED = RARE | {"cp949": "euc_kr", "iso8859-13": "cp1257", "koi8-r": "koi8-u"}
+FALLBACKS = ("cp1252", "cp1250", "iso8859-2", "cp1254", "cp1251", "cp1257")
+
+
+class Reading(NamedTuple):
+    """How little sense the telling parts of a page make in an encoding: characters of `n`, those not of ASCII."""
+
+    charset: str
+    senseless: int
+    foreign: int
+    n: int
 
 
 def decode(data: bytes, label: str | None = None) -> tuple[str | None, str]:
     """(text, charset) of a page whose HTTP header says `label`; (None, why) when more than LOST of it cannot be
-    decoded.
+    decoded. The charset by Python's name.
 
-    Byte order mark, else UTF-8 when it is valid (no other charset's text is by chance), else the header, the page's own
-    declaration, resiliparse's detector, in that order: the first by which little is lost.
+    Byte order mark, else UTF-8 when it is valid (no other charset's text is by chance) or nearly so, else the header or
+    the page's own declaration where the page makes sense in it, else what makes most sense of the detector's answer
+    and the encodings that are commonest where it has none (uchardet refuses a page of a few letters).
     """
-    for mark, name in BOMS:
-        if data.startswith(mark):
-            return _lossy(data[len(mark) :], name)
-    if b"\0" not in data and b"\x1b" not in data:  # UTF-16 and ISO-2022 are valid UTF-8
-        try:
-            return data.decode(), "utf-8"
-        except UnicodeDecodeError:
-            pass
-    declared = DECLARED.search(data, 0, DECLARED_BYTES)
-    tried = []
-    for name in (label, declared and declared[1].decode(), detect_encoding(data, html5_compatible=True), "utf-8"):
-        known = map_encoding_to_html5(name, fallback_utf8=False) if name else None
-        if known and known not in tried:
-            tried.append(known)
-            text, charset = _lossy(data, known)
-            if text is not None:
-                return text, charset
-    return None, f"more than {LOST:.0%} of the characters are lost as {', '.join(tried)}"
-
-
-def _lossy(data: bytes, name: str) -> tuple[str | None, str]:
+    mark, marked = next((one for one in BOMS if data.startswith(one[0])), (b"", ""))
+    data = data[len(mark) :]
+    if mark and (whole := _whole(data, marked))[0] is not None:
+        return whole
     try:
-        text = data.decode(name, "replace")
-    except (LookupError, UnicodeError):
-        return None, f"charset {name} cannot be decoded"
+        text = data.decode()
+    except UnicodeDecodeError:
+        text = ""
+    if text and not ("\0" in text or "\x1b" in text or "~{" in text):
+        return text, "utf-8"
+    if name := _shifted(data, label) or _wide(data, label):
+        return _whole(data, name)
+    return _whole(data, "utf-8" if text or _is_nearly_utf8(data) else _charset(data, label))
+
+
+def _whole(data: bytes, name: str) -> tuple[str | None, str]:
+    text = decode_as(data, name)
     lost = text.count("\ufffd") - data.count(b"\xef\xbf\xbd")
-    return (
-        (None, f"more than {LOST:.0%} of the characters are lost as {name}")
-        if lost > LOST * len(text)
-        else (text, name)
-    )
+    if name != "utf-8":
+        lost += len(CONTROLS.findall(text))
+    if lost > LOST * len(text):
+        return None, f"more than {LOST:.0%} of the characters are lost as {name}"
+    return text, name
+
+
+def _wide(data: bytes, label: str | None) -> str | None:
+    """UTF-16 without a mark: NULs in every second byte, and hardly one in the others; a few where it is said to be."""
+    if b"\0" not in data:
+        return None
+    odd, even = data[1::2].count(0), data[::2].count(0)
+    if max(odd, even) > NUL_FRAC * len(data) / 2 and min(odd, even) <= max(odd, even) / 10:
+        return "utf-16-le" if odd > even else "utf-16-be"
+    said = codec_of(label)
+    return said if said in ("utf-16-le", "utf-16-be") and odd + even > SAID_NUL_FRAC * len(data) / 2 else None
+
+
+def _shifted(data: bytes, label: str | None) -> str | None:
+    """The 7-bit encoding of what is ASCII to the eye. HZ's escapes may stand in any program: it must be said."""
+    if not data.isascii():
+        return None
+    if ISO_2022_JP.search(data):
+        return "iso2022_jp"
+    if ISO_2022_KR in data:
+        return "iso2022_kr"
+    return "hz" if b"~{" in data and "hz" in map(codec_of, (label, *_declared(data))) else None
+
+
+def _is_nearly_utf8(data: bytes) -> bool:
+    """Whether UTF-8 is broken in few places: one byte, or the end where a crawler cut the page."""
+    lost = data.decode("utf-8", "replace").count("\ufffd") - data.count(b"\xef\xbf\xbd")
+    return lost <= BROKEN * len(data.translate(None, ASCII))
+
+
+def _declared(data: bytes) -> list[str]:
+    return [match[1].decode() for match in islice(DECLARED.finditer(data, 0, DECLARED_BYTES), DECLARED_MOST)]
+
+
+def _charset(data: bytes, label: str | None) -> str:
+    """Of a page that is not UTF-8: what it is said to be if it makes sense so, else what makes most sense.
+
+    Where header and page contradict each other, the detector's word counts; windows-1252 counts last in a header, as
+    servers say it of every page.
+    """
+    telling = b"".join(match[0] for match in islice(TELLING.finditer(data), TELLING_MOST))
+    detected = detect_encoding(telling, html5_compatible=False)
+    guess = DETECTED[detected] if detected in DETECTED else codec_of(detected)
+    header, guesses = codec_of(label), (guess, codec_of(detected))
+    said = [name for name in (header, *map(codec_of, _declared(data))) if _is_legacy(name)]
+    for name in sorted(said, key=lambda name: (name == header == "cp1252", name not in guesses)):
+        reading = _reading(telling, name)
+        if reading.senseless <= ODD * reading.n:
+            return name
+    # Italian's è alone is Latvian's č, but a page of Latvian has ā and ē too
+    names = ("cp1252", guess) if guess == "cp1257" else (guess,)
+    names = dict.fromkeys(name for name in (*names, *said, *FALLBACKS) if _is_legacy(name))
+    return min((_reading(telling, name) for name in names), key=lambda one: one.senseless + one.foreign).charset
+
+
+def _is_legacy(name: str | None) -> bool:
+    return name is not None and not name.startswith("utf-") and name not in SEVEN_BITS
+
+
+def _reading(telling: bytes, name: str) -> Reading:
+    text = decode_as(telling, name)
+    senseless = sum(len(match) for match in SENSELESS.findall(text))
+    alphabets = ALPHABETS.get(name, "").split()
+    letters = Counter(LETTER.findall(text.lower())) if alphabets else {}
+    foreign = (sum(n for char, n in letters.items() if char not in alphabet) for alphabet in alphabets)
+    return Reading(name, senseless, min(foreign, default=0), len(telling.translate(None, ASCII)))

@@ -22,6 +22,7 @@ What they share:
     zip_members   of a zip
     tar_members   of a tar
     warc_records  records of a web archive
+    responses     HTTP responses in them
     docstrings    of Python modules
     suffixes      languages by file name
     licences      which licence a text is

@@ -27,7 +27,9 @@ REASONS = {
     "empty_text": "the text is empty or white space",
     "too_large": "the record is larger than max_document_bytes",
     "broken_record": "a web archive's record whose headers or length cannot be right",
-    "undecodable": "a page whose content encoding or charset cannot be undone",
+    "no_page": "a web archive's response of another status than 200, or of another type than a page or plain text",
+    "segmented": "a web archive's record of which other records hold the rest",
+    "undecodable": "a page or text whose content encoding or charset cannot be undone",
     "too_many_tags": "a page with more or deeper tags than the extractor takes",
     "damaged": "the rest of the file cannot be decoded: truncated or corrupt gz, zst, parquet, zip or tar",
     "unreadable": "the file cannot be opened or read: permission, vanished, link loop, link to a folder, pipe; "
@@ -61,8 +63,8 @@ class Record(NamedTuple):
 
     `facts` are pairs of what the reader knows of it besides, by these names (all optional):
     url, title; language: as the record declares it, or of a program's file name; charset: what the text was decoded
-    from; vendored, generated: "1" for a file that its tree marks so; turns: how many a chat has, its system message not
-    counted.
+    from; truncated: why a page is not whole (length, time, disconnect, unspecified); vendored, generated: "1" for a
+    file that its tree marks so; turns: how many a chat has, its system message not counted.
     """
 
     uri: str

@@ -79,6 +79,7 @@ def page(
         if charset == "utf-8" and isinstance(html, bytes)
         else text.encode("utf-8", "replace")
     )
+    data = data.replace(b"\0", b"")  # as HTML's parser ignores it
     n_tags = data.count(b"<")
     if n_tags > MAX_TAGS:
         return Reject(uri, "too_many_tags", f"expected at most {MAX_TAGS:,} tags, found {n_tags:,}", len(data))
@@ -89,7 +90,7 @@ def page(
             most = f"at most {TRAFILATURA_TAGS:,} tags, {TRAFILATURA_DEPTH} deep"
             detail = f"trafilatura: expected {most}; found {n_tags:,}, {extracted.deepest}"
             return Reject(uri, "too_many_tags", detail, len(data))
-        main = extract_slowly(text)
+        main = extract_slowly(data.decode("utf-8", "replace"))
     if not main or main.isspace():
         return Reject(uri, "empty_text", f"no main content among {extracted.n_blocks:,} blocks of text", len(data))
     made = document(uri, main, licence, source)

@@ -1,11 +1,12 @@
-"""One document a file, UTF-8."""
+"""One document a file: UTF-8, or what its bytes make most sense in, as of a page without a label."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from pipelines.html.charset import decode
 from pipelines.readers.archives import read_each
-from pipelines.readers.files import File, Record, Reject, decode_document, list_matching, read_whole
+from pipelines.readers.files import File, Record, Reject, document, list_matching, read_whole
 from pipelines.readers.members import ARCHIVES
 from schemas.parts import Source
 
@@ -26,4 +27,13 @@ def _wanted(source: Source) -> Callable[[str], bool]:
 
 def _read(file: File, source: Source) -> Iterator[Record | Reject]:
     data = read_whole(file, source)
-    yield data if isinstance(data, Reject) else decode_document(file.uri, data, file.licence, source)
+    yield data if isinstance(data, Reject) else _document(file, data, source)
+
+
+def _document(file: File, data: bytes, source: Source) -> Record | Reject:
+    text, charset = decode(data)
+    if text is None:
+        return Reject(file.uri, "undecodable", charset, len(data))
+    made = document(file.uri, text, file.licence, source)
+    known = (("charset", charset),) * (charset != "utf-8")
+    return made._replace(facts=known) if isinstance(made, Record) else made

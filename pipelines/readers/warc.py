@@ -7,26 +7,20 @@ first there.
 
 from __future__ import annotations
 
-import io
-import re
-import zlib
 from collections.abc import Callable, Iterator
-
-import zstandard
-from fastwarc.stream_io import BrotliReader
 
 from pipelines.html.charset import decode
 from pipelines.readers.files import File, Record, Reject, document, list_matching, too_large
 from pipelines.readers.html import page
-from pipelines.readers.warc_records import GZIP, HEADER_BYTES, ZSTD, Broken, Raw, headers_of, parse_archive
+from pipelines.readers.responses import LOOKS_LIKE_HTML, decoded, parse_response, type_and_charset
+from pipelines.readers.warc_records import Broken, Raw, parse_archive
 from schemas.parts import Source
 
 WARC_SUFFIXES = (".warc", ".warc.gz", ".warc.zst")
 WET_SUFFIXES = (".wet", ".wet.gz", ".wet.zst", *WARC_SUFFIXES)
-MAX_ENCODINGS = 3
-HTML_TYPES = ("text/html", "application/xhtml+xml", "application/vnd.wap.xhtml+xml")
-LOOKS_LIKE_HTML = re.compile(rb"(?i)\s{0,99}<(?:!doctype html|html|head|body)\b")
-CHUNK_SIZE = re.compile(rb"(?:\r?\n)?[ \t]*([0-9a-fA-F]{1,15})[ \t]*(?:;[^\n]{0,999})?\r?\n")
+PAGE_TYPES = ("text/html", "application/xhtml+xml", "application/vnd.wap.xhtml+xml", "text/plain")
+READ_TYPES = ("response", "resource", "conversion")
+UNKNOWN_TYPES = ("", "unknown/unknown", "application/unknown")  # MIME Sniffing, 7: looked at
 
 
 def list_warc(source: Source, seed: int) -> list[File]:
@@ -40,7 +34,8 @@ def list_wet(source: Source, seed: int) -> list[File]:
 
 
 def read_warc(file: File, source: Source) -> Iterator[Record | Reject]:
-    """A record or a reject for each response or resource with HTML or plain text and status 200. Raises OSError."""
+    """A record or a reject for each response or resource: a page or plain text with status 200 is a record. Raises
+    OSError."""
     return _read(file, source, _web_page)
 
 
@@ -58,15 +53,25 @@ def _read(
                 yield raw
                 continue
             try:
-                made = make(raw, source)
+                made = make(raw, source) if _checked(raw) else None
             except Broken as error:
                 made = Reject(raw.uri, *error.args, len(raw.body))
             if made is not None:
                 yield made
 
 
+def _checked(raw: Raw) -> bool:
+    """Whether the record may be one to read. Raises Broken when it is a part of one, or when nobody can say what it
+    is."""
+    if not raw.kind:
+        raise Broken("broken_record", "expected a WARC-Type, found none")
+    if raw.kind in READ_TYPES and (segment := raw.headers.get("warc-segment-number")):
+        raise Broken("segmented", f"expected a whole record, found segment {segment[:20]} of several")
+    return raw.kind in READ_TYPES
+
+
 def _conversion(raw: Raw, source: Source) -> Record | Reject | None:
-    if raw.headers.get("warc-type") != "conversion":
+    if raw.kind != "conversion":
         return None
     if len(raw.body) < raw.n_bytes:
         return too_large(raw.uri, raw.n_bytes, source)
@@ -74,7 +79,8 @@ def _conversion(raw: Raw, source: Source) -> Record | Reject | None:
     if text is None:
         raise Broken("undecodable", charset)
     language = raw.headers.get("warc-identified-content-language", "").partition(",")[0]
-    return _plain(raw, text, (*_url(raw), *((("language", language),) * bool(language)), ("charset", charset)), source)
+    facts = (*_url(raw), *((("language", language),) * bool(language)), *_truncated(raw, True), ("charset", charset))
+    return _plain(raw, text, facts, source)
 
 
 def _plain(raw: Raw, text: str, facts: tuple[tuple[str, str], ...], source: Source) -> Record | Reject:
@@ -87,103 +93,39 @@ def _url(raw: Raw) -> tuple[tuple[str, str], ...]:
     return (("url", url[:2000]),) * bool(url)
 
 
+def _truncated(raw: Raw, is_whole: bool) -> tuple[tuple[str, str], ...]:
+    """Why the document is not whole: WARC's reasons (length, time, disconnect), unspecified where only its encoding
+    tells."""
+    why = raw.headers.get("warc-truncated", "").lower()[:40] or "unspecified" * (not is_whole)
+    return (("truncated", why),) * bool(why)
+
+
 def _web_page(raw: Raw, source: Source) -> Record | Reject | None:
-    """None for what is no page: other types of records, other statuses and other kinds of payloads."""
-    kind = raw.headers.get("warc-type")
-    if kind not in ("response", "resource") or raw.headers.get("warc-target-uri", "").strip("<").startswith(
-        ("dns:", "whois:")
-    ):
-        return None
-    if kind == "resource":
+    """A record or a reject of every response and resource; None for records of other types."""
+    if raw.kind == "resource":
         headers, payload = {"content-type": raw.headers.get("content-type", "")}, raw.body
+    elif raw.kind == "response":
+        if raw.headers.get("warc-target-uri", "").strip("<").startswith(("dns:", "whois:")):
+            raise Broken("no_page", f"expected an HTTP response, found {raw.headers['warc-target-uri'][:40]!r}")
+        status, headers, payload = parse_response(raw.body)
+        if status != 200:
+            raise Broken("no_page", f"expected status 200, found {status}")
     else:
-        line, headers, payload = _response(raw.body)
-        if not re.match(rb"HTTP/\S{1,9} 200\b", line):
-            return None
-    mime, _, parameters = headers.get("content-type", "").partition(";")
-    mime = mime.strip().lower()
-    if mime not in (*HTML_TYPES, "text/plain", ""):
         return None
+    mime, label = type_and_charset(headers.get("content-type", ""))
+    if mime not in (*PAGE_TYPES, *UNKNOWN_TYPES):
+        raise Broken("no_page", f"expected a page or plain text, found {mime[:80]!r}")
     if len(raw.body) < raw.n_bytes:
         return too_large(raw.uri, raw.n_bytes, source)
-    payload = _decoded(payload, headers, source.max_document_bytes)
+    payload, is_whole = decoded(payload, headers, source.max_document_bytes)
     if len(payload) > source.max_document_bytes:
         return too_large(raw.uri, len(payload), source)
-    if not mime and not LOOKS_LIKE_HTML.match(payload):
-        return None
-    label = re.search(r"(?i)charset\s{0,9}=\s{0,9}[\"']?([\w:.-]{1,40})", parameters)
+    if mime in UNKNOWN_TYPES and payload and not LOOKS_LIKE_HTML.match(payload):
+        raise Broken("no_page", f"expected a page where no type is given, found {payload[:20]!r}")
+    facts = (*_url(raw), *_truncated(raw, is_whole))
     if mime != "text/plain":
-        return page(raw.uri, payload, None, source, label and label[1], _url(raw))
-    text, charset = decode(payload, label and label[1])
+        return page(raw.uri, payload, None, source, label, facts)
+    text, charset = decode(payload, label)
     if text is None:
         raise Broken("undecodable", charset)
-    return _plain(raw, text, (*_url(raw), ("charset", charset)), source)
-
-
-def _response(body: bytes) -> tuple[bytes, dict[str, str], bytes]:
-    """(status line, headers, payload). Raises Broken."""
-    end = re.compile(rb"\r?\n\r?\n").search(body, 0, HEADER_BYTES)
-    if not body.startswith(b"HTTP/") or not end:
-        raise Broken(
-            "broken_record",
-            f"expected an HTTP response with headers of at most {HEADER_BYTES:,} bytes, found {body[:20]!r}",
-        )
-    head = body[: end.start()]
-    return head.partition(b"\n")[0], headers_of(head), body[end.end() :]
-
-
-def _decoded(data: bytes, headers: dict[str, str], limit: int) -> bytes:
-    """The payload without its encodings, at most limit + 1 bytes of it. Raises Broken.
-
-    Crawlers often store the decoded payload with the server's headers, so data that does not begin as it should is
-    taken as it is.
-    """
-    if "chunked" in headers.get("transfer-encoding", "").lower() and CHUNK_SIZE.match(data):
-        data = _unchunked(data)
-    names = headers.get("content-encoding", "").lower().split(",")
-    if len(names) > MAX_ENCODINGS:
-        raise Broken("undecodable", f"expected at most {MAX_ENCODINGS} content encodings, found {len(names)}")
-    for name in reversed(names):
-        name = name.strip()
-        if name in ("gzip", "x-gzip") and data.startswith(GZIP[:2]):
-            data = _inflated(data, 31, limit)
-        elif name == "deflate":
-            is_zlib = len(data) > 1 and data[0] & 15 == 8 and int.from_bytes(data[:2]) % 31 == 0
-            data = data if LOOKS_LIKE_HTML.match(data) else _inflated(data, 15 if is_zlib else -15, limit)
-        elif name == "br" and not LOOKS_LIKE_HTML.match(data):
-            try:
-                data = BrotliReader(io.BytesIO(data)).read(limit + 1)
-            except OSError as error:
-                raise Broken("undecodable", f"content encoding br: {error}"[:200]) from None
-        elif name == "zstd" and data.startswith(ZSTD):
-            try:
-                data = zstandard.ZstdDecompressor().stream_reader(data).read(limit + 1)
-            except zstandard.ZstdError as error:
-                raise Broken("undecodable", f"content encoding zstd: {error}"[:200]) from None
-        elif name not in ("", "identity", "utf-8", "none", "gzip", "x-gzip", "br", "zstd"):
-            raise Broken("undecodable", f"expected content encoding gzip, deflate, br or zstd, found {name[:40]!r}")
-    return data
-
-
-def _inflated(data: bytes, bits: int, limit: int) -> bytes:
-    """Raises Broken. A stream that ends early gives what there is: crawlers cut long responses."""
-    try:
-        return zlib.decompressobj(bits).decompress(data, limit + 1)
-    except zlib.error as error:
-        raise Broken("undecodable", f"content encoding: {error}"[:200]) from None
-
-
-def _unchunked(data: bytes) -> bytes:
-    """The chunks' bytes together; what is cut off is left out. Raises Broken."""
-    pieces, at = [], 0
-    while at < len(data) and (size := CHUNK_SIZE.match(data, at)):
-        length = int(size[1], 16)
-        if not length:
-            return b"".join(pieces)
-        pieces.append(data[size.end() : size.end() + length])
-        at = size.end() + length
-    if at < len(data) and data[at:].strip():
-        raise Broken(
-            "undecodable", f"transfer encoding chunked: expected a chunk's size at {at:,}, found {data[at : at + 20]!r}"
-        )
-    return b"".join(pieces)
+    return _plain(raw, text, (*facts, ("charset", charset)), source)

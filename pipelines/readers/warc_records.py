@@ -8,6 +8,7 @@ REREAD times the file is never read, so crossed claims cannot make it quadratic.
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
@@ -22,6 +23,8 @@ HEADER_BYTES = 1 << 16  # of a record's, or a response's, headers
 REREAD = 4
 SLACK_BYTES = 64 << 20  # that may be read again besides
 MARK = b"\nWARC/1."
+FOLD, LINE_END = re.compile(rb"\r?\n[ \t]+"), re.compile(r"\r\n|\n|\r")
+LISTS = ("content-type", "content-encoding", "transfer-encoding")  # several headers are one, joined by commas
 GZIP, ZSTD = b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd"
 
 
@@ -36,6 +39,10 @@ class Raw(NamedTuple):
     headers: dict[str, str]
     body: bytes
     n_bytes: int
+
+    @property
+    def kind(self) -> str:
+        return self.headers.get("warc-type", "").lower()
 
 
 def parse_archive(stream: BinaryIO, uri: str, limit: int, n_bytes: int) -> Iterator[Raw | Reject]:
@@ -105,12 +112,17 @@ def _record(member: _Member, uri: str, limit: int) -> Raw:
 
 
 def headers_of(head: bytes) -> dict[str, str]:
-    """By lower-case name; the first of equal ones. Lines without a colon are left out."""
-    pairs = (line.partition(":") for line in head.decode("utf-8", "replace").replace("\0", "").splitlines()[1:])
+    """By lower-case name; the first of equal ones, those of LISTS joined. Lines without a colon are left out, those
+    that begin with a space go on with the line before."""
+    unfolded = FOLD.sub(b" ", head).decode("utf-8", "replace").replace("\0", "")
+    pairs = (line.partition(":") for line in LINE_END.split(unfolded)[1:])
     headers: dict[str, str] = {}
     for name, colon, value in pairs:
-        if colon:
-            headers.setdefault(name.strip().lower(), value.strip())
+        name, value = name.strip().lower(), value.strip()
+        if colon and name in headers and name in LISTS:
+            headers[name] += f", {value}"
+        elif colon:
+            headers.setdefault(name, value)
     return headers
 
 

@@ -99,6 +99,7 @@ COLUMNS = (
     Column("span_run", "int", "how often the same 1 to 13 pieces stand in a row at most; 0 for fewer than 32"),
     Column("char_run", "int", "characters of the longest run of one ASCII character; 0 for fewer than 32"),
     Column("code_line_frac", "double", "lines that end in ; { or } / lines"),
+    Column("replacement_chars", "double", "U+FFFD, written for what could not be decoded / characters"),
     Column("latex_density", "double", "dollars and commands of LaTeX / 1,000 characters"),
 )
 SHORT_LINE_CHARS = 30  # FineWeb
@@ -154,6 +155,7 @@ def _signals(counts: np.ndarray) -> dict[str, np.ndarray]:
         "span_run": counts["span_run"],
         "char_run": counts["char_run"],
         "code_line_frac": counts["code_lines"] / lines,
+        "replacement_chars": counts["replacements"] / np.maximum(counts["chars"], 1),
         "latex_density": 1000 * counts["latex"] / np.maximum(counts["chars"], 1),
     }  # fmt: skip
 

@@ -16,7 +16,9 @@ from pipelines.texts.characters import IS_ALNUM, IS_LETTER, IS_SPACE, UNICODE, d
 SPACE, LETTER, ALNUM, LINE_END, SENTENCE_END, CLOSING, COUNTED, UPPER, TECHNICAL, CODE_END = (
     1 << bit for bit in range(10)
 )
-DOT, HASH, BRACE, NEWLINE, DOLLAR, BACKSLASH, ELLIPSIS = (ord(character) for character in ".#{\n$\\…")
+DOT, HASH, BRACE, NEWLINE, DOLLAR, BACKSLASH, ELLIPSIS, REPLACEMENT = (
+    ord(character) for character in ".#{\n$\\…\ufffd"
+)
 WIDE_ENDS = "。！？"
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio
 END, LINE_PHRASE, QUESTIONED, ITEMS_IN_CART, READ_MORE, SIGN_IN = (1 << bit for bit in range(6))  # flags of a piece
@@ -32,7 +34,7 @@ def _classes() -> np.ndarray:
         LINE_END: ".!?…\"'”’。！？؟।",
         SENTENCE_END: ".!?…؟।",
         CLOSING: "\"')]}”’»",
-        COUNTED: "#{.…$\\" + WIDE_ENDS,
+        COUNTED: "#{.…$\\\ufffd" + WIDE_ENDS,
     }
     marks |= {TECHNICAL: "0123456789{}+/()>", CODE_END: ";{}"}
     for bit, characters in marks.items():
@@ -65,9 +67,10 @@ CLASSES = _classes()
 MASKS = np.array([(1 << 8 * n) - 1 for n in range(8)] + [2**64 - 1], np.uint64)  # the first n bytes of eight
 COUNTS = np.dtype([(name, np.int64) for name in (
     "chars", "ink", "pieces", "words", "word_ink", "letter_pieces", "newlines", "sentences", "stop_words",
-    "lorem_ipsum", "hashes", "braces", "ellipses", "latex", "lines", "bullet_lines", "ellipsis_lines", "ended_lines",
-    "short_lines", "code_lines", "longest_piece", "c4_words", "ui_words", "questionable", "questionable_all",
-    "dup_lines", "dup_line_ink", "paragraphs", "dup_paragraphs", "dup_paragraph_ink", "span_run", "char_run",
+    "lorem_ipsum", "replacements", "hashes", "braces", "ellipses", "latex", "lines", "bullet_lines",
+    "ellipsis_lines", "ended_lines", "short_lines", "code_lines", "longest_piece", "c4_words", "ui_words",
+    "questionable", "questionable_all", "dup_lines", "dup_line_ink", "paragraphs", "dup_paragraphs",
+    "dup_paragraph_ink", "span_run", "char_run",
 )] + [("top", np.int64, 3), ("dup", np.int64, 6)])  # fmt: skip
 SEEN_BITS = 26  # 64 MB: only texts of more than 8 million pieces would have more of it
 
@@ -154,6 +157,8 @@ def split(text, classes, s, row):
                 row.ellipses += 1
             elif code < 128:
                 _count_mark(text, i, row)
+            elif code == REPLACEMENT:
+                row.replacements += 1
             else:
                 row.sentences += wide_end != i
                 wide_end = i + width
