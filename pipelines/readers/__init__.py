@@ -23,7 +23,7 @@ What they share:
     tar_members   of a tar
     warc_records  records of a web archive
     docstrings    of Python modules
-    suffixes      languages by file name
+    suffixes      what a file is by its name
     licences      which licence a text is
 """
 

@@ -2,7 +2,8 @@
 
 Links: a link to a file is read like the file (Hugging Face caches are made of them); a link to a folder is never
 entered, so no loop can arise. It is listed instead and becomes one reject, as does a folder that cannot be opened:
-nothing is left out in silence.
+nothing is left out in silence. Not entered either: the log of a Delta table, and the parts of a home of Millrace that
+lies below a source, which every run would read anew.
 """
 
 from __future__ import annotations
@@ -13,10 +14,13 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, BinaryIO, NamedTuple
 
+from pipelines.readers.suffixes import has_suffix
 from schemas.parts import Source
 from schemas.recipe import RecipeError
 
 MAGIC = re.compile(r"[*?[]")
+HOME_PARTS = ("lake", "models", "prefect", "report", "runs", "shards", "steps", "tmp")
+DELTA_LOG = "_delta_log"
 # Why an input record did not become a document: the words in `bronze.rejects.reason`.
 REASONS = {
     "broken_json": "the line is not JSON",
@@ -142,7 +146,7 @@ def list_matching(
     field = f"sources.{source.name}.path"
     if not source.path:
         raise RecipeError(f"{field}: expected a file, folder or glob for reader {source.reader}, found none")
-    wanted = wanted or (lambda uri: uri.endswith(suffixes))
+    wanted = wanted or (lambda uri: has_suffix(uri, suffixes))
     try:
         files = sorted(_matching(os.path.abspath(source.path), wanted, skip), key=lambda file: file.uri)
     except OSError as error:
@@ -164,7 +168,7 @@ def _matching(path: str, wanted: Callable[[str], bool], skip: Collection[str]) -
         os.stat(path)  # raises what is wrong with it
         yield _file(path, uri_of(os.path.basename(path)))
     else:
-        folder = path[: MAGIC.search(path).start()].rpartition("/")[0] or "/"
+        folder = fixed_part(path)
         pattern = path[len(folder) :].lstrip("/")
         matches = re.compile(glob_regex(pattern)).fullmatch
         yield from walk(
@@ -173,6 +177,12 @@ def _matching(path: str, wanted: Callable[[str], bool], skip: Collection[str]) -
             depth=None if "**" in pattern else pattern.count("/"),
             skip=skip,
         )
+
+
+def fixed_part(path: str) -> str:
+    """The folder that a glob's matches lie below; a path without wildcards as it is."""
+    magic = None if os.path.lexists(path) else MAGIC.search(path)
+    return (path[: magic.start()].rpartition("/")[0] or path[: path.startswith("/")] or ".") if magic else path
 
 
 def glob_regex(pattern: str) -> str:
@@ -202,13 +212,25 @@ def walk(
                 raise
             yield _file(folder, uri_of(place.rstrip("/")))
             continue
+        left_out = (DELTA_LOG, *skip, *(HOME_PARTS if _is_home(folder, entries) else ()))
         for entry in entries:
             name = place + entry.name
-            enter = entry.name not in skip and (depth is None or level < depth)
+            enter = entry.name not in left_out and (depth is None or level < depth)
             if entry.is_dir(follow_symlinks=False):
                 folders += [(entry.path, name + "/", level + 1)] * enter
             elif wanted(name) or (enter and entry.is_symlink() and os.path.isdir(entry.path)):
                 yield _file(entry.path, uri_of(name))
+
+
+def _is_home(folder: str, entries: list[os.DirEntry]) -> bool:
+    """Whether a run of Millrace holds or held its lock in this folder (flows.home)."""
+    if not {"lock", "tmp"} <= {entry.name for entry in entries}:
+        return False
+    try:
+        with open(f"{folder}/lock", "rb") as lock:
+            return lock.read(8) == b"process "
+    except OSError:
+        return False
 
 
 def uri_of(name: str) -> str:

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from pipelines.deliveries import Delivery, deliveries_of
 from pipelines.readers import READERS, File, Record, Reject
+from pipelines.readers.suffixes import has_suffix
 from schemas.files import json_hash
 from schemas.parts import Source
 from schemas.recipe import Recipe, RecipeError
@@ -90,7 +91,7 @@ def check(recipe: Recipe, listed: Listing) -> None:
 
 def _most_tokens(file: File) -> int:
     """A token is at least one byte."""
-    return file.bytes * (UNPACKED if file.uri.endswith(PACKED_SUFFIXES) else 1)
+    return file.bytes * (UNPACKED if has_suffix(file.uri, PACKED_SUFFIXES) else 1)
 
 
 def _too_small(place: str, what: str, most: float, epochs: float, wanted: float) -> str:

@@ -26,6 +26,7 @@ from pipelines.readers.files import (
 )
 from pipelines.readers.html import is_page, page
 from pipelines.readers.members import ARCHIVES
+from pipelines.readers.suffixes import has_suffix
 from schemas.parts import Source
 
 SUFFIXES = tuple(name + packed for name in (".jsonl", ".ndjson", ".json") for packed in ("", ".gz", ".zst"))
@@ -33,7 +34,7 @@ SUFFIXES = tuple(name + packed for name in (".jsonl", ".ndjson", ".json") for pa
 
 def is_wanted(name: str) -> bool:
     """Whether a file of this name, in a folder or an archive, holds JSON lines, or is an archive."""
-    return name.endswith(SUFFIXES + ARCHIVES)
+    return has_suffix(name, SUFFIXES + ARCHIVES)
 
 
 def list_files(source: Source, seed: int) -> list[File]:

@@ -17,6 +17,7 @@ from hashlib import blake2b
 
 from pipelines.readers.docstrings import docstrings
 from pipelines.readers.files import File, Record, Reject, decode_document, document, read_whole, walk
+from pipelines.readers.suffixes import has_suffix
 from schemas.parts import Source
 from schemas.recipe import RecipeError
 
@@ -67,7 +68,7 @@ def kind_of(uri: str) -> str | None:
     folder, _, name = uri.rpartition("/")
     if ".dist-info" in folder or ".egg-info" in folder:
         return "readme" if name in ("METADATA", "PKG-INFO") else "manual" if LICENCE_FILE.fullmatch(name) else None
-    return "manual" if name.endswith(MANUALS) or LICENCE_FILE.fullmatch(name) else None
+    return "manual" if has_suffix(name, MANUALS) or LICENCE_FILE.fullmatch(name) else None
 
 
 def cap_packages(files: Iterable[File], limit_bytes: int, seed: int) -> Iterator[File]:

@@ -1,5 +1,5 @@
-"""Languages by file name, under the names that GitHub's linguist gives them; a name that several use goes to the
-commonest."""
+"""What a file is by its name: its suffix, in capitals or not; its language, under the names that GitHub's linguist gives
+them, a name that several use going to the commonest."""
 
 from __future__ import annotations
 
@@ -43,6 +43,11 @@ NAMES = {
     "WGSL": ".wgsl", "XML": ".xml .xsd .xsl .xslt .svg", "YAML": ".yml .yaml", "Zig": ".zig",
 }  # fmt: skip
 LANGUAGES = {name: language for language, names in NAMES.items() for name in names.split()}
+
+
+def has_suffix(name: str, suffixes: str | tuple[str, ...]) -> bool:
+    """Whether a name ends in (one of) the suffixes; capitals are no difference: cameras and old systems write them."""
+    return name.lower().endswith(suffixes.lower() if isinstance(suffixes, str) else tuple(map(str.lower, suffixes)))
 
 
 def language_of(place: str) -> str | None:

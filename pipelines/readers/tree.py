@@ -43,7 +43,7 @@ from pipelines.readers.licences import (
     spdx_named,
 )
 from pipelines.readers.members import ARCHIVES
-from pipelines.readers.suffixes import language_of
+from pipelines.readers.suffixes import has_suffix, language_of
 from schemas.parts import Source
 from schemas.recipe import RecipeError
 
@@ -180,7 +180,7 @@ def list_files(source: Source, seed: int) -> list[File]:
 
 def _is_record(file: File, whole_folder: bool) -> bool:
     """By its name; a link to a folder or a folder that cannot be opened is listed by itself and becomes a reject."""
-    if has_language(file.uri) or (file.uri.endswith(ARCHIVES) and not whole_folder):
+    if has_language(file.uri) or (has_suffix(file.uri, ARCHIVES) and not whole_folder):
         return True
     return not says_more(file.uri) and not os.path.isfile(file.path)
 
@@ -188,7 +188,7 @@ def _is_record(file: File, whole_folder: bool) -> bool:
 def read(file: File, source: Source) -> Iterator[Record | Reject]:
     """The file's text, or those of an archive, which is read twice: first for what its files say of others. Raises
     OSError."""
-    if not file.uri.endswith(ARCHIVES):
+    if not has_suffix(file.uri, ARCHIVES):
         yield from _read(file, source)
         return
     tree = Tree()
