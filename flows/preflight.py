@@ -17,8 +17,8 @@ from schemas.recipe import Recipe, RecipeError, load
 
 NUMBERS = ("int", "bigint", "float", "double")
 # In a path, delta-rs takes some of these for parts of a URL and writes elsewhere or panics (1.6.6); Spark others for
-# quotes or variables. A question mark ends the place of Prefect's database.
-MISTAKEN = re.compile(r"[][^|\\%`?\x00-\x1f\x7f\ud800-\udfff]|\$\{")
+# quotes or variables; a colon in a glob is an error of Hadoop's. A question mark ends the place of Prefect's database.
+MISTAKEN = re.compile(r"[][^|\\%`?\x00-\x1f\x7f\ud800-\udfff]|\$\{|:(?=.*[{}*])|[{}*](?=.*:)")
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,10 @@ def check_home(recipe: Recipe) -> None:
     home = os.path.realpath(recipe.home)
     if found := MISTAKEN.search(home):
         raise ValueError(
-            f"home: expected a path without [ ] ^ | \\ % ` ? ${{ and control characters, which Delta and Spark take for "
-            f"something else; found {found[0]!r} in {home!r}"
+            f"home: expected a path without [ ] ^ | \\ % ` ? ${{ and control characters, nor a colon beside {{ }} *, which "
+            f"the lake's libraries take for something else; found {found[0]!r} in {home!r}"
         )
-    for source in (one for source in recipe.sources for one in source.deliveries if one.path):
+    for source in (one for all_of_it in recipe.sources for one in all_of_it.deliveries if one.path):
         below = os.path.relpath(os.path.realpath(fixed_part(source.path)), home).split("/")[0]
         if below in HOME_PARTS:
             raise ValueError(

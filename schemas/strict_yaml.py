@@ -7,7 +7,7 @@ stands twice it silently takes the last. Here these are texts, as in YAML 1.2, a
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -28,7 +28,7 @@ SCALARS = {
 class _Loader(yaml.SafeLoader):
     """PyYAML's, with the scalars above instead of its own, keys that stand once, and aliases that stay small."""
 
-    yaml_implicit_resolvers: dict = {}
+    yaml_implicit_resolvers: ClassVar[dict] = {}
 
     def get_single_node(self) -> yaml.Node | None:
         node = super().get_single_node()

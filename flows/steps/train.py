@@ -55,5 +55,6 @@ def store_ledger(job: Job) -> None:
         }
         table = pa.table({"run": pa.array([run] * len(rows)), **columns, "loss": rows["loss"].astype(np.float64)})
         pq.write_table(table, staged / f"{name}.parquet")
-    job.write(job.spark.read.parquet(escape_globs(str(staged.resolve()))), tables.LEDGER, "train", where=f"run = '{run}'")
+    rows = job.spark.read.parquet(escape_globs(str(staged.resolve())))
+    job.write(rows, tables.LEDGER, "train", where=f"run = '{run}'")
     shutil.rmtree(staged)

@@ -1,5 +1,5 @@
-"""What a file is by its name: its suffix, in capitals or not; its language, under the names that GitHub's linguist gives
-them, a name that several use going to the commonest."""
+"""What a file is by its name: its suffix, in capitals or not; its language, under the names that GitHub's linguist
+gives them, where a name that several use goes to the commonest."""
 
 from __future__ import annotations
 
