@@ -57,8 +57,8 @@ def check_home(recipe: Recipe) -> None:
     home = os.path.realpath(recipe.home)
     if found := MISTAKEN.search(home):
         raise ValueError(
-            f"home: expected a path without [ ] ^ | \\ % ` ? ${{ and control characters, nor a colon beside {{ }} *, which "
-            f"the lake's libraries take for something else; found {found[0]!r} in {home!r}"
+            f"home: expected a path without [ ] ^ | \\ % ` ? ${{ and control characters, nor a colon beside {{ }} *, "
+            f"which the lake's libraries take for something else; found {found[0]!r} in {home!r}"
         )
     for source in (one for all_of_it in recipe.sources for one in all_of_it.deliveries if one.path):
         below = os.path.relpath(os.path.realpath(fixed_part(source.path)), home).split("/")[0]

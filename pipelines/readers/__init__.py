@@ -25,6 +25,7 @@ What they share:
     warc_records  records of a web archive
     docstrings    of Python modules
     suffixes      what a file is by its name
+    notebook      Jupyter notebooks as Markdown
     licences      which licence a text is
 """
 

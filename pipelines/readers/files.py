@@ -25,9 +25,9 @@ DELTA_LOG = "_delta_log"
 HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 # Why an input record did not become a document: the words in `bronze.rejects.reason`.
 REASONS = {
-    "broken_json": "the line is not JSON",
-    "not_an_object": "the line is JSON, but not an object",
-    "no_text": "the text field is missing, null or not text",
+    "broken_json": "the line, or the notebook, is not JSON",
+    "not_an_object": "it is JSON, but not an object",
+    "no_text": "the text field, or a notebook's cells, are missing, null or not text",
     "invalid_utf8": "bytes that are not UTF-8 (or a module's declared encoding), or lone surrogates",
     "nul": "the text holds NUL characters: binary data",
     "empty_text": "the text is empty or white space",
