@@ -70,8 +70,11 @@ class Job:
     def delivered(self, table: Table, chosen: list[Delivery]) -> DataFrame:
         """The rows of these deliveries, read from the files alone that may hold some: Delta takes two jobs, half a
         second, to find them."""
+        from pipelines.spark import escape_globs
+
         files = self.home.lake.files(table, deliveries.arrow_condition(chosen))
-        rows = self.spark.read.schema(table.ddl).parquet(*files) if files else self.spark.createDataFrame([], table.ddl)
+        reader = self.spark.read.schema(table.ddl)
+        rows = reader.parquet(*map(escape_globs, files)) if files else self.spark.createDataFrame([], table.ddl)
         return rows.where(deliveries.sql_condition(chosen))
 
     def write(

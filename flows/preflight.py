@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -9,10 +11,14 @@ from pathlib import Path
 from flows.job import domain_rules
 from pipelines.decontaminate import items
 from pipelines.readers import ingest
+from pipelines.readers.files import HOME_PARTS, fixed_part
 from pipelines.rules import Rule
 from schemas.recipe import Recipe, RecipeError, load
 
 NUMBERS = ("int", "bigint", "float", "double")
+# In a path, delta-rs takes some of these for parts of a URL and writes elsewhere or panics (1.6.6); Spark others for
+# quotes or variables; a colon in a glob is an error of Hadoop's. A question mark ends the place of Prefect's database.
+MISTAKEN = re.compile(r"[][^|\\%`?\x00-\x1f\x7f\ud800-\udfff]|\$\{|:(?=.*[{}*])|[{}*](?=.*:)")
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,7 @@ def check(path: Path) -> Preflight:
 
 def preflight(recipe: Recipe) -> Preflight:
     """Raises ValueError naming the field, what was expected and what was found."""
+    check_home(recipe)
     check_rules(recipe)
     files = ingest.listing(recipe)
     ingest.check(recipe, files)
@@ -42,6 +49,24 @@ def preflight(recipe: Recipe) -> Preflight:
     check_kinds(recipe)
     check_routes(recipe)
     return Preflight(recipe, files, ingest.hashes(recipe, files))
+
+
+def check_home(recipe: Recipe) -> None:
+    """Raises ValueError for a home that the libraries below would look for elsewhere, or that holds what it is made
+    of."""
+    home = os.path.realpath(recipe.home)
+    if found := MISTAKEN.search(home):
+        raise ValueError(
+            f"home: expected a path without [ ] ^ | \\ % ` ? ${{ and control characters, nor a colon beside {{ }} *, "
+            f"which the lake's libraries take for something else; found {found[0]!r} in {home!r}"
+        )
+    for source in (one for all_of_it in recipe.sources for one in all_of_it.deliveries if one.path):
+        below = os.path.relpath(os.path.realpath(fixed_part(source.path)), home).split("/")[0]
+        if below in HOME_PARTS:
+            raise ValueError(
+                f"sources.{source.name}.path: expected text from outside of the home, found {source.path!r}, which is "
+                f"part of {recipe.home!r}"
+            )
 
 
 def check_rules(recipe: Recipe) -> None:

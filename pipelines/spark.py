@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import sys
 import threading
@@ -114,19 +115,30 @@ def session(spark: Spark, home: str) -> SparkSession:
     settings = SETTINGS | (LOCAL_SETTINGS if local else {})
     jars = [str(jar) for jar in assets.JARS]  # a cluster has them sent; here they need not even be copied
     settings |= {"spark.driver.extraClassPath": os.pathsep.join(jars)} if local else {"spark.jars": ",".join(jars)}
+    quoted = home.replace('"', '\\"')
     settings |= {
         "spark.driver.memory": spark.driver_memory,
         "spark.sql.warehouse.dir": f"{home}/lake/warehouse",
-        "spark.local.dir": f"{home}/tmp",
+        # a list, divided at commas: a folder with one in its name is "." to a JVM that starts there
+        "spark.local.dir": "." if "," in home else f"{home}/tmp",
         # The JVM's own scratch files too: a full or read-only /tmp must not stop a run.
-        "spark.driver.extraJavaOptions": f'"-Djava.io.tmpdir={home}/tmp" {java_options() if local else ""}',
+        "spark.driver.extraJavaOptions": f'"-Djava.io.tmpdir={quoted}/tmp" {java_options() if local else ""}',
     }
     for name, value in settings.items():
         builder = builder.config(name, value)
-    with _stderr_to(Path(home, "tmp", "spark.log")), _interrupts_kept():
+    with (
+        _stderr_to(Path(home, "tmp", "spark.log")),
+        _interrupts_kept(),
+        contextlib.chdir(Path(home, "tmp")) if "," in home else contextlib.nullcontext(),
+    ):
         started = builder.getOrCreate()
     started.sparkContext.setLogLevel("OFF")  # what fails is raised, with its cause, to the step that asked for it
     return started
+
+
+def escape_globs(path: str) -> str:
+    """A path as Spark's readers of plain files take it: they expand globs, and nothing else may be read."""
+    return re.sub(r"[\[\]{}*?\\]", r"\\\g<0>", path)
 
 
 def broadcast_small(rows: DataFrame, n_bytes: Column) -> DataFrame:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from types import UnionType
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -51,6 +51,8 @@ def _type_name(annotation: Any) -> str:
         return " | ".join(arguments)
     if container is Annotated:
         return _type_name(arguments[0])
+    if container in (Union, UnionType):
+        return " | ".join("None" if a is type(None) else _type_name(a) for a in arguments)
     if container in (tuple, dict):
         return f"{container.__name__}[{', '.join('...' if a is ... else _type_name(a) for a in arguments)}]"
     return annotation.__name__ if isinstance(annotation, type) else str(annotation)

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import os
+import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from schemas.manifest import LearningRate
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")]
 Snapshot = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,39}$")]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+def _local_path(path: str) -> str:
+    """With ~ written out. Raises ValueError for what is no path of this machine."""
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", path):
+        raise ValueError(f"expected a path of this machine, found the URL {path!r:.200}")
+    if not path or "\0" in path:
+        raise ValueError(f"expected a path, found {path!r:.200}")
+    return os.path.expanduser(path)
+
+
+LocalPath = Annotated[str, AfterValidator(_local_path)]
 
 
 class Part(BaseModel):
@@ -27,10 +41,13 @@ class Source(Part):
     domain: str = Field(
         description="what its documents are treated as; picks the rules: code, docs, instruct, math, multilingual, web"
     )
-    path: str | None = Field(
+    path: LocalPath | None = Field(
         None,
         description="file, folder or glob, relative to where flows is called (not for the python readers); "
-        "may hold {snapshot}",
+        "may hold {snapshot} and begin with ~",
+    )
+    version: int | None = Field(
+        None, ge=0, description="version of a Delta table that is read instead of its newest (parquet)"
     )
     snapshots: tuple[Snapshot, ...] = Field(
         ("1",),
@@ -275,7 +292,7 @@ class Upsampling(Part):
 class EvaluationFile(Part):
     """One file of evaluation items, or several by glob."""
 
-    path: str = Field(
+    path: LocalPath = Field(
         description="file or glob, relative to where flows is called: .jsonl or .parquet with `fields`, else text"
     )
     fields: tuple[str, ...] = Field((), description="fields of an item, the question first (jsonl, parquet)")

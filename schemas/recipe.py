@@ -18,6 +18,7 @@ from schemas.parts import (
     Fraction,
     Heldout,
     Languages,
+    LocalPath,
     Name,
     NearDuplicates,
     Part,
@@ -28,6 +29,7 @@ from schemas.parts import (
     Stage,
     Tokenizer,
 )
+from schemas.strict_yaml import load_yaml
 from schemas.training import ModelConfig, TrainConfig
 
 RECIPE_BYTES = 1 << 20  # a recipe is written by hand; anything larger is another kind of file
@@ -40,7 +42,7 @@ class RecipeError(ValueError):
 class Recipe(Part):
     """All of a run."""
 
-    home: str = Field(description="folder of everything the run writes, relative to where flows is called")
+    home: LocalPath = Field(description="folder of everything the run writes, relative to where flows is called")
     seed: int = Field(17, ge=0, le=2**31 - 1, description="seed of every order and sample")
     sources: tuple[Source, ...] = Field(min_length=1, description="where text comes from")
     routes: tuple[Route, ...] = Field(
@@ -177,7 +179,7 @@ def _yaml(path: Path) -> Any:
     if path.stat().st_size > RECIPE_BYTES:
         raise RecipeError(f"{path}: expected a recipe of at most {RECIPE_BYTES:,} bytes, found {path.stat().st_size:,}")
     try:
-        return yaml.safe_load(path.read_text("utf-8"))
+        return load_yaml(path.read_text("utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: not YAML: {error}") from error
 
@@ -203,4 +205,5 @@ def _said(error: dict) -> str:
     if error["type"] == "missing":
         return "missing"
     shown = "" if isinstance(value, dict | Recipe) else f", found {value!r:.80}"
+    shown += "; in quotes it is text" if error["type"] == "string_type" and isinstance(value, int | float) else ""
     return error["msg"].removeprefix("Value error, ") + (shown if error["type"] != "value_error" else "")

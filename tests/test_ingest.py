@@ -268,7 +268,8 @@ def interpreter(tmp_path, monkeypatch):
         "site/big/guide.rst": "Guide",
         "site/big/data.json": "{}",
         "site/big-1.dist-info/METADATA": "Name: big\nLicense: BSD\n\nLong text\nClassifier: License :: OSI Approved :: MIT License\n\n\n# Big\n\nText.\n",
-        "site/big-1.dist-info/RECORD": "big/a.py,sha256=x,60\nbig/b.py,,\nbig/c.py,,\nbig/guide.rst,,\n",
+        "site/big-1.dist-info/RECORD": "big/__init__.py,,\nbig/a.py,sha256=x,60\nbig/b.py,,\nbig/c.py,,\nbig/guide.rst,,\n../../bin/big.py,,\n\"big/a, b.py\",,\r\n"
+        "big-1.dist-info/METADATA,,\nbig-1.dist-info/licenses/LICENSE-APACHE,,\n",
         "site/big-1.dist-info/licenses/LICENSE-APACHE": "Apache",
         "site/big-1.dist-info/top_level.txt": "big",
         "site/none-1.dist-info/METADATA": "Name: none\n",
@@ -292,6 +293,26 @@ def test_python_code_takes_so_much_of_each_package(interpreter):
     assert taken(1) == chosen and len({tuple(taken(seed)) for seed in range(9)}) == 3
     licences = {made.uri: made.licence for made in everything if isinstance(made, Record)}
     assert licences["stdlib/json/decoder.py"] == "PSF-2.0" and licences["packages/big/a.py"] == "BSD" and licences["packages/one.py"] is None
+
+
+def test_packages_are_what_their_records_say(interpreter):
+    """What programs write beside a package's files is none of them; what no RECORD names is read as it stands."""
+    for place in ("site/big/a, b.py", "site/big/ui/robots.txt", "site/big/made.py", "site/big/__pycache__/a.cpython-311.pyc", "std/json/__pycache__/x.py"):
+        (interpreter / place).parent.mkdir(parents=True, exist_ok=True)
+        (interpreter / place).write_text("written by a program")
+    readers = ("python-code", "python-docs")
+    listed = [READERS[reader].list_files(source(reader=reader), 17) for reader in readers]
+    for place in ("site/big/late.py", "site/big/x.nbi", "site/loose/.mypy_cache/a.py", "site/one.pyc", "std/json/__pycache__/decoder.pyc"):
+        (interpreter / place).parent.mkdir(parents=True, exist_ok=True)
+        (interpreter / place).write_text("written by a run")
+    (interpreter / "site/big/c.py").unlink()
+    later = [READERS[reader].list_files(source(reader=reader), 17) for reader in readers]
+    assert later == [[file for file in files if file.uri != "packages/big/c.py"] for files in listed]
+    uris = {file.uri for files in listed for file in files}
+    assert not uris & {"packages/big/ui/robots.txt", "packages/big/made.py"} and {"packages/one.py", "packages/big/a, b.py"} <= uris
+    (interpreter / "site/loose/b.py").write_text("no RECORD names it")
+    assert "packages/loose/b.py" in {file.uri for file in READERS["python-code"].list_files(source(reader="python-code"), 17)}
+    assert {file.licence for file in listed[0] if "/big/" in file.uri} == {"BSD"}
 
 
 def test_python_docs_are_docstrings_manuals_licences_and_readmes(interpreter):

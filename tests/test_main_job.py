@@ -24,8 +24,8 @@ from deltalake import DeltaTable
 from rich.console import Console
 
 import flows
-from flows.exits import Exit
 from flows.curriculum import work
+from flows.exits import Exit
 from flows.home import DiskFull
 from flows.job import Job
 from flows.preflight import preflight

@@ -10,6 +10,7 @@ import re
 import struct
 import tarfile
 import time
+import tokenize
 import tracemalloc
 import zipfile
 from collections import Counter
@@ -692,3 +693,77 @@ def test_languages_by_name():
     assert {place: language_of(place) for place in places} == places
     names = Counter(name for line in NAMES.values() for name in line.split())
     assert len(NAMES) >= 100 and set(names.values()) == {1}
+
+
+# --- notebooks, and encodings that Python declares
+
+
+def cell(kind, *lines, **more):
+    return {"cell_type": kind, "source": list(lines), "outputs": [{"text": "OUTPUT"}], **more}
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ({"cells": [cell("markdown", "# Title\n", "Words."), cell("code", "x = 1\n", "y = 2"), cell("raw", "raw"), cell("code", " \n")]},
+         "# Title\nWords.\n\n```python\nx = 1\ny = 2\n```\n"),
+        ({"metadata": {"kernelspec": {"language": "R"}}, "cells": [{"cell_type": "code", "source": "f()\n"}]}, "```r\nf()\n```\n"),
+        ({"metadata": {"language_info": {"name": "julia"}}, "cells": [cell("code", "1")]}, "```julia\n1\n```\n"),
+        ({"metadata": {"kernelspec": {"language": "`\n"}}, "cells": [cell("code", "s = '````'")]}, "`````python\ns = '````'\n`````\n"),
+        ({"worksheets": [{"cells": [cell("heading", "One", level=2)]}, {"cells": [{"cell_type": "code", "input": ["1"]}]}]}, "## One\n\n```python\n1\n```\n"),
+        ({"cells": [cell("heading", "One", level="x")], "n": float("nan")}, "# One\n"),
+        ({"cells": [cell("markdown", "lone \ud800")]}, "invalid_utf8"),
+        ({"cells": []}, "empty_text"),
+        ({"cells": [cell("code")]}, "empty_text"),
+        ({"cells": {"a": 1}}, "no_text"),
+        ({"cells": ["a"]}, "no_text"),
+        ({"cells": [{"source": "a"}]}, "no_text"),
+        ({"cells": [{"cell_type": "code", "source": 4}]}, "no_text"),
+        ({"cells": [{"cell_type": "code"}]}, "no_text"),
+        ({"worksheets": [{"cells": 4}]}, "no_text"),
+        ({"worksheets": 4, "metadata": 4}, "no_text"),
+        ({"nbformat": 4}, "no_text"),
+        ([1], "not_an_object"),
+    ],
+)  # fmt: skip
+def test_a_notebook_is_its_text_and_code_or_says_why_not(tmp_path, value, expected):
+    (tmp_path / "a.ipynb").write_text(json.dumps(value))
+    (made,) = read(tmp_path, "tree", licence="MIT")
+    assert outcome(made) == expected and made.uri == "a.ipynb"
+    assert isinstance(made, Reject) or (made.licence, made.facts) == ("MIT", (("language", "Jupyter Notebook"),))
+
+
+def test_damaged_notebooks_are_rejects_and_checkpoints_no_records(tmp_path):
+    whole = json.dumps({"cells": [cell("markdown", "# SPDX-License-Identifier: Apache-2.0\n", "text")]}).encode()
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    (tmp_path / ".ipynb_checkpoints" / "a.ipynb").write_bytes(whole)
+    for name, data in {"a.IPYNB": b"\xef\xbb\xbf" + whole, "b.ipynb": whole[:50], "c.ipynb": b"", "d.ipynb": whole.replace(b"text", b"\xff"), "e.ipynb": b"[" * 99_999}.items():
+        (tmp_path / name).write_bytes(data)
+    with zipfile.ZipFile(tmp_path / "z.zip", "w") as archive:
+        archive.writestr("f.ipynb", whole)
+    made = read(tmp_path, "tree")
+    text = "# SPDX-License-Identifier: Apache-2.0\ntext\n"
+    assert outcomes(made) == {"a.IPYNB": text, "b.ipynb": "broken_json", "c.ipynb": "broken_json", "d.ipynb": "invalid_utf8", "e.ipynb": "broken_json"}
+    assert made[0].licence == "Apache-2.0" and outcomes(read(tmp_path / "z.zip", "tree")) == {"z.zip/f.ipynb": text}
+
+
+def test_python_in_a_tree_is_decoded_as_it_declares(tmp_path):
+    """As `tokenize.open` does; a cookie in a file of another language is a comment."""
+    for name, data in {
+        "a.py": b"# -*- coding: latin-1 -*-\ns = '\xe9'\n",
+        "b.py": b"#!/bin/python\n# vim: set fileencoding=cp932 :\ns = '\x93\xfa\x96{'\n",
+        "c.pyx": b"# coding: koi8-r\ns = '\xc1'\n",
+        "d.py": b"\xef\xbb\xbfs = '\xc3\xa9'\n",
+        "e.py": b"s = '\xe9'\n",
+        "f.py": b"# coding: nonsense\n",
+        "g.py": b"# coding: ascii\ns = '\xe9'\n",
+        "h.py": b"\xef\xbb\xbf# coding: latin-1\n",
+        "i.c": b"// coding: latin-1\nchar *s = \"\xe9\";\n",
+    }.items():
+        (tmp_path / name).write_bytes(data)
+    made = outcomes(read(tmp_path, "tree"))
+    for name in "a.py", "b.py", "d.py":
+        with tokenize.open(tmp_path / name) as opened:
+            assert made[name] == opened.read()
+    assert "日本" in made["b.py"] and made["c.pyx"].endswith("'а'\n")
+    assert {made[name] for name in ("e.py", "f.py", "g.py", "h.py", "i.c")} == {"invalid_utf8"}

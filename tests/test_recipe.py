@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ from schemas import fields, parts
 from schemas import recipe as recipes
 from schemas.errors import DataError
 from schemas.manifest import Draw, LearningRate, Manifest, Plan, Stage, load_manifest, load_plan, save
+from schemas.strict_yaml import load_yaml
 
 RECIPES = sorted((Path(__file__).parents[1] / "flows" / "recipes").glob("*.yaml"))
 
@@ -247,3 +249,63 @@ def test_manifest_and_plan_come_back_as_they_were_and_changes_by_hand_are_notice
             load_manifest(tmp_path / "manifest.json")
     with pytest.raises(FileNotFoundError, match="flows run shard"):
         load_manifest(tmp_path / "other.json")
+
+
+# --- YAML
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("home: a\nseed: 1\nhome: b\n", r"line 3: expected every key once, found 'home' again, first in line 1"),
+        ("rules:\n  docs: {lines: 1,\n    'lines': 2}\n", r"line 3: expected every key once, found 'lines' again, first in line 2"),
+        ("stages: [{name: a, name: b}]", r"line 1: expected every key once, found 'name' again, first in line 1"),
+        ("sources:\n- &one {name: a}\n- {<<: *one, <<: *one}", r"line 3: expected every key once, found '<<'"),
+        ("home: &a [*a]", r"line 1: expected no alias inside of what it stands for"),
+        ("home: " + "[" * 90_000, r"expected a few levels"),
+        ("home: !!int many", r"expected what its tag says, found .*many"),
+        ("home: !!bool maybe", r"expected what its tag says, found .*maybe"),
+        ("a: &a [x]\n" + "".join(f"{c}: &{c} [{', '.join([f'*{p}'] * 9)}]\n" for p, c in zip("abcdefghi", "bcdefghij", strict=True)), r"at most 100,000 values"),
+        ("a: &a {k: v}\n" + "".join(f"{c}: &{c} {{<<: [{', '.join([f'*{p}'] * 9)}]}}\n" for p, c in zip("abcdefghi", "bcdefghij", strict=True)), r"at most 100,000 values"),
+    ],
+)  # fmt: skip
+def test_yaml_that_says_two_things_or_far_too_much_is_refused(tmp_path, text, said):
+    file = tmp_path / "r.yaml"
+    file.write_text(text)
+    with pytest.raises(recipes.RecipeError, match=f"r.yaml: not YAML: .*{said}"):
+        recipes.load(file)
+    with pytest.raises(ValueError, match=f"expected YAML, found .*{said}"):
+        rules.read(file)
+
+
+def test_yaml_is_as_it_is_written():
+    """Against PyYAML on the recipes and rules that ship; and what it takes for dates, octals, minutes and truth is text."""
+    shipped = [*RECIPES, *(rules.FOLDER.glob("*.yaml"))]
+    assert len(shipped) > 6 and all(load_yaml(file.read_text()) == yaml.safe_load(file.read_text()) for file in shipped)
+    texts = ["no", "Yes", "on", "017", "08", "1:30", "2024-01-01", "2024-01-01T10:00:00Z", "0o17", "1.2.3", "_1", "+", "0b1"]
+    assert load_yaml("[" + ", ".join(texts) + "]") == texts
+    numbers = {"0": 0, "-17": -17, "1_000": 1000, "0x1F": 31, "1e-3": 0.001, "1.5": 1.5, ".5": 0.5, "-1.": -1.0, "6.02e+23": 6.02e23, ".inf": float("inf")}
+    assert load_yaml("[" + ", ".join(numbers) + "]") == list(numbers.values())
+    assert load_yaml("[true, False, null, ~, '', 'no']") == [True, False, None, None, "", "no"]
+    assert load_yaml("a: &a {k: 1}\nb: &b {<<: *a, k: 2}\nc: {<<: *b, j: 3}\nd: [*a, *a]") == {
+        "a": {"k": 1}, "b": {"k": 2}, "c": {"k": 2, "j": 3}, "d": [{"k": 1}, {"k": 1}]}  # fmt: skip
+
+
+def test_names_that_look_like_other_things_are_names(good, tmp_path):
+    """Snapshots are dates, Norwegian is `no`."""
+    file = corpus.save(good, tmp_path / "r.yaml")
+    text = file.read_text().replace("sources:\n- ", "sources:\n- snapshots: [2024-01-01, 017, 1:30]\n  path: 'a/{snapshot}'\n  ", 1)
+    made = recipes.load(Path(shutil.copy(file, tmp_path / "s.yaml")))
+    (tmp_path / "s.yaml").write_text(re.sub(r"(?m)^  path: /.*\n", "", text, count=1))
+    with pytest.raises(recipes.RecipeError, match=r"snapshots\[2\]: .*pattern"):  # a colon is no part of a snapshot's name
+        recipes.load(tmp_path / "s.yaml")
+    (tmp_path / "s.yaml").write_text(re.sub(r"(?m)^  path: /.*\n", "", text.replace("1:30", "no"), count=1))
+    assert recipes.load(tmp_path / "s.yaml").sources[0].snapshots == ("2024-01-01", "017", "no") != made.sources[0].snapshots
+    for wrong in ("2024", "2024.10", "true"):
+        (tmp_path / "s.yaml").write_text(re.sub(r"(?m)^  path: /.*\n", "", text.replace("1:30", wrong), count=1))
+        with pytest.raises(recipes.RecipeError, match=r"snapshots\[2\]: .*string, found .*; in quotes it is text") as error:
+            recipes.load(tmp_path / "s.yaml")
+        assert "\n" not in str(error.value)
+    (tmp_path / "s.yaml").write_text(f"languages: {{documents: 2024-01-01}}\n{file.read_text()}")
+    with pytest.raises(recipes.RecipeError, match=r"languages\.documents: .*integer.*found '2024-01-01'"):
+        recipes.load(tmp_path / "s.yaml")

@@ -48,6 +48,7 @@ def store_ledger(job: Job) -> None:
     import pyarrow.parquet as pq
 
     from model.ledger import ledger_files
+    from pipelines.spark import escape_globs
 
     run = job.hashes["train"]
     staged = job.home.root / "tmp" / "ledger"
@@ -61,5 +62,6 @@ def store_ledger(job: Job) -> None:
         }
         table = pa.table({"run": pa.array([run] * len(rows)), **columns, "loss": rows["loss"].astype(np.float64)})
         pq.write_table(table, staged / f"{name}.parquet")
-    job.write(job.spark.read.parquet(str(staged)), tables.LEDGER, "train", where=f"run = '{run}'")
+    rows = job.spark.read.parquet(escape_globs(str(staged.resolve())))
+    job.write(rows, tables.LEDGER, "train", where=f"run = '{run}'")
     shutil.rmtree(staged)

@@ -17,6 +17,7 @@ What they share:
     ingest        readers -> documents and rejects, in Spark
     files         files in a fixed order; one text as a record or a reject
     compressed    gzip, zstd, bzip2, xz unpacked in bounded pieces
+    delta         folders that are tables, at a version
     archives      zip and tar as folders
     members       one member, and what an archive may cost
     zip_members   of a zip
@@ -24,7 +25,8 @@ What they share:
     warc_records  records of a web archive
     responses     HTTP responses in them
     docstrings    of Python modules
-    suffixes      languages by file name
+    suffixes      what a file is by its name
+    notebook      Jupyter notebooks as Markdown
     licences      which licence a text is
 """
 

@@ -20,6 +20,7 @@ from hashlib import blake2b
 from pipelines.readers.compressed import DAMAGE
 from pipelines.readers.files import File, Record, Reject, uri_of
 from pipelines.readers.members import ARCHIVES, Member, TooUnpacked
+from pipelines.readers.suffixes import has_suffix
 from pipelines.readers.tar_members import members_of_tar
 from pipelines.readers.zip_members import members_of_zip
 from schemas.parts import Source
@@ -36,11 +37,11 @@ def read_each(
 
     Raises OSError when the file cannot be opened or read.
     """
-    if not file.uri.endswith(ARCHIVES):
+    if not has_suffix(file.uri, ARCHIVES):
         yield from read(file, source)
         return
     names: set[bytes] = set()
-    members = (members_of_zip if file.uri.endswith(".zip") else members_of_tar)(file)
+    members = (members_of_zip if has_suffix(file.uri, ".zip") else members_of_tar)(file)
     n = 0
     try:
         for n, member in enumerate(members, 1):
@@ -60,7 +61,7 @@ def _read(file: File, member: Member, source: Source, read: Callable, names: set
     name = blake2b(uri.encode(), digest_size=16).digest()
     if trouble := _trouble(member, parts):
         yield Reject(uri, "unreadable", trouble, 0)
-    elif uri.endswith(ARCHIVES):
+    elif has_suffix(uri, ARCHIVES):
         yield Reject(uri, "nested_archive", "expected no archive in an archive; unpack the outer one", member.bytes)
     elif name in names:
         yield Reject(uri, "repeated_name", "expected every name once", member.bytes)

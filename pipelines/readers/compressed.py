@@ -13,6 +13,8 @@ from zipfile import BadZipFile
 
 import zstandard
 
+from pipelines.readers.suffixes import has_suffix
+
 CHUNK_BYTES = 1 << 18
 # 4 bytes of zstd can stand for a block of 128 KiB: a step of 512 bytes gives at most 16 MiB, whatever the file claims.
 ZSTD_STEP_BYTES = 512
@@ -28,13 +30,13 @@ DAMAGE = (Damaged, EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError, 
 
 def chunks(stream: BinaryIO, name: str) -> Iterator[bytes]:
     """The stream unpacked as its name says. Raises one of DAMAGE after the last piece that could be had."""
-    if name.endswith(".zst"):
+    if has_suffix(name, ".zst"):
         return _zstd(stream)
-    if name.endswith(".bz2"):
+    if has_suffix(name, ".bz2"):
         return _bounded(stream, bz2.BZ2Decompressor)
-    if name.endswith(".xz"):
+    if has_suffix(name, ".xz"):
         return _bounded(stream, lambda: lzma.LZMADecompressor(memlimit=XZ_MEMORY_BYTES))
-    plain = gzip.GzipFile(fileobj=stream) if name.endswith((".gz", ".tgz")) else stream
+    plain = gzip.GzipFile(fileobj=stream) if has_suffix(name, (".gz", ".tgz")) else stream
     return iter(lambda: plain.read1(CHUNK_BYTES), b"")
 
 

@@ -2,7 +2,8 @@
 
 Links: a link to a file is read like the file (Hugging Face caches are made of them); a link to a folder is never
 entered, so no loop can arise. It is listed instead and becomes one reject, as does a folder that cannot be opened:
-nothing is left out in silence.
+nothing is left out in silence. Not entered either: the log of a Delta table, and the parts of a home of Millrace that
+lies below a source, which every run would read anew.
 """
 
 from __future__ import annotations
@@ -12,16 +13,21 @@ import re
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, BinaryIO, NamedTuple
+from urllib.parse import unquote
 
+from pipelines.readers.suffixes import has_suffix
 from schemas.parts import Source
 from schemas.recipe import RecipeError
 
 MAGIC = re.compile(r"[*?[]")
+HOME_PARTS = ("lake", "models", "prefect", "report", "runs", "shards", "steps", "tmp")
+DELTA_LOG = "_delta_log"
+HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 # Why an input record did not become a document: the words in `bronze.rejects.reason`.
 REASONS = {
-    "broken_json": "the line is not JSON",
-    "not_an_object": "the line is JSON, but not an object",
-    "no_text": "the text field is missing, null or not text",
+    "broken_json": "the line, or the notebook, is not JSON",
+    "not_an_object": "it is JSON, but not an object",
+    "no_text": "the text field, or a notebook's cells, are missing, null or not text",
     "invalid_utf8": "bytes that are not UTF-8 (or a module's declared encoding), or lone surrogates",
     "nul": "the text holds NUL characters: binary data",
     "empty_text": "the text is empty or white space",
@@ -46,7 +52,8 @@ class File(NamedTuple):
     """One file of a source. `uri` is its place in the source, `path` its place on this machine (never stored).
 
     `licence` and `facts` are what its tree says of it. A member of an archive is a file with an open `stream`, read
-    once from front to end, and the archive's path; `open_stream` gives the stream of either kind.
+    once from front to end, and the archive's path; `open_stream` gives the stream of either kind. `removed` are the
+    numbers of rows that a table holds no more.
     """
 
     path: str
@@ -56,6 +63,7 @@ class File(NamedTuple):
     licence: str | None = None
     facts: tuple[tuple[str, str], ...] = ()
     stream: BinaryIO | None = None
+    removed: tuple[int, ...] = ()
 
 
 class Record(NamedTuple):
@@ -64,7 +72,8 @@ class Record(NamedTuple):
     `facts` are pairs of what the reader knows of it besides, by these names (all optional):
     url, title; language: as the record declares it, or of a program's file name; charset: what the text was decoded
     from; truncated: why a page is not whole (length, time, disconnect, unspecified); vendored, generated: "1" for a
-    file that its tree marks so; turns: how many a chat has, its system message not counted.
+    file that its tree marks so; turns: how many a chat has, its system message not counted. And by their own names the
+    columns that folders such as year=2024 stand for.
     """
 
     uri: str
@@ -120,6 +129,22 @@ def too_large(uri: str, n_bytes: int, source: Source) -> Reject:
     return Reject(uri, "too_large", f"expected at most {source.max_document_bytes:,} bytes, found {n_bytes:,}", n_bytes)
 
 
+def with_folder_columns(file: File, source: Source) -> File:
+    """The file with the columns that its folders stand for (Hive's name=value, encoded as in a URL): as facts, one as
+    its licence."""
+    pairs = [map(unquote, part.split("=", 1)) for part in file.uri.split("/")[:-1] if "=" in part.strip("=")]
+    columns = {name: value for name, value in pairs if value not in ("", HIVE_NULL)} | dict(file.facts)
+    licence = columns.get(source.licence_field) or file.licence
+    return file._replace(licence=licence, facts=tuple((name, value) for name, value in columns.items() if name))
+
+
+def with_facts(made: Record | Reject, file: File) -> Record | Reject:
+    """A record with what its file's folders say of it besides."""
+    if isinstance(made, Reject) or not file.facts:
+        return made
+    return made._replace(facts=tuple((dict(made.facts) | dict(file.facts)).items()))
+
+
 def open_stream(file: File) -> AbstractContextManager[BinaryIO]:
     """The file's bytes. Raises OSError when it cannot be opened."""
     return nullcontext(file.stream) if file.stream else open(file.path, "rb")
@@ -141,20 +166,30 @@ def list_matching(
     `wanted` chooses a folder's files instead of the suffixes; folders named in `skip` are not entered.
     Raises RecipeError when the path is missing, cannot be opened, or holds no such file or only empty ones.
     """
+    wanted = wanted or (lambda uri: has_suffix(uri, suffixes))
+    return require_text(source, suffixes, matching_files(source, wanted, skip))
+
+
+def matching_files(source: Source, wanted: Callable[[str], bool], skip: Collection[str] = ()) -> list[File]:
+    """The same, though it be none. Raises RecipeError when the path is missing or cannot be opened."""
     field = f"sources.{source.name}.path"
     if not source.path:
         raise RecipeError(f"{field}: expected a file, folder or glob for reader {source.reader}, found none")
-    wanted = wanted or (lambda uri: uri.endswith(suffixes))
     try:
-        files = sorted(_matching(os.path.abspath(source.path), wanted, skip), key=lambda file: file.uri)
+        return sorted(_matching(os.path.abspath(source.path), wanted, skip), key=lambda file: file.uri)
     except OSError as error:
         raise RecipeError(
             f"{field}: expected a file, folder or glob that can be read, found {source.path!r}: {error.strerror}"
         ) from None
+
+
+def require_text(source: Source, suffixes: tuple[str, ...], files: list[File]) -> list[File]:
+    """The files of a source. Raises RecipeError when there are none, or only empty ones."""
     if not any(file.bytes for file in files):
         expected = "files that match" if MAGIC.search(source.path) else f"files ending in {', '.join(suffixes)}"
         raise RecipeError(
-            f"{field}: expected {expected}, found {f'{len(files)} empty ones' if files else 'none'} at {source.path!r}"
+            f"sources.{source.name}.path: expected {expected}, "
+            f"found {f'{len(files)} empty ones' if files else 'none'} at {source.path!r}"
         )
     return files
 
@@ -164,9 +199,9 @@ def _matching(path: str, wanted: Callable[[str], bool], skip: Collection[str]) -
         yield from walk(path, wanted, skip=skip)
     elif os.path.lexists(path) or not MAGIC.search(path):
         os.stat(path)  # raises what is wrong with it
-        yield _file(path, uri_of(os.path.basename(path)))
+        yield file_at(path, uri_of(os.path.basename(path)))
     else:
-        folder = path[: MAGIC.search(path).start()].rpartition("/")[0] or "/"
+        folder = fixed_part(path)
         pattern = path[len(folder) :].lstrip("/")
         matches = re.compile(glob_regex(pattern)).fullmatch
         yield from walk(
@@ -175,6 +210,12 @@ def _matching(path: str, wanted: Callable[[str], bool], skip: Collection[str]) -
             depth=None if "**" in pattern else pattern.count("/"),
             skip=skip,
         )
+
+
+def fixed_part(path: str) -> str:
+    """The folder that a glob's matches lie below; a path without wildcards as it is."""
+    magic = None if os.path.lexists(path) else MAGIC.search(path)
+    return (path[: magic.start()].rpartition("/")[0] or path[: path.startswith("/")] or ".") if magic else path
 
 
 def glob_regex(pattern: str) -> str:
@@ -202,15 +243,28 @@ def walk(
         except OSError:
             if folder == root:
                 raise
-            yield _file(folder, uri_of(place.rstrip("/")))
+            yield file_at(folder, uri_of(place.rstrip("/")))
             continue
+        left_out = (DELTA_LOG, *skip, *home_parts(folder, [entry.name for entry in entries]))
         for entry in entries:
             name = place + entry.name
-            enter = entry.name not in skip and (depth is None or level < depth)
+            enter = entry.name not in left_out and (depth is None or level < depth)
             if entry.is_dir(follow_symlinks=False):
                 folders += [(entry.path, name + "/", level + 1)] * enter
             elif wanted(name) or (enter and entry.is_symlink() and os.path.isdir(entry.path)):
-                yield _file(entry.path, uri_of(name))
+                yield file_at(entry.path, uri_of(name))
+
+
+def home_parts(folder: str, names: Collection[str]) -> tuple[str, ...]:
+    """The folders of runs in a folder with entries of these names, if one of Millrace has held its lock there
+    (flows.home)."""
+    if "lock" not in names or "tmp" not in names:
+        return ()
+    try:
+        with open(f"{folder}/lock", "rb") as lock:
+            return HOME_PARTS if lock.read(8) == b"process " else ()
+    except OSError:
+        return ()
 
 
 def uri_of(name: str) -> str:
@@ -218,7 +272,7 @@ def uri_of(name: str) -> str:
     return name if name.isascii() else os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def _file(path: str, uri: str) -> File:
+def file_at(path: str, uri: str) -> File:
     """What is known of a file; one that cannot be looked at has 0 bytes and becomes a reject when it is read."""
     try:
         stat = os.stat(path)

@@ -11,9 +11,10 @@ from pipelines.html.charset import decode
 from pipelines.readers.archives import read_each
 from pipelines.readers.files import File, Record, Reject, document, list_matching, read_whole, too_large
 from pipelines.readers.members import ARCHIVES
+from pipelines.readers.suffixes import has_suffix
 from schemas.parts import Source
 
-SUFFIXES = (".html", ".htm", ".xhtml", ".HTML", ".HTM")
+SUFFIXES = (".html", ".htm", ".xhtml")
 HEAD = 1000  # bytes or characters in which a page's first tag stands
 # Possessive: many comments are never divided in another way, in which time would double with each.
 BEGINNING = re.compile(
@@ -33,7 +34,7 @@ def read(file: File, source: Source) -> Iterator[Record | Reject]:
 
 
 def _wanted(name: str) -> bool:
-    return name.endswith(SUFFIXES + ARCHIVES)
+    return has_suffix(name, SUFFIXES + ARCHIVES)
 
 
 def _read(file: File, source: Source) -> Iterator[Record | Reject]:

@@ -11,14 +11,15 @@ import stat
 from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.deliveries import Delivery, deliveries_of
-from pipelines.readers import READERS, File, Record, Reject
+from pipelines.readers import READERS, File, Record, Reject, delta
+from pipelines.readers.suffixes import has_suffix
 from schemas.files import json_hash
 from schemas.parts import Source
 from schemas.recipe import Recipe, RecipeError
@@ -53,6 +54,7 @@ FILES = pa.schema(
         ("mtime_ns", pa.int64()),
         ("licence", pa.string()),
         ("facts", pa.map_(pa.string(), pa.string())),
+        ("removed", pa.list_(pa.int64())),
     ]
 )
 
@@ -65,6 +67,9 @@ def listing(recipe: Recipe) -> Listing:
             raise RecipeError(
                 f"sources.{source.name}.reader: expected one of {', '.join(sorted(READERS))}, found {source.reader!r}"
             )
+    for source in recipe.sources:
+        if source.reader not in ("parquet", "tree"):
+            delta.refuse_table(source)
     return {
         delivery: READERS[one.reader].list_files(one, recipe.seed) for delivery, one in deliveries_of(recipe).items()
     }
@@ -90,7 +95,7 @@ def check(recipe: Recipe, listed: Listing) -> None:
 
 def _most_tokens(file: File) -> int:
     """A token is at least one byte."""
-    return file.bytes * (UNPACKED if file.uri.endswith(PACKED_SUFFIXES) else 1)
+    return file.bytes * (UNPACKED if has_suffix(file.uri, PACKED_SUFFIXES) else 1)
 
 
 def _too_small(place: str, what: str, most: float, epochs: float, wanted: float) -> str:
@@ -102,7 +107,7 @@ def _too_small(place: str, what: str, most: float, epochs: float, wanted: float)
 
 def hashes(recipe: Recipe, listed: Listing) -> dict[str, str]:
     """By delivery: hash of how its source is read, what its files are called, how large they are and when they were
-    written, and what their trees say of them.
+    written, and what their trees or tables say of them.
 
     The snapshots before it count too: a record that they hold is not stored again.
     """
@@ -112,11 +117,7 @@ def hashes(recipe: Recipe, listed: Listing) -> dict[str, str]:
         settings = source.model_dump(mode="json", exclude={"path", "snapshots", "priority"})
         earlier = source.snapshots[: source.snapshots.index(delivery.snapshot)]
         digest = blake2b(json_hash([REVISION, SCHEMA.names, recipe.seed, settings, earlier]).encode(), digest_size=16)
-        digest.update(
-            "\n".join(
-                [f"{file.uri}\0{file.bytes}\0{file.mtime_ns}\0{file.licence}\0{file.facts}" for file in files]
-            ).encode()
-        )
+        digest.update("\n".join("\0".join(map(str, file._replace(path="", stream=None))) for file in files).encode())
         prints[str(delivery)] = digest.hexdigest()
     return prints
 
@@ -166,11 +167,13 @@ def _read_chunks(batches: Iterable[pa.RecordBatch], sources: dict[Delivery, Sour
     for batch in batches:
         for chunk in batch.to_pylist():
             source = sources[Delivery(chunk["source"], chunk["snapshot"])]
-            files = (
-                File(**file | {"path": os.fsdecode(file["path"]), "facts": tuple(file["facts"])})
-                for file in chunk["files"]
-            )
+            files = map(_file, chunk["files"])
             yield from batch_rows(row(made, source) for file in files for made in read(file, source))
+
+
+def _file(row: dict[str, Any]) -> File:
+    sets = {name: tuple(row[name]) for name in ("facts", "removed")}
+    return File(**row | sets | {"path": os.fsdecode(row["path"])})
 
 
 def _told_if_held(batch: pa.RecordBatch, held: np.ndarray) -> pa.RecordBatch:

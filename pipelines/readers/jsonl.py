@@ -23,9 +23,12 @@ from pipelines.readers.files import (
     list_matching,
     open_stream,
     too_large,
+    with_facts,
+    with_folder_columns,
 )
 from pipelines.readers.html import is_page, page
 from pipelines.readers.members import ARCHIVES
+from pipelines.readers.suffixes import has_suffix
 from schemas.parts import Source
 
 SUFFIXES = tuple(name + packed for name in (".jsonl", ".ndjson", ".json") for packed in ("", ".gz", ".zst"))
@@ -33,12 +36,12 @@ SUFFIXES = tuple(name + packed for name in (".jsonl", ".ndjson", ".json") for pa
 
 def is_wanted(name: str) -> bool:
     """Whether a file of this name, in a folder or an archive, holds JSON lines, or is an archive."""
-    return name.endswith(SUFFIXES + ARCHIVES)
+    return has_suffix(name, SUFFIXES + ARCHIVES)
 
 
 def list_files(source: Source, seed: int) -> list[File]:
     """Raises RecipeError when the path holds no file with one of SUFFIXES, and no archive."""
-    return list_matching(source, SUFFIXES, is_wanted)
+    return [with_folder_columns(file, source) for file in list_matching(source, SUFFIXES, is_wanted)]
 
 
 def read(file: File, source: Source) -> Iterator[Record | Reject]:
@@ -51,7 +54,7 @@ def objects(
     file: File, source: Source, made: Callable[[str, dict, Source], Record | Reject]
 ) -> Iterator[Record | Reject]:
     """What is `made` (uri, object, source) of each line that holds an object, or why it holds none."""
-    number = 0
+    number, source = 0, source.model_copy(update={"licence": file.licence or source.licence})
     with open_stream(file) as stream:
         try:
             for number, (line, n_bytes) in enumerate(lines(chunks(stream, file.uri), source.max_document_bytes), 1):
@@ -61,7 +64,7 @@ def objects(
                 elif line.strip():
                     one = parse_object(uri, line.removeprefix(BOM_UTF8) if number == 1 else line, source)
                     one = one if isinstance(one, Reject) else made(uri, one, source)
-                    yield one._replace(n_bytes=len(line)) if isinstance(one, Reject) else one
+                    yield one._replace(n_bytes=len(line)) if isinstance(one, Reject) else with_facts(one, file)
         except DAMAGE as error:
             yield Reject(
                 f"{file.uri}#{number + 1}",

@@ -1,28 +1,40 @@
 """Text that every machine with Millrace has: the modules of this interpreter and its packages (python-code), and what
 they say of themselves (python-docs): docstrings, READMEs, manuals, licences.
 
-Places are `stdlib/...` and `packages/...`. A package is a top-level folder or module; of each at most `package_bytes`
-are taken (modules and manuals counted apart, the standard library without limit), in seeded order of their places.
+Places are `stdlib/...` and `packages/...`. What a package is made of its RECORD says: what programs write among its
+files is no part of it. Folders that no RECORD names, and the standard library, are read as they stand. A package is a
+top-level folder or module; of each at most `package_bytes` are taken (modules and manuals counted apart, the standard
+library without limit), in seeded order of their places.
 """
 
 from __future__ import annotations
 
+import csv
 import io
 import os
 import re
 import sysconfig
 import tokenize
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from hashlib import blake2b
 
 from pipelines.readers.docstrings import docstrings
-from pipelines.readers.files import File, Record, Reject, decode_document, document, read_whole, walk
+from pipelines.readers.files import File, Record, Reject, decode_document, document, file_at, read_whole, walk
+from pipelines.readers.suffixes import has_suffix
 from schemas.parts import Source
 from schemas.recipe import RecipeError
 
 STDLIB_LICENCE = "PSF-2.0"
 DOCS_CHARS = 200  # a module with shorter docstrings says nothing worth a document
-SKIPPED_FOLDERS = ("__pycache__", "site-packages", "dist-packages")
+SKIPPED_FOLDERS = (
+    "__pycache__",
+    "site-packages",
+    "dist-packages",
+    ".cache",
+    ".mypy_cache",
+    ".pytest_cache",
+    ".ruff_cache",
+)
 MANUALS = (".rst", ".md", ".txt")
 LICENCE_FILE = re.compile(r"(?i)(?:licen[cs]e|copying)(?!.*\.(?:pyc?|pyi|js|json|html|xml|h|so)$)[^/]*")
 # A header that goes on in the next line holds the licence's text, not its name; so does a long one.
@@ -32,26 +44,31 @@ LICENCE_CHARS = 100
 
 def list_code(source: Source, seed: int) -> list[File]:
     """Modules, by uri. Raises RecipeError when the source has a path."""
-    return _licensed(_listed(source, seed, ("code",)))
+    return _listed(source, seed, ("code",))
 
 
 def list_docs(source: Source, seed: int) -> list[File]:
     """Modules (the same as of python-code), manuals and packages' metadata, by uri. Raises RecipeError when the source
     has a path."""
-    return _licensed(_listed(source, seed, ("code", "manual", "readme")))
+    return _listed(source, seed, ("code", "manual", "readme"))
 
 
-def _listed(source: Source, seed: int, kinds: tuple[str, ...]) -> Iterator[File]:
+def _listed(source: Source, seed: int, kinds: tuple[str, ...]) -> list[File]:
     if source.path is not None:
         raise RecipeError(
             f"sources.{source.name}.path: expected none for reader {source.reader}, found {source.path!r}"
         )
     by_kind: dict[str, list[File]] = {kind: [] for kind in kinds}
-    for root, prefix in [(sysconfig.get_path("stdlib"), "stdlib/"), *((root, "packages/") for root in package_roots())]:
-        for file in walk(root, lambda uri: kind_of(uri) in by_kind, prefix, skip=SKIPPED_FOLDERS):
-            by_kind[kind_of(file.uri) or kinds[0]].append(file)  # no kind: a link to a folder, which becomes a reject
-    for kind, files in by_kind.items():
-        yield from files if kind == "readme" else cap_packages(files, source.package_bytes, seed)
+    wanted = lambda uri: kind_of(uri) in by_kind  # noqa: E731
+    library = walk(sysconfig.get_path("stdlib"), wanted, "stdlib/", skip=SKIPPED_FOLDERS)
+    packages = (file for root in package_roots() for file in package_files(root, wanted))
+    for file in (*(file._replace(licence=STDLIB_LICENCE) for file in library), *packages):
+        by_kind[kind_of(file.uri) or kinds[0]].append(file)  # no kind: a link to a folder, which becomes a reject
+    taken = (
+        files if kind == "readme" else cap_packages(files, source.package_bytes, seed)
+        for kind, files in by_kind.items()
+    )
+    return sorted((file for files in taken for file in files), key=lambda file: file.uri)
 
 
 def package_roots() -> list[str]:
@@ -67,7 +84,7 @@ def kind_of(uri: str) -> str | None:
     folder, _, name = uri.rpartition("/")
     if ".dist-info" in folder or ".egg-info" in folder:
         return "readme" if name in ("METADATA", "PKG-INFO") else "manual" if LICENCE_FILE.fullmatch(name) else None
-    return "manual" if name.endswith(MANUALS) or LICENCE_FILE.fullmatch(name) else None
+    return "manual" if has_suffix(name, MANUALS) or LICENCE_FILE.fullmatch(name) else None
 
 
 def cap_packages(files: Iterable[File], limit_bytes: int, seed: int) -> Iterator[File]:
@@ -87,28 +104,33 @@ def cap_packages(files: Iterable[File], limit_bytes: int, seed: int) -> Iterator
                 yield file
 
 
-def _licensed(files: Iterable[File]) -> list[File]:
-    licences: dict[str, str] = {}
-    for root in package_roots():
-        licences |= package_licences(root)
-    named = (f._replace(licence=STDLIB_LICENCE if f.uri.startswith("stdlib/") else licences.get(f.uri)) for f in files)
-    return sorted(named, key=lambda file: file.uri)
+def package_files(root: str, wanted: Callable[[str], bool]) -> Iterator[File]:
+    """The files of the packages in a folder, with their licences: those that RECORDs list and that are there, and all
+    of what lies in folders that no RECORD names."""
+    licences = recorded_files(root)
+    for uri, licence in licences.items():
+        path = f"{root}/{uri.partition('/')[2]}"
+        if wanted(uri) and os.path.isfile(path):
+            yield file_at(path, uri)._replace(licence=licence)
+    known = {uri.split("/", 2)[1] for uri in licences}
+    for file in walk(root, wanted, "packages/", skip=SKIPPED_FOLDERS):
+        if file.uri.split("/", 2)[1] not in known:
+            yield file
 
 
-def package_licences(root: str) -> dict[str, str]:
-    """uri -> licence of every file that an installed package's RECORD lists; packages that name no licence are left
-    out."""
-    licences = {}
-    for entry in os.scandir(root):
+def recorded_files(root: str) -> dict[str, str | None]:
+    """uri -> licence, None where its package names none, of every file below `root` that an installed package's RECORD
+    lists."""
+    licences: dict[str, str | None] = {}
+    for entry in sorted(os.scandir(root), key=lambda entry: entry.name):
         try:
             with open(f"{entry.path}/METADATA", encoding="utf-8", errors="replace") as metadata:
                 licence = licence_named(metadata.read().partition("\n\n")[0])
-            with open(f"{entry.path}/RECORD", encoding="utf-8", errors="replace") as record:
-                # names with commas are quoted: they stay without a licence
-                places = [line.partition(",")[0] for line in record]
-        except OSError:
+            with open(f"{entry.path}/RECORD", encoding="utf-8", errors="replace", newline="") as record:
+                places = [row[0] for row in csv.reader(record) if row]
+        except (OSError, csv.Error):
             continue  # no package's metadata folder, or one without RECORD: nothing is known of its files
-        licences.update(dict.fromkeys((f"packages/{place}" for place in places), licence) if licence else {})
+        licences |= {f"packages/{place}": licence for place in places if not place.startswith(("/", "../"))}
     return licences
 
 

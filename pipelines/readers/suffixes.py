@@ -1,5 +1,5 @@
-"""Languages by file name, under the names that GitHub's linguist gives them; a name that several use goes to the
-commonest."""
+"""What a file is by its name: its suffix, in capitals or not; its language, under the names that GitHub's linguist
+gives them, where a name that several use goes to the commonest."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ NAMES = {
     "Handlebars": ".hbs .handlebars", "Haskell": ".hs .hsc", "Haxe": ".hx", "HCL": ".hcl .tf .tfvars .nomad",
     "HLSL": ".hlsl .hlsli", "HTML": ".html .htm .xhtml", "Idris": ".idr", "INI": ".ini .cfg", "Isabelle": ".thy",
     "Java": ".java", "JavaScript": ".js .mjs .cjs .jsx", "Jinja": ".j2 .jinja .jinja2", "JSON": ".json .jsonc .json5",
-    "Jsonnet": ".jsonnet .libsonnet", "Julia": ".jl", "Just": ".just justfile Justfile", "Kotlin": ".kt .kts",
+    "Jsonnet": ".jsonnet .libsonnet", "Julia": ".jl", "Jupyter Notebook": ".ipynb",
+    "Just": ".just justfile Justfile", "Kotlin": ".kt .kts",
     "Lean": ".lean", "Less": ".less", "Literate Haskell": ".lhs", "LLVM": ".ll", "Lua": ".lua",
     "M4": ".m4 configure.ac", "Makefile": ".mk .mak Makefile makefile GNUmakefile",
     "Markdown": ".md .markdown .mkd .mdx", "Mathematica": ".wl .wls", "Mermaid": ".mmd",
@@ -43,6 +44,11 @@ NAMES = {
     "WGSL": ".wgsl", "XML": ".xml .xsd .xsl .xslt .svg", "YAML": ".yml .yaml", "Zig": ".zig",
 }  # fmt: skip
 LANGUAGES = {name: language for language, names in NAMES.items() for name in names.split()}
+
+
+def has_suffix(name: str, suffixes: str | tuple[str, ...]) -> bool:
+    """Whether a name ends in (one of) the suffixes; capitals are no difference: cameras and old systems write them."""
+    return name.lower().endswith(suffixes.lower() if isinstance(suffixes, str) else tuple(map(str.lower, suffixes)))
 
 
 def language_of(place: str) -> str | None:

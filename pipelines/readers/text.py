@@ -8,6 +8,7 @@ from pipelines.html.charset import decode
 from pipelines.readers.archives import read_each
 from pipelines.readers.files import File, Record, Reject, document, list_matching, read_whole
 from pipelines.readers.members import ARCHIVES
+from pipelines.readers.suffixes import has_suffix
 from schemas.parts import Source
 
 
@@ -22,7 +23,7 @@ def read(file: File, source: Source) -> Iterator[Record | Reject]:
 
 
 def _wanted(source: Source) -> Callable[[str], bool]:
-    return lambda name: name.endswith(source.suffixes + ARCHIVES)
+    return lambda name: has_suffix(name, source.suffixes + ARCHIVES)
 
 
 def _read(file: File, source: Source) -> Iterator[Record | Reject]:

@@ -2,8 +2,9 @@
 language.
 
 Which files: those whose name `languages.py` knows, as `text` takes those with its suffixes; all others (images,
-objects, archives in a tree, files without suffix) are no input records. Folders of version control and __pycache__ are
-not entered. With a glob, a file that it does not match says nothing of others either. Links are read as `files.py`
+objects, archives in a tree, files without suffix) are no input records. Folders of version control, __pycache__ and
+checkpoints of notebooks are not entered. Python is decoded as it declares, a notebook is its cells without their
+outputs. With a glob, a file that it does not match says nothing of others either. Links are read as `files.py`
 says, but not out of the tree: a repository does not choose which files of this machine are read.
 
 Licence: an SPDX line in the file; else the nearest folder upward, inside of the source, that has a licence file or
@@ -43,11 +44,14 @@ from pipelines.readers.licences import (
     spdx_named,
 )
 from pipelines.readers.members import ARCHIVES
-from pipelines.readers.suffixes import language_of
+from pipelines.readers.notebook import SUFFIX, notebook
+from pipelines.readers.python import module
+from pipelines.readers.suffixes import has_suffix, language_of
 from schemas.parts import Source
 from schemas.recipe import RecipeError
 
-SKIPPED_FOLDERS = (".git", ".hg", ".svn", ".bzr", "CVS", "_darcs", "__pycache__")
+SKIPPED_FOLDERS = (".git", ".hg", ".svn", ".bzr", "CVS", "_darcs", "__pycache__", ".ipynb_checkpoints")
+DECLARING = ("Python", "Cython")  # languages whose files may declare their encoding as PEP 263 says
 VENDORED = re.compile(
     r"(?i)(?:^|/)(?:vendor|vendors|_vendor|vendored|third[-_]?party|3rd[-_]?party|externals?|extern|deps|dependencies"
     r"|submodules|node_modules|bower_components|jspm_packages|godeps|carthage|pods|site-packages|dist-packages|\.yarn)/"
@@ -180,7 +184,7 @@ def list_files(source: Source, seed: int) -> list[File]:
 
 def _is_record(file: File, whole_folder: bool) -> bool:
     """By its name; a link to a folder or a folder that cannot be opened is listed by itself and becomes a reject."""
-    if has_language(file.uri) or (file.uri.endswith(ARCHIVES) and not whole_folder):
+    if has_language(file.uri) or (has_suffix(file.uri, ARCHIVES) and not whole_folder):
         return True
     return not says_more(file.uri) and not os.path.isfile(file.path)
 
@@ -188,7 +192,7 @@ def _is_record(file: File, whole_folder: bool) -> bool:
 def read(file: File, source: Source) -> Iterator[Record | Reject]:
     """The file's text, or those of an archive, which is read twice: first for what its files say of others. Raises
     OSError."""
-    if not file.uri.endswith(ARCHIVES):
+    if not has_suffix(file.uri, ARCHIVES):
         yield from _read(file, source)
         return
     tree = Tree()
@@ -212,12 +216,20 @@ def _read(file: File, source: Source) -> Iterator[Record | Reject]:
     elif b"\0" in data:
         yield Reject(file.uri, "nul", f"{data.count(0):,} NUL bytes, the first at {data.index(0):,}", len(data))
     else:
-        made = decode_document(file.uri, data, file.licence, source)
+        made = _decode(file, data, source)
         yield (
             made._replace(licence=spdx_named(made.text) or made.licence, facts=file.facts)
             if isinstance(made, Record)
             else made
         )
+
+
+def _decode(file: File, data: bytes, source: Source) -> Record | Reject:
+    if has_suffix(file.uri, SUFFIX):
+        return notebook(file, data, source)
+    if language_of(file.uri) in DECLARING:
+        return module(file, data, source)
+    return decode_document(file.uri, data, file.licence, source)
 
 
 def _leads_out(file: File) -> bool:

@@ -19,6 +19,8 @@ from typing import Any
 
 import yaml
 
+from schemas.strict_yaml import load_yaml
+
 FOLDER = Path(__file__).parent
 TAKEN = ("exact_duplicate", "near_duplicate", "contaminated", "torso")  # reasons that no rule gives
 OTHERWISE = "default"  # in a recipe's thresholds by language: the other languages
@@ -147,7 +149,7 @@ def read(file: Path) -> list[Rule]:
     """The rules of a file as they stand there. Raises ValueError naming the file, the rule and what was expected."""
     place = f"pipelines/rules/{file.name}"
     try:
-        entries = yaml.safe_load(file.read_text("utf-8"))
+        entries = load_yaml(file.read_text("utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"{place}: expected YAML, found {' '.join(str(error).split())}") from None
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
