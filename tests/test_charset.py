@@ -125,7 +125,7 @@ def test_utf8_is_utf8_whatever_its_label_says_with_a_control_and_a_character_cut
     for text in (RUSSIAN, KOREAN, FRENCH):
         html = f"<p>{text}\0</p><p>\x1b[0m {text}</p>"
         assert decode(html.encode(), label) == (html, "utf-8")
-        assert decode(html.encode() + "é".encode()[:1], label) == (html + "\ufffd", "utf-8")
+        assert decode(html.encode() + "é".encode()[:1], label) == (html, "utf-8")
         assert page("u", f"<p>{text}</p><p>wo\0rd {text}</p>".encode(), None, WEB, label).text == f"{text}\n\nword {text}"
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from benchmarks.extraction import written
 from pipelines.html import content, extract
 from pipelines.html.markup import DEPTH, scan
-from pipelines.readers import READERS, File, Record, Reject, ingest
+from pipelines.readers import READERS, File, Record, Reject, ingest, responses
 from pipelines.readers.files import REASONS
 from pipelines.readers.html import page
 from schemas.parts import Source
@@ -49,14 +49,15 @@ def kinds(made) -> list[str]:
 
 
 @pytest.mark.parametrize("packed", [b"".join, lambda r: b"".join(map(gzip.compress, r)), lambda r: b"".join(map(zstandard.compress, r))])
-def test_each_page_of_an_archive_is_a_record_and_requests_images_and_redirects_are_none(tmp_path, packed):
+def test_each_page_of_an_archive_is_a_record_images_and_redirects_are_rejects_and_requests_are_none(tmp_path, packed):
     made = read(tmp_path, packed([
         warc(b"software: x", head=None, kind="warcinfo"), warc(number=1), warc(kind="request"), warc(kind="metadata"), warc(kind="revisit"),
         warc(b"\x89PNG", head=b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\n"), warc(head=HTTP.replace(b"200", b"301")),
         warc(head=None, kind="resource", Content_Type="text/html", number=2),
         warc(TEXT.encode(), head=HTTP.replace(b"html", b"plain"), number=3),
     ]))  # fmt: skip
-    assert kinds(made) == ["record"] * 3 and len({m.uri for m in made}) == 3
+    assert kinds(made) == ["record", "no_page", "no_page", "record", "record"] and len({m.uri for m in made}) == 5
+    made = [m for m in made if isinstance(m, Record)]
     assert dict(made[0].facts) == {"title": "The river", "language": "en", "url": "http://site.example/1", "charset": "utf-8"}
     assert made[0].text == made[1].text == f"{TEXT}\n\n{TEXT[::-1]}" and made[2].text == TEXT
 
@@ -137,9 +138,125 @@ def test_what_a_payload_unpacks_to_is_bounded(tmp_path, name, encode):
     assert kinds(read(tmp_path, bomb, max_document_bytes=1 << 20)) == ["too_large"]
 
 
-def test_a_page_of_a_hundred_megabytes_is_a_reject_and_a_film_is_nothing(tmp_path):
+def test_a_page_of_a_hundred_megabytes_is_a_reject_and_so_is_a_film(tmp_path):
     big = gzip.compress(b"".join([warc(b"<p>" * 33_000_000), warc(b"\0" * 30_000_000, HTTP.replace(b"html", b"mp4")), warc()]), 1)
-    assert kinds(read(tmp_path, big)) == ["too_large", "record"]
+    assert kinds(read(tmp_path, big)) == ["too_large", "no_page", "record"]
+
+
+MAIN_TEXT = f"{TEXT}\n\n{TEXT[::-1]}"
+ENCODED = HTTP + b"Content-Encoding: %s\r\n"
+CHUNKED = HTTP + b"Transfer-Encoding: chunked\r\n"
+BIG = b"<html><p>" + b"The wheel turns, and the river with it. " * 20_000 + PAGE
+STORED = {
+    "two gzip members": (gzip.compress(PAGE[:90]) + gzip.compress(PAGE[90:]), ENCODED % b"gzip"),
+    "a member a byte": (b"".join(gzip.compress(PAGE[i : i + 1]) for i in range(len(PAGE))), ENCODED % b"gzip"),
+    "padding behind a member": (gzip.compress(PAGE) + b"\0" * 20, ENCODED % b"gzip"),
+    "padding between members": (gzip.compress(PAGE[:90]) + b"\0" * 20 + gzip.compress(PAGE[90:]), ENCODED % b"gzip"),
+    "rubbish behind a member": (gzip.compress(PAGE) + b"<!-- served by a -->", ENCODED % b"x-gzip"),
+    "two zstd frames": (zstandard.compress(PAGE[:90]) + zstandard.compress(PAGE[90:]), ENCODED % b"zstd"),
+    "a zstd frame to be skipped": (b"\x50\x2a\x4d\x18\x04\0\0\0abcd" + zstandard.compress(PAGE), ENCODED % b"zstd"),
+    "two encodings": (gzip.compress(zlib.compress(PAGE)), ENCODED % b"deflate, gzip"),
+    "encodings in two headers": (gzip.compress(zlib.compress(PAGE)), ENCODED % b"deflate" + b"content-encoding: gzip\r\n"),
+    "packed twice, said once": (gzip.compress(gzip.compress(PAGE)), ENCODED % b"gzip"),
+    "packed, unsaid": (gzip.compress(PAGE), HTTP),
+    "zstd under gzip": (zstandard.compress(PAGE), ENCODED % b"gzip"),
+    "an encoding that is a charset": (PAGE, ENCODED % b"UTF8"),
+    "unchunked under chunked": (PAGE, CHUNKED),
+    "unchunked and decoded": (PAGE, CHUNKED + b"Content-Encoding: br\r\n"),
+    "chunked, unsaid": (chunked(PAGE), HTTP),
+    "chunked and packed, unsaid": (chunked(gzip.compress(PAGE)), HTTP),
+    "chunks with extensions": (b"%x;name=\"v\"\r\n%s\r\n0\r\nX-Trailer: 1\r\n\r\n" % (len(PAGE), PAGE), CHUNKED),
+    "line feeds alone": (PAGE, HTTP.replace(b"\r\n", b"\n")),
+    "HTTP/2": (PAGE, HTTP.replace(b"HTTP/1.1 200 OK", b"HTTP/2 200")),
+    "no reason, two spaces": (PAGE, HTTP.replace(b"1.1 200 OK", b"1.0  200")),
+    "a hundred and a page": (PAGE, b"HTTP/1.1 100 Continue\r\n\r\n" + HTTP),
+    "early hints, twice": (PAGE, b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n" * 2 + HTTP),
+    "a folded header": (PAGE, HTTP.replace(b"text/html", b"text/html;\r\n charset=utf-8")),
+    "no type": (PAGE, b"HTTP/1.1 200 OK\r\n"),
+    "no type, a comment": (b"<!-- x --><p>" + PAGE, b"HTTP/1.1 200 OK\r\nServer: x\r\n"),
+    "joined types": (PAGE, HTTP.replace(b"text/html", b"text/html, text/html; charset=UTF-8")),
+    "types in two headers": (PAGE, HTTP + b"Content-Type: text/html; charset=utf-8\r\n"),
+    "a type in capitals": (PAGE, HTTP.replace(b"text/html", b"Text/HTML;charset=UTF-8")),
+    "no semicolon": (PAGE, HTTP.replace(b"text/html", b"text/html charset=utf-8")),
+}
+
+
+@pytest.mark.parametrize("stored", STORED)
+def test_a_page_is_read_as_it_was_served_however_it_is_stored(tmp_path, stored):
+    made = read(tmp_path, gzip.compress(warc(*STORED[stored])))
+    assert [m.text for m in made] == [MAIN_TEXT], made
+    assert "truncated" not in dict(made[0].facts)
+
+
+def test_the_last_type_counts_and_its_charset_which_an_equal_one_before_it_may_give():
+    """Oracle: the examples of Fetch, "extract a MIME type", and two that browsers read otherwise than they should."""
+    assert [responses.type_and_charset(value) for value in (
+        "text/plain;charset=gbk, text/html", "text/html;charset=gbk;a=b, text/html;x=y", "text/html;charset=gbk, x/x, text/html;x=y",
+        "text/html, cannot-parse", "text/html, */*", "text/html, ", "", "TEXT/html; Charset='Shift_JIS'", "text/html, charset=koi8-r",
+    )] == [
+        ("text/html", None), ("text/html", "gbk"), ("text/html", None),
+        ("text/html", None), ("text/html", None), ("text/html", None), ("", None), ("text/html", "Shift_JIS"), ("text/html", "koi8-r"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "data"), [
+    (b"gzip", gzip.compress(BIG)), (b"deflate", zlib.compress(BIG)), (b"deflate", zlib.compress(BIG)[2:]), (b"br", brotlied(BIG)),
+    (b"zstd", zstandard.compress(BIG + bytes(range(256)) * 99)), (b"identity", b"%x\r\n%s" % (len(BIG) + 9, BIG)),
+])  # fmt: skip
+def test_what_ends_early_is_a_document_that_says_so(tmp_path, name, data):
+    made = read(tmp_path, warc(data[:-20], ENCODED % name + b"Transfer-Encoding: chunked\r\n" * (name == b"identity")))
+    assert kinds(made) == ["record"] and "The wheel turns" in made[0].text and dict(made[0].facts)["truncated"] == "unspecified"
+
+
+def test_truncated_records_are_documents_that_say_why_and_segments_are_rejects(tmp_path):
+    cut = read(tmp_path, warc(PAGE[:-60], WARC_Truncated="length") + warc(TEXT.encode(), head=None, kind="resource", Content_Type="text/plain", WARC_Truncated="Time"))
+    assert [dict(m.facts)["truncated"] for m in cut] == ["length", "time"]
+    assert dict(read(tmp_path, warc(TEXT.encode(), head=None, kind="conversion", WARC_Truncated="length"), "wet")[0].facts)["truncated"] == "length"
+    whole = warc() + warc(WARC_Segment_Number="1") + warc(TEXT.encode(), head=None, kind="continuation", WARC_Segment_Number="2")
+    assert kinds(read(tmp_path, whole)) == ["record", "segmented"]
+    half = "Zoë waits at the place where the river bends, and she has waited there for as long as anyone can remember. ".encode()
+    assert read(tmp_path, warc(b"<p>" + half * 3 + "é".encode()[:1], WARC_Truncated="length"))[0].text == (half * 3).decode().strip()
+
+
+CASES = {
+    "response": [
+        *(warc(*one) for one in STORED.values()), warc(WARC_Truncated="disconnect"), warc(WARC_Segment_Number="1"), warc(b""), warc(b"", b"HTTP/1.1 204 No Content\r\n"),
+        *(warc(head=HTTP.replace(b"200 OK", status)) for status in (b"301 Moved", b"404 Not Found", b"500", b"206 Partial Content", b"101 Switching Protocols", b"2000")),
+        *(warc(b"\x89PNG\0", HTTP.replace(b"text/html", kind)) for kind in (b"image/png", b"application/pdf", b"application/json", b"text/css", b"video/mp4", b"*/*", b"")),
+        warc(b"20260101\n10.0.0.1", head=None, WARC_Target_URI="dns:site.example"), warc(b"220 ftp ready", head=None), warc(b"", head=None), warc(b"HTTP/1.1 200 OK", head=None),
+        warc(b"HTTP/1.1 100 Continue\r\n\r\n", head=None), warc(PAGE, HTTP + b"X: " + b"x" * 70_000 + b"\r\n"), warc(b"x" * 12_000_000), warc(b"\0" * 12_000_000, HTTP.replace(b"html", b"mp4")),
+        warc(gzip.compress(PAGE)[:40] + b"\xff" * 90, ENCODED % b"gzip"), warc(PAGE, ENCODED % b"gzip,gzip,gzip,gzip"), warc(b"\x1f\x9d\x90" + b"\0" * 20, ENCODED % b"compress"),
+        warc(b"4\r\n<p>a\r\nzz\r\n", CHUNKED), warc(np.random.default_rng(0).bytes(3000)), warc(b" \n"), warc(length=7), warc(length=""), warc(kind="Response"),
+        warc(b"4e4f\r\nis a number, and this is a text", CHUNKED.replace(b"html", b"plain")),
+    ],
+    "resource": [warc(head=None, kind="resource", Content_Type=kind) for kind in ("text/html", "text/html; charset=utf-8", "text/plain", "image/png", "")],
+    "other": [warc(kind=kind) for kind in ("warcinfo", "request", "metadata", "revisit", "conversion", "continuation", "future")],
+    "untyped": [warc().replace(b"WARC-Type: response\r\n", b"")],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zstandard.compress])
+def test_every_response_is_a_document_or_a_reject(tmp_path, pack):
+    """Oracle: how many records of each type were written. Each lies in a member of its own; places tell them apart."""
+    members = [(kind, pack(one)) for kind, ones in CASES.items() for one in ones]
+    places, at = {}, 0
+    for kind, member in members:
+        places[f"all.warc#{at}"], at = kind, at + len(member)
+    made = read(tmp_path, b"".join(member for _, member in members), name="all.warc", max_document_bytes=10_000_000)
+    counted = [places[m.uri] for m in made]
+    assert {kind: counted.count(kind) for kind in CASES} == {kind: len(ones) * (kind != "other") for kind, ones in CASES.items()}
+    assert len({m.uri for m in made}) == len(made)
+    assert sum(m.text == MAIN_TEXT for m in made if isinstance(m, Record)) == len(STORED) + 2 + 3  # truncated, Response, resources
+    other = {"no_page", "segmented", "empty_text", "too_large", "broken_record", "undecodable"}
+    assert {m.reason for m in made if isinstance(m, Reject)} == other
+    assert kinds(read(tmp_path, CASES["response"][-1])) == ["record"]
+
+
+def test_an_archive_of_another_format_is_a_reject(tmp_path):
+    arc = b"filedesc://a.arc 0.0.0.0 20260101000000 text/plain 77\n1 0 Internet Archive\nURL IP-address Archive-date Content-type Archive-length\n\n"
+    page_of_it = b"http://site.example/ 0.0.0.0 20260101000000 text/html %d\n%s\n" % (len(HTTP) + 2 + len(PAGE), HTTP + b"\r\n" + PAGE)
+    for data in (arc + page_of_it, gzip.compress(arc) + gzip.compress(page_of_it)):
+        assert set(kinds(read(tmp_path, data))) == {"broken_record"}
 
 
 CYRILLIC = "Река берёт начало в холмах. Впервые её измерили в 1874 году два инженера, и с тех пор она не менялась." * 3

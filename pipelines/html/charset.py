@@ -83,15 +83,23 @@ def decode(data: bytes, label: str | None = None) -> tuple[str | None, str]:
     data = data[len(mark) :]
     if mark and (whole := _whole(data, marked))[0] is not None:
         return whole
-    try:
-        text = data.decode()
-    except UnicodeDecodeError:
-        text = ""
+    text = _utf8(data)
     if text and not ("\0" in text or "\x1b" in text or "~{" in text):
         return text, "utf-8"
     if name := _shifted(data, label) or _wide(data, label):
         return _whole(data, name)
-    return _whole(data, "utf-8" if text or _is_nearly_utf8(data) else _charset(data, label))
+    if text or not data:
+        return text, "utf-8"
+    return _whole(data, "utf-8" if _is_nearly_utf8(data) else _charset(data, label))
+
+
+def _utf8(data: bytes) -> str:
+    """Valid UTF-8, without the half character at which a crawler may have cut it; empty for all else."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        whole = data[: error.start]
+        return whole.decode() if error.reason == "unexpected end of data" and not whole.isascii() else ""
 
 
 def _whole(data: bytes, name: str) -> tuple[str | None, str]:
@@ -127,7 +135,7 @@ def _shifted(data: bytes, label: str | None) -> str | None:
 
 
 def _is_nearly_utf8(data: bytes) -> bool:
-    """Whether UTF-8 is broken in few places: one byte, or the end where a crawler cut the page."""
+    """Whether UTF-8 is broken in few places."""
     lost = data.decode("utf-8", "replace").count("\ufffd") - data.count(b"\xef\xbf\xbd")
     return lost <= BROKEN * len(data.translate(None, ASCII))
 

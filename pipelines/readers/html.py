@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from codecs import BOM_UTF8
 from collections.abc import Iterator
 from typing import Any
 
@@ -75,12 +74,7 @@ def page(
     text, charset = (html.removeprefix("\ufeff"), "utf-8") if isinstance(html, str) else decode(html, label)
     if text is None:
         return Reject(uri, "undecodable", charset, len(html))
-    data = (
-        html.removeprefix(BOM_UTF8)
-        if charset == "utf-8" and isinstance(html, bytes)
-        else text.encode("utf-8", "replace")
-    )
-    data = data.replace(b"\0", b"")  # as HTML's parser ignores it
+    data = text.encode("utf-8", "replace").replace(b"\0", b"")  # HTML's parser ignores NUL
     n_tags = data.count(b"<")
     if n_tags > MAX_TAGS:
         return Reject(uri, "too_many_tags", f"expected at most {MAX_TAGS:,} tags, found {n_tags:,}", len(data))
