@@ -37,15 +37,22 @@ def read_actions(file: Path) -> list[dict[str, Any]]:
 def last_change(folder: Path) -> Commit | None:
     """The newest commit that changed rows or carries an ancestry of ours; None if the log holds none.
 
-    Ours carry one even where no row came or went. Raises ValueError for a commit that is not whole.
+    Ours carry one even where no row came or went. An append of ours stands on the rows that were there: if those are
+    another's, it is the other's commit that is returned. Raises ValueError for a commit that is not whole.
     """
+    newest = None
     for file in reversed(commit_files(folder)):
         actions = read_actions(file)
         info = next((action["commitInfo"] for action in actions if "commitInfo" in action), {})
         ancestry = _ancestry(info.get("userMetadata"))
         if ancestry is not None or any(map(_changes_rows, actions)):
-            return Commit(int(file.stem), ancestry, _author(info))
-    return None
+            commit = Commit(int(file.stem), ancestry, _author(info))
+            if ancestry is None:
+                return commit
+            newest = newest or commit
+            if info.get("operationParameters", {}).get("mode") != "Append":
+                break
+    return newest
 
 
 def _changes_rows(action: dict[str, Any]) -> bool:

@@ -86,7 +86,7 @@ class Lake:
         return {} if last is None or self.damage(table.name, last.version) else last.ancestry
 
     def last_change(self, name: str) -> Commit | None:
-        """The newest commit that changed the table's rows or carries an ancestry; None if the log tells of none."""
+        """`commits.last_change` of the table; None too if its log is damaged."""
         with contextlib.suppress(ValueError):  # `damage` says it
             return last_change(self._folder(name))
         return None
@@ -153,7 +153,7 @@ class Lake:
         before = self.version(table)
         writer.option("userMetadata", json.dumps(ancestry, sort_keys=True)).save(self.path(table))
         if self.version(table) == before:  # no row came and none went: Delta commits nothing
-            self._commit(None, table, ancestry, "append")
+            self._commit(None, table, ancestry, "append" if where or append else "overwrite")
         return self.version(table)
 
     def _commit(self, rows: pa.Table | None, table: Table, ancestry: dict[str, Any], mode: str) -> int:

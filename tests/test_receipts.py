@@ -22,11 +22,11 @@ NAME = tables.PAIRS.name
 OURS = {"step": "dedup", "hash": "h", "deliveries": {"web/1": "x"}}
 
 
-def commit(lake: Lake, n_rows: int, told: str | None = None) -> None:
+def commit(lake: Lake, n_rows: int, told: str | None = None, mode: str = "append") -> None:
     """Rows by delta-rs, ours where the commit carries an ancestry."""
     properties = CommitProperties(custom_metadata={"userMetadata": told}) if told else None
     rows = pa.table({"a": ["x"] * n_rows}, schema=pa.schema({"a": pa.string()}))
-    write_deltalake(lake.path(tables.PAIRS), rows, mode="append", commit_properties=properties)
+    write_deltalake(lake.path(tables.PAIRS), rows, mode=mode, commit_properties=properties)
 
 
 @pytest.fixture
@@ -53,8 +53,10 @@ def test_rows_of_another_are_seen_whatever_it_writes_into_its_commit(lake, told)
     DeltaTable(lake.path(tables.PAIRS)).optimize.compact()  # hides nothing
     assert lake.damage(NAME, 1).startswith(f"table {NAME} was changed by another: version 2, WRITE by delta-rs")
     assert lake.ancestry(tables.PAIRS) == {}
-    commit(lake, 1, json.dumps(OURS))
-    assert lake.damage(NAME, 4) is None
+    commit(lake, 1, json.dumps(OURS))  # stands on the other's rows
+    assert "changed by another: version 2" in lake.damage(NAME, 4) and lake.ancestry(tables.PAIRS) == {}
+    commit(lake, 1, json.dumps(OURS), mode="overwrite")
+    assert lake.damage(NAME, 5) is None
 
 
 def test_commits_of_others_that_change_no_rows_are_no_damage(lake):
