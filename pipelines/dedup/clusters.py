@@ -16,8 +16,9 @@ import pyarrow.compute as pc
 from numba import njit
 
 LAST = -(1 << 31)  # in preference: a source or snapshot that is not named
-# A text whose keeper pairs do not tell, in the order of components and preference: its component (its head's text_hash),
-# its place there by preference, the member whose text is read, and the places of those preferred that it has a pair with.
+# A text whose keeper pairs do not tell, in the order of components and preference: its component (the head's
+# text_hash), its place there by preference, the member whose text is read, and the places of those preferred to it that
+# it has a pair with.
 UNDECIDED = pa.schema([
     ("component", pa.string()), ("place", pa.int64()), ("doc_id", pa.string()), ("text_hash", pa.string()),
     ("n_shingles", pa.int64()), ("known", pa.list_(pa.int64())),
@@ -136,7 +137,8 @@ def undecided(grouped: Grouped) -> pa.Table:
 
 
 def _places_of_pairs(grouped: Grouped, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs once, the preferred end first, as places of texts; rows: their members. None of a text that is not there."""
+    """Pairs once, the preferred end first, as places of texts; rows: their members. None of a text that is not
+    there."""
     place = np.full(1 + max(one.max(initial=-1) for one in (grouped.text, grouped.a, grouped.b)), -1)
     place[grouped.text[rows]] = np.arange(len(rows))
     a, b = place[grouped.a], place[grouped.b]

@@ -27,9 +27,7 @@ from schemas.parts import NearDuplicates
 
 FINGERPRINT = "n_shingles", "signature", "band_keys"
 MEMBERS = "doc_id", "source", "snapshot", "text_hash", "n_shingles", "quality"  # that clusters are made of
-UNDECIDED = (
-    "component string, place bigint, doc_id string, text_hash string, n_shingles bigint, known array<bigint>"
-)
+UNDECIDED = "component string, place bigint, doc_id string, text_hash string, n_shingles bigint, known array<bigint>"
 SETS_OF_COMPONENTS = "component string, place bigint, text_hash string, known array<bigint>, shingles binary"
 KEPT = "text_hash string, keeper string"
 Known = tuple[DataFrame, str]

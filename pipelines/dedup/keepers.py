@@ -5,8 +5,8 @@ is near to it by the exact Jaccard index of both texts' shingles; else it is kep
 what is kept is the first maximal independent set of the whole graph of similarity, whatever pairs LSH proposed.
 
 Only kept texts are held: a component of 10^5 copies of a licence takes memory for a few. They are met by the least of
-their shingles (prefix filter: Chaudhuri et al., A Primitive Operator for Similarity Joins, 2006), so that in a chain, of
-which thousands are kept, a text meets few. Pages of one template meet all that are kept, by sketches of two bits a
+their shingles (prefix filter: Chaudhuri et al., A Primitive Operator for Similarity Joins, 2006), so that in a chain,
+of which thousands are kept, a text meets few. Pages of one template meet all that are kept, by sketches of two bits a
 shingle (Sandes et al., Bitmap Filter, 2017) that tell of most that they are not near.
 """
 
@@ -171,8 +171,8 @@ def _sketch(values, bits):
 
 @njit
 def _near(a, b, bits_a, bits_b, threshold):
-    """Whether the Jaccard index of two sets reaches the threshold. Sketches tell of most that it does not: those of this
-    similarity differ in (1 - threshold) / (1 + threshold) of their values at the most."""
+    """Whether the Jaccard index of two sets reaches the threshold. Sketches tell of most that it does not: two sets
+    this similar differ in (1 - threshold) / (1 + threshold) of their values at the most."""
     most = (1 - threshold) / (1 + threshold) * (len(a) + len(b)) + 1  # and one, for rounding
     return _differing(bits_a, bits_b) <= most and merge_reaches(a, b, threshold)
 
@@ -190,7 +190,9 @@ def _differing(a, b):
     return n
 
 
-def keep_here(undecided: pa.Table, texts: list[str], spark: Callable[[], SparkSession], near: NearDuplicates) -> pa.Table:
+def keep_here(
+    undecided: pa.Table, texts: list[str], spark: Callable[[], SparkSession], near: NearDuplicates
+) -> pa.Table:
     """KEPT of UNDECIDED that fit into this process; texts: paths as `dedup.pairs_here` takes them.
 
     Tasks of Spark read the texts of whole components themselves; of few they are read here, and Spark is not asked for.
