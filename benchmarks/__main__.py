@@ -27,6 +27,7 @@ PARTS = (
     "signals",
     "signatures",
     "duplicates",
+    "chains",
     "extraction",
     "languages",
     "edits",

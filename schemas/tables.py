@@ -119,10 +119,11 @@ PAIRS = Table(
 
 CLUSTERS = Table(
     "silver.clusters",
-    "which documents are copies or near copies of one another",
+    "a kept document, and the copies and near copies that are dropped for it",
     (
         DOC_ID,
         Column("cluster_id", "string", "smallest doc_id of the cluster"),
+        Column("component", "string", "smallest doc_id of all that pairs connect: one cluster or more"),
         Column("size", "bigint", "documents in the cluster"),
         Column("rank", "int", "place in the cluster's order of preference; 1 is kept"),
         Column("keeper", "string", "doc_id of rank 1"),

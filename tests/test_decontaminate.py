@@ -268,7 +268,7 @@ def test_the_record_says_what_was_searched_found_and_dropped(spark, planted):
     all_of_it = suite(files)
     rows = contamination(frame(spark, texts), all_of_it).localCheckpoint()
     signals = spark.createDataFrame([(i, "s", "docs", 100, 0.5, None, 3) for i in texts], "doc_id string, source string, domain string, n_bytes long, quality double, quality_model string, n_words int")
-    clusters = signals.selectExpr("doc_id", "doc_id as cluster_id", "1 as rank", "true as exact")
+    clusters = signals.selectExpr("doc_id", "doc_id as component", "1 as rank", "true as exact")
     verdicts = judge({"signals": signals, "clusters": clusters, "contamination": rows}, Terms({}, {"all": 0.0}, Heldout(), 1, cover=files.threshold)).localCheckpoint()
     dropped = sorted(int(row.doc_id, 16) for row in verdicts.where("not keep").collect())
     assert dropped == [3, 5, 7, 9] and {row.reason for row in verdicts.where("not keep").collect()} == {"contaminated"}

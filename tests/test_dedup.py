@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from pyspark.sql import functions as F
 
 from pipelines import assets, capacity
-from pipelines.dedup import buckets, clusters, dedup, stars
+from pipelines.dedup import buckets, clusters, dedup, keepers, stars
+from pipelines.dedup.verify import shingle_sets
 from pipelines.signals.context import Context
 from pipelines.signals.measure import measure
 from schemas import tables
@@ -186,12 +187,32 @@ def in_order(rows):
     return sorted(tuple(row.values()) for row in table.to_pylist())
 
 
-def clustered(signals, pairs: pa.Table, priority: dict, recency: dict) -> pa.Table:
-    narrow = signals.select("doc_id", "source", "snapshot", "text_hash", "quality").toArrow()
-    return clusters.clusters(clusters.members(narrow, priority, recency), pairs)
+def clustered(signals, pairs: pa.Table, files: list[str], priority: dict, recency: dict) -> pa.Table:
+    grouped = clusters.group(clusters.members(signals.select(*dedup.MEMBERS).toArrow(), priority, recency), pairs)
+    return clusters.clusters(grouped, keepers.keep_here(clusters.undecided(grouped), files, no_spark, NEAR))
 
 
-def test_pairs_and_clusters_are_those_of_brute_force_and_the_preferred_member_is_kept(texts, signals, found):
+def no_spark():
+    raise AssertionError("expected few texts to be read in this process")
+
+
+def first_independent_set(order: list[str], near, known=lambda a, b: False) -> dict[str, str]:
+    """For each member, in the order of preference, the one that it is dropped for; itself where it is kept."""
+    kept, keeper = [], {}
+    for one in order:
+        of_pairs = [other for other in kept if known(other, one)]
+        keeper[one] = next((other for other in of_pairs or kept if near(other, one)), one)
+        kept += [one] * (keeper[one] == one)
+    return keeper
+
+
+def lacking(pairs: pa.Table) -> pa.Table:
+    """Without two of three: pairs that no bucket proposed."""
+    return pairs.sort_by([("a", "ascending"), ("b", "ascending")]).take(pa.array(range(0, len(pairs), 3)))
+
+
+@pytest.mark.parametrize("proposed", ["all", "some"])
+def test_pairs_and_clusters_are_those_of_brute_force_and_of_near_copies_the_preferred_is_kept(texts, signals, files, found, proposed):
     hashes = {row.doc_id: row.text_hash for row in signals.collect()}
     alike = [(a, b) for a, b in combinations(sorted(texts), 2) if jaccard(texts[a], texts[b]) >= NEAR.threshold]
     pairs = {(row["a"], row["b"]) for row in found.to_pylist()}
@@ -199,17 +220,26 @@ def test_pairs_and_clusters_are_those_of_brute_force_and_the_preferred_member_is
 
     facts = {row.doc_id: row for row in signals.collect()}
     recency = {("a", "0"): 1, ("a", "1"): 2, ("b", "0"): 4, ("b", "1"): 3}
-    rows = {row["doc_id"]: row for row in clustered(signals, found, {"a": 0, "b": 1}, recency).to_pylist()}
-    expected = components(sorted(texts), alike)
-    assert {doc_id: row["cluster_id"] for doc_id, row in rows.items()} == expected
-    assert len(set(expected.values())) < len(texts) - 20  # something was there to be found
+    found = found if proposed == "all" else lacking(found)
+    pairs = {(row["a"], row["b"]) for row in found.to_pylist()}
+    rows = {row["doc_id"]: row for row in clustered(signals, found, files, {"a": 0, "b": 1}, recency).to_pylist()}
+
+    def known(a: str, b: str) -> bool:
+        return hashes[a] == hashes[b] or tuple(sorted((hashes[a], hashes[b]))) in pairs
+
+    component = components(sorted(texts), [(a, b) for a, b in combinations(sorted(texts), 2) if known(a, b)])
+    order, close = sorted(texts, key=lambda i: preference(facts[i], recency)), set(alike)
+    near = lambda a, b: component[a] == component[b] and tuple(sorted((a, b))) in close  # noqa: E731
+    keeper = first_independent_set(order, near, known)
+    copies = {hashes[i]: keeper[i] for i in reversed(order)}  # copies of one text go together
+    keeper = {i: copies[hashes[i]] for i in order}
+    assert 20 < len(set(keeper.values())) < len(texts) - 20 and len(set(component.values())) < len(set(keeper.values()))
     for doc_id, row in rows.items():
-        members = [m for m in texts if expected[m] == expected[doc_id]]
-        best = min(members, key=lambda m: preference(facts[m], recency))
-        assert (row["size"], row["keeper"], row["rank"] == 1) == (len(members), best, doc_id == best)
-        folded = [" ".join(texts[m].lower().split()) for m in (doc_id, best)]
-        assert row["exact"] == (folded[0] == folded[1])
-    assert Counter(row["cluster_id"] for row in rows.values() if row["rank"] == 1) == Counter(set(expected.values()))  # one of each is kept
+        cluster = [i for i in order if keeper[i] == keeper[doc_id]]
+        assert (row["keeper"], row["cluster_id"], row["component"]) == (keeper[doc_id], min(cluster), component[doc_id])
+        assert (row["size"], row["rank"]) == (len(cluster), cluster.index(doc_id) + 1)
+        assert row["exact"] == (hashes[doc_id] == hashes[keeper[doc_id]])
+    assert len(rows) == len(texts)
 
 
 def preference(fact, recency) -> tuple:
@@ -238,7 +268,7 @@ def test_an_increment_concerns_what_shares_a_bands_key_with_a_new_text(signals):
 
 
 @pytest.mark.parametrize("touched_fits", [True, False])
-def test_what_does_not_fit_into_one_process_gives_the_same_rows(spark, signals, documents, found, monkeypatch, touched_fits):
+def test_what_does_not_fit_into_one_process_gives_the_same_rows(spark, signals, documents, files, found, monkeypatch, touched_fits):
     monkeypatch.setitem(capacity.LIMITS, "pairs", 0)  # nor do components
     monkeypatch.setitem(capacity.LIMITS, "keys", 400)  # several parts
     monkeypatch.setitem(capacity.LIMITS, "documents", 20)
@@ -249,17 +279,84 @@ def test_what_does_not_fit_into_one_process_gives_the_same_rows(spark, signals, 
     assert in_order(dedup.pairs(signals, documents, NEAR, (old, half))) == in_order(found)
     if not touched_fits:
         assert in_order(dedup.pairs(signals, documents, NEAR)) == in_order(found)
-        columns = list(tables.CLUSTERS.column_names)
-        assert in_order(dedup.group_clusters(signals, pairs, {})) == in_order(clustered(signals, found, {}, {}).select(columns))
+        some, columns = lacking(found), list(tables.CLUSTERS.column_names)
+        in_parts = dedup.group_clusters(signals, spark.createDataFrame(some), documents, NEAR, {})
+        assert in_order(in_parts) == in_order(clustered(signals, some, files, {}, {}).select(columns))
 
 
-def test_a_text_that_is_no_longer_there_still_connects_its_copies_and_no_quality_is_the_worst():
-    members = {"doc_id": ["1", "2", "3", "4"], "text_hash": ["x", "z", "z", "w"], "priority": [0] * 4, "recency": [1, 1, 0, 0]}
+def test_copies_go_by_their_text_no_quality_is_the_worst_and_a_text_that_is_no_longer_there_connects():
+    members = {"doc_id": ["1", "2", "3", "4"], "text_hash": ["x", "z", "z", "w"], "n_shingles": [9] * 4, "priority": [0] * 4, "recency": [1, 1, 0, 0]}
     members = pa.table(members | {"quality": pa.array([None, 0.0, 0.0, None], pa.float64())})
-    table = clusters.clusters(members, pa.table({"a": ["x", "y"], "b": ["y", "z"]}))
-    rows = [tuple(row[name] for name in ("doc_id", "cluster_id", "size", "rank", "keeper", "exact")) for row in table.to_pylist()]
-    assert sorted(rows) == [("1", "1", 3, 3, "2", False), ("2", "1", 3, 1, "2", True), ("3", "1", 3, 2, "2", True), ("4", "4", 1, 1, "4", True)]
-    assert len(clusters.clusters(members.slice(0, 0), pa.table({"a": ["x"], "b": ["y"]}))) == 0
+    grouped = clusters.group(members, pa.table({"a": ["x", "y"], "b": ["y", "z"]}))
+    asked = clusters.undecided(grouped)
+    assert [tuple(row.values()) for row in asked.to_pylist()] == [("z", 0, "2", "z", 9, []), ("z", 1, "1", "x", 9, [])]
+    for near in (True, False):
+        table = clusters.clusters(grouped, pa.table({"text_hash": ["z", "x"], "keeper": ["z", "z" if near else "x"]}))
+        rows = [tuple(row.values()) for row in table.to_pylist()]
+        first = ("1", "1", "1", 3, 3, "2", False) if near else ("1", "1", "1", 1, 1, "1", True)
+        least, size = ("1", 3) if near else ("2", 2)
+        assert sorted(rows) == [first, ("2", least, "1", size, 1, "2", True), ("3", least, "1", size, 2, "2", True), ("4", "4", "4", 1, 1, "4", True)]
+    none = clusters.group(members.slice(0, 0), pa.table({"a": ["x"], "b": ["y"]}))
+    assert len(clusters.undecided(none)) == len(clusters.clusters(none, clusters.KEPT.empty_table())) == 0
+
+
+# ---- keepers ----
+
+
+def sets_of_components(texts: list[str], component: np.ndarray, known: list[list[int]], ngram: int) -> pa.Table:
+    shingles = shingle_sets(pa.array(texts, pa.large_string()), ngram).cast(pa.large_binary())
+    names = [f"{number:03}" for number in component]
+    return pa.table([names, range(len(texts)), list(map(str, range(len(texts)))), known, shingles], schema=keepers.SETS)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 40), st.sampled_from([0.3, 0.5, 0.7, 0.8, 0.95, 1.0]), st.sampled_from([1, 60, 10**9]))
+def test_what_is_kept_is_the_first_independent_set_of_the_whole_graph_however_little_is_held(seed, n, threshold, at_a_time):
+    chance = np.random.default_rng(seed)
+    base = chance.integers(0, 50, 40)
+    texts = []
+    for _ in range(n):
+        words = np.where(chance.random(40) < chance.choice([0.0, 0.05, 0.2]), chance.integers(50, 60, 40), base)
+        texts.append(" ".join(f"w{word}" for word in words[: chance.integers(20, 41)]))
+    component = np.sort(chance.integers(0, 3, n))
+    sets = [shingles(text, 2) for text in texts]
+    near = lambda a, b: component[a] == component[b] and len(sets[a] & sets[b]) / len(sets[a] | sets[b]) >= threshold  # noqa: E731
+    known = [[a for a in range(b) if near(a, b) and chance.random() < 0.3] for b in range(n)]
+    expected = first_independent_set(range(n), near, lambda a, b: a in known[b])
+    starts = np.searchsorted(component, component)
+    rows = sets_of_components(texts, component, [[int(a - starts[b]) for a in known[b]] for b in range(n)], 2)
+    rows = rows.set_column(1, "place", pa.array(np.arange(n) - starts))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(keepers, "AT_A_TIME", at_a_time)
+        kept = pa.Table.from_batches(keepers.keep([rows.slice(i, 3) for i in range(0, n, 3)], threshold))
+    assert {int(row["text_hash"]): int(row["keeper"]) for row in kept.to_pylist()} == expected
+
+
+def test_of_windows_that_run_along_a_text_enough_are_kept_that_each_is_near_one():
+    words = [f"word{i}" for i in range(60 * 7 + 200)]
+    texts = [" ".join(words[7 * i : 7 * i + 200]) for i in random.Random(5).sample(range(60), 60)]
+    rows = sets_of_components(texts, np.zeros(60, int), [[] for _ in texts], 5)
+    keeper = keepers.choose(rows, 0, 0.8)
+    assert keeper.tolist() == list(first_independent_set(range(60), lambda a, b: jaccard(texts[a], texts[b]) >= 0.8).values())
+    left = set().union(*(shingles(texts[i]) for i in set(keeper.tolist())))
+    assert 12 <= len(set(keeper.tolist())) <= 30 and len(left) > 0.97 * (len(words) - 4)
+
+
+def test_pages_of_one_template_that_are_no_near_copies_are_all_kept():
+    chance = np.random.default_rng(1)
+    template = " ".join(f"w{i}" for i in range(200))
+    texts = [template + " " + " ".join(f"v{i}" for i in chance.integers(0, 10**6, 40)) for _ in range(300)]  # Jaccard .69
+    assert keepers.choose(sets_of_components(texts, np.zeros(300, int), [[] for _ in texts], 5), 0, 0.8).tolist() == list(range(300))
+
+
+def test_texts_of_whole_components_are_dealt_to_tasks_of_spark(spark, signals, files, found, monkeypatch):
+    grouped = clusters.group(clusters.members(signals.select(*dedup.MEMBERS).toArrow(), {}, {}), lacking(found))
+    asked = clusters.undecided(grouped)
+    here = keepers.keep_here(asked, files, no_spark, NEAR)
+    monkeypatch.setattr(keepers, "BLOCK", 500)
+    tasks = keepers.task_of_each(asked, 4)
+    assert set(tasks.tolist()) == {0, 1, 2, 3} and len(set(zip(tasks, asked.column("component").to_pylist(), strict=True))) == len(asked.column("component").unique())
+    assert in_order(keepers.keep_here(asked, files, lambda: spark, NEAR)) == in_order(here) and len(here) == len(asked) > 20
 
 
 # ---- components ----

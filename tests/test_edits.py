@@ -364,7 +364,7 @@ def edited(spark, tmp_path_factory) -> Job:
     ids = [f"{i:032x}" for i in range(len(planted_pages()))]
     rows = [(i, "pages", "1", i, "docs", None, {}, text, len(text)) for i, text in zip(ids, planted_pages(), strict=True)]
     job.write(spark.createDataFrame(rows, tables.DOCUMENTS.ddl), tables.DOCUMENTS, "ingest")
-    job.write(spark.createDataFrame([(i, i, 1, 1, i, True) for i in ids], tables.CLUSTERS.ddl), tables.CLUSTERS, "dedup")
+    job.write(spark.createDataFrame([(i, i, i, 1, 1, i, True) for i in ids], tables.CLUSTERS.ddl), tables.CLUSTERS, "dedup")
     batch = measure_batch(batch_of(planted_pages(), ["docs"] * len(ids)), Context(assets.LANGUAGE_MODEL.read_bytes()))
     signals = [tuple(row.values()) for row in batch.set_column(1, "source", pa.array(["pages"] * len(ids))).to_pylist()]
     table = TABLE

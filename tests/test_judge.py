@@ -52,7 +52,7 @@ def judged(way, folder, terms, **given) -> dict[str, dict]:
 def verdicts(request, spark, tmp_path_factory):
     schema = "doc_id string, source string, domain string, n_bytes long, n_words long, mean_word_len double, max_line_len long, quality double, quality_model string"
     signals = spark.createDataFrame([(r[0], "s", r[1], 100 * i, *r[2:6], r[1]) for i, r in enumerate(ROWS)], schema)
-    clusters = spark.createDataFrame([(r[0], f"cluster{r[0]}", r[6], r[7]) for r in ROWS], "doc_id string, cluster_id string, rank int, exact boolean")
+    clusters = spark.createDataFrame([(r[0], f"cluster{r[0]}", r[6], r[7]) for r in ROWS], "doc_id string, component string, rank int, exact boolean")
     terms = Terms(RULES, TIERS, Heldout(fraction=1.0, max_bytes=500), 1)
     return judged(request.param, tmp_path_factory.mktemp("tables"), terms, signals=signals, clusters=clusters)
 
@@ -84,7 +84,7 @@ EDITED = [
 def test_what_edits_leave_is_judged_in_the_documents_place_and_evaluation_items_count(spark, tmp_path, way):
     columns = "doc_id string, source string, domain string, n_bytes long, n_words long, mean_word_len double, quality double, quality_model string"
     signals = spark.createDataFrame([(row[0], "s", "docs", 100, 50, 5.0, 0.5, "docs") for row in EDITED], columns)
-    clusters = spark.createDataFrame([(row[0], row[0], row[3], False) for row in EDITED], "doc_id string, cluster_id string, rank int, exact boolean")
+    clusters = spark.createDataFrame([(row[0], row[0], row[3], False) for row in EDITED], "doc_id string, component string, rank int, exact boolean")
     rests = spark.createDataFrame([(row[0], "s", "docs", *row[1][:2], 5.0, row[1][2], "docs") for row in EDITED if row[1]], columns)
     covers = [(row[0], cover) for row in EDITED for cover in ((0.5, 0.9) if row[2] else (0.49,))]  # two items, or none so far
     contamination = spark.createDataFrame(covers, "doc_id string, cover double")
@@ -95,10 +95,10 @@ def test_what_edits_leave_is_judged_in_the_documents_place_and_evaluation_items_
 
 
 @pytest.mark.parametrize("way", ["spark", "here"])
-def test_the_held_out_share_is_drawn_by_cluster(spark, tmp_path, way):
+def test_the_held_out_share_is_drawn_by_component(spark, tmp_path, way):
     n = 4000
     signals = spark.range(n).selectExpr("cast(id as string) doc_id", "'s' source", "'x' domain", "1L n_bytes", "0.5D quality", "'x' quality_model")
-    clusters = spark.range(n).selectExpr("cast(id as string) doc_id", "cast(id div 2 as string) cluster_id", "1 rank", "true exact")
+    clusters = spark.range(n).selectExpr("cast(id as string) doc_id", "cast(id div 2 as string) component", "1 rank", "true exact")
     rows = judged(way, tmp_path, Terms({}, {"all": 0.0}, Heldout(fraction=0.1), 4), signals=signals, clusters=clusters)
     ids = {int(doc_id) for doc_id, row in rows.items() if row.heldout}
     assert ids == {i for i in range(n) if int(hashlib.md5(f"4/heldout/{i // 2}".encode()).hexdigest()[:8], 16) < int(0.1 * 2**32)}

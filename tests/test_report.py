@@ -83,7 +83,7 @@ def table_rows() -> list[tuple[tables.Table, list[dict]]]:
         documents.append({**base, "snapshot": "1", "uri": f"{number}.txt", "licence": "MIT" if number % 2 else None, "facts": {}, "text": text})
         signals.append(signals_row(number, source, text, reasons, special))
         root, rank, exact = CLUSTERS.get(number, (number, 1, True))
-        clusters.append({**base, "cluster_id": doc_id(root), "size": SIZES.get(root, 1), "rank": rank, "keeper": doc_id(root), "exact": exact})
+        clusters.append({**base, "cluster_id": doc_id(root), "component": doc_id(root), "size": SIZES.get(root, 1), "rank": rank, "keeper": doc_id(root), "exact": exact})
         verdict = {"keep": not reasons, "reason": reasons[0] if reasons else None, "reasons": reasons}
         verdicts.append({**base, **verdict, "percentile": None if reasons else 0.75, "tier": tier, "heldout": heldout})
         if n_tokens:

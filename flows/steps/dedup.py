@@ -17,8 +17,7 @@ from schemas.recipe import Recipe
 
 NEEDS = ("ingest", "measure")
 TABLES = (tables.PAIRS, tables.CLUSTERS)
-REVISION = 2
-MEMBERS = ["doc_id", "source", "snapshot", "text_hash", "quality"]
+REVISION = 3
 
 
 def part(recipe: Recipe) -> dict[str, Any]:
@@ -34,20 +33,24 @@ def files(job: Job) -> list[Path]:
 
 def run(job: Job) -> Counts:
     """Near copies by the deliveries that silver.pairs lacks; clusters of everything."""
-    from pipelines.dedup import clusters, dedup
+    from pipelines.dedup import clusters, dedup, keepers
 
     store_pairs(job)
-    sources = job.recipe.sources
+    sources, near = job.recipe.sources, job.recipe.near_duplicates
     priority = {source.name: source.priority for source in sources}
     recency = {(source.name, snapshot): time for source in sources for time, snapshot in enumerate(source.snapshots)}
     lake, copies, exact = job.home.lake, pc.field("rank") > 1, pc.field("exact")
     n_pairs = lake.rows(tables.PAIRS)
     here = capacity.fits(documents=lake.rows(tables.SIGNALS), pairs=n_pairs)
     if here:
-        members = clusters.members(lake.arrow(tables.SIGNALS, MEMBERS), priority, recency)
-        clustered = clusters.clusters(members, lake.arrow(tables.PAIRS, ["a", "b"]))
+        members = clusters.members(lake.arrow(tables.SIGNALS, [*dedup.MEMBERS]), priority, recency)
+        grouped = clusters.group(members, lake.arrow(tables.PAIRS, ["a", "b"]))
+        asked = clusters.undecided(grouped)
+        kept = keepers.keep_here(asked, lake.files(tables.DOCUMENTS), lambda: job.spark, near)
+        clustered = clusters.clusters(grouped, kept)
     else:
-        clustered = dedup.group_clusters(job.read(tables.SIGNALS), job.read(tables.PAIRS), priority, recency)
+        read = map(job.read, (tables.SIGNALS, tables.PAIRS, tables.DOCUMENTS))
+        clustered = dedup.group_clusters(*read, near, priority, recency)
     rows = job.write(clustered, tables.CLUSTERS, "dedup")
     told = {
         "documents": rows,

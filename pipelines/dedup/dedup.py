@@ -1,6 +1,7 @@
-"""Exact and near duplicates: candidates by LSH, decided by true Jaccard, grouped by connected components.
+"""Exact and near duplicates: candidates by LSH, decided by true Jaccard, and of each component what is kept.
 
-`buckets` says what nodes, buckets and support are, and why an increment is exact; `clusters` which member is preferred.
+`buckets` says what nodes, buckets and support are, and why an increment is exact; `clusters` which member is preferred,
+and what is left to be asked of texts; `keepers` asks it.
 Narrow columns that fit into this process are worked on whole (`pairs_here`), which saves a dozen shuffles and Delta
 tables' way through Java; of what does not fit, Spark gives the same functions parts that hold whole buckets or
 components (`pairs`, `group_clusters`). Texts are read by Spark's workers in either way.
@@ -16,7 +17,7 @@ from pyspark.sql import DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from pipelines import capacity
-from pipelines.dedup import buckets, clusters, verify
+from pipelines.dedup import buckets, clusters, keepers, verify
 from pipelines.dedup.buckets import BLOCK, SLACK
 from pipelines.dedup.stars import connected_components
 from pipelines.dedup.verify import SETS, sets_of, verify_here
@@ -25,6 +26,10 @@ from schemas import tables
 from schemas.parts import NearDuplicates
 
 FINGERPRINT = "n_shingles", "signature", "band_keys"
+MEMBERS = "doc_id", "source", "snapshot", "text_hash", "n_shingles", "quality"  # that clusters are made of
+UNDECIDED = "component string, place bigint, doc_id string, text_hash string, n_shingles bigint, known array<bigint>"
+SETS_OF_COMPONENTS = "component string, place bigint, text_hash string, known array<bigint>, shingles binary"
+KEPT = "text_hash string, keeper string"
 Known = tuple[DataFrame, str]
 
 
@@ -179,18 +184,53 @@ def verify_tiles(changes: DataFrame, sets: DataFrame, threshold: float) -> DataF
 
 
 def group_clusters(
-    signals: DataFrame, pairs: DataFrame, priority: dict[str, int], recency: dict[tuple[str, str], int] | None = None
-) -> DataFrame:
-    """Columns of silver.clusters for every document of `signals`: doc_id, source, snapshot, text_hash, quality.
+    signals: DataFrame, pairs: DataFrame, documents: DataFrame, near: NearDuplicates,
+    priority: dict[str, int], recency: dict[tuple[str, str], int] | None = None,
+) -> DataFrame:  # fmt: skip
+    """Columns of silver.clusters for every document of `signals`: doc_id, source, snapshot, text_hash, n_shingles,
+    quality.
 
-    pairs: a, b (text_hash). recency by source and snapshot, the greater the later. A part holds whole components.
+    pairs: a, b (text_hash). documents: doc_id, text. recency by source and snapshot, the greater the later. A part
+    holds whole components.
     """
-    narrow = signals.select("doc_id", "source", "snapshot", "text_hash", "quality")
-    members = narrow.join(connected_components(pairs), "text_hash", how="left")
-    members = members.withColumn("component", F.coalesce("component", "text_hash"))
+    members = with_components(signals.select(*MEMBERS), pairs).localCheckpoint()  # read twice
+    parts = capacity.parts(documents=members.count())
 
-    def ranked(rows: pa.Table) -> pa.Table:
-        return clusters.clusters_of_components(rows, priority, recency or {})
+    def undecided(rows: pa.Table) -> pa.Table:
+        return clusters.undecided(clusters.group_components(rows, priority, recency or {}))
 
-    parts = capacity.parts(documents=narrow.count())
-    return in_whole_groups(members, ["component"], ranked, tables.CLUSTERS.ddl, parts)
+    def clustered(rows: pa.Table) -> pa.Table:
+        kept = rows.select(["text_hash", "kept_for"]).rename_columns(clusters.KEPT.names)
+        grouped = clusters.group_components(rows, priority, recency or {})
+        return clusters.clusters(grouped, kept.filter(pc.is_valid(kept.column("keeper"))))
+
+    asked = in_whole_groups(members, ["component"], undecided, UNDECIDED, parts)
+    kept = keep_in_parts(asked, documents, near).withColumnRenamed("keeper", "kept_for")
+    known = members.join(kept, "text_hash", how="left")
+    return in_whole_groups(known, ["component"], clustered, tables.CLUSTERS.ddl, parts)
+
+
+def with_components(members: DataFrame, pairs: DataFrame) -> DataFrame:
+    """members with component, a text's own hash where it has no pair, and near, the texts that it has a pair with."""
+    both = pairs.select("a", "b").union(pairs.select("b", "a")).toDF("text_hash", "end")
+    near = both.groupBy("text_hash").agg(F.collect_list("end").alias("near"))
+    found = members.join(connected_components(pairs), "text_hash", how="left").join(near, "text_hash", how="left")
+    found = found.withColumn("component", F.coalesce("component", "text_hash"))
+    return found.withColumn("near", F.coalesce("near", F.array().cast("array<string>")))
+
+
+def keep_in_parts(undecided: DataFrame, documents: DataFrame, near: NearDuplicates) -> DataFrame:
+    """KEPT of any number of rows of UNDECIDED. Each text is read once, and its set of shingles moves once."""
+    wanted = broadcast_small(undecided, 3 * ID_BYTES + F.lit(8) * F.size("known"))
+    texts = documents.select("doc_id", "text").join(wanted, "doc_id", how="inner")
+
+    def sets(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            shingles = verify.shingle_sets(batch.column("text"), near.ngram)
+            yield batch.append_column("shingles", shingles).select([*keepers.SETS.names])
+
+    def keep(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        yield from keepers.keep((pa.Table.from_batches([b]).cast(keepers.SETS) for b in batches), near.threshold)
+
+    dealt = texts.mapInArrow(sets, SETS_OF_COMPONENTS).repartition("component")
+    return dealt.sortWithinPartitions("component", "place").mapInArrow(keep, KEPT)

@@ -79,12 +79,12 @@ def _reaches(values, bounds, first, second, threshold):
     out = np.zeros(len(first), np.bool_)
     for pair in range(len(out)):
         a, b = first[pair], second[pair]
-        out[pair] = _merge(values[bounds[a] : bounds[a + 1]], values[bounds[b] : bounds[b + 1]], threshold)
+        out[pair] = merge_reaches(values[bounds[a] : bounds[a + 1]], values[bounds[b] : bounds[b + 1]], threshold)
     return out
 
 
 @njit
-def _merge(a, b, threshold):
+def merge_reaches(a, b, threshold):
     """Whether |a and b| / |a or b| >= threshold of ascending values. A merge stops when what is left cannot reach
     it."""
     total = len(a) + len(b)

@@ -19,7 +19,7 @@ from schemas.parts import Heldout
 
 # Percentiles are read off a histogram of so many bins, exact to one bin: no task sorts a whole domain.
 BINS = 10_000
-DRAWN_BITS = 32  # of a cluster's hash, by which it is held out
+DRAWN_BITS = 32  # of a component's hash, by which it is held out
 Rules = dict[str, tuple[Rule, ...]]
 
 
@@ -84,7 +84,7 @@ def statement(tables: Collection[str], terms: Terms, none: str) -> str:
         f"left join ({RESTS.format(failed=_braced(failed_rules(rules, 'rest_')))}) r on s.doc_id = r.doc_id"
     ] * has_rests
     joins += [f"left join ({contaminated_documents(terms.cover)}) x on s.doc_id = x.doc_id"] * has_items
-    hashed = f"md5(concat('{terms.seed}/heldout/', cluster_id))"
+    hashed = f"md5(concat('{terms.seed}/heldout/', component))"
     drawn = f"concat('0', substr({hashed}, 1, {DRAWN_BITS // 4})) < '{_share(terms.heldout.fraction)}'"
     return VERDICTS.format(
         failed=_braced(failed_rules(rules)),
@@ -104,7 +104,7 @@ RESTS = "select doc_id, n_bytes, quality, quality_model, {failed} as failed from
 # that in common.
 VERDICTS = """
     with judged as (
-        select s.doc_id, s.source, s.domain, s.n_bytes, c.cluster_id,
+        select s.doc_id, s.source, s.domain, s.n_bytes, c.component,
             {quality} as quality, {quality_model} as quality_model, concat_ws(',', {reasons}) as told
         from (select doc_id, source, domain, n_bytes, quality, quality_model, {failed} as failed from {{signals}}) s
             join {{clusters}} c on s.doc_id = c.doc_id {joins}
@@ -146,7 +146,8 @@ def _tier(tiers: dict[str, float]) -> str:
 def _share(fraction: float) -> str:
     """The hash, as hex digits with one before them, below which a cluster is held out.
 
-    Drawn by cluster: the other members of a held-out document's cluster are dropped as its duplicates.
+    Drawn by component: what is kept beside a held-out document may share most of its text with it, as do the windows of
+    a chain.
     """
     return format(int(fraction * (1 << DRAWN_BITS)), f"0{DRAWN_BITS // 4 + 1}x")
 
