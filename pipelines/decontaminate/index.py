@@ -18,7 +18,8 @@ import numpy as np
 import pyarrow as pa
 from numba import njit
 
-from pipelines.texts.characters import Strings, longest, utf8
+from pipelines.decontaminate.plain import plain_batch
+from pipelines.texts.characters import Strings, longest
 from pipelines.texts.words import WORD_FOLD, fold_text, folded_room, hash_words, join_words, room
 
 COMMON = 256  # passages: more than the questions on one text, fewer than the items of a benchmark that begin alike
@@ -56,7 +57,7 @@ class Index(NamedTuple):
 def grams(texts: Strings, ngram: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Hashes of the n-grams of each text in order (uint64, none below n words), their bounds, and the numbers of
     words."""
-    data, offsets = utf8(texts)
+    data, offsets = plain_batch(texts)
     hashes = np.empty((offsets[-1] - offsets[0]) // 2 + len(texts), np.uint64)
     bounds, n_words = np.zeros(len(texts) + 1, np.int64), np.zeros(len(texts), np.int32)
     folded = np.empty(folded_room(longest(offsets)), np.uint8)

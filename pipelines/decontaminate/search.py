@@ -9,10 +9,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 from numba import njit
 
 from pipelines.decontaminate.index import FLOOR, RUN_WORDS, Index, filter_bits, number
-from pipelines.texts.characters import Strings, decode, longest, read_only, utf8
+from pipelines.decontaminate.plain import plain_batch, plain_places
+from pipelines.texts.characters import Strings, decode, longest, read_only
 from pipelines.texts.words import ALONE, WORD, WORD_FOLD, fold_text, folded_room, hash_words, join_words, room
 
 SPAN = 4  # of a passage's words: question and answer may stand apart, with as much between them
@@ -41,7 +43,7 @@ class Searcher:
 
     def search(self, texts: Strings) -> list[tuple[int, list[Match]]]:
         """(number of the text, its matches by passage) of the texts that cover anything, in order."""
-        data, offsets = utf8(texts)
+        data, offsets = plain_batch(texts)
         most = (offsets[-1] - offsets[0]) // 2 + len(texts)
         positions, grams = np.empty(most, np.int32), np.empty(most, np.int32)
         bounds = np.zeros(len(texts) + 1, np.int64)
@@ -50,21 +52,21 @@ class Searcher:
         matches = []
         for d in np.flatnonzero(np.diff(bounds)):
             hits = slice(bounds[d], bounds[d + 1])
-            text = data[offsets[d] : offsets[d + 1]]
-            if mine := self._matches(text, positions[hits], grams[hits]):
+            if mine := self._matches(texts[int(d)].as_buffer(), positions[hits], grams[hits]):
                 matches.append((int(d), mine))
         return matches
 
-    def _matches(self, text: np.ndarray, positions: np.ndarray, grams: np.ndarray) -> list[Match]:
+    def _matches(self, text: pa.Buffer, positions: np.ndarray, grams: np.ndarray) -> list[Match]:
         rows = _covers(positions, grams, self.index, self.seen, self.counts, self.slots)
         if len(rows) == 0:
             return []
-        places = _word_places(text, WORD_FOLD, int(rows[:, 3].max()) + self.index.ngram)
+        smooth, begins, ends = plain_places(read_only(np.frombuffer(text, np.uint8)))
+        places = _word_places(smooth, WORD_FOLD, int(rows[:, 3].max()) + self.index.ngram)
         matches = []
         for passage, held, first, last, matched, run in rows[np.argsort(rows[:, 0])].tolist():
             cover = 1.0 if self.index.is_short[passage] else held / int(self.index.distinct[passage])
             matches.append(
-                Match(passage, cover, matched, run, int(places[first, 0]), int(places[last + self.index.ngram - 1, 1]))
+                Match(passage, cover, matched, run, int(begins[places[first, 0]]), int(ends[places[last + self.index.ngram - 1, 1] - 1]))
             )
         return matches
 
