@@ -30,6 +30,7 @@ PARTS = (
     "extraction",
     "languages",
     "edits",
+    "contamination",
     "scale",
     "tokenising",
     "training",

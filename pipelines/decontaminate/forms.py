@@ -20,6 +20,7 @@ MAPPED = 0x1D800  # behind the mathematical alphabets
 # zero width, directions, variants of glyphs
 INVISIBLE = (0x034F, 0x061C, 0x180E, *range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x2065),
              *range(0x2066, 0x206A), *range(0xFE00, 0xFE10), 0xFEFF)  # fmt: skip
+FULL_WIDTH = slice(0xFF01, 0xFF5F)
 HYPHENS = 0x00AD, 0x2010  # the soft one, and that of typesetters
 APOSTROPHES = 0x02B9, 0x02BB, 0x02BC, 0x02BD  # letters to Unicode
 SYLLABLES = range(0xAC00, 0xD7A4)  # Hangul: composed by sums, not by a table
@@ -57,6 +58,7 @@ def _forms() -> Forms:
             kinds[int(parts[1], 16)] = MARK
         elif folded and letter.isalnum() and len(folded) <= len(letter.encode()):
             mapped[code], kinds[code] = int.from_bytes(folded, "little"), MAP
+    mapped[FULL_WIDTH], kinds[FULL_WIDTH] = np.arange(0x21, 0x7F), MAP  # their punctuation too: it closes labels
     mapped[list(APOSTROPHES)], kinds[list(APOSTROPHES)] = ord("'"), MAP
     kinds[list(INVISIBLE)], kinds[list(HYPHENS)], kinds[list(CONJOINED)] = DROP, HYPHEN, MARK
     entities = {_hash(name[:-1]): ord(text) for name, text in html5.items() if name[-1] == ";" and len(text) == 1}
