@@ -88,13 +88,16 @@ def write_sets(sets: dict[str, list[dict]], folder: Path) -> Decontaminate:
 
 def shares(name: str, members: list[dict], evaluation: Suite, spec: Decontaminate) -> Iterator[dict]:
     """A row a form: the share of the members that their documents are dropped for, of all and of the short ones."""
-    numbers = {item.name: i for file in evaluation.files if Path(file.path).stem == name for i, item in enumerate(file.items)}
+    numbers = {
+        item.name: i for file in evaluation.files if Path(file.path).stem == name for i, item in enumerate(file.items)
+    }
     short = [len(re.findall(r"\w+", member[SETS[name][1][0]])) < SHORT_WORDS for member in members]
     for form, render in FORMS.items():
         chance = random.Random(form)
         texts = [in_prose(render(member, SETS[name][1], chance), i) for i, member in enumerate(members)]
-        found = {n: [numbers.get(item) for item, cover, near in told if cover >= spec.threshold or (form == EDITED and near >= NEAR)]
-                 for n, told in matches(texts, evaluation).items()}  # fmt: skip
+        told = matches(texts, evaluation)
+        is_hit = lambda cover, near, form=form: cover >= spec.threshold or (form == EDITED and near >= NEAR)  # noqa: E731
+        found = {n: {numbers.get(item) for item, *by in lines if is_hit(*by)} for n, lines in told.items()}
         hit = [i in found.get(i, ()) for i in range(len(members))]
         for what, chosen in (("", [not s for s in short]), (f", under {SHORT_WORDS} words", short)):
             if sum(chosen) >= 20:
@@ -107,7 +110,9 @@ def matches(texts: list[str], evaluation: Suite) -> dict[int, list[tuple[str, fl
     searcher, told = Searcher(evaluation.index, evaluation.phrases), {}
     for begin in range(0, len(texts), BATCH):
         some = texts[begin : begin + BATCH]
-        batch = pa.record_batch({"doc_id": [str(begin + i) for i in range(len(some))], "text": pa.array(some, pa.large_string())})
+        batch = pa.record_batch(
+            {"doc_id": [str(begin + i) for i in range(len(some))], "text": pa.array(some, pa.large_string())}
+        )
         for line in match_batch(batch, searcher, evaluation.holders).to_pylist():
             told.setdefault(int(line["doc_id"]), []).append((line["item"], line["cover"], line["near"]))
     return told
@@ -134,7 +139,9 @@ def as_text(member: dict, fields: tuple[str, ...], chance: random.Random) -> str
 def labelled(member: dict, fields: tuple[str, ...], chance: random.Random) -> str:
     question, *rest = texts_of(member, fields)
     style = chance.choice(["{}) {}", "({}) {}", "{}. {}", "**{}.** {}"])
-    return "\n".join([f"Question: {question}", *(style.format(*pair) for pair in zip(LETTERS, rest, strict=False)), "Answer: A"])
+    return "\n".join(
+        [f"Question: {question}", *(style.format(*pair) for pair in zip(LETTERS, rest, strict=False)), "Answer: A"]
+    )
 
 
 def numbered(member: dict, fields: tuple[str, ...], chance: random.Random) -> str:
@@ -158,8 +165,13 @@ def in_json_twice(member: dict, fields: tuple[str, ...], chance: random.Random) 
 def in_html(member: dict, fields: tuple[str, ...], chance: random.Random) -> str:
     question, *rest = texts_of(member, fields)
     lines = [html.escape(line).encode("ascii", "xmlcharrefreplace").decode() for line in question.split("\n")]
-    words = [f"<b>{w[:2]}</b>{w[2:]}" if chance.random() < 0.1 and w.isalpha() else w for w in "<br/>\n".join(lines).split(" ")]
-    return f'<p class="q">{" ".join(words)}</p><ul>' + "".join(f"<li>{html.escape(text)}</li>" for text in rest) + "</ul>"
+    words = [
+        f"<b>{w[:2]}</b>{w[2:]}" if chance.random() < 0.1 and w.isalpha() else w
+        for w in "<br/>\n".join(lines).split(" ")
+    ]
+    return (
+        f'<p class="q">{" ".join(words)}</p><ul>' + "".join(f"<li>{html.escape(text)}</li>" for text in rest) + "</ul>"
+    )
 
 
 def hyphenated(mark: str) -> Callable:
@@ -175,7 +187,12 @@ def full_width(member: dict, fields: tuple[str, ...], chance: random.Random) -> 
 
 
 def decomposed(member: dict, fields: tuple[str, ...], chance: random.Random) -> str:
-    return unicodedata.normalize("NFD", as_text(member, fields, chance)).replace("ffi", "\ufb03").replace("fi", "\ufb01").replace("'", "\u2019")
+    return (
+        unicodedata.normalize("NFD", as_text(member, fields, chance))
+        .replace("ffi", "\ufb03")
+        .replace("fi", "\ufb01")
+        .replace("'", "\u2019")
+    )
 
 
 def in_csv(member: dict, fields: tuple[str, ...], chance: random.Random) -> str:
@@ -186,7 +203,9 @@ def in_csv(member: dict, fields: tuple[str, ...], chance: random.Random) -> str:
 
 def in_markdown(member: dict, fields: tuple[str, ...], chance: random.Random) -> str:
     escaped = re.sub(r"([_*\[\]#`])", r"\\\1", as_text(member, fields, chance))
-    return re.sub(r"\b[a-z]{5,}\b", lambda m: f"_{m[0]}_" if chance.random() < 0.1 else m[0], escaped).replace("\n", "\r\n")
+    return re.sub(r"\b[a-z]{5,}\b", lambda m: f"_{m[0]}_" if chance.random() < 0.1 else m[0], escaped).replace(
+        "\n", "\r\n"
+    )
 
 
 def edited(member: dict, fields: tuple[str, ...], chance: random.Random) -> str:
@@ -227,10 +246,14 @@ def clean(files: list[Path], evaluation: Suite, spec: Decontaminate) -> Iterator
         flagged = {n for n, lines in told.items() if any(near >= NEAR for _, _, near in lines)} - taken
         yield row(f"{file.name} ({len(texts)}): taken for an item", len(taken), "docs")
         yield row(f"{file.name} ({len(texts)}): flagged", len(flagged), "docs")
-        some = pa.array(texts[:BATCH], pa.large_string())
-        mb, searcher = sum(len(text.encode()) for text in texts[:BATCH]) / 1e6, Searcher(evaluation.index, evaluation.phrases)
-        yield row(f"{file.name}: made plain", mb / seconds(lambda: plain_batch(some), 3), "MB/s", LEAST_MB, 1.0)
-        yield row(f"{file.name}: searched", mb / seconds(lambda: searcher.search(some), 3), "MB/s", LEAST_MB, 1.0)
+        yield from speeds(file.name, texts[:BATCH], evaluation)
+
+
+def speeds(name: str, texts: list[str], evaluation: Suite) -> Iterator[dict]:
+    mb, some = sum(len(text.encode()) for text in texts) / 1e6, pa.array(texts, pa.large_string())
+    searcher = Searcher(evaluation.index, evaluation.phrases)
+    yield row(f"{name}: made plain", mb / seconds(lambda: plain_batch(some), 3), "MB/s", LEAST_MB, 1.0)
+    yield row(f"{name}: searched", mb / seconds(lambda: searcher.search(some), 3), "MB/s", LEAST_MB, 1.0)
 
 
 def documents(file: Path) -> Iterator[str]:

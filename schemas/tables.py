@@ -163,13 +163,12 @@ CONTAMINATION = Table(
         Column(
             "cover",
             "double",
-            "share of its n-grams that stand together in the document; 1 for a short item, which stands there whole, else "
-            "0",
+            "share of its n-grams that stand together in the document; of a short item 1 where it stands whole, else 0",
         ),
         Column(
             "near",
             "double",
-            "share of its words, by rarity, that stand about where they should: from 0.8 on an edited item, not dropped",
+            "share of its words, by rarity, that stand about where they should: from .8 on an edited item, not dropped",
         ),
         Column("matched", "bigint", "words of the document in these n-grams"),
         Column(

@@ -31,9 +31,10 @@ CONJOINED = (*range(0x1161, 0x1176), *range(0x11A8, 0x11C3))  # vowels and final
 class Forms(NamedTuple):
     """Tables that the pass takes as arguments.
 
-    kinds: uint8[CODES], of DROP to MAP. leads: bool[256], bytes that such a character, a tag or a hyphen may begin with. mapped: uint32[MAPPED], up to four bytes of UTF-8, the first one lowest. pairs:
-    int64, ascending, base << 21 | mark, and composed: uint32, what they are together. entities: int64, ascending, and
-    their code points; tags: int64, ascending, and whether they part words: names by `name_hash`.
+    kinds: uint8[CODES], of DROP to MAP; leads: bool[256], the bytes that these, a tag or a hyphen may begin with.
+    mapped: uint32[MAPPED], up to four bytes of UTF-8, the first one lowest. pairs: int64, ascending, base << 21 | mark,
+    and composed: uint32, what they are together. entities: int64, ascending, and their code points; tags: int64,
+    ascending, and whether they part words: names by `next_hash`.
     """
 
     kinds: np.ndarray
@@ -65,7 +66,9 @@ def _forms() -> Forms:
     tags = {_hash(name): not flags & (INLINE | LINK) for flags, names in TAGS.items() for name in names.split()}
     leads = np.zeros(256, np.bool_)
     leads[[chr(code).encode()[0] for code in np.flatnonzero(kinds)] + [ord("<"), ord("-")]] = True
-    return Forms(kinds, leads, mapped, *_columns(pairs, np.uint32), *_columns(entities, np.uint32), *_columns(tags, np.bool_))
+    return Forms(
+        kinds, leads, mapped, *_columns(pairs, np.uint32), *_columns(entities, np.uint32), *_columns(tags, np.bool_)
+    )
 
 
 def _columns(rows: dict[int, int], kind: type) -> tuple[np.ndarray, np.ndarray]:

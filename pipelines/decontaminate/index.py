@@ -69,7 +69,10 @@ def grams(texts: Strings, ngram: int) -> tuple[np.ndarray, np.ndarray, np.ndarra
 def hashed_words(texts: Strings) -> tuple[np.ndarray, np.ndarray]:
     """The hash of each word of each plain text, uint64, and their bounds."""
     data, offsets = plain_batch(texts)
-    words, bounds = np.empty((offsets[-1] - offsets[0]) // 2 + len(texts), np.uint64), np.zeros(len(texts) + 1, np.int64)
+    words, bounds = (
+        np.empty((offsets[-1] - offsets[0]) // 2 + len(texts), np.uint64),
+        np.zeros(len(texts) + 1, np.int64),
+    )
     folded = np.empty(folded_room(longest(offsets)), np.uint8)
     _word_batch(data, offsets, WORD_FOLD, *room(offsets), folded, words, bounds)
     return words[: bounds[-1]].copy(), bounds
@@ -115,7 +118,7 @@ def build(texts: Strings, ngram: int, short: int, bucket_bits: int | None = None
 
 
 def _weighed(words: np.ndarray, bounds: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """words, word_bounds and weights of an index: a word weighs as it is rare among the passages, by log(1 + P / df)."""
+    """words, word_bounds and weights of an index: a word weighs as it is rare, log(1 + P / passages that hold it)."""
     of = np.repeat(np.arange(len(bounds) - 1), np.diff(bounds))
     order = np.lexsort((words, of))
     words = words[order]

@@ -74,6 +74,11 @@ def _parts(item: Item, file: Items) -> Iterator[tuple[str, Holder, bool]]:
             yield text, Holder(item.name, file.path, field), number == 0
 
 
+def fields(file: Items) -> tuple[str, ...]:
+    """What the passages of a file's items are called, the one that asks first."""
+    return (*file.fields, ALL, BEHIND) if len(file.fields) > 1 else (ALL, BEHIND)
+
+
 def item_text(item: Item) -> str:
     return "\n".join(filter(None, item.texts))
 

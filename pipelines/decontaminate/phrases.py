@@ -67,9 +67,7 @@ def build(items: Sequence[Sequence[str]], ngram: int) -> Phrases:
     keys, places, counts = np.unique(anchors, return_inverse=True, return_counts=True)
     owners = np.flatnonzero(known)[np.argsort(places, kind="stable")].astype(np.int32)
     owner_bounds = np.append(0, np.cumsum(counts)).astype(np.int64)
-    return Phrases(
-        keys, filter_of(keys), owner_bounds, owners, words, bounds, segments, sizes, n_words, known, alone
-    )
+    return Phrases(keys, filter_of(keys), owner_bounds, owners, words, bounds, segments, sizes, n_words, known, alone)
 
 
 def _anchor(words: np.ndarray) -> np.uint64:

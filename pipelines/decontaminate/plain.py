@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from pipelines.decontaminate.forms import DROP, FORMS, HYPHEN, MAP, MARK, Forms, next_hash
+from pipelines.decontaminate.forms import FORMS, HYPHEN, MAP, MARK, next_hash
 from pipelines.texts.characters import Strings, decode, encode, load8, longest, read_only, store8, utf8
 from pipelines.texts.words import EVERY, HIGH
 
@@ -110,7 +110,7 @@ def unescape(text, forms, out, places):
             if code == BACKSLASH:
                 code, width = _backslashes(text, i)
             elif code == AMPERSAND:
-                code, width = _entity(text, i, forms)
+                code, width = _entity(text, i, forms.entities, forms.codes)
             end = at
             if width == 0:
                 out[at] = text[i]
@@ -187,7 +187,7 @@ def _hex(text, i, digits):
 
 
 @njit
-def _entity(text, i, forms):
+def _entity(text, i, entities, codes):
     """Code point and width of the entity at i; width 0 where it is none."""
     j, hash, number = i + 1, 0, np.int64(0)
     is_number = j < len(text) and text[j] == 35  # #
@@ -205,10 +205,10 @@ def _entity(text, i, forms):
     if is_number:
         is_none = number < 32 or 0xD800 <= number < 0xE000 or number > 0x10FFFF
         return np.uint32(32 if is_none else number), j + 1 - i
-    place = _bisect(forms.entities, hash)
-    if place == len(forms.entities) or forms.entities[place] != hash:
+    place = _bisect(entities, hash)
+    if place == len(entities) or entities[place] != hash:
         return np.uint32(0), 0
-    return forms.codes[place], j + 1 - i
+    return codes[place], j + 1 - i
 
 
 @njit
@@ -247,11 +247,18 @@ def smooth(text, forms, out, places):
             if not forms.leads[byte]:
                 pass
             elif byte == LESS:
-                at, width = _tag(text, i, forms, out, at, places)
+                width, parts = _tag(text, i, forms.tags, forms.parts)
+                if width > 0 and parts:
+                    out[at] = 10
+                    if told:
+                        _place(places, at, at + 1, i, i + width)
+                    at += 1
             elif byte == DASH:
                 width = _line_end(text, i, i + 1, out, at)
             else:
-                at, width = _character(text, i, forms, out, at, places)
+                code, _ = decode(text, i)
+                if forms.kinds[code] > 0:  # seldom: what many arguments a call has, it has to pass
+                    at, width = _character(text, i, forms, out, at, places)
             if width == 0:
                 out[at] = byte
                 if told:
@@ -262,34 +269,25 @@ def smooth(text, forms, out, places):
 
 
 @njit
-def _tag(text, i, forms, out, at, places):
-    """Of the tag at i: the place behind what is written for it, and its width; 0 where it is none."""
+def _tag(text, i, tags, parts):
+    """Width of the tag at i, 0 where it is none, and whether it parts words."""
     j, hash = i + 1, 0
     j += j < len(text) and text[j] == 47  # /
     first = j
     while j < len(text) and j < i + NAME_BYTES and _is_word(text[j]):
         hash = next_hash(hash, np.int64(text[j] | 32 if text[j] > 64 else text[j]))
         j += 1
-    place = _bisect(forms.tags, hash)
-    if j == first or place == len(forms.tags) or forms.tags[place] != hash:
-        return at, 0
-    is_bare = True  # what is no attribute is text: a <b and c> d
-    while j < len(text) and j < i + TAG_BYTES and text[j] != GREATER and text[j] != LESS:
+    place = _bisect(tags, hash)
+    if j == first or place == len(tags) or tags[place] != hash:
+        return 0, False
+    is_bare, has_equal, end = True, False, min(len(text), i + TAG_BYTES)
+    while j < end and text[j] != GREATER and text[j] != LESS:
         is_bare &= text[j] <= 32 or text[j] == 47
-        if text[j] == 61:  # =
-            is_bare = True
-            while j < len(text) and j < i + TAG_BYTES and text[j] != GREATER and text[j] != LESS:
-                j += 1
-            break
+        has_equal |= text[j] == 61
         j += 1
-    if j == len(text) or text[j] != GREATER or not is_bare:
-        return at, 0
-    if forms.parts[place]:
-        out[at] = 10
-        if places.shape[1] > 0:
-            _place(places, at, at + 1, i, j + 1)
-        at += 1
-    return at, j + 1 - i
+    # what is no attribute is text: a <b and c> d
+    is_tag = j < end and text[j] == GREATER and (is_bare or has_equal)
+    return (j + 1 - i if is_tag else 0), parts[place]
 
 
 @njit
@@ -315,9 +313,6 @@ def _character(text, i, forms, out, at, places):
     """Of the character at i, not of ASCII: the place behind what it becomes, and its width; 0 where it is itself."""
     code, width = decode(text, i)
     kind = forms.kinds[code]
-    if kind == 0:
-        return at, 0
-    begin = i
     if kind == MARK:
         last = at - 1
         while last > 0 and out[last] & 0xC0 == 0x80:
@@ -341,7 +336,7 @@ def _character(text, i, forms, out, at, places):
         packed >>= np.uint32(8)
         at += 1
     if places.shape[1] > 0:
-        _place(places, first, at, begin, i + width)
+        _place(places, first, at, i, i + width)
     return at, width
 
 

@@ -57,7 +57,19 @@ class Searcher:
         edges, words = room(offsets)
         joined, told = np.empty_like(words), np.full(len(self.phrases.known), -1)
         standing = _find_batch(
-            data, offsets, WORD_FOLD, edges, words, folded, joined, self.index, self.phrases, told, positions, grams, bounds
+            data,
+            offsets,
+            WORD_FOLD,
+            edges,
+            words,
+            folded,
+            joined,
+            self.index,
+            self.phrases,
+            told,
+            positions,
+            grams,
+            bounds,
         ).reshape(-1, 5)
         matches = []
         for d in np.union1d(np.flatnonzero(np.diff(bounds)), standing[:, 0]).tolist():
