@@ -31,6 +31,7 @@ PARTS = (
     "extraction",
     "languages",
     "edits",
+    "contamination",
     "scale",
     "tokenising",
     "training",

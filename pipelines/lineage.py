@@ -113,6 +113,7 @@ def _contamination(lake: Lake, doc_id: str) -> list[str]:
     return _first(
         [
             f"{r['item']} ({r['field']}): {r['cover']:.0%} covered by bytes {r['start']}-{r['end']}, "
+            f"{r['near']:.0%} of its words, "
             f"{r['run']} words in a row: {' '.join(r['excerpt'].split())[:PREVIEW_CHARACTERS]}"
             for r in rows
         ]

@@ -164,7 +164,12 @@ CONTAMINATION = Table(
         Column(
             "cover",
             "double",
-            "share of its n-grams that stand together in the document; 1 for a short item, which stands there whole",
+            "share of its n-grams that stand together in the document; of a short item 1 where it stands whole, else 0",
+        ),
+        Column(
+            "near",
+            "double",
+            "share of its words, by rarity, that stand about where they should: from .8 on an edited item, not dropped",
         ),
         Column("matched", "bigint", "words of the document in these n-grams"),
         Column(
@@ -177,7 +182,7 @@ CONTAMINATION = Table(
         Column("excerpt", "string", "the beginning of the match"),
     ),
     ("doc_id", "item"),
-    {"cover_is_share": "cover > 0 and cover <= 1", "match_has_place": "start >= 0 and start < end"},
+    {"cover_is_share": "cover >= 0 and cover <= 1", "match_has_place": "start >= 0 and start < end"},
 )
 
 VERDICTS = Table(

@@ -63,7 +63,7 @@ def naive(text: str, passage: str, n: int, short: int) -> tuple[float, int, int,
 
 def found(texts: list[str], passages: list[str], n: int = 8, short: int = 20, **tuning) -> dict[tuple[int, int], tuple]:
     searcher = search.Searcher(index.build(index.strings(passages), n, short, **tuning))
-    return {(d, m.passage): (m.cover, m.run, m.start, m.end) for d, matches in searcher.search(index.strings(texts)) for m in matches}
+    return {(d, m.passage): (m.cover, m.run, m.start, m.end) for d, matches in searcher.search(index.strings(texts)) for m in matches if m.cover >= index.FLOOR or m.run >= index.RUN_WORDS}
 
 
 def expected(texts: list[str], passages: list[str], n: int = 8, short: int = 20) -> dict[tuple[int, int], tuple]:
@@ -174,7 +174,7 @@ def test_items_come_from_lines_of_json_plain_or_packed(tmp_path, packed):
     data = b"\n".join([b"{broken", *(json.dumps(line).encode() for line in LINES), b"", b"[1]"])
     path = write(tmp_path / f"test.jsonl{packed}", pack(data))
     (told,) = items.read(spec({"path": path, "fields": ["question", "answer"]}))
-    assert told.items == ((f"{path}#2", ("What is this?", "one\ntwo")), (f"{path}#4", ("Why?", "1")))
+    assert told.items == ((f"{path}#2", ("What is this?", "one\ntwo"), ("What is this?", "one", "two")), (f"{path}#4", ("Why?", "1"), ("Why?",)))
     assert (told.broken, told.empty) == (2, 1)
 
 

@@ -14,7 +14,7 @@ from schemas.recipe import Recipe
 
 NEEDS = ("ingest", "dedup")
 TABLES = (tables.CONTAMINATION,)
-REVISION = 2
+REVISION = 3
 
 
 def part(recipe: Recipe) -> dict[str, Any]:
@@ -43,4 +43,6 @@ def run(job: Job) -> Counts:
     suite = overlap.suite(spec)
     rows = job.write(overlap.contamination(documents, suite), tables.CONTAMINATION, "decontaminate")
     n_keepers = job.home.lake.count(tables.CLUSTERS, pc.field("rank") == 1)
-    return {"documents": n_keepers, "items": sum(len(file.items) for file in suite.files), "matches": rows}
+    counts = {"documents": n_keepers, "items": sum(len(file.items) for file in suite.files), "matches": rows}
+    n_others = sum(file.broken + file.empty for file in suite.files)
+    return counts | ({"no items": n_others} if n_others else {})

@@ -18,11 +18,13 @@ import numpy as np
 import pyarrow as pa
 from numba import njit
 
-from pipelines.texts.characters import Strings, longest, utf8
+from pipelines.decontaminate.plain import plain_batch
+from pipelines.texts.characters import Strings, longest
 from pipelines.texts.words import WORD_FOLD, fold_text, folded_room, hash_words, join_words, room
 
 COMMON = 256  # passages: more than the questions on one text, fewer than the items of a benchmark that begin alike
 FLOOR = 0.2  # covers below this are not told, so that lower thresholds than the recipe's can be tried
+LOOKED_AT = 32  # a document that holds one in so many of a passage's n-grams is looked at
 RUN_WORDS = 13  # a stretch of so many words is told whatever the cover (Brown et al. 2005.14165, GPT-3)
 FILTER_BITS = 16  # a key, at least: some 2 % of other n-grams pass the filter
 NEVER = np.int32(2**31 - 1)
@@ -35,7 +37,8 @@ class Index(NamedTuple):
     filter: uint64, two bits of one word for each key. owners[owner_bounds[g] : owner_bounds[g + 1]]: int32, passages of
     n-gram g. grams[bounds[p] : bounds[p + 1]]: int32, the n-grams of passage p in order, numbered as in keys. n_words,
     distinct (n-grams that count), least (so many of these a document must hold to be looked at): int32[P]. is_short:
-    bool[P].
+    bool[P]. words[word_bounds[p] : word_bounds[p + 1]]: uint64, the words of passage p, ascending; weights: float32,
+    what each of them counts among the passage's, 1 in all.
     """
 
     keys: np.ndarray
@@ -50,40 +53,57 @@ class Index(NamedTuple):
     distinct: np.ndarray
     least: np.ndarray
     is_short: np.ndarray
+    words: np.ndarray
+    word_bounds: np.ndarray
+    weights: np.ndarray
     ngram: int
 
 
 def grams(texts: Strings, ngram: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Hashes of the n-grams of each text in order (uint64, none below n words), their bounds, and the numbers of
     words."""
-    data, offsets = utf8(texts)
-    hashes = np.empty((offsets[-1] - offsets[0]) // 2 + len(texts), np.uint64)
-    bounds, n_words = np.zeros(len(texts) + 1, np.int64), np.zeros(len(texts), np.int32)
+    words, word_bounds = hashed_words(texts)
+    return *join_grams(words, word_bounds, ngram), np.diff(word_bounds).astype(np.int32)
+
+
+def hashed_words(texts: Strings) -> tuple[np.ndarray, np.ndarray]:
+    """The hash of each word of each plain text, uint64, and their bounds."""
+    data, offsets = plain_batch(texts)
+    words, bounds = (
+        np.empty((offsets[-1] - offsets[0]) // 2 + len(texts), np.uint64),
+        np.zeros(len(texts) + 1, np.int64),
+    )
     folded = np.empty(folded_room(longest(offsets)), np.uint8)
-    _gram_batch(data, offsets, WORD_FOLD, *room(offsets), folded, ngram, hashes, bounds, n_words)
-    return hashes[: bounds[-1]].copy(), bounds, n_words
+    _word_batch(data, offsets, WORD_FOLD, *room(offsets), folded, words, bounds)
+    return words[: bounds[-1]].copy(), bounds
+
+
+def join_grams(words: np.ndarray, bounds: np.ndarray, ngram: int) -> tuple[np.ndarray, np.ndarray]:
+    """The hash of each n-gram of each text's words, and their bounds."""
+    hashes, gram_bounds = words.copy(), np.zeros_like(bounds)
+    _join_batch(words, bounds, ngram, hashes, gram_bounds)
+    return hashes[: gram_bounds[-1]], gram_bounds
 
 
 def build(texts: Strings, ngram: int, short: int, bucket_bits: int | None = None) -> Index:
     """Index the passages `texts`, all different. `bucket_bits` is for tests: few make keys meet in one bucket."""
-    hashes, bounds, n_words = grams(texts, ngram)
+    words, word_bounds = hashed_words(texts)
+    (hashes, bounds), n_words = join_grams(words, word_bounds, ngram), np.diff(word_bounds).astype(np.int32)
     keys, places = np.unique(hashes, return_inverse=True)
     places = places.astype(np.int32)
     bits = max(1, len(keys).bit_length()) if bucket_bits is None else bucket_bits
     edges = np.arange(1 << bits, dtype=np.uint64) << np.uint64(64 - bits)
     buckets = np.append(np.searchsorted(keys, edges), len(keys)).astype(np.int32)
     owner_bounds, owners, distinct = _owners(places, bounds, len(keys))
-    filter = np.zeros(1 << max(1, (len(keys) * FILTER_BITS // 64).bit_length()), np.uint64)
-    _set_filter(keys, filter)
     is_short = n_words < short
-    least = np.minimum(np.ceil(FLOOR * distinct), RUN_WORDS - ngram + 1).astype(np.int32)
+    least = np.clip(distinct // LOOKED_AT, 1, RUN_WORDS - ngram + 1)  # below FLOOR, so that edited items are seen
     known = distinct >= np.where(is_short, 1, max(1, RUN_WORDS - ngram + 1))
-    least = np.where(known, np.where(is_short, distinct, np.maximum(least, 1)), NEVER).astype(np.int32)
+    least = np.where(known, least, NEVER).astype(np.int32)
     return Index(
         keys,
         64 - bits,
         buckets,
-        filter,
+        filter_of(keys),
         owner_bounds,
         owners,
         bounds,
@@ -92,8 +112,29 @@ def build(texts: Strings, ngram: int, short: int, bucket_bits: int | None = None
         distinct,
         least,
         is_short,
+        *_weighed(words, word_bounds),
         ngram,
     )
+
+
+def _weighed(words: np.ndarray, bounds: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """words, word_bounds and weights of an index: a word weighs as it is rare, log(1 + P / passages that hold it)."""
+    of = np.repeat(np.arange(len(bounds) - 1), np.diff(bounds))
+    order = np.lexsort((words, of))
+    words = words[order]
+    known, places = np.unique(words, return_inverse=True)
+    pairs = np.unique(np.stack([places, of]), axis=1)
+    held = np.bincount(pairs[0], minlength=len(known))
+    weights = np.log1p((len(bounds) - 1) / held)[places]
+    total = np.bincount(of, weights, len(bounds) - 1)
+    return words, bounds, (weights / total[of]).astype(np.float32)
+
+
+def filter_of(keys: np.ndarray) -> np.ndarray:
+    """uint64: two bits of one word for each key."""
+    filter = np.zeros(1 << max(1, (len(keys) * FILTER_BITS // 64).bit_length()), np.uint64)
+    _set_filter(keys, filter)
+    return filter
 
 
 def _owners(places: np.ndarray, bounds: np.ndarray, n_keys: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -114,14 +155,21 @@ def strings(texts: Sequence[str]) -> pa.Array:
 
 
 @njit(cache=True, nogil=True)
-def _gram_batch(data, offsets, fold, edges, words, folded, ngram, hashes, bounds, n_words):
+def _word_batch(data, offsets, fold, edges, spare, folded, words, bounds):
     for d in range(len(offsets) - 1):
         _, n = fold_text(data[offsets[d] : offsets[d + 1]], fold, folded, 0, edges)
-        n_words[d] = n
-        hash_words(folded, 0, edges, n, words)
-        n = join_words(words, n, ngram) if n >= ngram else 0
-        hashes[bounds[d] : bounds[d] + n] = words[:n]
+        hash_words(folded, 0, edges, n, spare)
+        words[bounds[d] : bounds[d] + n] = spare[:n]
         bounds[d + 1] = bounds[d] + n
+
+
+@njit(cache=True, nogil=True)
+def _join_batch(words, bounds, ngram, hashes, gram_bounds):
+    for d in range(len(bounds) - 1):
+        mine, at = words[bounds[d] : bounds[d + 1]].copy(), gram_bounds[d]
+        n = join_words(mine, len(mine), ngram) if len(mine) >= ngram else 0
+        hashes[at : at + n] = mine[:n]
+        gram_bounds[d + 1] = at + n
 
 
 @njit(inline="always")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import json
 import os
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -24,19 +25,22 @@ from schemas.parts import Decontaminate, EvaluationFile
 from schemas.recipe import RecipeError
 
 LINE_BYTES = 16 << 20  # a longer line is no item
+TOLD = 20  # records of a file that are no items, with the reason
 FILE_BYTES = 1 << 30  # of one file, unpacked: bounds what a damaged or hostile archive can do
 
 
 class Item(NamedTuple):
-    """One item: `name` is its file and number (lines from 1, rows from 0), `texts` go with the file's fields."""
+    """One item: `name` is its file and number (lines from 1, rows from 0), `texts` go with the file's fields; `parts`
+    are the question and what goes with it, the members of lists and objects apart."""
 
     name: str
     texts: tuple[str, ...]
+    parts: tuple[str, ...]
 
 
 class Items(NamedTuple):
-    """What one file holds. `fields` name the texts of an item; `broken` records were no items, `empty` ones had no
-    text."""
+    """What one file holds. `fields` name the texts of an item; `broken` records were no items, the first TOLD of them
+    in `why`, and `empty` ones had no text."""
 
     path: str
     sha256: str
@@ -45,6 +49,7 @@ class Items(NamedTuple):
     items: tuple[Item, ...]
     broken: int
     empty: int
+    why: tuple[str, ...] = ()
 
 
 class Broken(NamedTuple):
@@ -111,9 +116,9 @@ def _file(path: str, file: EvaluationFile, place: str) -> Items:
         )
         raise RecipeError(f"{place}: expected items in {path!r}, found none; {why}")
     fields = file.fields or ("text",)
-    return Items(
-        path, digest, os.path.getsize(path), fields, tuple(items), len(broken), len(records) - len(broken) - len(items)
-    )
+    n_empty = len(records) - len(broken) - len(items)
+    why = tuple(made.why for made in broken[:TOLD])
+    return Items(path, digest, os.path.getsize(path), fields, tuple(items), len(broken), n_empty, why)
 
 
 def _objects(path: str, fields: tuple[str, ...], place: str) -> Iterator[Item | Broken]:
@@ -121,13 +126,27 @@ def _objects(path: str, fields: tuple[str, ...], place: str) -> Iterator[Item | 
     for number, line in _numbered(path, place):
         name = f"{path}#{number}"
         try:
-            value = orjson.loads(line) if line is not None else None
+            value = _value(line) if line is not None else None
             made = _long(name) if line is None else _item(name, value, fields)
             unseen -= value.keys() if isinstance(made, Item) else set()
-        except (orjson.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             made = Broken(f"{name}: {error}")
         yield made
     _require(fields, unseen, path, place)
+
+
+def _value(line: bytes) -> Any:
+    """What a line says, as the reader jsonl takes it: NaN, Infinity and lone surrogates do no harm. Raises ValueError,
+    RecursionError."""
+    try:
+        return orjson.loads(line)
+    except orjson.JSONDecodeError as refusal:
+        try:
+            return json.loads(line.decode())
+        except UnicodeDecodeError as error:
+            raise ValueError(f"not UTF-8 at byte {error.start}") from None
+        except ValueError:
+            raise refusal from None
 
 
 def _long(name: str) -> Broken:
@@ -139,14 +158,30 @@ def _item(name: str, value: Any, fields: tuple[str, ...]) -> Item | Broken:
         return Broken(f"{name}: expected an object on a line, found {type(value).__name__}")
     if not any(field in value for field in fields):
         return Broken(f"{name}: expected fields {', '.join(fields)}, found {', '.join(map(repr, list(value)[:20]))}")
-    return Item(name, tuple(flatten(value.get(field)) for field in fields))
+    return _made(name, [value.get(field) for field in fields])
+
+
+def _made(name: str, values: list[Any]) -> Item:
+    question, *others = values
+    parts = [flatten(question), *(text for value in others for text in _members(value))]
+    return Item(name, tuple(map(flatten, values)), tuple(parts))
+
+
+def _members(value: Any) -> Iterator[str]:
+    """Its texts that are more than a letter or digit: these stand behind every question."""
+    if isinstance(value, dict | list):
+        for member in value.values() if isinstance(value, dict) else value:
+            yield from _members(member)
+    elif len(flatten(value).strip()) > 1:
+        yield flatten(value)
 
 
 def flatten(value: Any) -> str:
     """The text in a field: numbers as they are written, members of lists and values of objects one a line."""
     if isinstance(value, dict | list):
         return "\n".join(map(flatten, value.values() if isinstance(value, dict) else value))
-    return "" if value is None else value if isinstance(value, str) else str(value)
+    value = value.decode(errors="replace") if isinstance(value, bytes) else value
+    return "" if value is None else str(value).encode("utf-8", "replace").decode()  # lone surrogates
 
 
 def _require(fields: tuple[str, ...], unseen: set[str], path: str, place: str) -> None:
@@ -168,7 +203,7 @@ def _rows(path: str, fields: tuple[str, ...], place: str) -> Iterator[Item]:
     number = 0
     for batch in parquet.iter_batches(1024, columns=list(fields)):
         for row in batch.to_pylist():
-            yield Item(f"{path}#{number}", tuple(flatten(row[field]) for field in fields))
+            yield _made(f"{path}#{number}", [row[field] for field in fields])
             number += 1
 
 
@@ -185,7 +220,7 @@ def _text(name: str, data: bytes, place: str) -> Item | Broken:
     if b"\0" in data:
         raise RecipeError(f"{place}.path: expected text, found binary data (a NUL) in {name!r}")
     try:
-        return Item(name, (data.decode(),))
+        return _made(name, [data.decode()])
     except UnicodeDecodeError as error:
         return Broken(f"{name}: not UTF-8 at byte {error.start}")
 

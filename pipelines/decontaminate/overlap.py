@@ -15,6 +15,8 @@ from pyspark.sql import DataFrame
 from pipelines.decontaminate import items
 from pipelines.decontaminate.index import Index, build, grams, strings
 from pipelines.decontaminate.items import Item, Items
+from pipelines.decontaminate.phrases import Phrases
+from pipelines.decontaminate.phrases import build as build_phrases
 from pipelines.decontaminate.search import Match, Searcher
 from schemas.parts import Decontaminate
 from schemas.tables import CONTAMINATION
@@ -23,6 +25,7 @@ EXCERPT_BYTES = 400  # of a match, kept in the table: enough to see what it is
 TYPES = {"string": pa.string(), "double": pa.float64(), "bigint": pa.int64()}
 SCHEMA = pa.schema([(column.name, TYPES[column.type]) for column in CONTAMINATION.columns])
 ALL = "all"  # the fields of an item together
+BEHIND = "question and answers"  # a short question, and what stands behind it
 
 
 class Holder(NamedTuple):
@@ -34,10 +37,12 @@ class Holder(NamedTuple):
 
 
 class Suite(NamedTuple):
-    """All evaluation files, the index of their passages, and who holds each passage."""
+    """All evaluation files, the index of their passages, the phrases, and who holds each passage and, behind these,
+    each phrase."""
 
     files: list[Items]
     index: Index
+    phrases: Phrases
     holders: list[list[Holder]]
 
 
@@ -55,7 +60,10 @@ def suite(spec: Decontaminate) -> Suite:
             texts.append(text)
             holders.append([])
         holders[numbers[same]].append(holder)
-    return Suite(files, build(strings(texts), spec.ngram, spec.short_tokens), holders)
+    known = build(strings(texts), spec.ngram, spec.short_tokens)
+    short = build_phrases([item.parts for file in files for item in file.items], spec.ngram)
+    behind = [[Holder(item.name, file.path, BEHIND)] for file in files for item in file.items]
+    return Suite(files, known, short, holders + behind)
 
 
 def _parts(item: Item, file: Items) -> Iterator[tuple[str, Holder, bool]]:
@@ -66,18 +74,23 @@ def _parts(item: Item, file: Items) -> Iterator[tuple[str, Holder, bool]]:
             yield text, Holder(item.name, file.path, field), number == 0
 
 
+def fields(file: Items) -> tuple[str, ...]:
+    """What the passages of a file's items are called, the one that asks first."""
+    return (*file.fields, ALL, BEHIND) if len(file.fields) > 1 else (ALL, BEHIND)
+
+
 def item_text(item: Item) -> str:
     return "\n".join(filter(None, item.texts))
 
 
 def contamination(documents: DataFrame, evaluation: Suite) -> DataFrame:
     """Columns of silver.contamination. documents: doc_id, text; one pass, the index travels with the Arrow function."""
-    index, holders = evaluation.index, evaluation.holders
+    index, phrases, holders = evaluation.index, evaluation.phrases, evaluation.holders
     # compiled once, not in every worker
-    Searcher(index).search(strings([item_text(file.items[0]) for file in evaluation.files]))
+    Searcher(index, phrases).search(strings([item_text(file.items[0]) for file in evaluation.files]))
 
     def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        searcher = Searcher(index)
+        searcher = Searcher(index, phrases)
         return (match_batch(batch, searcher, holders) for batch in batches)
 
     return documents.select("doc_id", "text").mapInArrow(run, CONTAMINATION.ddl)
@@ -89,24 +102,11 @@ def match_batch(batch: pa.RecordBatch, searcher: Searcher, holders: list[list[Ho
     for number, matches in searcher.search(batch.column("text")):
         doc_id, text = batch.column("doc_id")[number].as_py(), batch.column("text")[number].as_buffer().to_pybytes()
         best: dict[str, tuple[Holder, Match]] = {}
-        for match in sorted(matches, key=lambda match: (match.cover, match.run, -match.passage)):
+        for match in sorted(matches, key=lambda match: (match.cover, match.near, match.run, -match.passage)):
             best |= {holder.item: (holder, match) for holder in holders[match.passage]}
         for item, (holder, match) in sorted(best.items()):
             excerpt = text[match.start : min(match.end, match.start + EXCERPT_BYTES)].decode(errors="ignore")
-            rows.append(
-                (
-                    doc_id,
-                    item,
-                    holder.file,
-                    holder.field,
-                    match.cover,
-                    match.matched,
-                    match.run,
-                    match.start,
-                    match.end,
-                    excerpt,
-                )
-            )
+            rows.append((doc_id, item, holder.file, holder.field, *match[1:], excerpt))
     columns = zip(*rows, strict=True) if rows else [[]] * len(SCHEMA)
     return pa.record_batch(
         [pa.array(column, kind.type) for column, kind in zip(columns, SCHEMA, strict=True)], schema=SCHEMA

@@ -11,19 +11,26 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from pipelines.decontaminate.index import FLOOR, RUN_WORDS, Index, filter_bits, number
-from pipelines.texts.characters import Strings, decode, longest, read_only, utf8
+from pipelines.decontaminate.index import FLOOR, RUN_WORDS, Index, filter_bits, hashed_words, number
+from pipelines.decontaminate.phrases import Phrases, find_phrases
+from pipelines.decontaminate.phrases import build as build_phrases
+from pipelines.decontaminate.plain import plain_batch, plain_places
+from pipelines.texts.characters import Strings, decode, longest, read_only
 from pipelines.texts.words import ALONE, WORD, WORD_FOLD, fold_text, folded_room, hash_words, join_words, room
 
+NEAR = 0.8  # from this share of words on a passage is told though its n-grams are not covered: flagged, not dropped
+SLACK = 1 / 8  # of a passage's words: what edits may shift
 SPAN = 4  # of a passage's words: question and answer may stand apart, with as much between them
 PLACES = 1 << 24  # at most so many (n-gram, passage) meetings of one document are looked at: 128 MB
 
 
 class Match(NamedTuple):
-    """How a text covers a passage; start and end are bytes, `end` after the last."""
+    """How a text covers a passage; start and end are bytes, `end` after the last. Phrases are numbered behind the
+    passages of the index. near: the share of the words, weighed, that stand about where they should."""
 
     passage: int
     cover: float
+    near: float
     matched: int
     run: int
     start: int
@@ -33,48 +40,75 @@ class Match(NamedTuple):
 class Searcher:
     """An index with the room that searching takes, for one worker: arrays as long as the index that documents share."""
 
-    def __init__(self, index: Index):
-        self.index = Index(*(read_only(part) if isinstance(part, np.ndarray) else part for part in index))
+    def __init__(self, index: Index, phrases: Phrases | None = None):
+        frozen = lambda parts: (read_only(part) if isinstance(part, np.ndarray) else part for part in parts)  # noqa: E731
+        self.index, self.phrases = Index(*frozen(index)), Phrases(*frozen(phrases or build_phrases([], index.ngram)))
         self.seen = np.zeros(len(index.keys), np.int32)
         self.counts = np.zeros(len(index.n_words), np.int32)
         self.slots = np.full(len(index.n_words), -1, np.int32)
 
     def search(self, texts: Strings) -> list[tuple[int, list[Match]]]:
         """(number of the text, its matches by passage) of the texts that cover anything, in order."""
-        data, offsets = utf8(texts)
+        data, offsets = plain_batch(texts)
         most = (offsets[-1] - offsets[0]) // 2 + len(texts)
         positions, grams = np.empty(most, np.int32), np.empty(most, np.int32)
         bounds = np.zeros(len(texts) + 1, np.int64)
         folded = np.empty(folded_room(longest(offsets)), np.uint8)
-        _find_batch(data, offsets, WORD_FOLD, *room(offsets), folded, self.index, positions, grams, bounds)
+        edges, words = room(offsets)
+        joined, told = np.empty_like(words), np.full(len(self.phrases.known), -1)
+        standing = _find_batch(
+            data,
+            offsets,
+            WORD_FOLD,
+            edges,
+            words,
+            folded,
+            joined,
+            self.index,
+            self.phrases,
+            told,
+            positions,
+            grams,
+            bounds,
+        ).reshape(-1, 5)
         matches = []
-        for d in np.flatnonzero(np.diff(bounds)):
-            hits = slice(bounds[d], bounds[d + 1])
-            text = data[offsets[d] : offsets[d + 1]]
-            if mine := self._matches(text, positions[hits], grams[hits]):
-                matches.append((int(d), mine))
+        for d in np.union1d(np.flatnonzero(np.diff(bounds)), standing[:, 0]).tolist():
+            hits, phrases = slice(bounds[d], bounds[d + 1]), standing[standing[:, 0] == d, 1:]
+            if mine := self._matches(texts.slice(d, 1), positions[hits], grams[hits], phrases):
+                matches.append((d, mine))
         return matches
 
-    def _matches(self, text: np.ndarray, positions: np.ndarray, grams: np.ndarray) -> list[Match]:
-        rows = _covers(positions, grams, self.index, self.seen, self.counts, self.slots)
-        if len(rows) == 0:
+    def _matches(self, text: Strings, positions: np.ndarray, grams: np.ndarray, phrases: np.ndarray) -> list[Match]:
+        words, _ = hashed_words(text)
+        rows, near = _covers(words, positions, grams, self.index, self.seen, self.counts, self.slots)
+        if len(rows) + len(phrases) == 0:
             return []
-        places = _word_places(text, WORD_FOLD, int(rows[:, 3].max()) + self.index.ngram)
+        ngram, n_passages = self.index.ngram, len(self.index.n_words)
+        last = max(rows[:, 3].max(initial=0) + ngram, phrases[:, 2].max(initial=0) + 1)
+        smooth, begins, ends = plain_places(read_only(np.frombuffer(text[0].as_buffer(), np.uint8)))
+        places = _word_places(smooth, WORD_FOLD, int(last))
+        place = lambda first, last: (int(begins[places[first, 0]]), int(ends[places[last, 1] - 1]))  # noqa: E731
         matches = []
-        for passage, held, first, last, matched, run in rows[np.argsort(rows[:, 0])].tolist():
-            cover = 1.0 if self.index.is_short[passage] else held / int(self.index.distinct[passage])
-            matches.append(
-                Match(passage, cover, matched, run, int(places[first, 0]), int(places[last + self.index.ngram - 1, 1]))
-            )
+        for i in np.argsort(rows[:, 0]):
+            passage, held, first, last, matched, run = rows[i].tolist()
+            whole, part = self.index.is_short[passage] and held, held / int(self.index.distinct[passage])
+            cover = 1.0 if whole else part
+            matches.append(Match(passage, cover, float(near[i]), matched, run, *place(first, last + ngram - 1)))
+        for phrase, first, last, held in phrases.tolist():
+            matches.append(Match(n_passages + phrase, 1.0, 1.0, held, held, *place(first, last)))
         return matches
 
 
 @njit(cache=True, nogil=True)
-def _find_batch(data, offsets, fold, edges, words, folded, index, positions, grams, bounds):
-    """The n-grams of every text that the index knows: at which word they begin, and their numbers."""
+def _find_batch(data, offsets, fold, edges, words, folded, joined, index, phrases, told, positions, grams, bounds):
+    """The n-grams of every text that the index knows: at which word they begin, and their numbers. Returns the rows of
+    `find_phrases`, one behind the other."""
+    rows = [np.int64(0) for _ in range(0)]
     for d in range(len(offsets) - 1):
         _, n = fold_text(data[offsets[d] : offsets[d + 1]], fold, folded, 0, edges)
         hash_words(folded, 0, edges, n, words)
+        if len(phrases.keys) > 0:
+            find_phrases(words, n, joined, phrases, d, told, rows)
         n = join_words(words, n, index.ngram) if n >= index.ngram else 0
         at = end = bounds[d]
         for i in range(n):  # no branches: the loads of many n-grams are under way together
@@ -85,12 +119,13 @@ def _find_batch(data, offsets, fold, edges, words, folded, index, positions, gra
             positions[at], grams[at] = i, number(words[i], index)
             at += grams[at] >= 0
         bounds[d + 1] = at
+    return np.array(rows, np.int64)
 
 
 @njit(cache=True, nogil=True)
-def _covers(positions, grams, index, seen, counts, slots):
-    """Passages that a document covers: int64[n, 6] of passage, n-grams held, first and last n-gram's word, words
-    matched, run.
+def _covers(words, positions, grams, index, seen, counts, slots):
+    """Passages that a document covers: int64[n, 6] of passage, n-grams held (0 of a short one that is not whole), first
+    and last n-gram's word, words matched, run; and float64[n], near.
 
     seen, counts, slots: of the length of keys, passages, passages; 0, 0, -1 before and after.
     """
@@ -98,28 +133,50 @@ def _covers(positions, grams, index, seen, counts, slots):
     for c in range(len(candidates)):
         slots[candidates[c]] = c
     bounds, members = _members(grams, index, slots, len(candidates))
-    rows, n = np.empty((len(candidates), 6), np.int64), 0
+    rows, near, n = np.empty((len(candidates), 6), np.int64), np.zeros(len(candidates)), 0
     for c in range(len(candidates)):
         passage = candidates[c]
         slots[passage] = -1
         mine = members[bounds[c] : bounds[c + 1]]
         if len(mine) == 0:
             continue
+        held, begin, end = _window(mine, positions, grams, seen, SPAN * index.n_words[passage] - index.ngram)
+        first, last = np.int64(positions[mine[begin]]), np.int64(positions[mine[end]])
+        matched, _ = _extent(mine[begin : end + 1], positions, index.ngram)
+        _, run = _extent(mine, positions, index.ngram)
+        run = min(run, index.n_words[passage])
+        near[n] = _near(words, first, grams[mine[begin]], passage, index)
+        told = held >= FLOOR * index.distinct[passage] or run >= RUN_WORDS
         if index.is_short[passage]:
-            first = _whole(mine, positions, grams, index.grams[index.bounds[passage] : index.bounds[passage + 1]])
-            held, last, told = index.distinct[passage], first + index.n_words[passage] - index.ngram, first >= 0
-            matched = run = index.n_words[passage]
-        else:
-            held, begin, end = _window(mine, positions, grams, seen, SPAN * index.n_words[passage] - index.ngram)
-            first, last = positions[mine[begin]], positions[mine[end]]
-            matched, _ = _extent(mine[begin : end + 1], positions, index.ngram)
-            _, run = _extent(mine, positions, index.ngram)
-            run = min(run, index.n_words[passage])
-            told = held >= FLOOR * index.distinct[passage] or run >= RUN_WORDS
+            start = _whole(mine, positions, grams, index.grams[index.bounds[passage] : index.bounds[passage + 1]])
+            told, held = start >= 0, np.int64(index.distinct[passage] if start >= 0 else 0)
+            if told:
+                first, last, near[n] = start, start + index.n_words[passage] - index.ngram, 1.0
+                matched = run = index.n_words[passage]
         rows[n, 0], rows[n, 1] = passage, held
         rows[n, 2], rows[n, 3], rows[n, 4], rows[n, 5] = first, last, matched, run
-        n += told
-    return rows[:n]
+        n += told or near[n] >= NEAR
+    return rows[:n], near[:n]
+
+
+@njit
+def _near(words, first, gram, passage, index):
+    """The share of a passage's words, weighed, that stand where it would, were its n-gram at the document's word
+    `first` in its place: within its length and SLACK of that at either end, in any order."""
+    place, n_words = index.bounds[passage], index.n_words[passage]
+    while index.grams[place] != gram:
+        place += 1
+    begin = first - (place - index.bounds[passage])
+    slack = np.int64(SLACK * n_words) + 1
+    there = np.sort(words[max(0, begin - slack) : begin + n_words + slack])
+    total, i = 0.0, 0
+    for w in range(index.word_bounds[passage], index.word_bounds[passage + 1]):
+        while i < len(there) and there[i] < index.words[w]:
+            i += 1
+        if i < len(there) and there[i] == index.words[w]:
+            total += index.weights[w]
+            i += 1
+    return total
 
 
 @njit
