@@ -137,13 +137,13 @@ def _adopt_orphans() -> None:
 
 
 def _descendants(ancestor: int) -> set[int]:
-    """Processes that it started, and those that they did (Linux); zombies are none."""
+    """Processes that it started, and those that they did (Linux), until they are waited for: a zombie's other threads
+    may still hold a lock."""
     parents: dict[int, int] = {}
     for file in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
-            state, parent = file.read_text(errors="replace").rpartition(")")[2].split()[:2]
-            if state != "Z":
-                parents[int(file.parent.name)] = int(parent)
+            parent = file.read_text(errors="replace").rpartition(")")[2].split()[1]
+            parents[int(file.parent.name)] = int(parent)
     family, size = {ancestor}, 0
     while len(family) > size:
         size = len(family)

@@ -1,6 +1,5 @@
 """Readers and ingestion: whatever the input, every record gives one row, the same on any number of partitions."""
 
-import time
 import ast
 import gzip
 import hashlib
@@ -8,6 +7,7 @@ import json
 import os
 import random
 import sysconfig
+import time
 import tracemalloc
 from collections import Counter
 from pathlib import Path
