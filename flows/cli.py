@@ -117,7 +117,8 @@ def _homes(told: socket.socket) -> set[Path]:
 def _clean(homes: set[Path], code: int) -> None:
     """End all that the command started, and remove the scratch of the homes that it held. One that held none may have
     opened a browser."""
-    while (homes or code < 0 or code == Exit.STOPPED) and (family := _descendants(os.getpid())):
+    ending, until = homes or code < 0 or code == Exit.STOPPED, time.monotonic() + GRACE_SECONDS
+    while ending and (family := _descendants(os.getpid())) and time.monotonic() < until:
         for process in family:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
