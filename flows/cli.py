@@ -55,7 +55,8 @@ def _work(watcher: socket.socket, stops: list[int]) -> NoReturn:
 
 
 def _end_with(watcher: socket.socket) -> None:
-    watcher.recv(1)
+    with contextlib.suppress(ConnectionResetError):  # so it ends where what was told was not read
+        watcher.recv(1)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -116,7 +117,8 @@ def _homes(told: socket.socket) -> set[Path]:
 def _clean(homes: set[Path], code: int) -> None:
     """End all that the command started, and remove the scratch of the homes that it held. One that held none may have
     opened a browser."""
-    while (homes or code < 0 or code == Exit.STOPPED) and (family := _descendants(os.getpid())):
+    ending, until = homes or code < 0 or code == Exit.STOPPED, time.monotonic() + GRACE_SECONDS
+    while ending and (family := _descendants(os.getpid())) and time.monotonic() < until:
         for process in family:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
@@ -136,13 +138,13 @@ def _adopt_orphans() -> None:
 
 
 def _descendants(ancestor: int) -> set[int]:
-    """Processes that it started, and those that they did (Linux); zombies are none."""
+    """Processes that it started, and those that they did (Linux), until they are waited for: a zombie's other threads
+    may still hold a lock."""
     parents: dict[int, int] = {}
     for file in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
-            state, parent = file.read_text(errors="replace").rpartition(")")[2].split()[:2]
-            if state != "Z":
-                parents[int(file.parent.name)] = int(parent)
+            parent = file.read_text(errors="replace").rpartition(")")[2].split()[1]
+            parents[int(file.parent.name)] = int(parent)
     family, size = {ancestor}, 0
     while len(family) > size:
         size = len(family)

@@ -75,10 +75,10 @@ def run(
         home.require_space()
         with home.held():
             home.sweep()
-        _prepare_environment(home)
-        from flows.curriculum import curriculum_of
+            _prepare_environment(home)
+            from flows.curriculum import curriculum_of
 
-        curriculum_of(checked)(str(recipe), only)
+            curriculum_of(checked)(str(recipe), only)
         if only in (None, "report"):
             from flows.summary import print_summary
 

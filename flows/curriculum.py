@@ -40,7 +40,7 @@ def curriculum(recipe: str, only: str | None = None) -> None:
     home.require_space()
     with home.held():
         home.sweep()
-    run_steps(checked, only)
+        run_steps(checked, only)
 
 
 def curriculum_of(checked: Preflight) -> Flow:
@@ -49,21 +49,20 @@ def curriculum_of(checked: Preflight) -> Flow:
 
 
 def run_steps(checked: Preflight, only: str | None) -> None:
-    """What is not done, or the one step `only`, in the home folder of the recipe."""
+    """What is not done, or the one step `only`, in the home folder of the recipe. To be called while that is held."""
     home = Home(Path(checked.recipe.home))
-    with home.held():
-        remember_server(home)
-        step_states = states(checked, home)
-        job = Job(checked.recipe, home, {state.step.name: state.hash for state in step_states})
-        job.files, job.deliveries = checked.files, checked.deliveries
-        decided = {state.step.name: plain(state.part) for state in step_states}
-        run = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
-        store_runs(job)
-        display = Display()
-        for step in pending(step_states, only):
-            as_task(step)(step, job, decided[step.name], run, display)
-        publish(job)
-        store_runs(job)
+    remember_server(home)
+    step_states = states(checked, home)
+    job = Job(checked.recipe, home, {state.step.name: state.hash for state in step_states})
+    job.files, job.deliveries = checked.files, checked.deliveries
+    decided = {state.step.name: plain(state.part) for state in step_states}
+    run = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
+    store_runs(job)
+    display = Display()
+    for step in pending(step_states, only):
+        as_task(step)(step, job, decided[step.name], run, display)
+    publish(job)
+    store_runs(job)
 
 
 def remember_server(home: Home) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import sysconfig
+import time
 import tracemalloc
 from collections import Counter
 from pathlib import Path
@@ -517,3 +518,10 @@ def test_every_record_is_one_row_on_any_number_of_partitions(spark, tmp_path, mo
     apart = ingest.read_records(spark, made_of, ingest.listing(made_of))
     assert apart.rdd.getNumPartitions() > 10
     assert sorted(apart.collect(), key=str) == sorted(rows, key=str)
+
+
+def test_a_header_of_megabytes_costs_its_length_once():
+    """Each of the strings behind it read the whole line: 20 s."""
+    text = "def f(" + "x" * 500_000 + "\n" + ":\n''\n" * 50_000
+    began = time.process_time()
+    assert list(docstrings(text)) == [] and time.process_time() - began < 5

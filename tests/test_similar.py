@@ -236,11 +236,11 @@ def test_the_command_says_plainly_what_is_wrong_and_that_nothing_is_near(finishe
     status, said = told(str(file))
     assert status == 0 and "Nothing near" in said and "similarity of 0.64 half share a band" in said
     status, said = told("nowhere.txt")
-    assert status == 1 and "FileNotFoundError: expected a text file" in said
+    assert status == 11 and "FileNotFoundError: expected a text file" in said
     empty = tmp_path / "empty.yaml"
     empty.write_text(finished_home.file.read_text().replace(str(finished_home.home.root), str(tmp_path / "no-home")))
     status, said = told(str(file), empty)
-    assert status == 1 and "holds no silver.signals yet" in said
+    assert status == 11 and "holds no silver.signals yet" in said
 
 
 def test_personal_data_and_what_moves_the_cursor_are_not_shown():

@@ -53,11 +53,13 @@ def docstrings(text: str) -> Iterator[tuple[str, str]]:
 
 def _is_signature(text: str, start: int, end: int) -> bool:
     """Whether text[start:end] belongs to one header: at the end of each of its lines but the last a bracket is open."""
+    if end - start > HEADER_CHARS:
+        return False
     depth = 0
     while (newline := text.find("\n", start, end)) >= 0:
         line = text[start:newline]
         depth += sum(map(line.count, "([{")) - sum(map(line.count, ")]}"))
-        if depth <= 0 or end - start > HEADER_CHARS:
+        if depth <= 0:
             return False
         start = newline + 1
     return True
