@@ -19,8 +19,10 @@ from deltalake import DeltaTable, write_deltalake
 from test_ingest import hashes, outcome, read, recipe, source
 
 from flows.preflight import check_home
+from pipelines.decontaminate import items
 from pipelines.readers import READERS, Record, ingest
 from pipelines.spark import escape_globs
+from schemas.parts import Decontaminate
 from schemas.recipe import RecipeError
 
 
@@ -183,6 +185,16 @@ def test_suffixes_may_be_in_capitals(tmp_path):
     record = b"WARC/1.0\r\nWARC-Type: conversion\r\nContent-Length: 4\r\n\r\ntext\r\n\r\n"
     (tmp_path / "A.WARC.WET.GZ").write_bytes(gzip.compress(record))
     assert texts(tmp_path, "wet") == ["text"]
+
+
+def test_evaluation_files_have_the_same_suffixes_and_types(tmp_path):
+    (tmp_path / "A.JSONL.GZ").write_bytes(gzip.compress(b'{"q": "What is asked?"}'))
+    column = pa.array(["What is asked?"])
+    pq.write_table(pa.table({"q": column.cast(pa.string_view())}), tmp_path / "B.PARQUET")
+    pq.write_table(pa.table({"q": pa.ExtensionArray.from_storage(pa.json_(), column)}), tmp_path / "c.parquet")
+    for name in ("A.JSONL.GZ", "B.PARQUET", "c.parquet"):
+        (only,) = items.read(Decontaminate(files=[{"path": str(tmp_path / name), "fields": ["q"]}]))
+        assert [item.texts for item in only.items] == [("What is asked?",)]
 
 
 # --- homes

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from pipelines.readers import jsonl
 from pipelines.readers.compressed import DAMAGE, chunks
 from pipelines.readers.files import MAGIC
+from pipelines.readers.suffixes import has_suffix
 from schemas.parts import Decontaminate, EvaluationFile
 from schemas.recipe import RecipeError
 
@@ -91,7 +92,7 @@ def _digest(path: str, place: str) -> str:
 
 
 def _file(path: str, file: EvaluationFile, place: str) -> Items:
-    digest, structured = _digest(path, place), path.endswith((*jsonl.SUFFIXES, ".parquet"))
+    digest, structured = _digest(path, place), has_suffix(path, (*jsonl.SUFFIXES, ".parquet"))
     if structured != bool(file.fields) or (structured and file.whole):
         wanted = (
             "the fields of an item, the question first, and not `whole`"
@@ -99,7 +100,7 @@ def _file(path: str, file: EvaluationFile, place: str) -> Items:
             else "none: a text file has no fields"
         )
         raise RecipeError(f"{place}.fields: expected {wanted}; found {list(file.fields)} for {path!r}")
-    kind = _rows if path.endswith(".parquet") else _objects if structured else _whole if file.whole else _lines
+    kind = _rows if has_suffix(path, ".parquet") else _objects if structured else _whole if file.whole else _lines
     try:
         records = list(kind(path, file.fields, place))
     except (*DAMAGE, pa.ArrowException, OSError, UnicodeDecodeError) as error:

@@ -18,6 +18,7 @@ What they share:
     files         files in a fixed order; one text as a record or a reject
     compressed    gzip, zstd, bzip2, xz unpacked in bounded pieces
     delta         folders that are tables, at a version
+    hive          columns that folders stand for
     archives      zip and tar as folders
     members       one member, and what an archive may cost
     zip_members   of a zip

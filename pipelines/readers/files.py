@@ -13,7 +13,6 @@ import re
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, BinaryIO, NamedTuple
-from urllib.parse import unquote
 
 from pipelines.readers.suffixes import has_suffix
 from schemas.parts import Source
@@ -22,7 +21,6 @@ from schemas.recipe import RecipeError
 MAGIC = re.compile(r"[*?[]")
 HOME_PARTS = ("lake", "models", "prefect", "report", "runs", "shards", "steps", "tmp")
 DELTA_LOG = "_delta_log"
-HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 # Why an input record did not become a document: the words in `bronze.rejects.reason`.
 REASONS = {
     "broken_json": "the line, or the notebook, is not JSON",
@@ -127,22 +125,6 @@ def decode_document(uri: str, data: bytes, licence: str | None, source: Source) 
 
 def too_large(uri: str, n_bytes: int, source: Source) -> Reject:
     return Reject(uri, "too_large", f"expected at most {source.max_document_bytes:,} bytes, found {n_bytes:,}", n_bytes)
-
-
-def with_folder_columns(file: File, source: Source) -> File:
-    """The file with the columns that its folders stand for (Hive's name=value, encoded as in a URL): as facts, one as
-    its licence."""
-    pairs = [map(unquote, part.split("=", 1)) for part in file.uri.split("/")[:-1] if "=" in part.strip("=")]
-    columns = {name: value for name, value in pairs if value not in ("", HIVE_NULL)} | dict(file.facts)
-    licence = columns.get(source.licence_field) or file.licence
-    return file._replace(licence=licence, facts=tuple((name, value) for name, value in columns.items() if name))
-
-
-def with_facts(made: Record | Reject, file: File) -> Record | Reject:
-    """A record with what its file's folders say of it besides."""
-    if isinstance(made, Reject) or not file.facts:
-        return made
-    return made._replace(facts=tuple((dict(made.facts) | dict(file.facts)).items()))
 
 
 def open_stream(file: File) -> AbstractContextManager[BinaryIO]:

@@ -23,9 +23,8 @@ from pipelines.readers.files import (
     list_matching,
     open_stream,
     too_large,
-    with_facts,
-    with_folder_columns,
 )
+from pipelines.readers.hive import with_facts, with_folder_columns
 from pipelines.readers.html import is_page, page
 from pipelines.readers.members import ARCHIVES
 from pipelines.readers.suffixes import has_suffix

@@ -23,9 +23,8 @@ from pipelines.readers.files import (
     matching_files,
     require_text,
     uri_of,
-    with_facts,
-    with_folder_columns,
 )
+from pipelines.readers.hive import with_facts, with_folder_columns
 from pipelines.readers.html import is_page, page
 from pipelines.readers.jsonl import licence_text
 from pipelines.readers.suffixes import has_suffix
