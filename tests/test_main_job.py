@@ -26,7 +26,7 @@ from rich.console import Console
 import flows
 from flows.curriculum import work
 from flows.exits import Exit
-from flows.home import DiskFull
+from flows.home import DiskFull, Home
 from flows.job import Job
 from flows.preflight import preflight
 from flows.progress import Display
@@ -213,6 +213,10 @@ def not_done(recipe, home) -> dict[str, str]:
     return {state.step.name: state.why for state in states(preflight(recipe), home) if state.state != "done"}
 
 
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
 def finish(recipe, home, spark, *, stop: str | None = None) -> list[str]:
     """What `flows run curriculum` does of the recipe, with the suite's Spark; `stop` does its work and is killed before its receipt is
     there. The steps that ran."""
@@ -224,8 +228,9 @@ def finish(recipe, home, spark, *, stop: str | None = None) -> list[str]:
         if state.state != "done":
             ran.append(state.step.name)
             if state.step.name == stop:
-                home.void(stop)
-                state.step.run(job)
+                with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+                    patch.setattr(Home, "keep", interrupt)
+                    work(state.step, job, plain(state.part), "run", Display(Console(quiet=True)))
                 break
             work(state.step, job, plain(state.part), "run", Display(Console(quiet=True)))
     return ran

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 from deltalake import CommitProperties, DeltaTable, write_deltalake
+from rich.console import Console
 
-from flows.curriculum import receipt
+from flows.curriculum import receipt, work
 from flows.home import Home, Receipt
+from flows.progress import Display
 from flows.status import _state
 from flows.steps import Step
 from pipelines.lake import Lake
@@ -145,3 +147,13 @@ def test_a_receipt_is_void_while_its_step_writes(tmp_path):
     assert home.receipt("judge") is None and home.last_receipt("judge") == made
     home.keep(made)
     assert told() == ("done", "") and not list((tmp_path / "steps").glob("*void*"))
+
+
+def test_a_step_runs_under_a_void_receipt_and_leaves_a_new_one(tmp_path):
+    home, seen = Home(tmp_path), []
+    home.keep(Receipt("judge", "h", None, {}, {}, {}, {}, "old", 1.0, ""))
+    def run(job) -> dict:
+        seen.append(home.receipt("judge"))
+        return {"documents": 3}
+    work(replace(step([]), run=run), Job(home), None, "new", Display(Console(quiet=True)))
+    assert seen == [None] and home.receipt("judge").run == "new"

@@ -183,7 +183,7 @@ def cut_log(lake, table) -> None:
 CHANGES = [
     (delete_row, append_row, cut_file, delete_and_compact, lose_file),
     (lose_file, cut_log, append_row, restore, delete_row),
-    (None, delete_row, None, cut_file, append_row),
+    (None, delete_row, cut_file, None, append_row),
 ]
 
 
