@@ -266,7 +266,8 @@ class Tokenizer(Part):
 
 
 class Heldout(Part):
-    """Documents set aside for evaluation, by cluster: none of their near duplicates is trained on."""
+    """Documents set aside for evaluation, with all that near copies connect: none of their near duplicates is trained
+    on."""
 
     fraction: Fraction = Field(0.005, description="share of kept documents")
     max_bytes: int = Field(8_000, gt=0, description="documents above this size are never held out")

@@ -74,6 +74,29 @@ def test_a_second_snapshot_is_added_and_equals_a_run_from_nothing_over_both(spar
     assert [lake.version(table) for table in (tables.DOCUMENTS, SIGNALS, tables.PAIRS)] == before  # the same deliveries change nothing
 
 
+def test_a_chain_of_near_copies_that_comes_in_any_order_leaves_what_a_run_from_nothing_leaves(spark, tmp_path):
+    words, chance = [f"word{i}" for i in range(7 * 30 + 150)], random.Random(2)
+    windows = {i: " ".join(words[7 * i : 7 * i + 150]) for i in chance.sample(range(30), 30)}
+    dealt = dict(zip("abc", (list(windows.values())[n::3] for n in range(3)), strict=True))
+    for snapshot, texts in dealt.items():
+        deliver(tmp_path, snapshot, texts)
+    orders = {"grown": (["b", "c"], ["a", "b", "c"]), "fresh": (["a", "b", "c"],)}
+    rows = []
+    for home, steps in orders.items():
+        for snapshots in steps:
+            one = job(spark, tmp_path, snapshots, home)
+            one.home.root.mkdir(exist_ok=True)
+            ingest.run(one), measure.run(one), dedup.run(one)
+        rows.append(content(one.home.lake, tables.CLUSTERS))
+    assert rows[0] == rows[1]
+    text = {row["doc_id"]: row["text"] for row in one.home.lake.arrow(tables.DOCUMENTS).to_pylist()}
+    clusters = one.home.lake.arrow(tables.CLUSTERS).to_pylist()
+    for row in clusters:  # Jaccard of windows 2 apart is 132 / 160, of windows 3 apart 125 / 167
+        assert abs(words.index(text[row["doc_id"]].split()[0]) - words.index(text[row["keeper"]].split()[0])) <= 14
+    kept = {row["keeper"] for row in clusters}
+    assert kept == {row["doc_id"] for row in clusters if row["rank"] == 1} and 6 <= len(kept) <= 10
+
+
 @pytest.mark.parametrize("fitting", [2, 3, 4])  # 3 texts are new and near one other: not even these fit, these alone, all of them
 def test_what_does_not_fit_into_one_process_is_said_and_gives_the_same(spark, delivered, monkeypatch, fitting):
     whole, parts = job(spark, delivered, ["old", "new"]), [job(spark, delivered, names, "parts") for names in (["old"], ["old", "new"])]
