@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import html
 import json
 import random
 import re
+import unicodedata
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +17,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.decontaminate import index, items, search
+from pipelines.decontaminate import forms, index, items, phrases, plain, search
 from pipelines.decontaminate.overlap import contamination, suite
 from pipelines.decontaminate.record import kinds, record
 from pipelines.rules.judge import Terms, judge
@@ -153,6 +155,154 @@ def test_a_document_of_one_ngram_a_million_times_over_takes_linear_time_and_boun
     assert told[0, 7][:2] == (1.0, 24) and told[0, 7][3] == len(text + passages[7])
 
 
+# --- what formats put between the same words
+
+
+def undone(text: str) -> str:
+    """The plain text; and each of its bytes that is a copy stems from where it says."""
+    raw = text.encode()
+    smooth, begins, ends = plain.plain_places(np.frombuffer(raw, np.uint8))
+    data, bounds = plain.plain_batch(pa.array(["x", text]))
+    assert data[bounds[1] : bounds[2]].tobytes() == smooth.tobytes() and (begins < ends).all() and (np.diff(begins) >= 0).all()
+    copied = (ends - begins == 1) & (smooth != 32)
+    assert (np.frombuffer(raw, np.uint8)[begins[copied]] == smooth[copied])[smooth[copied] < 128].all() or "\\" in text
+    return smooth.tobytes().decode()
+
+
+@pytest.mark.parametrize(
+    ("text", "same"),
+    [
+        (r"one\ntwo\\nthree\t\"four\" \u00e9 \ud83d\ude00 \xe9 five\\\\six", 'one\ntwo\nthree "four" é 😀 é five six'),
+        (r"snake\_case \*bold\* \\alpha \neq", "snake_case *bold*  alpha \neq"),
+        ("a\\", "a"),
+        (r"\ud83d \u12 \u0000", "   u12  "),
+        ("&eacute;t&#233; &#xE9; &amp;amp;lt; &amp;nbsp;x &nosuch; &", "été é < \xa0x &nosuch; &"),
+        (r"\u003cp\u003eone\u0026eacute;\u003c/p\u003e", "\noneé\n"),
+        ('<p class="a>b">one</p><b>T</b>wo<br/>H<sub>2</sub>O', '\nb">one\nTwo\nH2O'),
+        ("List<String> a <b and c> d <i>x</i> <nosuch> 1 < 2", "List<String> a <b and c> d x <nosuch> 1 < 2"),
+        ("so\u00adft zero\u200bwidth \u202aleft\u202c \ufeffbom", "soft zerowidth left bom"),
+        ("hyphen-\nated hy-\r\n  phen so\u00ad\nft cross\u2010\ning Jean-\nPaul well-known 3-\n4 a-\n\nb", "hyphenated hyphen soft crossing Jean-\nPaul well-known 3-\n4 a-\n\nb"),
+        ("Ｆｕｌｌ　１２ ﬁnd oﬃce x² 𝐛𝐨𝐥𝐝", "Full　12 find office x2 bold"),
+        ("cafe\u0301 A\u030angstro\u0308m \u1112\u1161\u11ab e\u0323\u0302 x\u0304 か\u3099", "café Ångström 한 ệ x\u0304 が"),
+        ("(A) one\nB. two\n **C.** three\n d) four [E] five\nF\nsix", "( ) one\n . two\n ** .** three\n  ) four [ ] five\n \nsix"),
+        (" 1. one\n2) two\n- 3: three", "  . one\n ) two\n-  : three"),
+        ("（Ａ）好\nＢ． two", "( )好\n . two"),
+        ("it is 3. The 3.14 e.g. U.S. f(a) vitamin C K. x.b. a", "it is 3. The 3.14 e.g. U.S. f(a) vitamin C K. x.b. a"),
+        ("so _ said __init__ _much_ “_more_” snake_case ___.", "so   said   init    much  “ more ” snake_case    ."),
+        ("Janetʼs", "Janet's"),
+        ("", ""),
+    ],
+)
+def test_what_formats_put_between_words_is_undone(text, same):
+    assert undone(text) == same
+
+
+PIECES = st.sampled_from(["a", "b.", "é", "e\u0301", "\u00ad", "-\n", "&amp;", "&#65;", "&", ";", "\\", "\\n", "\\u0041", "\\ud83d", "<b>", "</p>", "<", ">", "=", "Ａ", "ﬁ", "好", "_", "\n", " ", ")", "1", "\u1100", "\u1161", "😀", "\u200b"])
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(PIECES, max_size=40).map("".join))
+def test_any_mixture_is_valid_text_with_places_inside_it_and_the_same_with_and_without_them(text):
+    smooth, begins, ends = plain.plain_places(np.frombuffer(text.encode(), np.uint8))
+    data, bounds = plain.plain_batch(pa.array([text, text]))
+    assert data[: bounds[1]].tobytes() == data[bounds[1] : bounds[2]].tobytes() == smooth.tobytes()
+    assert smooth.tobytes().decode() is not None and len(smooth) <= len(text.encode())
+    assert (begins < ends).all() and (ends <= len(text.encode())).all() and (np.diff(begins) >= 0).all()
+
+
+def test_compatibility_forms_and_marks_are_those_of_unicode():
+    """Oracle: unicodedata, on every letter that the tables fold to no more bytes, and every pair that composes."""
+    kept = [chr(code) for code in range(0xA0, 0x1D800) if forms.FORMS.kinds[code] == forms.MAP and chr(code).isalnum() and code not in forms.APOSTROPHES]
+    assert len(kept) > 2000 and all(undone(c) in (unicodedata.normalize("NFKC", c), "( )", " .") for c in kept)  # (1) and 1. are labels
+    pairs = [chr(code) for code in (*range(0xC0, 0x250), *range(0x1E00, 0x2000), *range(0xAC00, 0xD7A4, 97)) if len(unicodedata.normalize("NFD", chr(code))) > 1]
+    composed = [c for c in pairs if unicodedata.normalize("NFC", c) == c and c.isalpha()]
+    assert len(composed) > 600 and all(undone(unicodedata.normalize("NFD", c)) == c for c in composed)
+
+
+ITEM = "A baker has eleven crates with twenty-three apples each and gives _seven_ apples to the naïve (efficient) school; how many\napples are \"left\" if x < y & y > z?"
+
+
+@pytest.mark.parametrize(
+    "render",
+    [
+        json.dumps,
+        lambda text: json.dumps(json.dumps(text)),
+        lambda text: html.escape(text).replace("\n", "<br/>\n").replace("apples", "<b>a</b>pples"),
+        lambda text: html.escape(text).encode("ascii", "xmlcharrefreplace").decode(),
+        lambda text: json.dumps(html.escape(text).replace("\n", "<p>")).replace("<", "\\u003c").replace("&", "\\u0026"),
+        lambda text: text.replace("crates", "cra-\n    tes").replace("school", "sch\u00adool").replace("many", "ma\u00ad\nny"),
+        lambda text: text.replace("apples", "ap\u200bples").replace("eleven", "eleven\u2060"),
+        lambda text: "".join(chr(ord(c) + 0xFEE0) if "!" <= c <= "~" else c for c in text),
+        lambda text: unicodedata.normalize("NFD", text).replace("ffi", "ﬃ").replace('"', "”"),
+        lambda text: '7,"' + text.replace('"', '""').replace("\n", "\r\n") + '",3',
+        lambda text: re.sub(r"([_()<>&#])", r"\\\1", text).replace("crates", "_crates_").replace("each", "**each**"),
+        lambda text: r"\textbf{" + text.replace("&", r"\&").replace("_", r"\_").replace("x < y", r"$x<y$") + "}",
+        repr,
+    ],
+)
+def test_an_item_is_found_whole_in_every_form_of_the_wild_with_its_place_in_the_text(render):
+    text = "öde " * 9 + render(ITEM) + " fin" * 9
+    (told,) = found([text], [ITEM]).values()
+    match = text.encode()[told[2] : told[3]].decode()
+    assert told[0] == 1.0 and match.lower().startswith(("a baker", "ａ baker", "ａ")) and match[-1] in "zｚ"
+    assert found([ITEM], [text]).keys() == {(0, 0)}  # and an item that comes in such a form is
+
+
+# --- short questions, edited items
+
+
+def phrases_found(texts: list[str], entries: list[list[str]], n: int = 8) -> dict[tuple[int, int], str]:
+    """(text, phrase) to what stands there."""
+    searcher = search.Searcher(index.build(index.strings([]), n, 20), phrases.build(entries, n))
+    return {(d, m.passage): texts[d].encode()[m.start : m.end].decode() for d, matches in searcher.search(index.strings(texts)) for m in matches}
+
+
+def test_a_short_question_is_found_with_its_answers_or_options_close_behind_it_and_not_without():
+    entries = [["Which planet is largest?", "Jupiter Prime", "Mars", "Venus"], ["Who wrote Hamlet?", "Shakespeare"], ["What?", "a long answer of many words here"]]
+    filler = " filler" * 60
+    texts = [
+        "Q: Which planet is largest?\nAnswer: Jupiter Prime." + filler,
+        filler + " which planet is LARGEST (a) Mars (b) Jupiter prime (c) Venus",
+        "Which planet is largest?" + filler + " Jupiter Prime",
+        "Which planet is largest? Mars.",  # four words and one
+        "Which planet is the largest? Jupiter Prime, Mars, Venus",
+        "Who wrote Hamlet? Shakespeare.",
+        "What? a long answer of many words here",
+        r'{"q": "Which planet\nis largest?", "options": ["Mars", "Jupiter Prime"]}',
+    ]
+    told = phrases_found(texts, entries)
+    assert told == {
+        (0, 0): "Which planet is largest?\nAnswer: Jupiter Prime",
+        (1, 0): "which planet is LARGEST (a) Mars (b) Jupiter prime (c) Venus",
+        (7, 0): r'Which planet\nis largest?", "options": ["Mars", "Jupiter Prime',
+    }
+
+
+def test_a_question_is_safe_alone_from_six_words_on_unless_many_items_ask_it():
+    question = "Which technology was developed most recently?"
+    assert phrases_found([question, "which technology was developed most"], [[question, "radio"]]) == {(0, 0): question[:-1]}
+    assert phrases_found([question], [[question, f"answer {i}"] for i in range(phrases.SHARED + 1)]) == {}
+    assert phrases_found(["is it so or is it not"], [["is it so or is it?"]]) == {}  # too few letters
+    assert phrases_found(["什么是光合作用", "什么是光合作用? 植物利用光能"], [["什么是光合作用?", "植物利用光能"]]).keys() == {(1, 0)}
+
+
+def test_questions_in_a_row_a_million_times_take_linear_time():
+    text = "which planet is largest " * 200_000
+    assert phrases_found([text], [["Which planet is largest?", "Jupiter", "Mars", "Venus"]]) == {}
+
+
+def test_an_item_that_lost_one_word_in_ten_is_flagged_and_one_of_the_same_template_is_not():
+    item, chance = prose(1, 60), random.Random(5)
+    edited = [word for i, word in enumerate(item) if i % 10 != 7]
+    texts = [" ".join([*prose(2, 80), *words, *prose(3, 80)]) for words in (edited, item[:12] + prose(9, 48), chance.sample(item, 60), item)]
+    searcher = search.Searcher(index.build(index.strings([" ".join(item), *(" ".join(prose(i, 60)) for i in range(50, 80))]), 8, 20))
+    told = {d: matches[0] for d, matches in searcher.search(index.strings(texts))}
+    assert told.keys() == {0, 3} and told[0].near > 0.85 and told[0].cover < 0.3 and told[3].near == pytest.approx(1.0)
+    short = [*item[:9], "x", *item[10:14]]
+    (flagged,) = search.Searcher(index.build(index.strings([" ".join(item[:14])]), 8, 20)).search(index.strings([" ".join(short)]))[0][1]
+    assert flagged.cover == 0.0 and flagged.near == pytest.approx(13 / 14)
+
+
 # --- evaluation files
 
 
@@ -223,6 +373,21 @@ def test_missing_files_folders_and_bombs_are_refused(tmp_path, monkeypatch):
         spec(short_tokens=5)
 
 
+def test_lines_with_nan_infinity_and_lone_surrogates_are_items_and_what_is_none_is_told(tmp_path):
+    lines = [b'{"q": "one two", "score": NaN}', b'{"q": "three", "score": -Infinity}', b'{"q": "four \\ud800"}', b'{"q": "five"', b'{"q": "\xff"}', b"7"]
+    path = write(tmp_path / "a.jsonl", b"\n".join(lines))
+    (told,) = items.read(spec({"path": path, "fields": ["q"]}))
+    assert [item.texts[0] for item in told.items] == ["one two", "three", "four ?"] and told.broken == 3
+    assert [why.removeprefix(path) for why in told.why][1:] == ["#5: not UTF-8 at byte 7", "#6: expected an object on a line, found int"]
+
+
+def test_parts_of_an_item_are_members_of_lists_without_letters_and_digits(tmp_path):
+    table = pa.table({"q": [b"Which?"], "choices": [{"text": ["one", "two"], "label": ["A", "B"]}], "n": [7]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    (told,) = items.read(spec({"path": str(tmp_path / "a.parquet"), "fields": ["q", "choices", "n"]}))
+    assert told.items[0].parts == ("Which?", "one", "two") and told.items[0].texts == ("Which?", "one\ntwo\nA\nB", "7")
+
+
 # --- through Spark
 
 
@@ -274,7 +439,8 @@ def test_the_record_says_what_was_searched_found_and_dropped(spark, planted):
     assert dropped == [3, 5, 7, 9] and {row.reason for row in verdicts.where("not keep").collect()} == {"contaminated"}
     told = json.loads(json.dumps(record(rows, verdicts, all_of_it, files)))
     (file,) = told["files"]
-    assert file["items"] == {"read": 62, "long": 57, "short": 4, "too_short": 1, "shared": 0, "empty": 0, "broken": 0}
+    assert file["items"] == {"read": 62, "by_question": 61, "by_short_question": 0, "by_other_passages": 0, "too_short": 1, "shared": 0, "empty": 0, "broken": 0, "first_broken": []}
+    assert file["passages"]["question"] == {"long": 48, "short": 13, "too_short": 1} and file["passages"]["answer"] == {"long": 30, "too_short": 32}
     assert file["contaminated"]["items"] == 61 and file["contaminated"]["share_of_searched"] == 1.0
     assert told["documents"]["dropped"] == [{"source": "s", "documents": 4, "bytes": 400, "for_this_alone": 4}]
     assert {row["threshold"]: row["documents"] for row in told["documents"]["would_be_dropped"]}[0.2] == 5

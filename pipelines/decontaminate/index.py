@@ -96,7 +96,8 @@ def build(texts: Strings, ngram: int, short: int, bucket_bits: int | None = None
     buckets = np.append(np.searchsorted(keys, edges), len(keys)).astype(np.int32)
     owner_bounds, owners, distinct = _owners(places, bounds, len(keys))
     is_short = n_words < short
-    least = np.clip(distinct // LOOKED_AT, 1, RUN_WORDS - ngram + 1)  # below FLOOR, so that edited items are seen
+    # below FLOOR, so that edited items are seen; two, as one n-gram over and over meets too many passages
+    least = np.minimum(np.clip(distinct // LOOKED_AT, 2, RUN_WORDS - ngram + 1), distinct)
     known = distinct >= np.where(is_short, 1, max(1, RUN_WORDS - ngram + 1))
     least = np.where(known, least, NEVER).astype(np.int32)
     return Index(

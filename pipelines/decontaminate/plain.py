@@ -410,7 +410,10 @@ def _is_label(text, i):
     stop = after == 46 or after == 58  # . :
     if not stop and after != 41 and after != 93:  # ) ]
         return False
-    if not (before <= 32 or before == 40 or before == 91 or before == 42 or before == 124):  # ( [ * |
+    is_open = before == 40 or before == 91  # ( [
+    if not (is_open or before <= 32 or before == 42 or before == 124):  # * |
+        return False
+    if is_open and i > 1 and not _is_edge(text, i - 2):  # f(a), x[1]
         return False
     if i + 2 < len(text) and (_is_word(text[i + 2]) or text[i + 2] == 95):
         return False

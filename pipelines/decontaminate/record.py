@@ -28,8 +28,8 @@ REACHES = "by_question", "by_short_question", "by_other_passages"
 LISTED = 1000  # documents and items in the record by name
 NORMALISATION = (
     "escapes of JSON, Python and HTML undone, tags and what has no width dropped, hyphens at line ends joined, "
-    "compatibility forms and combining marks folded, letters and numbers of options blank; Unicode lower case letter by "
-    "letter; words are runs of letters, digits and _ (Python's \\w), all else separates them, and where a script puts no "
+    "compatibility forms and combining marks folded, labels of options blank; Unicode lower case letter by "
+    "letter; words are runs of letters, digits and _ (Python's \\w), all else separates them; where a script puts no "
     "spaces between words every character of it is one; n-grams are compared by 64-bit hashes of their words"
 )
 BLIND_SPOTS = (

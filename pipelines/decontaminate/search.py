@@ -146,7 +146,8 @@ def _covers(words, positions, grams, index, seen, counts, slots):
         _, run = _extent(mine, positions, index.ngram)
         run = min(run, index.n_words[passage])
         near[n] = _near(words, first, grams[mine[begin]], passage, index)
-        told = held >= FLOOR * index.distinct[passage] or run >= RUN_WORDS
+        least = FLOOR * index.distinct[passage]  # a run of one n-gram over and over is none
+        told = held >= least or run >= RUN_WORDS and held > RUN_WORDS - index.ngram
         if index.is_short[passage]:
             start = _whole(mine, positions, grams, index.grams[index.bounds[passage] : index.bounds[passage + 1]])
             told, held = start >= 0, np.int64(index.distinct[passage] if start >= 0 else 0)
