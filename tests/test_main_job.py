@@ -185,7 +185,7 @@ def test_status_names_every_cause(finished_home, tmp_path):
     home = dataclasses.replace(finished_home.home, root=tmp_path)
     of = {step: finished_home.home.receipt(step) for step in flows.STEPS}
     home.keep(dataclasses.replace(of["report"], part=of["report"].part | {"seed": 1, "max_epochs": 2.0}, hash="0"))
-    home.keep(dataclasses.replace(of["evaluate"], part="as homes of older versions have it", inputs=of["evaluate"].inputs | {"train": "0"}))
+    home.keep(dataclasses.replace(of["evaluate"], part="as homes of older versions have it", inputs=of["evaluate"].inputs | {"train": "0"}, hash="0"))
     home.keep(dataclasses.replace(of["judge"], hash="0"))
     home.receipt_file("measure").write_text("{")
     why = {state.step.name: state.why for state in states(preflight(finished_home.recipe), home)}
@@ -289,12 +289,16 @@ def test_what_a_finished_run_lost_is_made_again_the_same(finished_home, spark, t
         assert (copy.shards / window.file).read_bytes() == (kept.shards / window.file).read_bytes()
 
 
-def test_a_run_that_lost_what_it_told_on_its_way_is_trained_again(finished_home, spark, tmp_path):
+def test_a_run_that_lost_what_it_told_on_its_way_is_not_done_and_says_what_to_do(finished_home, spark, tmp_path):
+    """Steps before all checkpoints: nothing can tell of them again but training from the beginning, which nobody is made to do."""
     copy, kept = copy_of(finished_home, tmp_path), finished_home.home
     (run,) = copy.runs.iterdir()
     sorted((run / "ledger").iterdir())[0].unlink()
     assert "ledger/steps-0000000" in not_done(finished_home.recipe, copy)["train"]
-    assert finish(finished_home.recipe, copy, spark) == ["train"]
+    with pytest.raises(ValueError, match=r"metrics, seconds and ledger tell of 0 steps\): put back what is missing, or delete"):
+        finish(finished_home.recipe, copy, spark)
+    shutil.rmtree(run)
+    assert finish(finished_home.recipe, copy, spark) == ["train", "evaluate", "report"]
     for path in [*(run / "ledger").iterdir(), run / "metrics.jsonl", run / "final/weights.safetensors"]:
         assert path.read_bytes() == (kept.root / path.relative_to(copy.root)).read_bytes()
     assert copy.lake.arrow(tables.LEDGER).num_rows == kept.lake.arrow(tables.LEDGER).num_rows
