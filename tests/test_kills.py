@@ -50,11 +50,19 @@ def run_until(step: str, file, delay: float, env: dict[str, str]) -> bool:
     return alive
 
 
+def command_line(process: psutil.Process) -> str:
+    """Empty of one that has ended since it was listed."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
 def stop_in(step: str, file, delay: float, env: dict[str, str]) -> Stopped:
     """Ask a run to end, as a scheduler does, while Java and Prefect's server work for it."""
     run = start_until(step, file, delay, env)
     family = psutil.Process(run.pid).children(recursive=True)
-    names = {word for one in family for word in ("java", "prefect.server") if word in " ".join(one.cmdline())}
+    names = {word for one in family for word in ("java", "prefect.server") if word in command_line(one)}
     began = time.monotonic()
     run.terminate()
     said = run.communicate(timeout=100)[0]

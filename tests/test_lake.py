@@ -85,7 +85,7 @@ def test_rows_of_this_process_are_written_like_sparks(spark, lake):
         with pytest.raises(Exception, match=r"failed validation check|[Nn]ull"):
             lake.write(broken, tables.PAIRS, {})
     assert lake.version(tables.PAIRS) == version
-    lake.write(rows[0], tables.PAIRS, {})
+    lake.write(rows[0], tables.PAIRS, {"step": "d"})
     lake.write(rows[0].slice(0, 0), tables.PAIRS, {"step": "none"}, append=True)
     assert list(map(tuple, lake.read(spark, tables.PAIRS).collect())) == mixed[:1] and lake.ancestry(tables.PAIRS) == {"step": "none"}
 

@@ -37,7 +37,7 @@ def deliver(folder, snapshot: str, texts: list[str], bad: int = 0) -> None:
 
 def job(spark, folder, snapshots: list[str], home: str = "home") -> Job:
     source = {"name": "web", "reader": "jsonl", "domain": "docs", "path": f"{folder}/in/{{snapshot}}", "snapshots": snapshots}
-    value = {"home": str(folder / home), "sources": [source], "stages": [{"name": "a", "tokens": 1, "seq_len": 256}]}
+    value = {"home": str(folder / home), "sources": [source], "stages": [{"name": "a", "tokens": 2048, "seq_len": 256}]}
     made = Job(Recipe.model_validate(value), Home(folder / home), {step.name: step.name * 6 for step in STEPS})
     made.spark = spark
     return made

@@ -69,7 +69,7 @@ def store_pairs(job: Job) -> None:
     near, lake = job.recipe.near_duplicates, job.home.lake
     # not what quality is: fingerprints do not go by it
     settings = [signals.REVISION, near.model_dump(), job.recipe.seed]
-    wanted = {name: json_hash([settings, job.deliveries[name]]) for name in job.known(tables.SIGNALS)}
+    wanted = {name: json_hash([settings, job.deliveries[name]]) for name in job.known(signals.TABLE)}
     stored = job.known(tables.PAIRS)
     fresh = deliveries.missing_deliveries(wanted, stored)
     if fresh == []:
