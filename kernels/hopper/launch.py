@@ -61,8 +61,12 @@ def launch_persistent(
     kernel: triton.JITFunction, device: torch.device, warpgroups: int, *arguments: object, **sizes: int
 ) -> None:
     """Launch a Gluon kernel with one block on each SM, of so many warpgroups beside the loader's."""
-    blocks = sm_count(device)
-    launch(kernel, blocks, *arguments, **sizes, BLOCKS=blocks, num_warps=4, maxnreg=ENTRY_REGISTERS[warpgroups])
+    launch(kernel, sm_count(device), *arguments, **sizes, num_warps=4, maxnreg=ENTRY_REGISTERS[warpgroups])
+
+
+def new_counter(device: torch.device) -> Tensor:
+    """What a launch's blocks draw their tiles from; see `counter.Counter`."""
+    return torch.zeros(3, device=device, dtype=torch.int32)
 
 
 def launch_rows(
@@ -73,16 +77,13 @@ def launch_rows(
     n: int,
     k: int,
     lag: int,
-    tile_columns: int,
     warpgroups: int,
     **sizes: int,
 ) -> None:
-    """Launch a kernel of `rows` or `dact` over all tiles of a product [R, k] x [k, n]; pacing has a counter for each
-    wave of tiles."""
+    """Launch a kernel of `rows` or `dact` over all tiles of a product [R, k] x [k, n]."""
     device = tiles_M4.device
-    waves = triton.cdiv(len(tiles_M4) * triton.cdiv(n, tile_columns), sm_count(device))
-    pace = torch.zeros(waves, device=device, dtype=torch.int32)
-    launch_persistent(kernel, device, warpgroups, *arguments, tiles_M4, used_1, pace, n, k, lag, **sizes)
+    counter = new_counter(device)
+    launch_persistent(kernel, device, warpgroups, *arguments, tiles_M4, used_1, counter, n, k, lag, **sizes)
 
 
 def compile_side_by_side(device: torch.device, works: list[Callable[[], object]]) -> None:

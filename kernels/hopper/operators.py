@@ -21,6 +21,7 @@ from kernels.hopper.launch import (
     launch,
     launch_persistent,
     launch_rows,
+    new_counter,
 )
 from kernels.hopper.outer import outer_kernel, outer_pair_kernel
 from kernels.hopper.rows import down_kernel, dx_kernel, up_kernel
@@ -38,7 +39,7 @@ def swiglu(
         boxes = (box(x_RD), box_of_weights(w1, 128), box_of_weights(v1, 128), box(gate), box(linear), box(a))
         arguments = (*boxes, gate, linear, a)
         launch_rows(
-            up_kernel, arguments, tiles_M4, used_1, hidden, width, plan(width).lag, 128, SLABS, SLABS=SLABS, SLOTS=4
+            up_kernel, arguments, tiles_M4, used_1, hidden, width, plan(width).lag, SLABS, SLABS=SLABS, SLOTS=4
         )
     return gate, linear, a
 
@@ -57,7 +58,7 @@ def row_products(a: list[Tensor], w: list[Tensor], tiles_M4: Tensor, used_1: Ten
         kernel = down_kernel if len(a) == 1 else dx_kernel
         arguments = (*(box(x) for x in a), *(box_of_weights(x, 64, 256) for x in w), box(out), out)
         launch_rows(
-            kernel, arguments, tiles_M4, used_1, width, hidden, plan(width).lag, 256, SLABS, SLABS=SLABS, SLOTS=4
+            kernel, arguments, tiles_M4, used_1, width, hidden, plan(width).lag, SLABS, SLABS=SLABS, SLOTS=4
         )
     return out
 
@@ -92,11 +93,11 @@ def swiglu_backward(
         boxes, tensors = (box(dy_RD), box_of_weights(w2, 256)), (gate_RF, linear_RF, a, weight_R, partial)
         if overlapped:
             launch_rows(
-                dact_overlapped_kernel, (*boxes, *tensors), tiles_M4, used_1, hidden, width, lag, 256, 3, SLOTS=3
+                dact_overlapped_kernel, (*boxes, *tensors), tiles_M4, used_1, hidden, width, lag, 3, SLOTS=3
             )
         else:
             boxes += (box(gate_RF), box(linear_RF), box(a))
-            launch_rows(dact_kernel, (*boxes, *tensors), tiles_M4, used_1, hidden, width, lag, 256, 2, SLOTS=4)
+            launch_rows(dact_kernel, (*boxes, *tensors), tiles_M4, used_1, hidden, width, lag, 2, SLOTS=4)
         columns = partial.shape[1]
         block = triton.next_power_of_2(columns)
         sizes = dict(ROWS=max(min(64, 8192 // block), 1), COLUMNS=block)
@@ -168,7 +169,8 @@ def _launch_outer(
     slabs, group = outer_tile(hidden)
     kernel = outer_kernel if len(a) == 1 else outer_pair_kernel
     boxes = (*(box(x) for x in a), box(b_RD, 64, 256), *(box(x, 64, 32 if accumulate else 64) for x in out))
-    arguments = (*boxes, offsets_E1, order_E, hidden, width, len(order_E), group)
+    counter = new_counter(b_RD.device)
+    arguments = (*boxes, offsets_E1, order_E, counter, hidden, width, len(order_E), group)
     launch_persistent(kernel, b_RD.device, slabs, *arguments, SLABS=slabs, SLOTS=4, ACCUMULATE=accumulate)
 
 
