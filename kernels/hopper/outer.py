@@ -68,14 +68,20 @@ class OuterTile(NamedTuple):
 
 
 @gluon.jit
+def _wide(work):
+    """Tiles side by side; in units of 64, as LLVM takes N + 255 out to where ptxas spills it."""
+    return gl.cdiv(work.N // 64, WIDTH // 64)
+
+
+@gluon.jit
 def _outer_total(work, height: gl.constexpr, pair: gl.constexpr):
-    return gl.cdiv(work.M, height) * gl.cdiv(work.N, WIDTH) * pair * work.E
+    return gl.cdiv(work.M, height) * _wide(work) * pair * work.E
 
 
 @gluon.jit
 def _outer_tile(tile, work, height: gl.constexpr, pair: gl.constexpr):
     """Bands of `group` tiles of one expert, walked down before the next column begins."""
-    high, wide = gl.cdiv(work.M, height), gl.cdiv(work.N, WIDTH)
+    high, wide = gl.cdiv(work.M, height), _wide(work)
     expert = gl.load(work.order_ptr + tile // (high * wide * pair))
     place = tile % (high * wide * pair)
     first = place // (work.group * wide) * work.group
@@ -108,9 +114,7 @@ def _load_outer(a, b_desc, c, ring, work, staging: gl.constexpr, accumulate: gl.
                 for p in gl.static_range(pair):
                     mine = (at.left > s * SLAB) & (at.which == p)
                     place = [k, work.M - at.left + s * SLAB]
-                    tma.async_copy_global_to_shared(
-                        a[p], place, bar, ring.a.index(slot * slabs + s), pred=mine
-                    )
+                    tma.async_copy_global_to_shared(a[p], place, bar, ring.a.index(slot * slabs + s), pred=mine)
             tma.async_copy_global_to_shared(b_desc, [k, at.column * WIDTH], bar, ring.b.index(slot))
             step += 1
         tile = draw(work.counter)

@@ -1,11 +1,11 @@
-"""Tiles of rows times their expert's weights, for the kernels of `rows` and `dact`: their order and pace, their loader,
-and a consumer's sum over K.
+"""Tiles of rows times their expert's weights, for the kernels of `rows` and `dact`: their order, their loader, and a
+consumer's sum over K.
 
 A GPU at its power limit pays with clock for every byte from HBM (H200, DBRX's shape: 557-615 TFLOP/s with a plain order
 of tiles, 640-670 with these two, and a third of the HBM traffic):
 
   * a group of tiles never mixes experts, so the blocks in flight share one set of weights (`row_tile`);
-  * no block begins a tile before all are near the end of the tile before (`keep_pace`): skipped slabs make tiles
+  * no block begins a tile before all are near the end of the tile before (`counter`): skipped slabs make tiles
     unequal, and blocks that drift apart each stream their own panels.
 
 M counts sorted rows; N and K are the layer's F and D for up and dact, D and F for down and dx.
@@ -31,6 +31,7 @@ from kernels.hopper.ring import (
     slabs_of,
     turn_over,
 )
+
 
 class Work(NamedTuple):
     """The table of row tiles (topology.row_tiles), how many are in use, and the counter that deals them out."""
