@@ -29,6 +29,7 @@ import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.language.extra.cuda import globaltimer
 
 import kernels
 from kernels import blocksparse
@@ -53,11 +54,12 @@ class Config(NamedTuple):
     portable: float = 0.0  # least % of the portable path: 1.3 times MegaBlocks' block-sparse products
     popular: bool = False  # one expert is among the choices of half of all tokens
     graph: bool = False  # launch-bound: also as a CUDA graph
+    held: tuple[int, ...] = ()  # also, one at a time, beside a kernel that holds so many SMs, as a collective's does
 
 
 CONFIGS = {
     "DBRX": Config(8192, 6144, 10752, 16, 4, 92, 7.65, 69.3),
-    "MoE-B": Config(16384, 3072, 5376, 16, 4, 92, 3.60, 78.7),
+    "MoE-B": Config(16384, 3072, 5376, 16, 4, 92, 3.60, 78.7, held=(0, 1, 8, 32)),
     "small": Config(32768, 1024, 1792, 16, 4, 85, 1.81, 65.1),
     "many": Config(16384, 2048, 1024, 64, 8),
     "popular": Config(16384, 3072, 5376, 16, 4, popular=True),
@@ -371,6 +373,10 @@ def measure_way(name: str, config: Config, way: str, inputs: Inputs, sensors: Se
     for work, run, share, gb in (("forward", forward, 1, None), ("forward + backward", step, 3, peak)):
         ms, read = sustained(run, sensors)
         readings.append(Reading(name, way, work, ms, None, share * flops(config) / ms / 1e9, read, gb))
+        if way == "hopper":
+            readings += [
+                Reading(name, f"{way}, {n} SMs held", work, beside(n, run), None, None, None) for n in config.held
+            ]
     clear(inputs)
     if config.graph and way in ("hopper", "blocksparse"):
         ms, read = sustained(captured(function, inputs, dout).replay, sensors)
@@ -378,6 +384,35 @@ def measure_way(name: str, config: Config, way: str, inputs: Inputs, sensors: Se
             Reading(name, f"{way}, CUDA graph", "forward + backward", ms, None, 3 * flops(config) / ms / 1e9, read)
         )
     return readings
+
+
+@triton.jit
+def hold_kernel(out_ptr, ns):
+    start = globaltimer()
+    now = start
+    while now - start < ns:
+        now = globaltimer()
+    tl.store(out_ptr + tl.program_id(0), now)
+
+
+def beside(held: int, work: Callable[[], object], repeats: int = 7, ns: int = 60_000_000) -> float:
+    """Median milliseconds of `work`, begun while `held` SMs are held, each by a kernel of its own stream, for longer
+    than it takes."""
+    out, side, times = torch.empty(256, device="cuda", dtype=torch.int64), torch.cuda.Stream(priority=-1), []
+    for _ in range(repeats):
+        torch.cuda.synchronize()
+        if held:
+            with torch.cuda.stream(side):
+                hold_kernel[(held,)](out, ns, num_warps=1)
+        time.sleep(0.002)  # so that they are held
+        start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        work()
+        stop.record()
+        stop.synchronize()
+        times.append(start.elapsed_time(stop))
+    torch.cuda.synchronize()
+    return statistics.median(times)
 
 
 def captured(function: Callable, inputs: Inputs, dout: Tensor) -> torch.cuda.CUDAGraph:

@@ -6,6 +6,7 @@
     reference       the definition of every operation, in plain torch
     topology        where rows and blocks lie, for both
     router          softmax, top-k and load-balancing statistics in one kernel
+    operator        launches as operators of torch, for torch.compile alone
 
 Letters in shapes, here and in `model`: T tokens, D model dim, F hidden dim of one expert, E experts, K experts a token
 (top_k), R = T * K rows, one for each token and chosen expert.

@@ -81,7 +81,7 @@ def route(x_TD: Tensor, router_ED: Tensor, top_k: int) -> tuple[Tensor, Tensor, 
         raise ValueError(f"expected top_k from 1 to the {len(router_ED)} experts, found {top_k}")
     if "blocksparse" in PATHS and topology.on_triton(x_TD):
         with _on(x_TD.device):
-            return router.route(F.linear(x_TD, router_ED), top_k)
+            return router.Route.apply(F.linear(x_TD, router_ED), top_k)
     weights_TK, indices_TK, probs_TE = reference.route(x_TD, router_ED, top_k)
     counts_E = reference.expert_counts(indices_TK, len(router_ED))
     return weights_TK, indices_TK, reference.balance_loss(probs_TE, indices_TK), counts_E

@@ -11,18 +11,21 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from kernels.operator import operator
 
 ELEMENTS = 2048  # logits a program holds at a time: 16 a thread of 4 warps
 PROGRAMS = 1024  # at most, so that the second kernel has little to add up
 
 
-@torch.library.custom_op("millrace::route", mutates_args=())
-def route(logits_TE: Tensor, top_k: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+@operator("route")
+def _route(logits_TE: Tensor, top_k: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The outputs of `layer.route`, from the logits [T, E]."""
     return _route_launch(logits_TE, top_k)
 
 
-@route.register_fake
+@_route.register_fake
 def _outputs(logits_TE, top_k):
     """weights, indices, balance, counts: not yet written."""
     tokens, experts = logits_TE.shape
@@ -131,7 +134,7 @@ def balance_kernel(
 # ------------------------------------------------------------------------------------------------ the derivative
 
 
-@torch.library.custom_op("millrace::route_backward", mutates_args=())
+@operator("route_backward")
 def _route_backward(
     logits_TE: Tensor, indices_TK: Tensor, counts_E: Tensor, dweights_TK: Tensor, dbalance: Tensor
 ) -> Tensor:
@@ -187,13 +190,23 @@ def route_backward_kernel(
     )
 
 
-def _keep(ctx, inputs, output):
-    _, indices_TK, _, counts_E = output
-    ctx.save_for_backward(inputs[0], indices_TK, counts_E)
+class Route(torch.autograd.Function):
+    """apply(logits [T, E], K) -> the outputs of `layer.route`."""
 
+    @staticmethod
+    def forward(ctx, logits_TE, top_k):
+        weights_TK, indices_TK, balance, counts_E = _route(logits_TE, top_k)
+        ctx.save_for_backward(logits_TE, indices_TK, counts_E)
+        ctx.mark_non_differentiable(indices_TK, counts_E)
+        ctx.set_materialize_grads(False)  # zeros for indices and counts would be two launches more
+        return weights_TK, indices_TK, balance, counts_E
 
-def _backward(ctx, dweights_TK, dindices_TK, dbalance, dcounts_E):
-    return _route_backward(*ctx.saved_tensors, dweights_TK, dbalance), None
-
-
-route.register_autograd(_backward, setup_context=_keep)
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dweights_TK, _indices, dbalance, _counts):
+        logits_TE, indices_TK, counts_E = ctx.saved_tensors
+        if dweights_TK is None:
+            dweights_TK = logits_TE.new_zeros(indices_TK.shape, dtype=torch.float32)
+        if dbalance is None:
+            dbalance = logits_TE.new_zeros((), dtype=torch.float32)
+        return _route_backward(logits_TE, indices_TK, counts_E, dweights_TK, dbalance), None

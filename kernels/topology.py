@@ -16,6 +16,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.operator import operator
+
 CHUNK = 1024  # rows that one program counts and places, at least
 CHUNKS = 512  # programs at most, as each one reads the counts of all: 512 of them read 32 KB each for 16 experts
 # TRITON_INTERPRET=1, which counts from here on: kernels are made at import
@@ -63,7 +65,7 @@ def on_triton(x: Tensor) -> bool:
 # ------------------------------------------------------------------------------------------------ the rows' places
 
 
-@torch.library.custom_op("millrace::topology", mutates_args=())
+@operator("topology")
 def _build(indices_TK: Tensor, n_experts: int) -> tuple[Tensor, Tensor, Tensor]:
     return (_build_triton if on_triton(indices_TK) else _build_torch)(indices_TK.reshape(-1), n_experts)
 
@@ -171,7 +173,7 @@ def store_order(order_ptr, total, n_experts, EP: tl.constexpr, STEP: tl.constexp
 # ------------------------------------------------------------------------------------------------ tiles of rows
 
 
-@torch.library.custom_op("millrace::row_tiles", mutates_args=())
+@operator("row_tiles")
 def _row_tiles(offsets_E1: Tensor, bound: int, rows: int, group: int) -> tuple[Tensor, Tensor]:
     return (_row_tiles_triton if on_triton(offsets_E1) else _row_tiles_torch)(offsets_E1, bound, rows, group)
 

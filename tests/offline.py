@@ -69,7 +69,7 @@ def compiling(arch: int) -> Iterator[list[Compiled]]:
         if id(kernel) not in seen:
             seen.add(id(kernel))
             kernels.append(resources(self.__name__, kernel))
-        return kernel
+        # and returns nothing, which a caller might keep and launch
 
     before = triton.runtime.driver._active
     triton.runtime.driver.set_active(Driver(arch))

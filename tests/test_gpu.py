@@ -18,8 +18,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 import torch.nn.functional as F
+import triton
+import triton.language as tl
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+from triton.language.extra.cuda import globaltimer
 
 import kernels
 from kernels import layer
@@ -299,6 +302,59 @@ def master_weights(implementation: str) -> str:
     return ""
 
 
+@triton.jit
+def hold_kernel(out_ptr, ns):
+    """Holds one multiprocessor a program for so long, as a collective's kernels do."""
+    start = globaltimer()
+    now = start
+    while now - start < ns:
+        now = globaltimer()
+    tl.store(out_ptr + tl.program_id(0), now)
+
+
+def beside(held: int, work: Callable[[], object], ms: int = 60) -> tuple[object, float]:
+    """What `work` returns while `held` multiprocessors are held for `ms`, and the milliseconds that it takes."""
+    out, side = torch.empty(132, dtype=torch.int64, device="cuda"), torch.cuda.Stream(priority=-1)
+    start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    if held:
+        with torch.cuda.stream(side):
+            hold_kernel[(held,)](out, ms * 1_000_000, num_warps=1)
+    time.sleep(0.002)  # so that they are held
+    start.record()
+    result = work()
+    stop.record()
+    torch.cuda.synchronize()
+    return result, start.elapsed_time(stop)
+
+
+def beside_other_kernels(backward: bool) -> str:
+    """With a multiprocessor held for longer than it takes, the layer takes at most 1.3 times its time."""
+    inputs = make(Shape(16384, 2048, 3584, 16, 4))
+
+    def work():
+        if backward:
+            return step(path("hopper"), inputs)
+        with torch.no_grad():
+            return path("hopper")(*inputs[:7])
+
+    for _ in range(3):
+        work()
+    alone, held = (sorted(beside(n, work)[1] for _ in range(7))[3] for n in (0, 1))
+    assert held <= 1.3 * alone < 40, f"{held:.2f} ms with one multiprocessor held, {alone:.2f} ms alone"
+    return f"{held:.2f} ms with one multiprocessor held, {alone:.2f} ms alone: {held / alone:.2f}"
+
+
+def same_bits_whoever_works(shape: Shape) -> str:
+    """Whichever block computes a tile, late ones included: multiprocessors are let go while the layer runs."""
+    inputs = make(shape)
+    wanted = step(path("hopper"), inputs)
+    for held, ms in ((1, 60), (100, 60), (131, 5), (64, 3), (64, 4), (32, 3), (32, 4)):
+        found, _ = beside(held, lambda: step(path("hopper"), inputs), ms)
+        assert same(found, wanted), f"other bits with {held} multiprocessors held for {ms} ms"
+    return ""
+
+
 def automatic() -> str:
     inputs = make(SHAPES["odd"])
     assert kernels.choose(inputs.x_TD, inputs.w1, 8) == "hopper" and kernels.choose(inputs.x_TD.float(), inputs.w1, 8) == "blocksparse"
@@ -382,6 +438,10 @@ def cases() -> dict[str, Callable[[], str]]:
             checks[f"{implementation} {each.__name__.replace('_', ' ')}"] = partial(each, implementation)
     for which, name in enumerate(("w1", "v1", "w2")):
         checks[f"hopper bf16 added to fp32 of {name} alone"] = partial(added_to_one, which)
+    for name, backward in (("forward", False), ("forward and backward", True)):
+        checks[f"hopper beside other kernels {name}"] = partial(beside_other_kernels, backward)
+    for name, shape in {**SHAPES, "long": Shape(8192, 2048, 1024, 16, 4, "skewed")}.items():
+        checks[f"hopper same bits whoever works {name}"] = partial(same_bits_whoever_works, shape)
     checks["hopper compiled by inductor"] = partial(compiled, "hopper", "inductor")
     checks["blocksparse compiled by inductor"] = partial(compiled, "blocksparse", "inductor")
     checks["blocksparse compiled by aot_eager"] = partial(compiled, "blocksparse", "aot_eager")

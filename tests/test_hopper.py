@@ -131,6 +131,36 @@ def test_partial_sums_fit_the_registers_of_a_block(monkeypatch, hidden):
     assert sizes["COLUMNS"] >= hidden / 64 and sizes["ROWS"] * sizes["COLUMNS"] <= 8192 and grid * sizes["ROWS"] >= 200
 
 
+def test_what_was_launched_is_launched_again_for_arguments_of_the_same_kind_alone(monkeypatch):
+    looked_up, again = [], []
+
+    class Kernel:
+        def __getitem__(self, grid):
+            return lambda *arguments, **options: looked_up.append(arguments) or Compiled()
+
+    class Compiled:
+        def __getitem__(self, grid):
+            return lambda *arguments: again.append((grid, *arguments))
+
+    kernel, x, other = Kernel(), torch.zeros(5, 64).bfloat16(), torch.ones(9, 64).bfloat16()
+    unaligned = torch.zeros(5 * 64 + 1).bfloat16()[1:].view(5, 64)
+    monkeypatch.setattr(launch, "_launched", {})
+
+    def run(x, box=None, n=64, slots=4):
+        launch.launch_persistent(kernel, x.device, 3, box or launch.box(other), x, n, SLABS=3, SLOTS=slots)
+
+    run(x)
+    run(x.float())
+    run(unaligned)
+    run(x, launch.box(other, 128))
+    run(x, n=128)
+    run(x, slots=3)
+    assert len(looked_up) == 6 and not again
+    run(other)
+    ((grid, box, tensor, *rest),) = again
+    assert len(looked_up) == 6 and (grid, rest) == ((SMS, 1, 1), [64, 3, 4]) and box.base is other and tensor is other
+
+
 def test_weights_at_an_odd_offset_are_copied_for_tma():
     o = operands(128, 64)
     odd = torch.empty(o.w.numel() + 1, dtype=o.w.dtype)[1:].view_as(o.w).copy_(o.w)
@@ -143,6 +173,12 @@ def test_weights_at_an_odd_offset_are_copied_for_tma():
 
 
 # ------------------------------------------------------------------------------------------------ the layer around the kernels
+
+
+class Box(SimpleNamespace):
+    """In place of a descriptor."""
+
+    __hash__ = object.__hash__
 
 
 class InPlaceOf:
@@ -239,7 +275,7 @@ def on_definitions(monkeypatch, inputs: tuple, **changed) -> tuple:
     for name, work in (definitions(spans) | changed).items():
         monkeypatch.setattr(operators, name, InPlaceOf(getattr(operators, name), work))
     for module in (operators, launch):  # launch: for weights
-        monkeypatch.setattr(module, "box", lambda x, rows=64, columns=64: SimpleNamespace(base=x, shape=x.shape, block_shape=[rows, columns]))
+        monkeypatch.setattr(module, "box", lambda x, rows=64, columns=64: Box(base=x, shape=x.shape, block_shape=[rows, columns]))
     monkeypatch.setattr(hopper, "spread", spread)
     monkeypatch.setattr(hopper, "combine", combine)
     return leaves(inputs)

@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.blocksparse.tiles import add_product, choose_tile, row_tile, store_rows
+from kernels.operator import operator
 
 
 @triton.jit
@@ -47,7 +48,7 @@ def glu_kernel(
     store_rows(linear_ptr, linear, row, left, column_tile, width, ROWS, HALF)
 
 
-@torch.library.custom_op("millrace::blocksparse_glu", mutates_args=())
+@operator("blocksparse_glu")
 def swiglu(
     x_RD: Tensor, w1: Tensor, v1: Tensor, tiles_M4: Tensor, used_1: Tensor, n_experts: int
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -101,7 +102,7 @@ def dglu_kernel(da_ptr, gate_ptr, linear_ptr, place_ptr, weight_ptr, dweight_ptr
     tl.store(dweight_ptr + pair, tl.sum(dot, 0).to(dweight_ptr.dtype.element_ty))
 
 
-@torch.library.custom_op("millrace::blocksparse_dglu", mutates_args=("da_RF", "gate_RF", "linear_RF"))
+@operator("blocksparse_dglu", mutates=("da_RF", "gate_RF", "linear_RF"))
 def swiglu_backward(da_RF: Tensor, gate_RF: Tensor, linear_RF: Tensor, place_R: Tensor, weights_TK: Tensor) -> Tensor:
     """The gradient of the routing weights [T, K]; da, gate and linear become weight * act, dgate and dlinear."""
     return _dglu_launch(da_RF, gate_RF, linear_RF, place_R, weights_TK)

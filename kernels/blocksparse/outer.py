@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from kernels.blocksparse.tiles import GROUP, add_product, choose_tile, columns_of, far, store_rows
+from kernels.operator import operator
 
 
 @triton.jit
@@ -43,7 +43,7 @@ def outer_kernel(
     store_rows(out_ptr, acc, row, left, column_tile, width, ROWS, COLUMNS)
 
 
-@torch.library.custom_op("millrace::blocksparse_outer", mutates_args=())
+@operator("blocksparse_outer")
 def outer_products(a_RM: Tensor, b_RN: Tensor, offsets_E1: Tensor, order_E: Tensor) -> Tensor:
     """A^T B over each expert's rows, [E * M, N]."""
     return _outer_launch(a_RM, b_RN, offsets_E1, order_E)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from kernels.blocksparse.tiles import add_product, choose_tile, columns_of, far, row_tile, store_rows
+from kernels.operator import operator
 
 
 @triton.jit
@@ -35,7 +35,7 @@ def rows_kernel(
     store_rows(out_ptr, acc, row, left, column_tile, width, ROWS, COLUMNS)
 
 
-@torch.library.custom_op("millrace::blocksparse_rows", mutates_args=())
+@operator("blocksparse_rows")
 def row_products(
     a: list[Tensor], b: list[Tensor], tiles_M4: Tensor, used_1: Tensor, n_experts: int, by_column: bool
 ) -> Tensor:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from kernels.operator import operator
 
 
 @triton.jit
@@ -23,7 +24,7 @@ def spread_kernel(
         tl.store(out_ptr + place[:, None] * width + n[None, :], x, mask=inside)
 
 
-@torch.library.custom_op("millrace::blocksparse_spread", mutates_args=())
+@operator("blocksparse_spread")
 def spread(x_TD: Tensor, place_R: Tensor, top_k: int) -> Tensor:
     """Each token's row at its K places: [R, D]."""
     return _spread_launch(x_TD, place_R, top_k)
@@ -61,7 +62,7 @@ def combine_kernel(
     tl.store(out_ptr + t.to(tl.int64)[:, None] * width + n[None, :], acc.to(out_ptr.dtype.element_ty), mask=inside)
 
 
-@torch.library.custom_op("millrace::blocksparse_combine", mutates_args=())
+@operator("blocksparse_combine")
 def combine(y_RD: Tensor, place_R: Tensor, top_k: int, weights_TK: Tensor | None) -> Tensor:
     """The sum of each token's K rows, weighted where there are weights: [T, D]."""
     return _combine_launch(y_RD, place_R, top_k, weights_TK)

@@ -24,6 +24,7 @@ is: see benchmarks/results/experts.md. Numbers in comments of hopper/ are of oth
     dact            the derivative of SwiGLU behind its product
     outer           weight gradients
     tiles           order, loading and sums of tiles, for rows and dact
+    counter         which block takes which tile, and their pace
     ring            slots of shared memory between a loader and consumers, for all three
 
 Shapes: as in `kernels`.

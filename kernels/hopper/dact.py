@@ -10,6 +10,7 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier
 
+from kernels.hopper.counter import make_counter, read_note
 from kernels.hopper.ring import (
     COALESCED,
     SLAB,
@@ -23,7 +24,7 @@ from kernels.hopper.ring import (
     turn_over,
 )
 from kernels.hopper.rows import Out, run_rows, sigmoid, store_block
-from kernels.hopper.tiles import Spot, Work, load_rows, look_ahead, multiply
+from kernels.hopper.tiles import Spot, Work, load_rows, multiply
 
 # ------------------------------------------------------------------------------------------------ as an epilogue
 
@@ -77,14 +78,14 @@ def _dswiglu(quarters, out, spot, ring, step, consumer: gl.constexpr):
 @gluon.jit(do_not_specialize=["lag"])
 def dact_kernel(
     dy_desc, w2_desc, gate_desc, linear_desc, a_desc, gate_ptr, linear_ptr, a_ptr, weight_ptr, partial_ptr,
-    tiles_ptr, used_ptr, pace_ptr, N, K, lag, SLOTS: gl.constexpr, BLOCKS: gl.constexpr,
+    tiles_ptr, used_ptr, counter_ptr, N, K, lag, SLOTS: gl.constexpr,
 ):  # fmt: skip
     """partial [rows, N / 256 rounded up]. For short K, where the tensor cores would wait for `dact_overlapped_kernel`'s
     warpgroup."""
     h = (Out(gate_desc, gate_ptr), Out(linear_desc, linear_ptr), Out(a_desc, a_ptr))
     epilogue: gl.constexpr = _dswiglu
     ring = make_ring(dy_desc, w2_desc, 2, SLOTS, False)
-    work = Work(tiles_ptr, used_ptr, pace_ptr, BLOCKS)
+    work = Work(tiles_ptr, used_ptr, make_counter(counter_ptr))
     out = (h, weight_ptr, partial_ptr)
     run_rows((dy_desc,), (w2_desc,), (gate_desc, linear_desc), out, ring, work, N, K, lag, epilogue, 4)
 
@@ -107,15 +108,12 @@ class Hand(NamedTuple):
 
 
 @gluon.jit
-def _consume_da(consumer: gl.constexpr, hand, ring, work, N, steps):
-    columns = gl.cdiv(N, WIDTH)
-    total = gl.load(work.used_ptr) * columns
+def _consume_da(consumer: gl.constexpr, hand, ring, work, steps):
     step = 0
     given = 0
-    ahead = look_ahead(gl.program_id(0), total, work, columns)
-    for tile in range(gl.program_id(0), total, work.blocks):
-        _, rows, _ = ahead
-        ahead = look_ahead(tile + work.blocks, total, work, columns)
+    n = 0
+    rows, _, _, _, _ = read_note(work.counter, n)
+    while rows > 0:
         if rows > consumer * SLAB:
             acc, step = multiply(ring, step, steps, None, consumer, 128)
             q0, q1, q2, q3 = in_quarters(acc)
@@ -129,6 +127,8 @@ def _consume_da(consumer: gl.constexpr, hand, ring, work, N, steps):
             given += 1
         else:
             step = pass_by(ring, step, steps)
+        n += 1
+        rows, _, _, _, _ = read_note(work.counter, n)
 
 
 @gluon.jit
@@ -176,14 +176,12 @@ def _dswiglu_piece(i, da_block, gate, linear, weight, h_ptr, partial_ptr, spot):
 @gluon.jit
 def _finish_da(h_ptr, weight_ptr, partial_ptr, hand, work, N):
     """The third warpgroup: dSwiGLU of both slabs of each tile, eight pieces a slab."""
-    columns = gl.cdiv(N, WIDTH)
-    total = gl.load(work.used_ptr) * columns
     da = hand.da._reinterpret(hand.da.dtype, [16, 32, 64], hand.da.type.layout)
     taken0 = 0
     taken1 = 0
-    ahead = look_ahead(gl.program_id(0), total, work, columns)
-    for tile in range(gl.program_id(0), total, work.blocks):
-        row, rows, column = ahead
+    n = 0
+    rows, row, column, _, _ = read_note(work.counter, n)
+    while rows > 0:
         for slab in range(2):
             spot = Spot(row + slab * SLAB, rows - slab * SLAB, column * WIDTH, N)
             if spot.rows > 0:
@@ -203,24 +201,25 @@ def _finish_da(h_ptr, weight_ptr, partial_ptr, hand, work, N):
                     gate1, linear1, weight1 = gate2, linear2, weight2
                 gl.thread_barrier()
                 mbarrier.arrive(hand.read.index(slab), count=1)
-        ahead = look_ahead(tile + work.blocks, total, work, columns)
+        n += 1
+        rows, row, column, _, _ = read_note(work.counter, n)
 
 
 @gluon.jit(do_not_specialize=["lag"])
 def dact_overlapped_kernel(
-    dy_desc, w2_desc, gate_ptr, linear_ptr, a_ptr, weight_ptr, partial_ptr, tiles_ptr, used_ptr, pace_ptr, N, K, lag,
-    SLOTS: gl.constexpr, BLOCKS: gl.constexpr,
+    dy_desc, w2_desc, gate_ptr, linear_ptr, a_ptr, weight_ptr, partial_ptr, tiles_ptr, used_ptr, counter_ptr, N, K, lag,
+    SLOTS: gl.constexpr,
 ):  # fmt: skip
     """partial [rows, N / 64]."""
     ring = make_ring(dy_desc, w2_desc, 2, SLOTS, False)
     da = gl.allocate_shared_memory(dy_desc.dtype, [8, SLAB, 64], dy_desc.layout)
     hand = Hand(da, barriers(2, 1), barriers(2, 1))
-    work = Work(tiles_ptr, used_ptr, pace_ptr, BLOCKS)
+    work = Work(tiles_ptr, used_ptr, make_counter(counter_ptr))
     steps = gl.cdiv(K, STEP)
     gl.warp_specialize(
         [
-            (_consume_da, (0, hand, ring, work, N, steps)),
-            (_consume_da, (1, hand, ring, work, N, steps)),
+            (_consume_da, (0, hand, ring, work, steps)),
+            (_consume_da, (1, hand, ring, work, steps)),
             (_finish_da, ((gate_ptr, linear_ptr, a_ptr), weight_ptr, partial_ptr, hand, work, N)),
             (load_rows, ((dy_desc,), (w2_desc,), (), ring, work, N, K, lag, 0)),
         ],

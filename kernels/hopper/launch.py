@@ -10,8 +10,11 @@ from functools import cache
 import torch
 import triton
 from torch import Tensor
+from triton.compiler import CompiledKernel
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+
+from kernels.hopper.counter import WORDS
 
 # a thread, by warpgroups beside the loader's: 65,536 / 128 / (3 or 4), a multiple of 8
 ENTRY_REGISTERS = {2: 168, 3: 128}
@@ -49,20 +52,48 @@ def compiling() -> bool:
     return getattr(_ahead, "compiling", False)
 
 
-def launch(kernel: triton.JITFunction, grid: int, *arguments: object, **options: int) -> None:
-    """Launch a kernel, or in a thread that compiles only compile it."""
-    if compiling():
-        kernel.warmup(*arguments, grid=(grid,), **options)
-    else:
-        kernel[(grid,)](*arguments, **options)
+def launch(kernel: triton.JITFunction, grid: int, *arguments: object, **options: int) -> CompiledKernel | None:
+    """Launch a kernel, or in a thread that compiles only compile it; what was launched."""
+    if not compiling():
+        return kernel[(grid,)](*arguments, **options)
+    kernel.warmup(*arguments, grid=(grid,), **options)
+    return None
+
+
+_launched: dict[tuple, CompiledKernel] = {}
 
 
 def launch_persistent(
     kernel: triton.JITFunction, device: torch.device, warpgroups: int, *arguments: object, **sizes: int
 ) -> None:
-    """Launch a Gluon kernel with one block on each SM, of so many warpgroups beside the loader's."""
-    blocks = sm_count(device)
-    launch(kernel, blocks, *arguments, **sizes, BLOCKS=blocks, num_warps=4, maxnreg=ENTRY_REGISTERS[warpgroups])
+    """Launch a Gluon kernel with one block on each SM, of so many warpgroups beside the loader's. `sizes`: in the
+    kernel's own order.
+
+    What was launched before for arguments of the same kind is launched again without Triton's look-up, which compares
+    every constant of the kernel's functions with what it was when they were compiled.
+    """
+    key = (kernel, device, *map(_kind, arguments), *sizes.values())
+    if (launched := _launched.get(key)) and not compiling():
+        launched[(sm_count(device), 1, 1)](*arguments, *sizes.values())
+        return
+    registers = ENTRY_REGISTERS[warpgroups]
+    if launched := launch(kernel, sm_count(device), *arguments, **sizes, num_warps=4, maxnreg=registers):
+        _launched[key] = launched
+
+
+def _kind(argument: object) -> object:
+    """All that code can depend on: of tensors dtype and alignment, of descriptors dtype and box, of numbers the
+    value."""
+    if isinstance(argument, Tensor):
+        return argument.dtype, argument.data_ptr() % 16
+    if isinstance(argument, TensorDescriptor):
+        return argument.base.dtype, *argument.block_shape
+    return argument
+
+
+def new_counter(device: torch.device) -> Tensor:
+    """What a launch's blocks draw their tiles from; see `counter.Counter`."""
+    return torch.zeros(WORDS, device=device, dtype=torch.int32)
 
 
 def launch_rows(
@@ -73,16 +104,13 @@ def launch_rows(
     n: int,
     k: int,
     lag: int,
-    tile_columns: int,
     warpgroups: int,
     **sizes: int,
 ) -> None:
-    """Launch a kernel of `rows` or `dact` over all tiles of a product [R, k] x [k, n]; pacing has a counter for each
-    wave of tiles."""
+    """Launch a kernel of `rows` or `dact` over all tiles of a product [R, k] x [k, n]."""
     device = tiles_M4.device
-    waves = triton.cdiv(len(tiles_M4) * triton.cdiv(n, tile_columns), sm_count(device))
-    pace = torch.zeros(waves, device=device, dtype=torch.int32)
-    launch_persistent(kernel, device, warpgroups, *arguments, tiles_M4, used_1, pace, n, k, lag, **sizes)
+    counter = new_counter(device)
+    launch_persistent(kernel, device, warpgroups, *arguments, tiles_M4, used_1, counter, n, k, lag, **sizes)
 
 
 def compile_side_by_side(device: torch.device, works: list[Callable[[], object]]) -> None:

@@ -21,12 +21,14 @@ from kernels.hopper.launch import (
     launch,
     launch_persistent,
     launch_rows,
+    new_counter,
 )
 from kernels.hopper.outer import outer_kernel, outer_pair_kernel
 from kernels.hopper.rows import down_kernel, dx_kernel, up_kernel
+from kernels.operator import operator
 
 
-@torch.library.custom_op("millrace::hopper_up", mutates_args=())
+@operator("hopper_up")
 def swiglu(
     x_RD: Tensor, w1: Tensor, v1: Tensor, tiles_M4: Tensor, used_1: Tensor, n_experts: int
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -37,9 +39,7 @@ def swiglu(
         _first_use(x_RD, hidden, n_experts)
         boxes = (box(x_RD), box_of_weights(w1, 128), box_of_weights(v1, 128), box(gate), box(linear), box(a))
         arguments = (*boxes, gate, linear, a)
-        launch_rows(
-            up_kernel, arguments, tiles_M4, used_1, hidden, width, plan(width).lag, 128, SLABS, SLABS=SLABS, SLOTS=4
-        )
+        launch_rows(up_kernel, arguments, tiles_M4, used_1, hidden, width, plan(width).lag, SLABS, SLABS=SLABS, SLOTS=4)
     return gate, linear, a
 
 
@@ -48,7 +48,7 @@ def _(x_RD, w1, v1, tiles_M4, used_1, n_experts):
     return tuple(x_RD.new_empty(x_RD.shape[0], w1.shape[0] // n_experts) for _ in range(3))
 
 
-@torch.library.custom_op("millrace::hopper_rows", mutates_args=())
+@operator("hopper_rows")
 def row_products(a: list[Tensor], w: list[Tensor], tiles_M4: Tensor, used_1: Tensor) -> Tensor:
     """Each row times its expert's weights, [R, F] x [E * F, D] -> [R, D]; of two pairs the sum."""
     (rows, hidden), width = a[0].shape, w[0].shape[1]
@@ -56,9 +56,7 @@ def row_products(a: list[Tensor], w: list[Tensor], tiles_M4: Tensor, used_1: Ten
     if rows:
         kernel = down_kernel if len(a) == 1 else dx_kernel
         arguments = (*(box(x) for x in a), *(box_of_weights(x, 64, 256) for x in w), box(out), out)
-        launch_rows(
-            kernel, arguments, tiles_M4, used_1, width, hidden, plan(width).lag, 256, SLABS, SLABS=SLABS, SLOTS=4
-        )
+        launch_rows(kernel, arguments, tiles_M4, used_1, width, hidden, plan(width).lag, SLABS, SLABS=SLABS, SLOTS=4)
     return out
 
 
@@ -67,7 +65,7 @@ def _(a, w, tiles_M4, used_1):
     return a[0].new_empty(a[0].shape[0], w[0].shape[1])
 
 
-@torch.library.custom_op("millrace::hopper_dglu", mutates_args=("gate_RF", "linear_RF"))
+@operator("hopper_dglu", mutates=("gate_RF", "linear_RF"))
 def swiglu_backward(
     dy_RD: Tensor,
     w2: Tensor,
@@ -91,12 +89,10 @@ def swiglu_backward(
         )
         boxes, tensors = (box(dy_RD), box_of_weights(w2, 256)), (gate_RF, linear_RF, a, weight_R, partial)
         if overlapped:
-            launch_rows(
-                dact_overlapped_kernel, (*boxes, *tensors), tiles_M4, used_1, hidden, width, lag, 256, 3, SLOTS=3
-            )
+            launch_rows(dact_overlapped_kernel, (*boxes, *tensors), tiles_M4, used_1, hidden, width, lag, 3, SLOTS=3)
         else:
             boxes += (box(gate_RF), box(linear_RF), box(a))
-            launch_rows(dact_kernel, (*boxes, *tensors), tiles_M4, used_1, hidden, width, lag, 256, 2, SLOTS=4)
+            launch_rows(dact_kernel, (*boxes, *tensors), tiles_M4, used_1, hidden, width, lag, 2, SLOTS=4)
         columns = partial.shape[1]
         block = triton.next_power_of_2(columns)
         sizes = dict(ROWS=max(min(64, 8192 // block), 1), COLUMNS=block)
@@ -130,7 +126,7 @@ def sum_partials_kernel(partial_ptr, place_ptr, out_ptr, rows, columns, ROWS: tl
     tl.store(out_ptr + i, tl.sum(partial, 1).to(out_ptr.dtype.element_ty), mask=i < rows)
 
 
-@torch.library.custom_op("millrace::hopper_outer", mutates_args=())
+@operator("hopper_outer")
 def outer_products(a: list[Tensor], b_RD: Tensor, offsets_E1: Tensor, order_E: Tensor) -> list[Tensor]:
     """Gradient of each expert's weights, a^T b over its rows: [E * F, D] for each of one or two a [R, F]; zero without
     rows."""
@@ -145,7 +141,7 @@ def _(a, b_RD, offsets_E1, order_E):
     return [b_RD.new_empty(order_E.shape[0] * a[0].shape[1], b_RD.shape[1]) for _ in a]
 
 
-@torch.library.custom_op("millrace::hopper_outer_add", mutates_args=("sum_WD",))
+@operator("hopper_outer_add", mutates=("sum_WD",))
 def add_outer_products(a_RF: Tensor, b_RD: Tensor, sum_WD: Tensor, offsets_E1: Tensor, order_E: Tensor) -> None:
     """Adds to fp32 what `outer_products` returns, before it is rounded. Raises ValueError if the sum is not 16-byte
     aligned."""
@@ -168,7 +164,8 @@ def _launch_outer(
     slabs, group = outer_tile(hidden)
     kernel = outer_kernel if len(a) == 1 else outer_pair_kernel
     boxes = (*(box(x) for x in a), box(b_RD, 64, 256), *(box(x, 64, 32 if accumulate else 64) for x in out))
-    arguments = (*boxes, offsets_E1, order_E, hidden, width, len(order_E), group)
+    counter = new_counter(b_RD.device)
+    arguments = (*boxes, offsets_E1, order_E, counter, hidden, width, len(order_E), group)
     launch_persistent(kernel, b_RD.device, slabs, *arguments, SLABS=slabs, SLOTS=4, ACCUMULATE=accumulate)
 
 

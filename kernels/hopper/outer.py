@@ -20,6 +20,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
+from kernels.hopper.counter import Counter, draw, make_counter, read_note, write_note
 from kernels.hopper.ring import (
     BLOCK_BYTES,
     COALESCED,
@@ -42,7 +43,8 @@ from kernels.hopper.ring import (
 
 
 class Gradient(NamedTuple):
-    """The experts' first rows and their order, and the shape: M = F, N = D, E experts, tiles of a group."""
+    """The experts' first rows and their order, the shape: M = F, N = D, E experts, tiles of a group, and the counter
+    that deals tiles out."""
 
     offsets_ptr: gl.tensor
     order_ptr: gl.tensor
@@ -50,29 +52,36 @@ class Gradient(NamedTuple):
     N: gl.tensor
     E: gl.tensor
     group: gl.tensor
-    blocks: gl.constexpr
+    counter: Counter
 
 
 class OuterTile(NamedTuple):
-    """Expert, which A, first row and column of C, first row and row behind the last of the expert."""
+    """Which A, columns of it left in the expert from the tile's first, first row of C, which of the column tiles, first
+    row and row behind the last of the expert."""
 
-    expert: gl.tensor
     which: gl.tensor
-    m: gl.tensor
-    n: gl.tensor
+    left: gl.tensor
+    row: gl.tensor
+    column: gl.tensor
     start: gl.tensor
     stop: gl.tensor
 
 
 @gluon.jit
+def _wide(work):
+    """Tiles side by side; in units of 64, as LLVM takes N + 255 out to where ptxas spills it."""
+    return gl.cdiv(work.N // 64, WIDTH // 64)
+
+
+@gluon.jit
 def _outer_total(work, height: gl.constexpr, pair: gl.constexpr):
-    return gl.cdiv(work.M, height) * gl.cdiv(work.N, WIDTH) * pair * work.E
+    return gl.cdiv(work.M, height) * _wide(work) * pair * work.E
 
 
 @gluon.jit
 def _outer_tile(tile, work, height: gl.constexpr, pair: gl.constexpr):
     """Bands of `group` tiles of one expert, walked down before the next column begins."""
-    high, wide = gl.cdiv(work.M, height), gl.cdiv(work.N, WIDTH)
+    high, wide = gl.cdiv(work.M, height), _wide(work)
     expert = gl.load(work.order_ptr + tile // (high * wide * pair))
     place = tile % (high * wide * pair)
     first = place // (work.group * wide) * work.group
@@ -81,44 +90,42 @@ def _outer_tile(tile, work, height: gl.constexpr, pair: gl.constexpr):
     row = first + place % band
     start, stop = gl.load(work.offsets_ptr + expert), gl.load(work.offsets_ptr + expert + 1)
     which = row // high if pair == 2 else 0
-    return OuterTile(expert, which, (row - which * high) * height, place // band * WIDTH, start, stop)
-
-
-@gluon.jit
-def _look_ahead(tile, total, work, height: gl.constexpr, pair: gl.constexpr):
-    """What a consumer needs of a later tile, asked for early: which A, the expert's first row of C, row and column of
-    C, rows."""
-    at = _outer_tile(gl.minimum(tile, total - 1), work, height, pair)
-    return at.which, at.expert * work.M, at.m, at.n, at.stop - at.start
+    m = (row - which * high) * height
+    return OuterTile(which, work.M - m, expert * work.M + m, place // band, start, stop)
 
 
 @gluon.jit
 def _load_outer(a, b_desc, c, ring, work, staging: gl.constexpr, accumulate: gl.constexpr):
     slabs: gl.constexpr = slabs_of(ring.a, ring.ready)
     pair: gl.constexpr = len(a)
+    total = _outer_total(work, slabs * SLAB, pair)
+    tile = draw(work.counter)
+    n = 0
     step = 0
-    for tile in range(gl.program_id(0), _outer_total(work, slabs * SLAB, pair), work.blocks):
+    while tile < total:
         at = _outer_tile(tile, work, slabs * SLAB, pair)
+        write_note(work.counter, n, (at.left, at.row, at.column, at.stop - at.start, at.which))
+        n += 1
         for k in range(at.start, at.stop, STEP):
             slot = claim(ring, step)
             bar = ring.ready.index(slot)
-            expect(bar, BLOCK_BYTES, 4 * BLOCK_BYTES, work.M - at.m, slabs)
+            expect(bar, BLOCK_BYTES, 4 * BLOCK_BYTES, at.left, slabs)
             for s in gl.static_range(slabs):
                 for p in gl.static_range(pair):
-                    mine = (work.M > at.m + s * SLAB) & (at.which == p)
-                    tma.async_copy_global_to_shared(
-                        a[p], [k, at.m + s * SLAB], bar, ring.a.index(slot * slabs + s), pred=mine
-                    )
-            tma.async_copy_global_to_shared(b_desc, [k, at.n], bar, ring.b.index(slot))
+                    mine = (at.left > s * SLAB) & (at.which == p)
+                    place = [k, work.M - at.left + s * SLAB]
+                    tma.async_copy_global_to_shared(a[p], place, bar, ring.a.index(slot * slabs + s), pred=mine)
+            tma.async_copy_global_to_shared(b_desc, [k, at.column * WIDTH], bar, ring.b.index(slot))
             step += 1
+        tile = draw(work.counter)
         for q in range(staging):
             slot = claim(ring, step)
             bar = ring.ready.index(slot)
             if accumulate:
-                expect(bar, 2 * BLOCK_BYTES, 0, work.M - at.m, slabs)
+                expect(bar, 2 * BLOCK_BYTES, 0, at.left, slabs)
                 for s in gl.static_range(slabs):
-                    inside = work.M > at.m + s * SLAB
-                    row, column = at.expert * work.M + at.m + s * SLAB, at.n + q * 64
+                    inside = at.left > s * SLAB
+                    row, column = at.row + s * SLAB, at.column * WIDTH + q * 64
                     tma.async_copy_global_to_shared(
                         c[0], [row, column], bar, ring.stage_a.index(slot * slabs + s), pred=inside
                     )
@@ -128,6 +135,7 @@ def _load_outer(a, b_desc, c, ring, work, staging: gl.constexpr, accumulate: gl.
             else:
                 mbarrier.arrive(bar, count=1)
             step += 1
+    write_note(work.counter, n, (0, 0, 0, 0, 0))
 
 
 @gluon.jit
@@ -173,16 +181,13 @@ def _add_or_store(x0, x1, c, which, row, column, ring, step, staged, consumer: g
 def _consume_outer(consumer: gl.constexpr, c, ring, work, staging: gl.constexpr, accumulate: gl.constexpr):
     slabs: gl.constexpr = slabs_of(ring.a, ring.ready)
     layout: gl.constexpr = accumulator(256 if slabs == 2 else 128)
-    pair: gl.constexpr = len(c)
-    total = _outer_total(work, slabs * SLAB, pair)
     step = 0
     staged = -1
-    ahead = _look_ahead(gl.program_id(0), total, work, slabs * SLAB, pair)
-    for tile in range(gl.program_id(0), total, work.blocks):
-        which, base, m, n, rows = ahead
-        ahead = _look_ahead(tile + work.blocks, total, work, slabs * SLAB, pair)
-        m += consumer * SLAB
-        if m < work.M:
+    n = 0
+    left, row, column, rows, which = read_note(work.counter, n)
+    while left > 0:
+        if left > consumer * SLAB:
+            row += consumer * SLAB
             acc = gl.zeros((SLAB, WIDTH), gl.float32, layout=layout)
             for k in range(0, rows // STEP):
                 slot = filled(ring, step)
@@ -210,18 +215,20 @@ def _consume_outer(consumer: gl.constexpr, c, ring, work, staging: gl.constexpr,
                 for q in gl.static_range(4):
                     x0, x1 = in_halves(quarters[q])
                     step, staged = _add_or_store(
-                        x0, x1, c, which, base + m, n + q * 64, ring, step, staged, consumer, True
+                        x0, x1, c, which, row, column * WIDTH + q * 64, ring, step, staged, consumer, True
                     )
             else:
                 for q in gl.static_range(2):
                     x0, x1 = quarters[2 * q], quarters[2 * q + 1]
                     step, staged = _add_or_store(
-                        x0, x1, c, which, base + m, n + q * 128, ring, step, staged, consumer, False
+                        x0, x1, c, which, row, column * WIDTH + q * 128, ring, step, staged, consumer, False
                     )
         else:
             turn_over(ring, staged)
             staged = -1
             step = pass_by(ring, step, gl.cdiv(rows, STEP) + staging)
+        n += 1
+        left, row, column, rows, which = read_note(work.counter, n)
     tma.store_wait(0)
 
 
@@ -260,17 +267,17 @@ def _outer_products(a, b_desc, c, work, SLABS: gl.constexpr, SLOTS: gl.constexpr
 
 @gluon.jit(do_not_specialize=["E", "group"])
 def outer_kernel(
-    a_desc, b_desc, c_desc, offsets_ptr, order_ptr, M, N, E, group,
-    SLABS: gl.constexpr, SLOTS: gl.constexpr, ACCUMULATE: gl.constexpr, BLOCKS: gl.constexpr,
+    a_desc, b_desc, c_desc, offsets_ptr, order_ptr, counter_ptr, M, N, E, group,
+    SLABS: gl.constexpr, SLOTS: gl.constexpr, ACCUMULATE: gl.constexpr,
 ):  # fmt: skip
-    work = Gradient(offsets_ptr, order_ptr, M, N, E, group, BLOCKS)
+    work = Gradient(offsets_ptr, order_ptr, M, N, E, group, make_counter(counter_ptr))
     _outer_products((a_desc,), b_desc, (c_desc,), work, SLABS, SLOTS, ACCUMULATE)
 
 
 @gluon.jit(do_not_specialize=["E", "group"])
 def outer_pair_kernel(
-    a0_desc, a1_desc, b_desc, c0_desc, c1_desc, offsets_ptr, order_ptr, M, N, E, group,
-    SLABS: gl.constexpr, SLOTS: gl.constexpr, ACCUMULATE: gl.constexpr, BLOCKS: gl.constexpr,
+    a0_desc, a1_desc, b_desc, c0_desc, c1_desc, offsets_ptr, order_ptr, counter_ptr, M, N, E, group,
+    SLABS: gl.constexpr, SLOTS: gl.constexpr, ACCUMULATE: gl.constexpr,
 ):  # fmt: skip
-    work = Gradient(offsets_ptr, order_ptr, M, N, E, group, BLOCKS)
+    work = Gradient(offsets_ptr, order_ptr, M, N, E, group, make_counter(counter_ptr))
     _outer_products((a0_desc, a1_desc), b_desc, (c0_desc, c1_desc), work, SLABS, SLOTS, ACCUMULATE)

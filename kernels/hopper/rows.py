@@ -13,6 +13,7 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import tma
 
+from kernels.hopper.counter import make_counter, read_note
 from kernels.hopper.ring import (
     COALESCED,
     SLAB,
@@ -25,7 +26,7 @@ from kernels.hopper.ring import (
     slabs_of,
     turn_over,
 )
-from kernels.hopper.tiles import Spot, Work, load_rows, look_ahead, multiply
+from kernels.hopper.tiles import Spot, Work, load_rows, multiply
 
 
 class Out(NamedTuple):
@@ -42,14 +43,11 @@ def consume_rows(
 ):  # fmt: skip
     """A consumer: multiplies its slab of each tile and gives the sum to `epilogue`, which uses `staging` slots."""
     instruction: gl.constexpr = 256 if slabs_of(ring.a, ring.ready) == 2 else 128
-    columns = gl.cdiv(N, WIDTH // parts)
-    total = gl.load(work.used_ptr) * columns
     step = 0
     staged = -1
-    ahead = look_ahead(gl.program_id(0), total, work, columns)
-    for tile in range(gl.program_id(0), total, work.blocks):
-        row, rows, column = ahead
-        ahead = look_ahead(tile + work.blocks, total, work, columns)
+    n = 0
+    rows, row, column, _, _ = read_note(work.counter, n)
+    while rows > 0:
         spot = Spot(row + consumer * SLAB, rows - consumer * SLAB, column * (WIDTH // parts), N)
         if spot.rows > 0:
             acc, step = multiply(ring, step, steps, staged, consumer, instruction)
@@ -58,6 +56,8 @@ def consume_rows(
             turn_over(ring, staged)
             staged = -1
             step = pass_by(ring, step, steps + staging)
+        n += 1
+        rows, row, column, _, _ = read_note(work.counter, n)
     tma.store_wait(0)
 
 
@@ -164,34 +164,34 @@ def run_rows(a, b, h, out, ring, work, N, K, lag, epilogue: gl.constexpr, stagin
 @gluon.jit(do_not_specialize=["lag"])
 def up_kernel(
     x_desc, w1_desc, v1_desc, gate_desc, linear_desc, a_desc, gate_ptr, linear_ptr, a_ptr,
-    tiles_ptr, used_ptr, pace_ptr, N, K, lag,
-    SLABS: gl.constexpr, SLOTS: gl.constexpr, BLOCKS: gl.constexpr,
+    tiles_ptr, used_ptr, counter_ptr, N, K, lag,
+    SLABS: gl.constexpr, SLOTS: gl.constexpr,
 ):  # fmt: skip
     out = (Out(gate_desc, gate_ptr), Out(linear_desc, linear_ptr), Out(a_desc, a_ptr))
     epilogue: gl.constexpr = _swiglu
     ring = make_ring(x_desc, w1_desc, SLABS, SLOTS, False)
-    work = Work(tiles_ptr, used_ptr, pace_ptr, BLOCKS)
+    work = Work(tiles_ptr, used_ptr, make_counter(counter_ptr))
     run_rows((x_desc,), (w1_desc, v1_desc), (), out, ring, work, N, K, lag, epilogue, 3)
 
 
 @gluon.jit(do_not_specialize=["lag"])
 def down_kernel(
-    a_desc, w2_desc, out_desc, out_ptr, tiles_ptr, used_ptr, pace_ptr, N, K, lag,
-    SLABS: gl.constexpr, SLOTS: gl.constexpr, BLOCKS: gl.constexpr,
+    a_desc, w2_desc, out_desc, out_ptr, tiles_ptr, used_ptr, counter_ptr, N, K, lag,
+    SLABS: gl.constexpr, SLOTS: gl.constexpr,
 ):  # fmt: skip
     epilogue: gl.constexpr = _plain
     ring = make_ring(a_desc, w2_desc, SLABS, SLOTS, True)
-    work = Work(tiles_ptr, used_ptr, pace_ptr, BLOCKS)
+    work = Work(tiles_ptr, used_ptr, make_counter(counter_ptr))
     run_rows((a_desc,), (w2_desc,), (), Out(out_desc, out_ptr), ring, work, N, K, lag, epilogue, 2)
 
 
 @gluon.jit(do_not_specialize=["lag"])
 def dx_kernel(
-    dgate_desc, dlinear_desc, w1_desc, v1_desc, out_desc, out_ptr, tiles_ptr, used_ptr, pace_ptr, N, K, lag,
-    SLABS: gl.constexpr, SLOTS: gl.constexpr, BLOCKS: gl.constexpr,
+    dgate_desc, dlinear_desc, w1_desc, v1_desc, out_desc, out_ptr, tiles_ptr, used_ptr, counter_ptr, N, K, lag,
+    SLABS: gl.constexpr, SLOTS: gl.constexpr,
 ):  # fmt: skip
     epilogue: gl.constexpr = _plain
     ring = make_ring(dgate_desc, w1_desc, SLABS, SLOTS, True)
-    work = Work(tiles_ptr, used_ptr, pace_ptr, BLOCKS)
+    work = Work(tiles_ptr, used_ptr, make_counter(counter_ptr))
     a, b = (dgate_desc, dlinear_desc), (w1_desc, v1_desc)
     run_rows(a, b, (), Out(out_desc, out_ptr), ring, work, N, K, lag, epilogue, 2)

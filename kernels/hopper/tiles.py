@@ -1,11 +1,11 @@
-"""Tiles of rows times their expert's weights, for the kernels of `rows` and `dact`: their order and pace, their loader,
-and a consumer's sum over K.
+"""Tiles of rows times their expert's weights, for the kernels of `rows` and `dact`: their order, their loader, and a
+consumer's sum over K.
 
 A GPU at its power limit pays with clock for every byte from HBM (H200, DBRX's shape: 557-615 TFLOP/s with a plain order
 of tiles, 640-670 with these two, and a third of the HBM traffic):
 
   * a group of tiles never mixes experts, so the blocks in flight share one set of weights (`row_tile`);
-  * no block begins a tile before all are near the end of the tile before (`keep_pace`): skipped slabs make tiles
+  * no block begins a tile before all are near the end of the tile before (`counter`): skipped slabs make tiles
     unequal, and blocks that drift apart each stream their own panels.
 
 M counts sorted rows; N and K are the layer's F and D for up and dact, D and F for down and dx.
@@ -17,6 +17,7 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma, warpgroup_mma, warpgroup_mma_wait
 
+from kernels.hopper.counter import LEFT, Counter, draw, join, keep_pace, post, write_note
 from kernels.hopper.ring import (
     BLOCK_BYTES,
     SLAB,
@@ -31,17 +32,13 @@ from kernels.hopper.ring import (
     turn_over,
 )
 
-POLLS = gl.constexpr(2000)  # of a pace counter, at most: the wait is a hint
-
 
 class Work(NamedTuple):
-    """The table of row tiles (topology.row_tiles), how many are in use, one counter a wave of tiles, and the number of
-    blocks."""
+    """The table of row tiles (topology.row_tiles), how many are in use, and the counter that deals them out."""
 
     tiles_ptr: gl.tensor
     used_ptr: gl.tensor
-    pace_ptr: gl.tensor
-    blocks: gl.constexpr  # a register less in the loader, which has 32
+    counter: Counter
 
 
 class Tile(NamedTuple):
@@ -64,30 +61,6 @@ def row_tile(tile, work, columns):
     return Tile(gl.load(entry), gl.load(entry + 1), gl.load(entry + 2), place // size)
 
 
-@gluon.jit
-def look_ahead(tile, total, work, columns):
-    """First row, rows left and column of a later tile, asked for early: its two dependent loads are over when it
-    begins."""
-    at = row_tile(gl.minimum(tile, gl.maximum(total, 1) - 1), work, columns)
-    return at.row, at.rows, at.column
-
-
-@gluon.jit
-def keep_pace(work, wave, total):
-    """Wait until every block is within `lag` steps of the end of its previous tile.
-
-    Only a hint, as the wait is bounded: neither results nor progress depend on it or on all blocks being resident.
-    Measured, DBRX step: 90.3 % of dense without, 93.6 % with; isolated products +5 to +16 %.
-    """
-    if wave > 0:
-        posts = gl.minimum(total - (wave - 1) * work.blocks, work.blocks)
-        seen = gl.load(work.pace_ptr + wave - 1, volatile=True)
-        polls = 0
-        while (seen < posts) & (polls < POLLS):
-            seen = gl.load(work.pace_ptr + wave - 1, volatile=True)
-            polls += 1
-
-
 # ------------------------------------------------------------------------------------------------ loader
 
 
@@ -106,13 +79,16 @@ def load_rows(a, b, h, ring, work, N, K, lag, staging: gl.constexpr):
     expert_rows = K if k_first else N  # of the weights
     columns = gl.cdiv(N, width)
     total = gl.load(work.used_ptr) * columns
-    post = gl.maximum(gl.cdiv(K, STEP) * len(a) - lag, 0)
-    wave = 0
+    near_end = gl.maximum(gl.cdiv(K, STEP) * len(a) - lag, 0)
+    tile = draw(work.counter)
+    begin = join(work.counter)
+    n = 0
     step = 0
-    for tile in range(gl.program_id(0), total, work.blocks):
+    while tile < total:
         at = row_tile(tile, work, columns)
         column = at.column * width
-        keep_pace(work, wave, total)
+        write_note(work.counter, n, (at.rows, at.row, at.column))
+        keep_pace(work.counter, begin + n)
         done = 0
         for term in gl.static_range(len(a)):
             for k in range(0, K, STEP):
@@ -131,10 +107,11 @@ def load_rows(a, b, h, ring, work, N, K, lag, staging: gl.constexpr):
                         box = ring.b.index(slot).slice(part * width, width)
                         tma.async_copy_global_to_shared(b[term + part], [at.expert * expert_rows + column, k], bar, box)
                 step += 1
-                if done == post:
-                    gl.atomic_add(work.pace_ptr + wave, 1, sem="relaxed")
+                if done == near_end:
+                    tile = draw(work.counter)
+                    post(work.counter, 1)
                 done += 1
-        wave += 1
+        n += 1
         for q in gl.static_range(staging):
             slot = claim(ring, step)
             bar = ring.ready.index(slot)
@@ -151,6 +128,8 @@ def load_rows(a, b, h, ring, work, N, K, lag, staging: gl.constexpr):
                         h[1], place, bar, ring.stage_b.index(slot * 4 + s), pred=at.rows > s * SLAB
                     )
             step += 1
+    write_note(work.counter, n, (0, 0, 0))
+    post(work.counter, LEFT)
 
 
 # ------------------------------------------------------------------------------------------------ consumer
