@@ -298,7 +298,7 @@ def test_a_run_that_lost_what_it_told_on_its_way_is_not_done_and_says_what_to_do
     with pytest.raises(ValueError, match=r"metrics, seconds and ledger tell of 0 steps\): put back what is missing, or delete"):
         finish(finished_home.recipe, copy, spark)
     shutil.rmtree(run)
-    assert finish(finished_home.recipe, copy, spark) == ["train", "evaluate", "report"]
+    assert finish(finished_home.recipe, copy, spark) == ["train", "evaluate"]
     for path in [*(run / "ledger").iterdir(), run / "metrics.jsonl", run / "final/weights.safetensors"]:
         assert path.read_bytes() == (kept.root / path.relative_to(copy.root)).read_bytes()
     assert copy.lake.arrow(tables.LEDGER).num_rows == kept.lake.arrow(tables.LEDGER).num_rows
