@@ -14,21 +14,18 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
 
 from model import checkpoint
-from model.data import Batch, Batches
-from model.evaluate import bits_per_byte
-from model.ledger import Journal, document_losses, load_metrics, recorded_steps
-from model.loss import MeanLoss, targets
-from model.optim import learning_rate, moments, optimiser, set_learning_rate, set_moments
-from model.transformer import Transformer, parameter_counts
+from model.data import Batches
+from model.ledger import Journal, load_metrics, recorded_steps
+from model.optim import learning_rate
+from model.step import Division, Learner, Told
+from model.transformer import parameter_counts
 from schemas.files import file_sha256, json_hash, write_json
 from schemas.manifest import Manifest, load_manifest, load_plan
 from schemas.training import ModelConfig, TrainConfig
@@ -53,48 +50,15 @@ class Progress:
 @dataclass
 class State:
     """What a checkpoint keeps besides weights and moments. `load` counts rows per expert over the current stage,
-    [layers][E]."""
+    `last_load` in the last step, [layers][E]."""
 
-    step: int
-    load: list[list[int]]
-    evaluations: list[dict]
-    seconds: float
-
-
-class Learner:
-    """Model and optimiser, and what a step does to them."""
-
-    def __init__(self, model: ModelConfig, config: TrainConfig, vocab_size: int):
-        self.config, self.device = config, torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.network = Transformer(model, vocab_size, config.seed).to(self.device)
-        self.adamw = optimiser(self.network, config)
-
-    def autocast(self) -> contextlib.AbstractContextManager:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
-
-    def step(self, number: int, batch: Batch, rate: float) -> tuple[dict, np.ndarray, Tensor]:
-        """(metrics, ledger rows, rows per expert [layers, E]). Raises FloatingPointError before it would spoil the
-        weights."""
-        tokens, segments, positions = (
-            t.to(self.device) for t in (batch.tokens_BL, batch.segments_BL, batch.positions_BL)
-        )
-        targets_BL = targets(tokens, segments, batch.docs_S.to(self.device))
-        with self.autocast():
-            hidden = self.network(tokens, segments, positions)
-            loss, losses_T = MeanLoss.apply(hidden.states_BLD.flatten(0, 1), self.network.head, targets_BL.flatten())
-        (loss + self.network.config.balance_weight * hidden.balance).backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip_norm)
-        rows = document_losses(number, batch, targets_BL.cpu(), losses_T)
-        numbers = {"loss": loss.item(), "balance": hidden.balance.item(), "lr": rate, "grad_norm": norm.item()}
-        _check_finite(number, numbers, rows)
-        set_learning_rate(self.adamw, rate)
-        self.adamw.step()
-        self.adamw.zero_grad()
-        return numbers, rows, hidden.load.cpu()
-
-    def evaluate(self, documents: list[dict], seq_len: int) -> dict[str, dict]:
-        with self.autocast():
-            return bits_per_byte(self.network, documents, seq_len, self.config.batch_tokens)
+    step: int = 0
+    load: list[list[int]] = field(default_factory=list)
+    last_load: list[list[int]] = field(default_factory=list)
+    evaluations: list[dict] = field(default_factory=list)
+    seconds: float = 0.0
+    micro_batches: int = 1
+    recompute: str = "none"
 
 
 def train(
@@ -114,81 +78,98 @@ def train(
     batches = Batches(shards, manifest, plan, config.batch_tokens)
     learner = Learner(model, config, manifest.tokenizer["vocab_size"])
     state = _resume(run, learner, identity)
-    documents = list(batches.shards.heldout())
-    journal = Journal(run, state.step)
+    documents, journal = list(batches.shards.heldout()), Journal(run, state.step)
     with contextlib.closing(journal):
-        _run(run, learner, batches, documents, state, journal, identity, on_step or (lambda progress: None))
+        Run(run, learner, batches, documents, state, journal, identity, on_step or (lambda progress: None)).go()
     return _finish(run, learner, manifest, state, identity)
 
 
-def _run(
-    run: Path,
-    learner: Learner,
-    batches: Batches,
-    documents: list[dict],
-    state: State,
-    journal: Journal,
-    identity: dict,
-    on_step: Callable[[Progress], None],
-) -> None:
-    """All steps that are left, with the evaluations and checkpoints between them."""
-    plan, batch_tokens, every = batches.plan, learner.config.batch_tokens, learner.config.checkpoint_steps
-    if not state.evaluations:
-        _evaluate(run, learner, documents, state, "before training", plan.stages[0].seq_len)
-    while state.step < batches.steps:
-        began = time.perf_counter()
-        number, (stage, before) = state.step, batches.stage_of(state.step)
-        # at the step's middle
-        rate = learning_rate(plan.stages[stage], (before + 0.5) * batch_tokens, learner.config.peak_lr)
-        numbers, rows, load = learner.step(number, batches.batch(number), rate)
+@dataclass
+class Run:
+    """A run under way, and what it does between steps."""
+
+    folder: Path
+    learner: Learner
+    batches: Batches
+    documents: list[dict]  # held out
+    state: State
+    journal: Journal
+    identity: dict
+    on_step: Callable[[Progress], None]
+    mark: float = 0.0  # when the step told last was, in seconds of the wall
+
+    def go(self) -> None:
+        """All steps that are left, with the evaluations and checkpoints between them."""
+        plan, every = self.batches.plan, self.learner.config.checkpoint_steps
+        if not self.state.evaluations:
+            self.evaluate("before training", plan.stages[0].seq_len)
+        launched, self.mark = None, time.perf_counter()
+        with contextlib.closing(self.batches.ahead(self.state.step)) as ahead:
+            for number, batch in enumerate(ahead, self.state.step):
+                told = self.learner.step(number, batch, self.rate(number))
+                if launched is not None:  # while a GPU works on this step
+                    self.tell(launched)
+                launched = told
+                stage_ends = number + 1 == self.batches.stage_ends[batch.stage]
+                if stage_ends or (number + 1) % every == 0:
+                    self.tell(launched)
+                    launched = None
+                    if stage_ends:
+                        self.evaluate(plan.stages[batch.stage].name, plan.stages[batch.stage].seq_len)
+                    self.save()
+                    self.mark = time.perf_counter()
+
+    def rate(self, number: int) -> float:
+        """Learning rate of a step, at its middle."""
+        stage, before = self.batches.stage_of(number)
+        config = self.learner.config
+        return learning_rate(self.batches.plan.stages[stage], (before + 0.5) * config.batch_tokens, config.peak_lr)
+
+    def tell(self, told: Told) -> None:
+        """Record a step. Raises FloatingPointError where its numbers are not finite."""
+        numbers, rows, load = told.read()
+        state, batch_tokens = self.state, self.learner.config.batch_tokens
+        _, before = self.batches.stage_of(told.number)
         state.load = (load + (torch.tensor(state.load) if before else 0)).tolist()
+        state.last_load = load.tolist()
         state.step += 1
-        seconds = time.perf_counter() - began
+        now = time.perf_counter()
+        seconds, self.mark = now - self.mark, now
         state.seconds += seconds
-        line = {
-            "step": number,
-            "stage": plan.stages[stage].name,
-            "tokens": state.step * batch_tokens,
-            **numbers,
-            **load_metrics(load),
-        }
-        journal.add(line, seconds, rows)
-        on_step(
-            Progress(
-                state.step, batches.steps, line["stage"], line["loss"], rate, line["tokens"], batch_tokens / seconds
-            )
-        )
-        stage_ends = state.step == batches.stage_ends[stage]
-        if stage_ends:
-            _evaluate(run, learner, documents, state, line["stage"], plan.stages[stage].seq_len)
-        if stage_ends or state.step % every == 0:
-            journal.settle(state.step)
-            _save(run, learner, state, identity)
+        stage, tokens = self.batches.plan.stages[told.batch.stage].name, state.step * batch_tokens
+        line = {"step": told.number, "stage": stage, "tokens": tokens, **numbers, **load_metrics(load)}
+        self.journal.add(line, seconds, rows)
+        rate = batch_tokens / seconds
+        self.on_step(Progress(state.step, self.batches.steps, stage, line["loss"], line["lr"], tokens, rate))
 
+    def evaluate(self, stage: str, seq_len: int) -> None:
+        began, state = time.perf_counter(), self.state
+        entry = {"step": state.step, "tokens": state.step * self.learner.config.batch_tokens}
+        domains = self.learner.evaluate(self.documents, seq_len)
+        state.evaluations.append({**entry, "stage": stage, "seq_len": seq_len, "domains": domains})
+        write_json(self.folder / "evaluations.json", state.evaluations)
+        state.seconds += time.perf_counter() - began
 
-def _evaluate(run: Path, learner: Learner, documents: list[dict], state: State, stage: str, seq_len: int) -> None:
-    began = time.perf_counter()
-    entry = {"step": state.step, "tokens": state.step * learner.config.batch_tokens, "stage": stage, "seq_len": seq_len}
-    state.evaluations.append({**entry, "domains": learner.evaluate(documents, seq_len)})
-    write_json(run / "evaluations.json", state.evaluations)
-    state.seconds += time.perf_counter() - began
-
-
-def _save(run: Path, learner: Learner, state: State, identity: dict) -> None:
-    content = {**dataclasses.asdict(state), "tokens": state.step * learner.config.batch_tokens, "made_with": identity}
-    checkpoint.save(run, state.step, learner.network.state_dict(), moments(learner.network, learner.adamw), content)
+    def save(self) -> None:
+        """Write a checkpoint."""
+        self.journal.settle(self.state.step)
+        division = self.learner.division
+        self.state.micro_batches, self.state.recompute = division.micro_batches, division.recompute
+        tokens = self.state.step * self.learner.config.batch_tokens
+        content = {**dataclasses.asdict(self.state), "tokens": tokens, "made_with": self.identity}
+        checkpoint.save(self.folder, self.state.step, self.learner.adamw.masters, self.learner.adamw.moments(), content)
 
 
 def _resume(run: Path, learner: Learner, identity: dict) -> State:
     """Put the learner where the newest whole checkpoint stands; a new run starts at step 0."""
     run.mkdir(parents=True, exist_ok=True)
-    loaded, state = checkpoint.load_newest(run, recorded_steps(run)), State(0, [], [], 0.0)
+    loaded, state = checkpoint.load_newest(run, recorded_steps(run)), State()
     if loaded is not None:
         folder, weights, tensors, content = loaded
         checkpoint.check_same(content["made_with"], identity, content["tokens"], folder)
-        learner.network.load_state_dict(weights)
-        set_moments(learner.network, learner.adamw, tensors)
         state = State(**{field.name: content[field.name] for field in dataclasses.fields(State)})
+        learner.adamw.load(weights, tensors)
+        learner.resume(state.last_load, Division(state.micro_batches, state.recompute))
     (run / "result.json").unlink(missing_ok=True)  # of a plan that was amended since
     return state
 
@@ -213,7 +194,7 @@ def _finish(run: Path, learner: Learner, manifest: Manifest, state: State, ident
     """Write final/ and, last, result.json."""
     network, vocab_size = learner.network, manifest.tokenizer["vocab_size"]
     (run / "final").mkdir(exist_ok=True)
-    save_file(network.state_dict(), run / "final" / "weights.safetensors")
+    save_file(learner.adamw.masters, run / "final" / "weights.safetensors")
     about = {"model": dataclasses.asdict(network.config), "vocab_size": vocab_size, "tokenizer": manifest.tokenizer}
     write_json(run / "final" / "config.json", about)
     write_json(run / "evaluations.json", state.evaluations)
@@ -232,19 +213,6 @@ def _finish(run: Path, learner: Learner, manifest: Manifest, state: State, ident
     }
     write_json(run / "result.json", result)
     return result
-
-
-def _check_finite(step: int, numbers: dict, rows: np.ndarray) -> None:
-    bad = [name for name in ("loss", "balance", "grad_norm") if not math.isfinite(numbers[name])]
-    if not bad:
-        return
-    broken = rows["doc"][~np.isfinite(rows["loss"])]
-    docs = (broken if len(broken) else rows["doc"]).tolist()
-    which = "with such losses" if len(broken) else "in the batch"
-    raise FloatingPointError(
-        f"step {step}: {' and '.join(bad)} not finite; documents {which}: {docs}. "
-        "Lower peak_lr, or look at these documents; the last checkpoint is from before"
-    )
 
 
 def keep_memory() -> None:

@@ -19,7 +19,8 @@ from safetensors.torch import load_file, save_file
 
 from model import checkpoint
 from model.ledger import Journal, ledger_files, recorded_steps
-from model.train import Learner, train
+from model.step import Learner
+from model.train import train
 from schemas.manifest import Draw, LearningRate, Plan, Stage, load_manifest, load_plan, save
 from schemas.training import TrainConfig
 from tests.mds import pack_documents, write_shards
@@ -73,7 +74,7 @@ def train_and_die(shards, run, config, where):
     """Train until `where`: at step n, or when a checkpoint is renamed, or when result.json is written."""
     if isinstance(where, int):
         train(shards, run, TINY, config, lambda progress: die() if progress.step == where else None)
-    module, name = {"rename": ("pathlib.Path", "rename"), "final": ("model.train", "_finish"), "ledger": ("model.train", "_save")}[where]
+    module, name = {"rename": ("pathlib.Path", "rename"), "final": ("model.train", "_finish"), "ledger": ("model.checkpoint", "save")}[where]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(f"{module}.{name}", die)
         train(shards, run, TINY, config)

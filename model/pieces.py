@@ -1,0 +1,26 @@
+"""What lies between the large operators, elementwise work and small products, compiled where it pays."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def piece(function: Callable) -> Callable:
+    """Compile `function` for tensors on a GPU; its first argument is a tensor, and says where it runs.
+
+    On a CPU it runs as it is: compiling takes a C++ compiler and longer than a small run.
+    """
+
+    @functools.cache  # at its first use: torch's compiler takes seconds to import
+    def compiled() -> Callable:
+        return torch.compile(function, dynamic=False)
+
+    @functools.wraps(function)
+    def call(x: Tensor, *arguments):
+        return (compiled() if x.is_cuda else function)(x, *arguments)
+
+    return call

@@ -1,0 +1,161 @@
+"""One optimiser step: micro-batches forward and backward, one update, and what it tells, fetched without a wait."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.data import Batch
+from model.evaluate import bits_per_byte
+from model.ledger import document_losses
+from model.loss import head_loss
+from model.optim import AdamW
+from model.transformer import Transformer
+from schemas.training import ModelConfig, TrainConfig
+
+log = logging.getLogger(__name__)
+
+RECOMPUTED = "none", "attention", "block"  # what the backward computes again, with less and less memory
+
+
+@dataclass
+class Division:
+    """How a step is fitted into memory: micro-batches of equal rows, and what is computed again in the backward."""
+
+    micro_batches: int = 1
+    recompute: str = "none"
+
+    def smaller(self, rows: int) -> Division | None:
+        """The next one that takes less memory, for batches of `rows` rows."""
+        more = next((n for n in range(self.micro_batches + 1, rows + 1) if rows % n == 0), None)
+        if more is not None:
+            return Division(more, self.recompute)
+        left = RECOMPUTED[RECOMPUTED.index(self.recompute) + 1 :]
+        return Division(self.micro_batches, left[0]) if left else None
+
+
+class Learner:
+    """Model and optimiser, and what a step does to them.
+
+    The balance loss is a product of two means over the step's tokens, rows per expert and probabilities, of which only
+    the second has a derivative. The first is taken from the step before (even, before the first): it is known before
+    the first micro-batch, and any division into micro-batches gives the same gradients.
+    """
+
+    def __init__(self, model: ModelConfig, config: TrainConfig, vocab_size: int):
+        self.config, self.device = config, torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.network = Transformer(model, vocab_size, config.seed).to(self.device)
+        self.adamw = AdamW(self.network, config)
+        self.shares = torch.full((model.layers, model.experts), 1 / model.experts, device=self.device)
+        self.division = Division()
+
+    def resume(self, last_load: list[list[int]], division: Division) -> None:
+        """Go on as the run did that a checkpoint is of."""
+        load = torch.tensor(last_load, device=self.device)
+        self.shares, self.division = load / load.sum(1, keepdim=True), division
+
+    def step(self, number: int, batch: Batch, rate: float) -> Told:
+        """Update the model by a batch. A loss that is not finite leaves it as it was, and is told by `Told.read`.
+
+        Where memory runs out the step is divided further and done again. Raises MemoryError if it cannot be.
+        """
+        while (told := self._try(number, batch, rate)) is None:
+            self._divide(batch)
+        return told
+
+    def _try(self, number: int, batch: Batch, rate: float) -> Told | None:
+        try:
+            return self._step(number, batch, rate)
+        except torch.OutOfMemoryError:
+            return None  # only once this frame is left is what the step held free again
+
+    def _divide(self, batch: Batch) -> None:
+        rows, length = batch.tokens_BL.shape
+        self.adamw.forget()
+        torch.cuda.empty_cache()
+        smaller = self.division.smaller(rows)
+        if smaller is None:
+            held, there = (f"{n / 1e9:.1f} GB" for n in (torch.cuda.memory_allocated(), torch.cuda.mem_get_info()[1]))
+            raise MemoryError(
+                f"one row of {length} tokens does not fit beside weights and optimiser ({held} of {there}), though "
+                "every block is computed again in the backward: choose a smaller model, or a shorter seq_len"
+            )
+        self.division = smaller
+        log.warning("memory ran out: %s", self.division)
+
+    def _step(self, number: int, batch: Batch, rate: float) -> Told:
+        targets_T = batch.targets_BL
+        share = torch.tensor(1 / max(1, int((targets_T >= 0).sum())))
+        if self.device.type == "cuda":
+            share = share.pin_memory()
+        share = share.to(self.device, non_blocking=True)
+        parts = batch.split(self.division.micro_batches)
+        self.adamw.add_up(len(parts))
+        told = [self._micro_batch(part, share, len(parts)) for part in parts]
+        norm = self.adamw.step(rate)
+        nats, balances, loads = zip(*told, strict=True)
+        load = torch.stack(loads).sum(0)
+        self.shares = load / load.sum(1, keepdim=True)
+        return Told(number, batch, rate, share, norm, torch.cat(nats), torch.stack(balances).mean(), load)
+
+    def _micro_batch(self, batch: Batch, share: Tensor, parts: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Forward and backward: (nats of each segment in float64, balance loss, rows per expert [layers, E])."""
+        batch = batch.map(lambda tensor: tensor.to(self.device, non_blocking=True))
+        network, head = self.network, self.network.head
+        hidden = network(batch.tokens_BL, batch.packing, self.shares, recompute=self.division.recompute)
+        states_TD, total_VD = hidden.states_TD, self.adamw.sums.get("head")
+        losses_T, dstates_TD, dhead_VD = head_loss(states_TD.detach(), head, batch.targets_BL.flatten(), share, total_VD)
+        if total_VD is None:
+            head.grad = dhead_VD.to(head.dtype)
+        weight = torch.full_like(hidden.balance, network.config.balance_weight / parts)
+        torch.autograd.backward([states_TD, hidden.balance], [dstates_TD, weight])
+        self.adamw.add()
+        # one after the other in each segment, so that the sums are always the same
+        nats_S = torch.segment_reduce(losses_T.double(), "sum", offsets=batch.packing.bounds_S.long())
+        return nats_S[: len(batch.docs_S)], hidden.balance.detach(), hidden.load
+
+    def evaluate(self, documents: list[dict], seq_len: int) -> dict[str, dict]:
+        return bits_per_byte(self.network, documents, seq_len, self.config.batch_tokens)
+
+
+class Told:
+    """What a step tells, on its way from the device: one copy, which `read` waits for."""
+
+    def __init__(self, number: int, batch: Batch, rate: float, share, norm, nats_S, balance, load):
+        self.number, self.batch, self.rate, self.layers = number, batch, rate, len(load)
+        loss = nats_S.sum() * share
+        numbers = [torch.stack([loss, balance, norm.double()]), nats_S, load.flatten()]
+        self._numbers = torch.cat([n.double() for n in numbers]).to("cpu", non_blocking=True)
+        self._sent = torch.cuda.Event() if load.is_cuda else None
+        if self._sent:
+            self._sent.record()
+
+    def read(self) -> tuple[dict, np.ndarray, Tensor]:
+        """(metrics, ledger rows, rows per expert [layers, E]). Raises FloatingPointError for numbers that are not
+        finite."""
+        if self._sent:
+            self._sent.synchronize()
+        segments = len(self.batch.docs_S)
+        loss, balance, norm = self._numbers[:3].tolist()
+        numbers = {"loss": loss, "balance": balance, "lr": self.rate, "grad_norm": norm}
+        rows = document_losses(self.number, self.batch, self._numbers[3 : 3 + segments].numpy())
+        _check_finite(self.number, numbers, rows)
+        return numbers, rows, self._numbers[3 + segments :].long().view(self.layers, -1)
+
+
+def _check_finite(step: int, numbers: dict, rows: np.ndarray) -> None:
+    bad = [name for name in ("loss", "balance", "grad_norm") if not math.isfinite(numbers[name])]
+    if not bad:
+        return
+    broken = rows["doc"][~np.isfinite(rows["loss"])]
+    docs = (broken if len(broken) else rows["doc"]).tolist()
+    which = "with such losses" if len(broken) else "in the batch"
+    raise FloatingPointError(
+        f"step {step}: {' and '.join(bad)} not finite; documents {which}: {docs}. "
+        "Lower peak_lr, or look at these documents; the last checkpoint is from before"
+    )
