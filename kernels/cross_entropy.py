@@ -1,4 +1,4 @@
-"""Cross-entropy of a head's logits and its gradient in one visit: the logits become their own gradient where they lie."""
+"""Cross-entropy of a head's logits and its gradient in one visit: logits become their own gradient where they lie."""
 
 from __future__ import annotations
 

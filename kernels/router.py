@@ -174,8 +174,8 @@ def route_backward_kernel(
     K: tl.constexpr, STEP: tl.constexpr, EP: tl.constexpr,
 ):  # fmt: skip
     """With probabilities p, chosen ones w_j = p_j / s and their sum s: dp_e = scale dbalance count_e (or share_e), and
-    for chosen ones also (dw_j - sum over i of dw_i w_i) / s; then dlogit_e = p_e (dp_e - sum over f of dp_f p_f). Choices and
-    counts have no derivative.
+    for chosen ones also (dw_j - sum over i of dw_i w_i) / s; then dlogit_e = p_e (dp_e - sum over f of dp_f p_f).
+    Choices, counts and shares have no derivative.
     """
     e = tl.arange(0, EP)
     t = tl.program_id(0) * STEP + tl.arange(0, STEP)

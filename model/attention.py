@@ -21,7 +21,7 @@ from torch.nn.attention.varlen import varlen_attn
 
 log = logging.getLogger(__name__)
 
-SEGMENTS = 16  # empty ones fill up their number to a multiple of this: operators are planned for few sizes
+LONGEST = 2048  # and the powers of two above it are what operators are told as the longest segment
 
 # q [T, H, C], k and v [T, G, C] and the layer's number to [T, H * C]
 Attend = Callable[[Tensor, Tensor, Tensor, int], Tensor]
@@ -56,13 +56,16 @@ def pack(starts_S: np.ndarray, rows: int, length: int) -> Packing:
     lengths_S = np.diff(starts_S, append=rows * length)
     positions = np.arange(rows * length) - np.repeat(starts_S, lengths_S)
     segments = np.repeat(np.arange(len(starts_S)), lengths_S)
-    longest = min(length, 1 << (int(lengths_S.max()) - 1).bit_length())  # few values: operators are planned for them
+    longest = min(length, max(LONGEST, 1 << (int(lengths_S.max()) - 1).bit_length()))
     arrays = positions.reshape(rows, length), segments.reshape(rows, length), _bounds(starts_S, rows * length)
     return Packing(*map(torch.from_numpy, arrays), longest)
 
 
 def _bounds(starts_S: np.ndarray, tokens: int) -> np.ndarray:
-    return np.concatenate([starts_S, np.full(1 + -len(starts_S) % SEGMENTS, tokens)]).astype(np.int32)
+    """With empty segments up to a sixteenth, or an eighth at most, of a power of two: few numbers, for which operators
+    are planned and steps captured."""
+    step = max(16, (1 << len(starts_S).bit_length()) // 16)
+    return np.concatenate([starts_S, np.full(1 + -len(starts_S) % step, tokens)]).astype(np.int32)
 
 
 def attention(packing: Packing, dtype: torch.dtype, channels: int, name: str = "auto") -> Attend:

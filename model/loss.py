@@ -79,6 +79,7 @@ def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
 
 
 def _chunks(states_TD: Tensor, head_VD: Tensor) -> list[slice]:
-    wide = torch.promote_types(head_VD.dtype, torch.float32).itemsize if head_VD.device.type == "cpu" else head_VD.itemsize
-    rows = max(1, CHUNK_BYTES[head_VD.device.type] // (wide * len(head_VD)))
+    kind = head_VD.device.type
+    wide = torch.promote_types(head_VD.dtype, torch.float32) if kind == "cpu" else head_VD.dtype
+    rows = max(1, CHUNK_BYTES[kind] // (wide.itemsize * len(head_VD)))
     return [slice(start, start + rows) for start in range(0, len(states_TD), rows)]

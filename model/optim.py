@@ -37,7 +37,7 @@ class AdamW:
         device = network.head.device
         by_kernels = kernels.choose(network.head, network.blocks[0].moe.w1, network.config.experts) == "hopper"
         self.added_by_kernels = [name for name in self.weights if by_kernels and name.endswith(EXPERTS)]
-        self.done, self.rate = torch.zeros((), device=device), torch.zeros((), device=device)
+        self.done, self.rate = (torch.zeros((), device=device, dtype=dtype) for dtype in (torch.float32, torch.float64))
         self.sums: dict[str, Tensor] = {}
 
     def add_up(self, micro_batches: int) -> None:
@@ -45,7 +45,7 @@ class AdamW:
         kernels where these can (`main_grad` of `kernels.experts`)."""
         if micro_batches == 1:
             self.sums = {}
-        for name, total in self.sums.items():
+        for total in self.sums.values():
             total.zero_()
         if micro_batches > 1 and not self.sums:
             self.sums = {name: torch.zeros_like(master) for name, master in self.masters.items()}
@@ -61,10 +61,11 @@ class AdamW:
                 self.weights[name].grad = None
 
     @torch.no_grad()
-    def step(self, rate: float) -> Tensor:
-        """Update by the gradients, forget them, and return their norm before clipping (fp32, on the device)."""
+    def step(self) -> Tensor:
+        """Update by the gradients at the learning rate `rate` (which is filled in before), forget them, and return
+        their norm before clipping (fp32, on the device)."""
         gradients = self.sums or {name: weight.grad for name, weight in self.weights.items()}
-        norm = (self._step_gpu if self.done.is_cuda else self._step_cpu)(gradients, rate)
+        norm = (self._step_gpu if self.done.is_cuda else self._step_cpu)(gradients)
         self.forget()
         return norm
 
@@ -73,22 +74,22 @@ class AdamW:
         for weight in self.weights.values():
             weight.grad = None
 
-    def _step_gpu(self, gradients: dict[str, Tensor], rate: float) -> Tensor:
+    def _step_gpu(self, gradients: dict[str, Tensor]) -> Tensor:
         from kernels.adamw import update
 
         norms = [torch.linalg.vector_norm(gradient, dtype=torch.float32) for gradient in gradients.values()]
         norm = torch.linalg.vector_norm(torch.stack(norms))
-        self.rate.fill_(rate)
         is_finite = torch.isfinite(norm).float()
         self.done += is_finite
         corrections = [1 / (1 - beta**self.done) for beta in self.config.betas]
-        numbers = torch.stack([self.rate, *corrections, (self.config.clip_norm / norm).clamp(max=1.0), is_finite])
+        scale = (self.config.clip_norm / norm).clamp(max=1.0)
+        numbers = torch.stack([self.rate.float(), *corrections, scale, is_finite])
         for name, master in self.masters.items():
             weight, moments = self.weights[name].data, (self.first[name], self.second[name])
             update(weight, master, gradients[name], *moments, numbers, self.config.betas, EPS, self._decay(name))
         return norm
 
-    def _step_cpu(self, gradients: dict[str, Tensor], rate: float) -> Tensor:
+    def _step_cpu(self, gradients: dict[str, Tensor]) -> Tensor:
         wide = {name: gradient.to(self.masters[name].dtype) for name, gradient in gradients.items()}
         norm = torch.nn.utils.get_total_norm(wide.values())
         if not torch.isfinite(norm):
@@ -100,7 +101,7 @@ class AdamW:
             steps = [self.done.clone() for _ in names]
             adamw(
                 *tensors, [], steps, fused=True, amsgrad=False, beta1=self.config.betas[0], beta2=self.config.betas[1],
-                lr=rate, weight_decay=decay, eps=EPS, maximize=False,
+                lr=self.rate.item(), weight_decay=decay, eps=EPS, maximize=False,
             )  # fmt: skip
         self.done += 1
         for name, weight in self.weights.items():
@@ -112,8 +113,9 @@ class AdamW:
 
     def moments(self) -> dict[str, Tensor]:
         """The optimiser's state as named tensors, for a checkpoint."""
-        kinds = {"step": dict.fromkeys(self.masters, self.done), "exp_avg": self.first, "exp_avg_sq": self.second}
-        return {f"{name}.{key}": tensors[name].clone() if key == "step" else tensors[name] for key, tensors in kinds.items() for name in self.masters}
+        tensors = {f"{name}.exp_avg": moment for name, moment in self.first.items()}
+        tensors |= {f"{name}.exp_avg_sq": moment for name, moment in self.second.items()}
+        return tensors | {f"{name}.step": self.done.clone() for name in self.masters}
 
     @torch.no_grad()
     def load(self, masters: dict[str, Tensor], moments: dict[str, Tensor]) -> None:

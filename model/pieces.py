@@ -8,6 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+SHAPES = 64  # that a piece may be compiled for, beyond which torch would run it uncompiled: stages, micro-batches
+
 
 def piece(function: Callable) -> Callable:
     """Compile `function` for tensors on a GPU; its first argument is a tensor, and says where it runs.
@@ -17,6 +19,7 @@ def piece(function: Callable) -> Callable:
 
     @functools.cache  # at its first use: torch's compiler takes seconds to import
     def compiled() -> Callable:
+        torch._dynamo.config.recompile_limit = SHAPES
         return torch.compile(function, dynamic=False)
 
     @functools.wraps(function)

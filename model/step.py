@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from model.capture import CapturedSteps
 from model.data import Batch
 from model.evaluate import bits_per_byte
 from model.ledger import document_losses
@@ -49,15 +51,20 @@ class Learner:
 
     def __init__(self, model: ModelConfig, config: TrainConfig, vocab_size: int):
         self.config, self.device = config, torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if config.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
+        torch.use_deterministic_algorithms(config.deterministic)
         self.network = Transformer(model, vocab_size, config.seed).to(self.device)
         self.adamw = AdamW(self.network, config)
         self.shares = torch.full((model.layers, model.experts), 1 / model.experts, device=self.device)
         self.division = Division()
+        self.captured = CapturedSteps(self) if self.device.type == "cuda" else self.compute
 
     def resume(self, last_load: list[list[int]], division: Division) -> None:
         """Go on as the run did that a checkpoint is of."""
         load = torch.tensor(last_load, device=self.device)
-        self.shares, self.division = load / load.sum(1, keepdim=True), division
+        self.shares.copy_(load / load.sum(1, keepdim=True))
+        self.division = division
 
     def step(self, number: int, batch: Batch, rate: float) -> Told:
         """Update the model by a batch. A loss that is not finite leaves it as it was, and is told by `Told.read`.
@@ -89,35 +96,45 @@ class Learner:
         log.warning("memory ran out: %s", self.division)
 
     def _step(self, number: int, batch: Batch, rate: float) -> Told:
-        targets_T = batch.targets_BL
-        share = torch.tensor(1 / max(1, int((targets_T >= 0).sum())))
-        if self.device.type == "cuda":
-            share = share.pin_memory()
-        share = share.to(self.device, non_blocking=True)
+        count = torch.tensor(float((batch.targets_BL >= 0).sum()))
+        count = (count.pin_memory() if self.device.type == "cuda" else count).to(self.device, non_blocking=True)
         parts = batch.split(self.division.micro_batches)
+        self.adamw.rate.fill_(rate)
+        sent = [part.map(lambda tensor: tensor.to(self.device, non_blocking=True)) for part in parts]
+        return Told(number, batch, rate, parts, self.captured(sent, count))
+
+    def compute(self, parts: list[Batch], count: Tensor) -> Tensor:
+        """All that a step does on the device, from its micro-batches and how many tokens they predict, to its numbers:
+        [loss, balance, norm, nats of each segment of each part, rows per expert of each layer] in float64."""
         self.adamw.add_up(len(parts))
-        told = [self._micro_batch(part, share, len(parts)) for part in parts]
-        norm = self.adamw.step(rate)
+        told = [self._micro_batch(part, 1 / count.clamp(min=1), len(parts)) for part in parts]
+        norm = self.adamw.step()
         nats, balances, loads = zip(*told, strict=True)
-        load = torch.stack(loads).sum(0)
-        self.shares = load / load.sum(1, keepdim=True)
-        return Told(number, batch, rate, share, norm, torch.cat(nats), torch.stack(balances).mean(), load)
+        nats_S, load = torch.cat(nats), torch.stack(loads).sum(0)
+        self.shares.copy_(load / load.sum(1, keepdim=True))
+        loss = nats_S.sum() / count.clamp(min=1)
+        numbers = torch.stack([loss, torch.stack(balances).mean().double(), norm.double()])
+        return torch.cat([numbers, nats_S, load.flatten().double()])
 
     def _micro_batch(self, batch: Batch, share: Tensor, parts: int) -> tuple[Tensor, Tensor, Tensor]:
         """Forward and backward: (nats of each segment in float64, balance loss, rows per expert [layers, E])."""
-        batch = batch.map(lambda tensor: tensor.to(self.device, non_blocking=True))
         network, head = self.network, self.network.head
         hidden = network(batch.tokens_BL, batch.packing, self.shares, recompute=self.division.recompute)
         states_TD, total_VD = hidden.states_TD, self.adamw.sums.get("head")
-        losses_T, dstates_TD, dhead_VD = head_loss(states_TD.detach(), head, batch.targets_BL.flatten(), share, total_VD)
+        losses_T, dstates_TD, dhead_VD = head_loss(
+            states_TD.detach(), head, batch.targets_BL.flatten(), share, total_VD
+        )
         if total_VD is None:
             head.grad = dhead_VD.to(head.dtype)
-        weight = torch.full_like(hidden.balance, network.config.balance_weight / parts)
-        torch.autograd.backward([states_TD, hidden.balance], [dstates_TD, weight])
+        roots, gradients = [states_TD], [dstates_TD]
+        if hidden.balance.requires_grad:  # a dense model has no router
+            roots.append(hidden.balance)
+            gradients.append(torch.full_like(hidden.balance, network.config.balance_weight / parts))
+        torch.autograd.backward(roots, gradients)
         self.adamw.add()
         # one after the other in each segment, so that the sums are always the same
         nats_S = torch.segment_reduce(losses_T.double(), "sum", offsets=batch.packing.bounds_S.long())
-        return nats_S[: len(batch.docs_S)], hidden.balance.detach(), hidden.load
+        return nats_S, hidden.balance.detach(), hidden.load
 
     def evaluate(self, documents: list[dict], seq_len: int) -> dict[str, dict]:
         return bits_per_byte(self.network, documents, seq_len, self.config.batch_tokens)
@@ -126,26 +143,28 @@ class Learner:
 class Told:
     """What a step tells, on its way from the device: one copy, which `read` waits for."""
 
-    def __init__(self, number: int, batch: Batch, rate: float, share, norm, nats_S, balance, load):
-        self.number, self.batch, self.rate, self.layers = number, batch, rate, len(load)
-        loss = nats_S.sum() * share
-        numbers = [torch.stack([loss, balance, norm.double()]), nats_S, load.flatten()]
-        self._numbers = torch.cat([n.double() for n in numbers]).to("cpu", non_blocking=True)
-        self._sent = torch.cuda.Event() if load.is_cuda else None
+    def __init__(self, number: int, batch: Batch, rate: float, parts: list[Batch], numbers: Tensor):
+        self.number, self.batch, self.rate = number, batch, rate
+        self._segments = [(len(part.docs_S), len(part.packing.bounds_S) - 1) for part in parts]
+        self._numbers = numbers.to("cpu", non_blocking=True)
+        self._sent = torch.cuda.Event() if numbers.is_cuda else None
         if self._sent:
             self._sent.record()
 
     def read(self) -> tuple[dict, np.ndarray, Tensor]:
-        """(metrics, ledger rows, rows per expert [layers, E]). Raises FloatingPointError for numbers that are not
+        """(metrics, ledger rows, rows per expert [layers * E]). Raises FloatingPointError for numbers that are not
         finite."""
         if self._sent:
             self._sent.synchronize()
-        segments = len(self.batch.docs_S)
         loss, balance, norm = self._numbers[:3].tolist()
         numbers = {"loss": loss, "balance": balance, "lr": self.rate, "grad_norm": norm}
-        rows = document_losses(self.number, self.batch, self._numbers[3 : 3 + segments].numpy())
+        nats, at = [], 3
+        for segments, filled_up in self._segments:
+            nats.append(self._numbers[at : at + segments])
+            at += filled_up
+        rows = document_losses(self.number, self.batch, torch.cat(nats).numpy())
         _check_finite(self.number, numbers, rows)
-        return numbers, rows, self._numbers[3 + segments :].long().view(self.layers, -1)
+        return numbers, rows, self._numbers[at:].long()
 
 
 def _check_finite(step: int, numbers: dict, rows: np.ndarray) -> None:

@@ -128,6 +128,7 @@ class Run:
     def tell(self, told: Told) -> None:
         """Record a step. Raises FloatingPointError where its numbers are not finite."""
         numbers, rows, load = told.read()
+        load = load.view(self.learner.shares.shape)
         state, batch_tokens = self.state, self.learner.config.batch_tokens
         _, before = self.batches.stage_of(told.number)
         state.load = (load + (torch.tensor(state.load) if before else 0)).tolist()

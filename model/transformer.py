@@ -4,9 +4,9 @@ experts.
 Documents packed into one row never meet: attention stays inside segments and positions restart at each. Logits equal
 Hugging Face's DbrxForCausalLM for the same weights (tests/test_model.py).
 
-A block is three pieces around two large operators, attention and experts: whole blocks are not compiled, since what the
-experts save for their backward would be copied. Each piece ends in what an operator reads, and begins by adding what the
-last one gave to the residual stream.
+A block is pieces around two large operators, attention and experts: whole blocks are not compiled, since what the
+experts save for their backward would be copied. Each piece ends in what an operator reads, and begins by adding what
+the last one gave to the residual stream.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -197,3 +198,14 @@ def parameter_counts(config: ModelConfig, vocab_size: int) -> dict[str, int]:
         total = sum(parameter.numel() for parameter in Transformer(config, vocab_size).parameters())
     idle = config.layers * (config.experts - config.top_k) * 3 * config.d_expert * config.d_model
     return {"total": total, "active": total - idle - vocab_size * config.d_model}
+
+
+def step_flops(config: ModelConfig, vocab_size: int, lengths: np.ndarray) -> float:
+    """Floating-point operations of forward and backward over segments of `lengths` tokens, nothing counted twice.
+
+    6 a token and active parameter, and 12 H C a layer and pair of tokens that attention compares (Chowdhery et al.
+    2204.02311, appendix B), here only inside segments and not ahead.
+    """
+    pairs = float((lengths.astype(np.float64) * (lengths + 1) / 2).sum())
+    active = parameter_counts(config, vocab_size)["active"]
+    return 6.0 * active * float(lengths.sum()) + 12.0 * config.layers * config.d_model * pairs
