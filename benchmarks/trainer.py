@@ -12,9 +12,11 @@ against 989 TFLOP/s; "of dense" is against a product of 8,192^3 in bf16 after 1.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -25,11 +27,14 @@ import torch
 import torch.nn.functional as F
 
 from model.data import Batch, make_batch
+from model.speed import dense_rate, peak_rate
 from model.step import Division, Learner
+from model.train import Progress, train
 from model.transformer import step_flops
+from schemas.manifest import Draw, LearningRate, Stage
 from schemas.training import ModelConfig, TrainConfig
+from tests.mds import write_shards
 
-PEAK = 989e12  # FLOP/s, bf16, H200 without sparsity
 WARM, STEPS = 12, 8  # each of four batches three times: code is compiled, steps are captured
 VOCAB = 32_768
 SHAPES = {
@@ -64,6 +69,7 @@ LINES = [
     Line("MoE-A slice", 128 << 10, micro_batches=4),
     Line("MoE-A slice", 32 << 10, length=32 << 10, mean=16 << 10),
     Line("small", 64 << 10),
+    Line("small", 64 << 10, "ours, the whole loop on shards"),
     Line("small", 16 << 10),
     Line("slim", 64 << 10),
     Line("MoE-A slice", 32 << 10, "dense GLU of equal active size"),
@@ -77,7 +83,11 @@ COLUMNS = "line", "ms", "host ms", "tokens/s", "MFU %", "of dense %", "peak GB",
 
 
 def batch(line: Line, seed: int) -> Batch:
-    """Packed documents; the last of a row is cut."""
+    return make_batch(0, packed_rows(line, seed)).map(torch.Tensor.pin_memory)
+
+
+def packed_rows(line: Line, seed: int) -> list[dict]:
+    """Samples of packed documents; the last of a row is cut."""
     random = np.random.default_rng(seed)
     odds = 1 / (np.arange(VOCAB) + 2.7)
     cumulative = odds.cumsum() / odds.sum()
@@ -88,7 +98,7 @@ def batch(line: Line, seed: int) -> Batch:
         starts = starts[starts < line.length]
         tokens = np.minimum(np.searchsorted(cumulative, random.random(line.length)), VOCAB - 1)
         samples.append({"tokens": tokens, "starts": starts, "docs": 1 + len(samples) + np.arange(len(starts))})
-    return make_batch(0, samples).map(torch.Tensor.pin_memory)
+    return samples
 
 
 def measure(line: Line) -> dict:
@@ -98,7 +108,28 @@ def measure(line: Line) -> dict:
     config = SHAPES[line.shape]
     if line.way.startswith("dense"):
         config = replace(config, experts=1, top_k=1, d_expert=config.top_k * config.d_expert)
-    step = peer(line, config, batches) if line.way.startswith("HF") else ours(line, config, batches)
+    if "loop" in line.way:
+        seconds, host = whole_loop(line, config), float("nan")
+    else:
+        seconds, host = bare_steps((peer if line.way.startswith("HF") else ours)(line, config, batches))
+    used = [np.diff(one.packing.bounds_S.numpy()) for one in batches]
+    if line.way.startswith("HF"):  # whole rows are attended, and counted
+        used = [np.full(line.tokens // line.length, line.length)]
+    flops = float(np.mean([step_flops(config, VOCAB, lengths) for lengths in used])) / seconds
+    return {
+        "line": line.name,
+        "ms": 1e3 * seconds,
+        "host ms": 1e3 * host,
+        "tokens/s": line.tokens / seconds,
+        "MFU %": 100 * flops / (peak_rate() or float("nan")),
+        "of dense %": 100 * flops / dense,
+        "peak GB": torch.cuda.max_memory_allocated() / 1e9,
+        "dense TFLOP/s": dense / 1e12,
+    }
+
+
+def bare_steps(step: Callable[[int], object]) -> tuple[float, float]:
+    """(seconds a step, of which the host was busy in the median one)."""
     for number in range(WARM):
         step(number)
     torch.cuda.synchronize()
@@ -109,21 +140,31 @@ def measure(line: Line) -> dict:
         step(number)
         host.append(time.perf_counter() - start)
     torch.cuda.synchronize()
-    seconds = (time.perf_counter() - began) / STEPS
-    used = [np.diff(one.packing.bounds_S.numpy()) for one in batches]
-    if line.way.startswith("HF"):  # whole rows are attended, and counted
-        used = [np.full(line.tokens // line.length, line.length)]
-    flops = float(np.mean([step_flops(config, VOCAB, lengths) for lengths in used])) / seconds
-    return {
-        "line": line.name,
-        "ms": 1e3 * seconds,
-        "host ms": 1e3 * float(np.median(host)),
-        "tokens/s": line.tokens / seconds,
-        "MFU %": 100 * flops / PEAK,
-        "of dense %": 100 * flops / dense,
-        "peak GB": torch.cuda.max_memory_allocated() / 1e9,
-        "dense TFLOP/s": dense / 1e12,
-    }
+    return (time.perf_counter() - began) / STEPS, float(np.median(host))
+
+
+class Enough(Exception):
+    """The steps that are measured are done."""
+
+
+def whole_loop(line: Line, config: ModelConfig) -> float:
+    """Seconds a step of `train` on shards, with ledger and metrics, checkpoints left out."""
+    rows, told = line.tokens // line.length, []
+    steps = WARM + STEPS
+
+    def note(progress: Progress) -> None:
+        told.append(time.perf_counter())
+        if progress.step == steps:
+            raise Enough
+
+    with tempfile.TemporaryDirectory() as folder:
+        shards, run = Path(folder) / "shards", Path(folder) / "run"
+        stage = Stage("s", 0, steps * rows, line.length, (Draw("a", steps * rows, 0),), LearningRate())
+        samples = [sample for number in range(steps) for sample in packed_rows(line, number % 4)]
+        write_shards(shards, {("a", line.length): [samples]}, [], (stage,), VOCAB)
+        with contextlib.suppress(Enough):
+            train(shards, run, config, TrainConfig(batch_tokens=line.tokens, checkpoint_steps=10**6), note)
+    return (told[-1] - told[-1 - STEPS]) / STEPS
 
 
 def ours(line: Line, config: ModelConfig, batches: list[Batch]) -> Callable[[int], object]:
@@ -178,23 +219,6 @@ def peer(line: Line, config: ModelConfig, batches: list[Batch]) -> Callable[[int
         adamw.zero_grad()
 
     return step
-
-
-def dense_rate(seconds: float = 1.5) -> float:
-    """FLOP/s of a product of 8,192^3 in bf16, hot: the last of several readings."""
-    a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-    out = torch.empty_like(a)
-    start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    spent = 0.0
-    while spent < seconds:
-        start.record()
-        for _ in range(50):
-            torch.mm(a, b, out=out)
-        stop.record()
-        stop.synchronize()
-        last = start.elapsed_time(stop) / 1e3
-        spent += last
-    return 50 * 2 * 8192**3 / last
 
 
 def table(rows: list[dict]) -> str:

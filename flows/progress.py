@@ -60,7 +60,10 @@ class Bar:
 
     def training(self, step: Any) -> None:
         """Show an optimiser step of the trainer."""
-        said = f"{step.stage}  loss {step.loss:.3f}  {step.tokens_per_second:,.0f} tokens/s  lr {step.lr:.1e}"
+        said = f"{step.stage}  loss {step.loss:.3f}  {step.tokens_per_second:,.0f} tokens/s, "
+        said += f"{100 * step.of_dense:.0f} % of dense" if step.mfu is None else f"MFU {100 * step.mfu:.0f} %"
+        said += f"  busiest expert {step.busiest:.2f}" if step.busiest > 1 else ""
+        said += f"  waits {100 * step.waited:.0f} % for data" if step.waited > 0.02 else ""
         self.update(step.step, step.steps, said)
 
     def finish(self, counts: dict[str, float], seconds: float) -> None:

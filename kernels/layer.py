@@ -84,9 +84,7 @@ def route(
     if not 0 < top_k <= len(router_ED):
         raise ValueError(f"expected top_k from 1 to the {len(router_ED)} experts, found {top_k}")
     if shares_E is not None and (shares_E.shape != router_ED.shape[:1] or shares_E.dtype != torch.float32):
-        raise ValueError(
-            f"expected shares in fp32 [{len(router_ED)}], found {shares_E.dtype} {tuple(shares_E.shape)}"
-        )
+        raise ValueError(f"expected shares in fp32 [{len(router_ED)}], found {shares_E.dtype} {tuple(shares_E.shape)}")
     if "blocksparse" in PATHS and topology.on_triton(x_TD):
         with _on(x_TD.device):
             return router.Route.apply(F.linear(x_TD, router_ED), top_k, shares_E)

@@ -42,7 +42,7 @@ def load_metrics(load: Tensor) -> dict[str, float]:
     """Evenness of the experts, load [layers, E]: entropy as a share of its maximum (mean of layers), busiest over mean
     (worst layer)."""
     shares = load.double() / load.sum(1, keepdim=True)
-    entropy = -torch.special.xlogy(shares, shares).sum(1) / np.log(max(2, load.shape[1]))
+    entropy = -torch.special.xlogy(shares, shares).sum(1) / np.log(load.shape[1]) if load.shape[1] > 1 else shares
     return {
         "load_entropy": round(entropy.mean().item(), 6),
         "load_max": round((shares.max(1).values * load.shape[1]).max().item(), 6),
@@ -60,12 +60,9 @@ class Journal:
                 path.unlink()
         self.metrics, self.seconds = (_reopen(run / name, step) for name in ("metrics.jsonl", "seconds.jsonl"))
 
-    def add(self, line: dict, seconds: float, rows: np.ndarray) -> None:
-        """Tell of one step."""
-        for file, content in (
-            (self.metrics, line),
-            (self.seconds, {"step": line["step"], "seconds": round(seconds, 4)}),
-        ):
+    def add(self, line: dict, seconds: dict, rows: np.ndarray) -> None:
+        """Tell of one step: what is the same whenever it is repeated, and what is not."""
+        for file, content in ((self.metrics, line), (self.seconds, {"step": line["step"], **seconds})):
             file.write(json.dumps(content) + "\n")
             file.flush()
         self.rows.append(rows)

@@ -12,20 +12,24 @@ import ctypes
 import dataclasses
 import json
 import math
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 
 from model import checkpoint
-from model.data import Batches
+from model.data import Batch, Batches
 from model.ledger import Journal, load_metrics, recorded_steps
 from model.optim import learning_rate
+from model.speed import dense_rate, peak_memory, peak_rate
 from model.step import Division, Learner, Told
-from model.transformer import parameter_counts
+from model.trace import Trace
+from model.transformer import parameter_counts, step_flops
 from schemas.files import file_sha256, json_hash, write_json
 from schemas.manifest import Manifest, load_manifest, load_plan
 from schemas.training import ModelConfig, TrainConfig
@@ -36,7 +40,12 @@ LAST_STEPS = 20  # over which result.json's final loss is averaged
 
 @dataclass(frozen=True)
 class Progress:
-    """A step that was just done: `step` of `steps`, counted from 1."""
+    """A step that was just done: `step` of `steps`, counted from 1.
+
+    `of_dense` is the model's FLOP/s over those of dense products here, `mfu` over the chip's peak where it is known,
+    `waited` the share of the step spent waiting for data, `busiest` the rows of the busiest expert over an even share,
+    `memory` the most bytes held.
+    """
 
     step: int
     steps: int
@@ -45,6 +54,11 @@ class Progress:
     lr: float
     tokens: int
     tokens_per_second: float
+    of_dense: float
+    mfu: float | None
+    waited: float
+    busiest: float
+    memory: int
 
 
 @dataclass
@@ -97,15 +111,21 @@ class Run:
     identity: dict
     on_step: Callable[[Progress], None]
     mark: float = 0.0  # when the step told last was, in seconds of the wall
+    waited: float = 0.0  # seconds since then in which no batch was there
 
     def go(self) -> None:
         """All steps that are left, with the evaluations and checkpoints between them."""
         plan, every = self.batches.plan, self.learner.config.checkpoint_steps
         if not self.state.evaluations:
             self.evaluate("before training", plan.stages[0].seq_len)
+        dense_rate()  # measured before the clock runs
         launched, self.mark = None, time.perf_counter()
+        steps, traced = self.batches.steps, self.learner.config.profile
+        trace = Trace(self.folder, steps // 2, min(traced, steps - steps // 2))
         with contextlib.closing(self.batches.ahead(self.state.step)) as ahead:
-            for number, batch in enumerate(ahead, self.state.step):
+            for number in range(self.state.step, steps):
+                batch = self.wait(ahead)
+                trace.before(number)
                 told = self.learner.step(number, batch, self.rate(number))
                 if launched is not None:  # while a GPU works on this step
                     self.tell(launched)
@@ -118,6 +138,14 @@ class Run:
                         self.evaluate(plan.stages[batch.stage].name, plan.stages[batch.stage].seq_len)
                     self.save()
                     self.mark = time.perf_counter()
+        trace.stop()
+
+    def wait(self, ahead: Iterator[Batch]) -> Batch:
+        """The next batch."""
+        began = time.perf_counter()
+        batch = next(ahead)
+        self.waited += time.perf_counter() - began
+        return batch
 
     def rate(self, number: int) -> float:
         """Learning rate of a step, at its middle."""
@@ -139,9 +167,21 @@ class Run:
         state.seconds += seconds
         stage, tokens = self.batches.plan.stages[told.batch.stage].name, state.step * batch_tokens
         line = {"step": told.number, "stage": stage, "tokens": tokens, **numbers, **load_metrics(load)}
-        self.journal.add(line, seconds, rows)
-        rate = batch_tokens / seconds
-        self.on_step(Progress(state.step, self.batches.steps, stage, line["loss"], line["lr"], tokens, rate))
+        flops = self.flops(told.batch)
+        spent = {"seconds": round(seconds, 4), "waited": round(self.waited, 4), "flops": flops, "memory": peak_memory()}
+        self.journal.add(line, spent, rows)
+        peak = peak_rate()
+        self.on_step(Progress(
+            state.step, self.batches.steps, stage, line["loss"], line["lr"], tokens, batch_tokens / seconds,
+            flops / seconds / dense_rate(), flops / seconds / peak if peak else None, self.waited / seconds,
+            line["load_max"], spent["memory"],
+        ))  # fmt: skip
+        self.waited = 0.0
+
+    def flops(self, batch: Batch) -> float:
+        """Those of a step."""
+        network = self.learner.network
+        return step_flops(network.config, len(network.head), np.diff(batch.packing.bounds_S.numpy()))
 
     def evaluate(self, stage: str, seq_len: int) -> None:
         began, state = time.perf_counter(), self.state
@@ -210,10 +250,27 @@ def _finish(run: Path, learner: Learner, manifest: Manifest, state: State, ident
         "evaluations": state.evaluations,
         "expert_load": [[count / sum(layer) for count in layer] for layer in state.load],
         "parameters": parameter_counts(network.config, vocab_size),
+        "speed": speed(run, learner),
         "final": {name: file_sha256(run / "final" / name) for name in FINAL},
     }
     write_json(run / "result.json", result)
     return result
+
+
+def speed(run: Path, learner: Learner) -> dict:
+    """How fast the run was and how it was fitted into memory; rates are medians of its steps."""
+    lines = [json.loads(line) for line in (run / "seconds.jsonl").read_text().splitlines()]
+    rates = [line["flops"] / line["seconds"] for line in lines]
+    return {
+        "flops_per_second": statistics.median(rates),
+        "dense_flops_per_second": dense_rate(),
+        "peak_flops_per_second": peak_rate(),
+        "waited": sum(line["waited"] for line in lines) / sum(line["seconds"] for line in lines),
+        "memory": max(line["memory"] for line in lines),
+        "micro_batches": learner.division.micro_batches,
+        "recompute": learner.division.recompute,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+    }
 
 
 def keep_memory() -> None:

@@ -84,6 +84,7 @@ def outcome(run):
     """All that must be the same however often a run was killed; seconds differ."""
     result = json.loads((run / "result.json").read_text())
     result.pop("seconds")
+    result.pop("speed")
     ledger = [(path.name, path.read_bytes()) for path in sorted((run / "ledger").iterdir())]
     files = [(run / name).read_bytes() for name in ("metrics.jsonl", "evaluations.json", "final/weights.safetensors")]
     return result, ledger, files

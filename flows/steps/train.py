@@ -13,7 +13,7 @@ from schemas.recipe import Recipe
 STEP = "train"
 NEEDS = ("shard",)
 TABLES = (tables.LEDGER,)
-REVISION = 1
+REVISION = 2
 
 
 def part(recipe: Recipe) -> dict[str, Any]:
