@@ -29,12 +29,14 @@ import torch.nn.functional as F
 from model.data import Batch, make_batch
 from model.speed import dense_rate, peak_rate
 from model.step import Division, Learner
+from model.trace import CLASSES, OTHER, summary
 from model.train import Progress, train
 from model.transformer import step_flops
 from schemas.manifest import Draw, LearningRate, Stage
 from schemas.training import ModelConfig, TrainConfig
 from tests.mds import write_shards
 
+PROFILED = 2
 WARM, STEPS = 12, 8  # each of four batches three times: code is compiled, steps are captured
 VOCAB = 32_768
 SHAPES = {
@@ -109,9 +111,9 @@ def measure(line: Line) -> dict:
     if line.way.startswith("dense"):
         config = replace(config, experts=1, top_k=1, d_expert=config.top_k * config.d_expert)
     if "loop" in line.way:
-        seconds, host = whole_loop(line, config), float("nan")
+        seconds, host, classes = whole_loop(line, config), float("nan"), []
     else:
-        seconds, host = bare_steps((peer if line.way.startswith("HF") else ours)(line, config, batches))
+        seconds, host, classes = bare_steps((peer if line.way.startswith("HF") else ours)(line, config, batches))
     used = [np.diff(one.packing.bounds_S.numpy()) for one in batches]
     if line.way.startswith("HF"):  # whole rows are attended, and counted
         used = [np.full(line.tokens // line.length, line.length)]
@@ -125,11 +127,12 @@ def measure(line: Line) -> dict:
         "of dense %": 100 * flops / dense,
         "peak GB": torch.cuda.max_memory_allocated() / 1e9,
         "dense TFLOP/s": dense / 1e12,
+        "classes": {row["name"]: row["ms"] for row in classes},
     }
 
 
-def bare_steps(step: Callable[[int], object]) -> tuple[float, float]:
-    """(seconds a step, of which the host was busy in the median one)."""
+def bare_steps(step: Callable[[int], object]) -> tuple[float, float, list[dict]]:
+    """(seconds a step, of which the host was busy in the median one, its kernels by class)."""
     for number in range(WARM):
         step(number)
     torch.cuda.synchronize()
@@ -140,7 +143,12 @@ def bare_steps(step: Callable[[int], object]) -> tuple[float, float]:
         step(number)
         host.append(time.perf_counter() - start)
     torch.cuda.synchronize()
-    return (time.perf_counter() - began) / STEPS, float(np.median(host))
+    seconds = (time.perf_counter() - began) / STEPS
+    with torch.profiler.profile() as profile:
+        for number in range(PROFILED):
+            step(number)
+        torch.cuda.synchronize()
+    return seconds, float(np.median(host)), summary(profile, PROFILED)["classes"]
 
 
 class Enough(Exception):
@@ -228,6 +236,15 @@ def table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def profiles(rows: list[dict]) -> str:
+    """Milliseconds of a step by class of kernel."""
+    kinds = [*CLASSES, OTHER]
+    lines = ["| " + " | ".join(["line", *kinds]) + " |", "|---" * (1 + len(kinds)) + "|"]
+    for row in rows:
+        lines.append(f"| {row['line']} | " + " | ".join(f"{row['classes'].get(kind, 0):.1f}" for kind in kinds) + " |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("words", nargs="*", help="only lines whose names hold one of these")
@@ -250,7 +267,8 @@ def main() -> None:
         print(table(rows[-1:]).splitlines()[-1], flush=True)
     arguments.out.mkdir(parents=True, exist_ok=True)
     machine = f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
-    text = f"# The trainer's step on a GPU\n\n`python -m benchmarks.trainer`, {machine}\n\n{table(rows)}\n"
+    text = f"# The trainer's step on a GPU\n\n`python -m benchmarks.trainer`, {machine}\n\n{table(rows)}\n\n"
+    text += f"Milliseconds of kernels in a step, by class ({PROFILED} steps traced):\n\n{profiles(rows)}\n"
     (arguments.out / "trainer.md").write_text(text)
 
 

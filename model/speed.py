@@ -9,15 +9,7 @@ from functools import cache
 import torch
 
 # dense bf16 FLOP/s of a chip by its maker's data sheet; DBRX's MFU counts the same way
-PEAKS = {
-    "B200": 2250e12,
-    "H200": 989e12,
-    "H100": 989e12,
-    "H800": 989e12,
-    "A100": 312e12,
-    "A800": 312e12,
-    "L40S": 362e12,
-}
+PEAKS = {"B200": 2250e12, "H200": 989e12, "H100": 989e12, "H800": 989e12, "A100": 312e12, "L40S": 362e12}
 
 
 def peak_rate() -> float | None:

@@ -21,6 +21,7 @@ from schemas.recipe import Recipe
 POINTS = 400  # of a curve; longer ones are averaged in equal groups of steps
 # averaged in a group; of others the last is taken
 MEANT = ("loss", "balance", "lr", "grad_norm", "load_entropy", "seconds", "flops")
+TOLD = ("steps", "tokens", "seconds", "final_loss", "parameters", "expert_load", "speed")  # of result.json
 REFERENCES = ("unigram", "gzip")
 PACKAGES = ("pyspark", "delta-spark", "torch", "mosaicml-streaming", "gigatoken", "prefect")
 
@@ -56,10 +57,7 @@ def training(run_folder: Path, batch_tokens: int) -> dict[str, Any]:
     timed = [{**step, **second} for step, second in zip(steps, seconds, strict=False)]
     spans = [(name, list(members)) for name, members in groupby(timed, lambda step: step["stage"])]
     return {
-        **{
-            name: result[name]
-            for name in ("steps", "tokens", "seconds", "final_loss", "parameters", "expert_load", "speed")
-        },
+        **{name: result[name] for name in TOLD},
         "profile": read_json(profile) if (profile := run_folder / "profile.json").is_file() else None,
         "tokens_per_second": batch_tokens * len(timed) / max(1e-9, sum(step["seconds"] for step in timed)),
         "stages": [
