@@ -86,7 +86,7 @@ class Searcher:
         ngram, n_passages = self.index.ngram, len(self.index.n_words)
         last = max(rows[:, 3].max(initial=0) + ngram, phrases[:, 2].max(initial=0) + 1)
         smooth, begins, ends = plain_places(read_only(np.frombuffer(text[0].as_buffer(), np.uint8)))
-        _word_places(smooth, WORD_FOLD, places := np.zeros((int(last), 2), np.int64))
+        places = _word_places(smooth, WORD_FOLD, int(last))
         place = lambda first, last: (int(begins[places[first, 0]]), int(ends[places[last, 1] - 1]))  # noqa: E731
         matches = []
         for i in np.argsort(rows[:, 0]):
@@ -279,9 +279,9 @@ def _extent(mine, positions, ngram):
 
 
 @njit(cache=True, nogil=True)
-def _word_places(text, fold, places):
-    """Write the first byte of each of the first n words and the byte after its last to places, int64[n, 2]."""
-    n, word, i, inside = len(places), 0, 0, False
+def _word_places(text, fold, n):
+    """First byte of each of the first n words and the byte after its last: int64[n, 2]."""
+    places, word, i, inside = np.zeros((n, 2), np.int64), 0, 0, False
     while i < len(text) and word < n:
         code, width = np.uint32(text[i]), 1
         if code >= 128:
@@ -299,3 +299,4 @@ def _word_places(text, fold, places):
         i += width
     if inside and word < n:
         places[word, 1] = len(text)
+    return places
