@@ -523,5 +523,5 @@ def test_every_record_is_one_row_on_any_number_of_partitions(spark, tmp_path, mo
 def test_a_header_of_megabytes_costs_its_length_once():
     """Each of the strings behind it read the whole line: 20 s."""
     text = "def f(" + "x" * 500_000 + "\n" + ":\n''\n" * 50_000
-    began = time.process_time()
-    assert list(docstrings(text)) == [] and time.process_time() - began < 5
+    began = time.thread_time()
+    assert list(docstrings(text)) == [] and time.thread_time() - began < 5
