@@ -174,18 +174,24 @@ def undone(text: str) -> str:
     [
         (r"one\ntwo\\nthree\t\"four\" \u00e9 \ud83d\ude00 \xe9 five\\\\six", 'one\ntwo\nthree "four" é 😀 é five six'),
         (r"snake\_case \*bold\* \\alpha \neq", "snake_case *bold*  alpha \neq"),
+        (r"one\r\ntwo\bthree\ffour\vfive \U0001f600", "one\n\ntwo three four five 😀"),
+        (r"one\u005cntwo &bsol;\u0026lt;", "one\ntwo <"),
         ("a\\", "a"),
         (r"\ud83d \u12 \u0000", "   u12  "),
         ("&eacute;t&#233; &#xE9; &amp;amp;lt; &amp;nbsp;x &nosuch; &", "été é < \xa0x &nosuch; &"),
         (r"\u003cp\u003eone\u0026eacute;\u003c/p\u003e", "\noneé\n"),
         ('<p class="a>b">one</p><b>T</b>wo<br/>H<sub>2</sub>O', '\nb">one\nTwo\nH2O'),
+        ('<span class="' + "x" * 400 + '">one</span> <a href="' + "x" * 500 + '">', 'one <a href="' + "x" * 500 + '">'),
+        ('<a href="x">o</a>ne', "one"),
         ("List<String> a <b and c> d <i>x</i> <nosuch> 1 < 2", "List<String> a <b and c> d x <nosuch> 1 < 2"),
-        ("so\u00adft zero\u200bwidth \u202aleft\u202c \ufeffbom", "soft zerowidth left bom"),
+        ("so\u00adft zero\u200bwidth \u202aleft\u202c \ufeffbom \u2066in\u2069side h\ufe0feart", "soft zerowidth left bom inside heart"),
         ("hyphen-\nated hy-\r\n  phen so\u00ad\nft cross\u2010\ning Jean-\nPaul well-known 3-\n4 a-\n\nb", "hyphenated hyphen soft crossing Jean-\nPaul well-known 3-\n4 a-\n\nb"),
         ("Ｆｕｌｌ　１２ ﬁnd oﬃce x² 𝐛𝐨𝐥𝐝", "Full　12 find office x2 bold"),
         ("cafe\u0301 A\u030angstro\u0308m \u1112\u1161\u11ab e\u0323\u0302 x\u0304 か\u3099", "café Ångström 한 ệ x\u0304 が"),
         ("(A) one\nB. two\n **C.** three\n d) four [E] five\nF\nsix", "( ) one\n . two\n ** .** three\n  ) four [ ] five\n \nsix"),
         (" 1. one\n2) two\n- 3: three", "  . one\n ) two\n-  : three"),
+        ("one two [D] three (j) (k)", "one two [ ] three ( ) (k)"),
+        ("x A. 1. one (1) 2. two\n* 3. 4. three", "x  . 1. one ( ) 2. two\n*  .  . three"),
         ("（Ａ）好\nＢ． two", "( )好\n . two"),
         ("it is 3. The 3.14 e.g. U.S. f(a) vitamin C K. x.b. a", "it is 3. The 3.14 e.g. U.S. f(a) vitamin C K. x.b. a"),
         ("so _ said __init__ _much_ “_more_” snake_case ___.", "so   said   init    much  “ more ” snake_case    ."),
@@ -195,6 +201,21 @@ def undone(text: str) -> str:
 )
 def test_what_formats_put_between_words_is_undone(text, same):
     assert undone(text) == same
+
+
+@pytest.mark.parametrize(
+    ("text", "same"),
+    [
+        ("a" + "_" * 1_000_000 + "b", "a" + "_" * 1_000_000 + "b"),
+        ("1. " * 400_000, " . " * 400_000),
+        ("x " + "(1) " * 200_000 + "1. " * 100_000, "x " + "( ) " * 200_000 + "1. " * 100_000),
+    ],
+    ids=["_ in a word", "numbers that begin a line", "and do not"],
+)
+def test_a_run_of_marks_is_looked_at_once(text, same):
+    """Some 10^11 bytes, where each mark looks at those before or behind it."""
+    data, _ = plain.plain_batch(pa.array([text]))
+    assert data[: len(text)].tobytes().decode() == same
 
 
 PIECES = st.sampled_from(["a", "b.", "é", "e\u0301", "\u00ad", "-\n", "&amp;", "&#65;", "&", ";", "\\", "\\n", "\\u0041", "\\ud83d", "<b>", "</p>", "<", ">", "=", "Ａ", "ﬁ", "好", "_", "\n", " ", ")", "1", "\u1100", "\u1161", "😀", "\u200b"])
@@ -208,6 +229,12 @@ def test_any_mixture_is_valid_text_with_places_inside_it_and_the_same_with_and_w
     assert data[: bounds[1]].tobytes() == data[bounds[1] : bounds[2]].tobytes() == smooth.tobytes()
     assert smooth.tobytes().decode() is not None and len(smooth) <= len(text.encode())
     assert (begins < ends).all() and (ends <= len(text.encode())).all() and (np.diff(begins) >= 0).all()
+
+
+def test_what_is_undone_has_the_place_of_all_that_it_was():
+    text = "e\u0301" + r"\u00e9" + "\u1112\u1161\u11ab<p>&amp;eacute;" + "x"
+    _, begins, ends = plain.plain_places(np.frombuffer(text.encode(), np.uint8))
+    assert list(zip(begins, ends)) == [(0, 3)] * 2 + [(3, 9)] * 2 + [(9, 18)] * 3 + [(18, 21)] + [(21, 33)] * 2 + [(33, 34)]
 
 
 def test_compatibility_forms_and_marks_are_those_of_unicode():
@@ -283,6 +310,7 @@ def test_a_question_is_safe_alone_from_six_words_on_unless_many_items_ask_it():
     assert phrases_found([question, "which technology was developed most"], [[question, "radio"]]) == {(0, 0): question[:-1]}
     assert phrases_found([question], [[question, f"answer {i}"] for i in range(phrases.SHARED + 1)]) == {}
     assert phrases_found(["is it so or is it not"], [["is it so or is it?"]]) == {}  # too few letters
+    assert phrases_found(["is it so? no it is not"], [["is it so?", "no it is not"]]) == {}  # so with its answer
     assert phrases_found(["什么是光合作用", "什么是光合作用? 植物利用光能"], [["什么是光合作用?", "植物利用光能"]]).keys() == {(1, 0)}
 
 
