@@ -234,7 +234,7 @@ def test_any_mixture_is_valid_text_with_places_inside_it_and_the_same_with_and_w
 def test_what_is_undone_has_the_place_of_all_that_it_was():
     text = "e\u0301" + r"\u00e9" + "\u1112\u1161\u11ab<p>&amp;eacute;" + "x"
     _, begins, ends = plain.plain_places(np.frombuffer(text.encode(), np.uint8))
-    assert list(zip(begins, ends)) == [(0, 3)] * 2 + [(3, 9)] * 2 + [(9, 18)] * 3 + [(18, 21)] + [(21, 33)] * 2 + [(33, 34)]
+    assert list(zip(begins, ends, strict=True)) == [(0, 3)] * 2 + [(3, 9)] * 2 + [(9, 18)] * 3 + [(18, 21)] + [(21, 33)] * 2 + [(33, 34)]
 
 
 def test_compatibility_forms_and_marks_are_those_of_unicode():

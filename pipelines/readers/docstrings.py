@@ -12,7 +12,7 @@ from inspect import cleandoc
 # Every pattern that scans begins with a literal, which `re` finds at some 300 MB/s; possessive repeats never backtrack.
 HEADER = re.compile(r"\n([ \t]*)(?:def|class|async def)[ \t]+(\w+)")
 MODULE_START = re.compile(r"\s*+(?:#[^\n]*+\n\s*+)*+")
-# Bounded, as each of many colons in a comment could begin one: behind a header 200 characters of comment, then 20 lines.
+# Bounded, as each of many colons in comments could begin one: 200 characters behind a header, then 20 lines.
 BLOCK_OF_STRING = re.compile(r":(?:[ \t]*+#[^\n]{0,200}+)?\n\s*+(?:#[^\n]*+\n\s*+){0,20}+(?=[rRuU]?[\"'])")
 LITERAL = re.compile(
     r"""[rRuU]?(?:\"{3}((?:[^"\\]+|\\.|"(?!""))*+)\"{3}|'{3}((?:[^'\\]+|\\.|'(?!''))*+)'{3}"""
