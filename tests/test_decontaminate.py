@@ -91,6 +91,7 @@ def test_whole_half_scattered_and_short_items_are_told_as_by_the_oracle():
         "short whole": prose(8, 30) + short + prose(9, 30),
         "short but for one": short[:-1] + prose(10, 30),
         "short in another order": short[4:] + short[:4],
+        "short in two pieces": short[:8] + prose(12, 5) + short[1:],
         "clean": prose(11, 500),
     }
     passages = [" ".join(long), " ".join(short)]
@@ -281,14 +282,16 @@ def test_an_item_is_found_whole_in_every_form_of_the_wild_with_its_place_in_the_
 def phrases_found(texts: list[str], entries: list[list[str]], n: int = 8) -> dict[tuple[int, int], str]:
     """(text, phrase) to what stands there."""
     searcher = search.Searcher(index.build(index.strings([]), n, 20), phrases.build(entries, n))
-    return {(d, m.passage): texts[d].encode()[m.start : m.end].decode() for d, matches in searcher.search(index.strings(texts)) for m in matches}
+    told = [((d, m.passage), texts[d].encode()[m.start : m.end].decode()) for d, matches in searcher.search(index.strings(texts)) for m in matches]
+    assert len(told) == len(dict(told))  # each once
+    return dict(told)
 
 
 def test_a_short_question_is_found_with_its_answers_or_options_close_behind_it_and_not_without():
     entries = [["Which planet is largest?", "Jupiter Prime", "Mars", "Venus"], ["Who wrote Hamlet?", "Shakespeare"], ["What?", "a long answer of many words here"]]
     filler = " filler" * 60
     texts = [
-        "Q: Which planet is largest?\nAnswer: Jupiter Prime." + filler,
+        ("Q: Which planet is largest?\nAnswer: Jupiter Prime." + filler) * 2,
         filler + " which planet is LARGEST (a) Mars (b) Jupiter prime (c) Venus",
         "Which planet is largest?" + filler + " Jupiter Prime",
         "Which planet is largest? Mars.",  # four words and one
@@ -296,6 +299,8 @@ def test_a_short_question_is_found_with_its_answers_or_options_close_behind_it_a
         "Who wrote Hamlet? Shakespeare.",
         "What? a long answer of many words here",
         r'{"q": "Which planet\nis largest?", "options": ["Mars", "Jupiter Prime"]}',
+        "That planet is largest? Jupiter Prime",
+        "planet is largest? Jupiter Prime, and which",  # begins inside the question
     ]
     told = phrases_found(texts, entries)
     assert told == {
@@ -303,6 +308,11 @@ def test_a_short_question_is_found_with_its_answers_or_options_close_behind_it_a
         (1, 0): "which planet is LARGEST (a) Mars (b) Jupiter prime (c) Venus",
         (7, 0): r'Which planet\nis largest?", "options": ["Mars", "Jupiter Prime',
     }
+
+
+def test_phrases_are_questions_of_three_words_to_one_less_than_an_ngram():
+    entries = [["What next?", answer := "an answer of quite a few words"], ["What is next?", answer], [" ".join(prose(1, 7)), "yes"], [" ".join(prose(1, 8)), answer]]
+    assert phrases.build(entries, 8).known.tolist() == [False, True, True, False]
 
 
 def test_a_question_is_safe_alone_from_six_words_on_unless_many_items_ask_it():
@@ -329,6 +339,26 @@ def test_an_item_that_lost_one_word_in_ten_is_flagged_and_one_of_the_same_templa
     short = [*item[:9], "x", *item[10:14]]
     (flagged,) = search.Searcher(index.build(index.strings([" ".join(item[:14])]), 8, 20)).search(index.strings([" ".join(short)]))[0][1]
     assert flagged.cover == 0.0 and flagged.near == pytest.approx(13 / 14)
+
+
+def test_near_is_the_weighed_share_of_words_that_stand_about_where_they_should():
+    item, other = prose(1, 60), prose(4, 60)
+    half = [word if i < 10 or i % 2 else other[i] for i, word in enumerate(item)]
+    far = [*item[:10], *prose(5, 300), *random.Random(6).sample(item[10:], 50)]
+    inserted = [word for i in range(0, 60, 8) for word in [*item[i : i + 8], f"new{i}"]]
+    often = [word for one in prose(7, 30, [f"once{i}" for i in range(10**6)]) for word in (one, "the")]
+    told = near([half, far, inserted, often[:10] + often[10::2]], [item, often])
+    assert told == {(2, 0): pytest.approx(1.0)}  # `the` counts as often as it is there
+    common = prose(8, 30)
+    items = [[word for pair in zip(common, prose(100 + i, 30, [f"own{j}" for j in range(10**6)]), strict=True) for word in pair] for i in range(31)]
+    weight = {word: np.log1p(31 / sum(word in item for item in items)) for word in items[0]}
+    kept = items[0][:10] + items[0][11::2]
+    assert near([kept], items) == {(0, 0): pytest.approx(sum(map(weight.get, kept)) / sum(map(weight.get, items[0])))}
+
+
+def near(texts: list[list[str]], passages: list[list[str]]) -> dict[tuple[int, int], float]:
+    searcher = search.Searcher(index.build(index.strings(list(map(" ".join, passages))), 8, 20))
+    return {(d, m.passage): m.near for d, matches in searcher.search(index.strings(list(map(" ".join, texts)))) for m in matches}
 
 
 # --- evaluation files
