@@ -7,6 +7,7 @@ import html
 import json
 import random
 import re
+import time
 import unicodedata
 
 import numpy as np
@@ -327,6 +328,15 @@ def test_a_question_is_safe_alone_from_six_words_on_unless_many_items_ask_it():
 def test_questions_in_a_row_a_million_times_take_linear_time():
     text = "which planet is largest " * 200_000
     assert phrases_found([text], [["Which planet is largest?", "Jupiter", "Mars", "Venus"]]) == {}
+
+
+def test_of_questions_that_end_alike_a_document_meets_so_many():
+    """Each place of their last words would ask all 3,000: a minute."""
+    entries = [[f"What is a{i} of the following?", f"number {i} is the answer"] for i in range(3000)]
+    text = "what is a7 of the following: number 7 is the answer. " + "what is a1 of the following " * 100_000
+    phrases_found(["nothing"], entries)  # compiled
+    began = time.process_time()
+    assert phrases_found([text], entries).keys() == {(0, 7)} and time.process_time() - began < 4
 
 
 def test_an_item_that_lost_one_word_in_ten_is_flagged_and_one_of_the_same_template_is_not():

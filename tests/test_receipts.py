@@ -100,9 +100,10 @@ class Job:
         self.home, self.hashes = home, {"judge": "h"}
 
 
-def test_what_small_files_hold_is_compared_and_what_large_ones_weigh(tmp_path, lake):
+@pytest.mark.parametrize("name", ["plan.json", "index.html", "bpe.ranks"])
+def test_what_small_files_hold_is_compared_and_what_large_ones_weigh(tmp_path, lake, name):
     home = Home(tmp_path)
-    small, large = tmp_path / "plan.json", tmp_path / "window.mds"
+    small, large = tmp_path / name, tmp_path / "window.mds"
     small.write_text("[1, 2]")
     large.write_bytes(b"12345")
     made = receipt(step([small, large]), Job(home), None, "r", {}, 1.0)
@@ -110,7 +111,7 @@ def test_what_small_files_hold_is_compared_and_what_large_ones_weigh(tmp_path, l
     told = home.receipt("judge")
     assert told == made and told.tables == {NAME: 1} and home.damage(told) is None
     small.write_text("[1, 3]")
-    assert "plan.json was changed" in home.damage(told)
+    assert f"{name} was changed" in home.damage(told)
     small.write_text("[1, 2]")
     large.write_bytes(b"123")
     assert home.damage(told) == "file window.mds has 3 bytes, the step left 5"
