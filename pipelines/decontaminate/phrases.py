@@ -24,6 +24,7 @@ ANCHOR = np.int64(3)  # the last words of a question, by which it is looked for;
 SPAN = 4  # as of search.SPAN
 SAFE_WORDS, SAFE_BYTES, ALONE_BYTES = 6, 24, 28  # bytes of words: where a character is a word, six are soon met
 SHARED = 4  # items
+MEETINGS = 1 << 20  # at most so many (anchor, question) meetings of one document are looked at
 
 
 class Phrases(NamedTuple):
@@ -84,6 +85,7 @@ def find_phrases(words, n, joined, phrases, document, told, rows):
     """
     for i in range(n):
         joined[i] = words[i]
+    left = MEETINGS
     n_anchors = join_words(joined, n, ANCHOR) if n >= ANCHOR else 0
     for i in range(n_anchors):
         word, bits = filter_bits(joined[i], phrases.filter)
@@ -92,8 +94,10 @@ def find_phrases(words, n, joined, phrases, document, told, rows):
         key = bisect(phrases.keys, joined[i])
         if key == len(phrases.keys) or phrases.keys[key] != joined[i]:
             continue
-        for o in range(phrases.owner_bounds[key], phrases.owner_bounds[key + 1]):
-            phrase = phrases.owners[o]
+        begin = phrases.owner_bounds[key]
+        owners = phrases.owners[begin : min(phrases.owner_bounds[key + 1], begin + left)]
+        left -= len(owners)
+        for phrase in owners:
             if told[phrase] != document:
                 first, last, held = _stands(words[:n], i + ANCHOR, phrases, phrase)
                 if held > 0:

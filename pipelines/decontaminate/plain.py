@@ -350,7 +350,7 @@ def _composed(out, last, mark, forms):
 @inner
 def blank_labels(text):
     """Write a space for the letter or number of an option, as in (a) b. 3: [D], and for each _ at a word's edge."""
-    i = ZERO
+    i = margin = ZERO  # nothing but marks stands between margin's line's beginning and margin
     while i < len(text):
         if i + 8 <= len(text):
             x = load8(text, i)
@@ -361,21 +361,24 @@ def blank_labels(text):
         stop = min(i + 8, len(text))
         while i < stop:
             if text[i] == 95:
-                _blank_edge(text, i)
-            elif i > 0 and not _is_word(text[i]) and _is_label(text, i - 1):
+                i = _blank_edge(text, i)
+                continue
+            if i > 0 and not _is_word(text[i]) and _is_label(text, i - 1, margin):
+                margin = i if text[i - 1] < 58 and (text[i] == 46 or text[i] == 58) else margin
                 text[i - 1] = 32
             i += 1
 
 
 @inner
 def _blank_edge(text, i):
-    """The first _ of some at the edge of a word, or between two, and all of them with it where it is one."""
+    """Blank the run of _ that begins at i where it stands at the edge of a word or between two; the place behind it."""
     j = i
     while j < len(text) and text[j] == 95:
         j += 1
     if i == 0 or _is_edge(text, i - 1) or j == len(text) or _is_edge(text, j):
         for k in range(i, j):
             text[k] = 32
+    return j
 
 
 @inner
@@ -390,7 +393,7 @@ def _is_edge(text, i):
 
 
 @inner
-def _is_label(text, i):
+def _is_label(text, i, margin):
     """Whether the letter or digit at i stands for an option: what opens it before, what closes it behind, and no word
     after that; a number with a full stop or colon only where a line begins, as it ends sentences elsewhere."""
     is_digit = 48 < text[i] < 58
@@ -409,13 +412,14 @@ def _is_label(text, i):
         return False
     if i + 2 < len(text) and (_is_word(text[i + 2]) or text[i + 2] == 95):
         return False
-    return not (stop and is_digit) or _begins_line(text, i)
+    return not (stop and is_digit) or _begins_line(text, i, margin)
 
 
 @inner
-def _begins_line(text, i):
-    """Whether nothing but blanks and marks of lists stands before byte i in its line."""
+def _begins_line(text, i, margin):
+    """Whether nothing but blanks and marks of lists stands before byte i in its line, as before the margin: of many
+    numbers in a line the next is looked at from the last on."""
     j = i - 1
-    while j >= 0 and text[j] != 10 and text[j] < 128 and not _is_word(text[j]):
+    while j >= margin and text[j] != 10 and text[j] < 128 and not _is_word(text[j]):
         j -= 1
-    return j < 0 or text[j] == 10
+    return j < margin or text[j] == 10
