@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import sqlite3
 import sys
 import tempfile
 import webbrowser
@@ -230,10 +231,29 @@ def _prepare_environment(home: Home) -> None:
     tempfile.tempdir = None  # asked for already, it would stay
     folder = home.root.resolve() / "prefect"
     folder.mkdir(parents=True, exist_ok=True)
+    require_database(folder / "prefect.db")
     os.environ.setdefault("PREFECT_HOME", str(folder))
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
+
+
+def require_database(file: Path) -> None:
+    """Raises DataError for a database of Prefect's that is damaged: Prefect waits two minutes and names no cause."""
+    if not file.is_file():
+        return
+    try:
+        with contextlib.closing(sqlite3.connect(file)) as database:
+            told = database.execute("pragma quick_check(1)").fetchone()[0].splitlines()[-1]
+    except sqlite3.OperationalError:
+        return  # locked, or no room: Prefect says it
+    except sqlite3.DatabaseError as error:
+        told = str(error)
+    if told != "ok":
+        raise DataError(
+            f"{file}: expected Prefect's database, found damage ({told}). Delete it: it tells of earlier runs alone, "
+            "and the same command goes on"
+        )
 
 
 KINDS = {

@@ -180,8 +180,11 @@ def _yaml(path: Path) -> Any:
         raise RecipeError(f"{path}: expected a recipe of at most {RECIPE_BYTES:,} bytes, found {path.stat().st_size:,}")
     try:
         return load_yaml(path.read_text("utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: not YAML: {error}") from error
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path}: {error}") from None
+    except UnicodeDecodeError as error:
+        found = f"byte {error.object[error.start]:#04x} at {error.start:,}"
+        raise RecipeError(f"{path}: expected a recipe in UTF-8, found {found}") from None
 
 
 def _validated(value: Any, path: Path) -> Recipe:

@@ -10,6 +10,8 @@ import re
 from typing import Any, ClassVar
 
 import yaml
+from yaml.constructor import ConstructorError
+from yaml.reader import ReaderError
 
 EXPANDED = 100_000  # values with every alias written out: hundreds of recipes; ten lines of aliases can stand for 10^9
 SCALARS = {
@@ -36,6 +38,17 @@ class _Loader(yaml.SafeLoader):
             raise yaml.YAMLError(f"expected at most {EXPANDED:,} values with every alias written out, found more")
         return node
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError, AttributeError):  # PyYAML's own faults, as of !!int on what is none
+            raise _refusal(node, f"a value of {_tag(node)}", f"{node.value!r:.80}") from None
+
+    def construct_undefined(self, node: yaml.Node) -> Any:
+        raise _refusal(node, "no tags but YAML's own, such as !!str", f"{_tag(node):.80}")
+
+
+_Loader.add_constructor(None, _Loader.construct_undefined)
 
 for _kind, (_pattern, _first) in SCALARS.items():
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(f"(?:{_pattern})$"), list(_first))
@@ -45,7 +58,7 @@ def _size(node: yaml.Node, known: dict[int, int | None]) -> int:
     """Values below a node with aliases written out; more than EXPANDED is as good as any number."""
     if id(node) in known:
         if known[id(node)] is None:
-            raise yaml.YAMLError(f"line {node.start_mark.line + 1}: expected no alias inside of what it stands for")
+            raise _refusal(node, "no alias inside of what it stands for", "one")
         return known[id(node)]
     known[id(node)] = None
     if isinstance(node, yaml.MappingNode):
@@ -59,20 +72,33 @@ def _size(node: yaml.Node, known: dict[int, int | None]) -> int:
 def _check_keys(node: yaml.MappingNode) -> None:
     """Before anything is merged into it: a key may stand in a map and in what is merged."""
     lines: dict[str, int] = {}
-    for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-        line = key.start_mark.line + 1
+    for key, _ in node.value:
+        if not isinstance(key, yaml.ScalarNode):
+            raise _refusal(key, "a text as a key", f"a {key.id}")
         if key.value in lines:
-            raise yaml.YAMLError(
-                f"line {line}: expected every key once, found {key.value!r:.80} again, first in line {lines[key.value]}"
-            )
-        lines[key.value] = line
+            raise _refusal(key, "every key once", f"{key.value!r:.80} again, first in line {lines[key.value]}")
+        lines[key.value] = key.start_mark.line + 1
+
+
+def _refusal(node: yaml.Node, expected: str, found: str) -> yaml.YAMLError:
+    return yaml.YAMLError(f"line {node.start_mark.line + 1}: expected {expected}, found {found}")
+
+
+def _tag(node: yaml.Node) -> str:
+    return node.tag.replace("tag:yaml.org,2002:", "!!")
 
 
 def load_yaml(text: str) -> Any:
-    """The value of a YAML text. Raises yaml.YAMLError, which names the line."""
+    """The value of a YAML text. Raises yaml.YAMLError of one sentence: the line, what was expected and found; "not
+    YAML" stands in it where the text is none."""
     try:
         return yaml.load(text, _Loader)
     except RecursionError:
         raise yaml.YAMLError("expected a few levels, found hundreds of them within one another") from None
-    except (ValueError, LookupError) as error:  # of a tag such as !!int on what is none
-        raise yaml.YAMLError(f"expected what its tag says, found {error}") from None
+    except ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise yaml.YAMLError(f"line {line}: not YAML: the character U+{error.character:04X}") from None
+    except yaml.MarkedYAMLError as error:
+        said = ", ".join(filter(None, (error.context, error.problem)))
+        kind = "" if isinstance(error, ConstructorError) else "not YAML: "  # this one is, with tags that do not fit
+        raise yaml.YAMLError(f"line {error.problem_mark.line + 1}: {kind}{said}") from None

@@ -170,18 +170,19 @@ def test_places_and_the_bytes_that_finders_may_look_at_grow_with_the_text_and_no
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_text_takes_seconds_a_megabyte_at_most(name):
+    personal.measure(pa.array(["compiled"]), None, None)
     text = pa.array([(HOSTILE[name] * 200_000)[:200_000]])
-    start = time.process_time()
+    start = time.thread_time()
     personal.measure(text, None, None)
-    assert time.process_time() - start < 2
+    assert time.thread_time() - start < 2
 
 
 def test_ten_megabytes_of_the_worst_marks_are_scanned_in_seconds_at_most():
     personal.measure(pa.array(["compiled"]), None, None)
     for unit, most in (("@", 0), ("a.a.a.a@", 1_250_000), ("7", 0), ("1.", 1), ("x", 0)):
-        start = time.process_time()
+        start = time.thread_time()
         assert len(personal_scan.places(*utf8(pa.array([(unit * 10_000_000)[:10_000_000]])))) <= most
-        assert time.process_time() - start < 3
+        assert time.thread_time() - start < 3
 
 
 def test_every_prefix_that_the_patterns_know_is_one_that_the_scan_knows():

@@ -178,9 +178,10 @@ def test_deep_and_long_chats_take_linear_time(tmp_path):
     deeper = '{"messages": ' + '{"a": ' * 50_000 + "1" + "}" * 50_000 + "}\n"
     long = json.dumps(said(*QUESTION * 50_000)) + "\n"
     (tmp_path / "a.jsonl").write_text(deep + deeper + licence + long)
-    began = time.process_time()
+    read(tmp_path, "chat")  # what is imported and compiled at first use
+    began = time.thread_time()  # the process's time holds that of the kills, which run beside
     *bad, odd, good = read(tmp_path, "chat", licence_field="l")
-    assert time.process_time() - began < 3  # .3 s
+    assert time.thread_time() - began < 3  # .3 s
     assert [outcome(one) for one in bad] == ["bad_turn", "broken_json"]
     assert odd.licence is None and good.facts == (("turns", "100000"),) and good.text.count("User: 2 + 2?\n\nAssistant: 4") == 50_000
 
@@ -676,9 +677,9 @@ def test_attributes_match_as_git_matches(pattern, yes, no):
 def test_attributes_of_any_text_are_few_and_fast():
     slow = "".join(f"{'*a' * 90}b{i} linguist-vendored\n" for i in range(40))
     patterns = attributes(slow + "linguist-vendored\n\n#x linguist-vendored\n[z-a] linguist-vendored\n" + "x linguist-vendored\n" * 9000)
-    began = time.process_time()
+    began = time.thread_time()
     assert len(patterns) == 50 and not any(compile_pattern(regex).fullmatch("a" * 3000) for regex, _, _ in patterns)
-    assert time.process_time() - began < 1  # as a backtracking expression it would not end
+    assert time.thread_time() - began < 1  # as a backtracking expression it would not end
 
 
 def test_generated_files_by_name():

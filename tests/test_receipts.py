@@ -100,17 +100,19 @@ class Job:
         self.home, self.hashes = home, {"judge": "h"}
 
 
-def test_what_small_files_hold_is_compared_and_what_large_ones_weigh(tmp_path, lake):
+@pytest.mark.parametrize("name", ["plan.json", "index.html", "bpe.ranks"])
+def test_what_small_files_hold_is_compared_and_what_large_ones_weigh(tmp_path, lake, name):
     home = Home(tmp_path)
-    small, large = tmp_path / "plan.json", tmp_path / "window.mds"
+    small, large = tmp_path / name, tmp_path / "window.mds"
     small.write_text("[1, 2]")
     large.write_bytes(b"12345")
+    DeltaTable(lake.path(tables.PAIRS)).optimize.compact()  # by another, behind our commit 1
     made = receipt(step([small, large]), Job(home), None, "r", {}, 1.0)
     home.keep(made)
     told = home.receipt("judge")
     assert told == made and told.tables == {NAME: 1} and home.damage(told) is None
     small.write_text("[1, 3]")
-    assert "plan.json was changed" in home.damage(told)
+    assert f"{name} was changed" in home.damage(told)
     small.write_text("[1, 2]")
     large.write_bytes(b"123")
     assert home.damage(told) == "file window.mds has 3 bytes, the step left 5"
@@ -128,6 +130,16 @@ def test_receipts_that_tell_sizes_alone_are_read(tmp_path):
     assert home.damage(home.receipt("judge")) is None
     file.write_text("[1]")
     assert home.damage(home.receipt("judge")) == "file plan.json has 3 bytes, the step left 6"
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[1]", b"3", b"\xff", b'{"step": "judge"}'])
+def test_a_receipt_that_cannot_be_read_is_none(tmp_path, data):
+    home = Home(tmp_path)
+    home.void("judge")
+    home.receipt_file("judge").write_bytes(data)
+    assert home.receipt("judge") is home.last_receipt("judge") is None
+    state = _state(step([]), "h", None, {}, home)
+    assert (state.state, state.why) == ("missing", f"{home.receipt_file('judge')} cannot be read")
 
 
 def test_a_receipt_is_void_while_its_step_writes(tmp_path):

@@ -112,11 +112,12 @@ def test_a_sequence_must_be_short_against_a_window(good, tmp_path):
 @pytest.mark.parametrize(
     "content, said",
     [
-        (b"a: [1, 2", "not YAML"),
-        (b"\xff\xfe\x00", "not YAML"),
+        (b"a: [1, 2", r"r\.yaml: line 1: not YAML: while parsing a flow sequence"),
+        (b"a: 1\nb: \x00", r"r\.yaml: line 2: not YAML: the character U\+0000$"),
+        (b"\xff\xfe\x00", r"r\.yaml: expected a recipe in UTF-8, found byte 0xff at 0$"),
         (b"", "valid dictionary"),
         (b"- 1", "valid dictionary"),
-        (b"home: !!python/object/apply:os.system ['touch /tmp/owned']", "not YAML"),
+        (b"home: !!python/object/apply:os.system ['touch /tmp/owned']", r"r\.yaml: line 1: expected no tags but .*, found !!python/object/apply:os\.system$"),
         (b"#" * (recipes.RECIPE_BYTES + 1), "at most"),
     ],
 )
@@ -263,18 +264,24 @@ def test_manifest_and_plan_come_back_as_they_were_and_changes_by_hand_are_notice
         ("sources:\n- &one {name: a}\n- {<<: *one, <<: *one}", r"line 3: expected every key once, found '<<'"),
         ("home: &a [*a]", r"line 1: expected no alias inside of what it stands for"),
         ("home: " + "[" * 90_000, r"expected a few levels"),
-        ("home: !!int many", r"expected what its tag says, found .*many"),
-        ("home: !!bool maybe", r"expected what its tag says, found .*maybe"),
-        ("a: &a [x]\n" + "".join(f"{c}: &{c} [{', '.join([f'*{p}'] * 9)}]\n" for p, c in zip("abcdefghi", "bcdefghij", strict=True)), r"at most 100,000 values"),
-        ("a: &a {k: v}\n" + "".join(f"{c}: &{c} {{<<: [{', '.join([f'*{p}'] * 9)}]}}\n" for p, c in zip("abcdefghi", "bcdefghij", strict=True)), r"at most 100,000 values"),
+        ("home: !!int many", r"line 1: expected a value of !!int, found 'many'"),
+        ("home: !!bool maybe", r"line 1: expected a value of !!bool, found 'maybe'"),
+        ("home: a\nseed: !!timestamp soon", r"line 2: expected a value of !!timestamp, found 'soon'"),
+        ("home: a\nseed: 0x_", r"line 2: expected a value of !!int, found '0x_'"),
+        ("home: !mine {a: b}", r"line 1: expected no tags but YAML's own, such as !!str, found !mine"),
+        ("home: !!map a", r"line 1: expected a mapping node, but found scalar"),
+        ("home: {<<: a}", r"line 1: while constructing a mapping, expected a mapping or list of mappings for merging"),
+        ("{[a]: b}", r"line 1: expected a text as a key, found a sequence"),
+        ("a: &a [x]\n" + "".join(f"{c}: &{c} [{', '.join([f'*{p}'] * 9)}]\n" for p, c in zip("abcdefghi", "bcdefghij", strict=True)), r"expected at most 100,000 values"),
+        ("a: &a {k: v}\n" + "".join(f"{c}: &{c} {{<<: [{', '.join([f'*{p}'] * 9)}]}}\n" for p, c in zip("abcdefghi", "bcdefghij", strict=True)), r"expected at most 100,000 values"),
     ],
 )  # fmt: skip
 def test_yaml_that_says_two_things_or_far_too_much_is_refused(tmp_path, text, said):
     file = tmp_path / "r.yaml"
     file.write_text(text)
-    with pytest.raises(recipes.RecipeError, match=f"r.yaml: not YAML: .*{said}"):
+    with pytest.raises(recipes.RecipeError, match=rf"/r\.yaml: {said}"):
         recipes.load(file)
-    with pytest.raises(ValueError, match=f"expected YAML, found .*{said}"):
+    with pytest.raises(ValueError, match=rf"rules/r\.yaml: {said}"):
         rules.read(file)
 
 

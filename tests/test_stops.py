@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -15,12 +16,13 @@ import psutil
 import pytest
 from typer.testing import CliRunner
 
-from flows.commands import app, exit_code
+from flows.commands import app, exit_code, require_database
 from flows.exits import MEANINGS, Exit
 from flows.home import DiskFull
 from flows.scratch import HomeBusy, held, sweep
 from flows.status import NotReady
 from pipelines.shards.mixture import MixtureError
+from schemas.errors import DataError
 from schemas.recipe import RecipeError
 
 # A command with a home, scratch and a process of another session, that does what it is told.
@@ -138,6 +140,22 @@ def test_every_kind_of_error_has_its_code():
     errors = [RecipeError(), MixtureError(), NotReady(), FileNotFoundError(2, "x"), HomeBusy(), DiskFull(), full, KeyboardInterrupt()]
     assert [exit_code(error) for error in errors] == [10, 11, 11, 11, 12, 13, 13, 14]
     assert [exit_code(error) for error in (ValueError(), KeyError("x"), RuntimeError(), PermissionError(13, "x"))] == [1] * 4
+
+
+def test_prefects_database_is_named_where_it_is_damaged(tmp_path):
+    file = tmp_path / "prefect.db"
+    require_database(file)
+    assert not file.exists()
+    with sqlite3.connect(file) as database:
+        database.execute("create table runs (name text)")
+        database.executemany("insert into runs values (?)", [(f"run {i} " * 20,) for i in range(500)])
+    database.close()
+    require_database(file)
+    data = file.read_bytes()
+    for damaged in (data[: len(data) // 2], b"x" * len(data), data[:5000] + b"\xff" * 4000 + data[9000:]):
+        file.write_bytes(damaged)
+        with pytest.raises(DataError, match=r"prefect\.db: expected Prefect's database, found damage .*Delete it"):
+            require_database(file)
 
 
 def test_help_tells_the_codes():

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 from numba import njit
 
-from pipelines.decontaminate.plain import plain_batch
+from pipelines.decontaminate.plain import inner, plain_batch
 from pipelines.texts.characters import Strings, longest
 from pipelines.texts.words import WORD_FOLD, fold_text, folded_room, hash_words, join_words, room
 
@@ -73,14 +73,14 @@ def hashed_words(texts: Strings) -> tuple[np.ndarray, np.ndarray]:
         np.empty((offsets[-1] - offsets[0]) // 2 + len(texts), np.uint64),
         np.zeros(len(texts) + 1, np.int64),
     )
-    folded = np.empty(folded_room(longest(offsets)), np.uint8)
-    _word_batch(data, offsets, WORD_FOLD, *room(offsets), folded, words, bounds)
+    folded, (edges, _) = np.empty(folded_room(longest(offsets)), np.uint8), room(offsets)
+    _word_batch(data, offsets, WORD_FOLD, edges, folded, words, bounds)
     return words[: bounds[-1]].copy(), bounds
 
 
 def join_grams(words: np.ndarray, bounds: np.ndarray, ngram: int) -> tuple[np.ndarray, np.ndarray]:
     """The hash of each n-gram of each text's words, and their bounds."""
-    hashes, gram_bounds = words.copy(), np.zeros_like(bounds)
+    hashes, gram_bounds = np.empty_like(words), np.zeros_like(bounds)
     _join_batch(words, bounds, ngram, hashes, gram_bounds)
     return hashes[: gram_bounds[-1]], gram_bounds
 
@@ -156,21 +156,20 @@ def strings(texts: Sequence[str]) -> pa.Array:
 
 
 @njit(cache=True, nogil=True)
-def _word_batch(data, offsets, fold, edges, spare, folded, words, bounds):
+def _word_batch(data, offsets, fold, edges, folded, words, bounds):
     for d in range(len(offsets) - 1):
         _, n = fold_text(data[offsets[d] : offsets[d + 1]], fold, folded, 0, edges)
-        hash_words(folded, 0, edges, n, spare)
-        words[bounds[d] : bounds[d] + n] = spare[:n]
+        hash_words(folded, 0, edges, n, words[bounds[d] :])
         bounds[d + 1] = bounds[d] + n
 
 
 @njit(cache=True, nogil=True)
 def _join_batch(words, bounds, ngram, hashes, gram_bounds):
     for d in range(len(bounds) - 1):
-        mine, at = words[bounds[d] : bounds[d + 1]].copy(), gram_bounds[d]
-        n = join_words(mine, len(mine), ngram) if len(mine) >= ngram else 0
-        hashes[at : at + n] = mine[:n]
-        gram_bounds[d + 1] = at + n
+        at, n_words = gram_bounds[d], bounds[d + 1] - bounds[d]
+        for w in range(n_words):
+            hashes[at + w] = words[bounds[d] + w]
+        gram_bounds[d + 1] = at + (join_words(hashes[at:], n_words, ngram) if n_words >= ngram else 0)
 
 
 @njit(inline="always")
@@ -189,7 +188,7 @@ def _set_filter(keys, filter):
         filter[word] |= bits
 
 
-@njit
+@inner
 def number(hash, index):
     """The place of a hash among the keys, -1 where it is none of them."""
     bucket = hash >> np.uint64(index.shift)

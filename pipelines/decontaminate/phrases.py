@@ -15,15 +15,16 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from pipelines.decontaminate.index import filter_bits, filter_of, hashed_words, strings
+from pipelines.decontaminate.plain import bisect, inner
 from pipelines.texts.words import join_words
 
-ANCHOR = 3  # the last words of a question, by which it is looked for; shorter ones are not
+ANCHOR = np.int64(3)  # the last words of a question, by which it is looked for; shorter ones are not
 SPAN = 4  # as of search.SPAN
 SAFE_WORDS, SAFE_BYTES, ALONE_BYTES = 6, 24, 28  # bytes of words: where a character is a word, six are soon met
 SHARED = 4  # items
+MEETINGS = 1 << 20  # at most so many (anchor, question) meetings of one document are looked at
 
 
 class Phrases(NamedTuple):
@@ -76,23 +77,27 @@ def _anchor(words: np.ndarray) -> np.uint64:
     return joined[0]
 
 
-@njit
+@inner
 def find_phrases(words, n, joined, phrases, document, told, rows):
     """Append to rows, of the phrases that stand in n words: document, phrase, first word, last word, words that stand.
 
     joined: room for n hashes. told: the last document that holds each phrase, so that it is told once.
     """
-    joined[:n] = words[:n]
+    for i in range(n):
+        joined[i] = words[i]
+    left = MEETINGS
     n_anchors = join_words(joined, n, ANCHOR) if n >= ANCHOR else 0
     for i in range(n_anchors):
         word, bits = filter_bits(joined[i], phrases.filter)
         if phrases.filter[word] & bits != bits:
             continue
-        key = np.searchsorted(phrases.keys, joined[i])
+        key = bisect(phrases.keys, joined[i])
         if key == len(phrases.keys) or phrases.keys[key] != joined[i]:
             continue
-        for o in range(phrases.owner_bounds[key], phrases.owner_bounds[key + 1]):
-            phrase = phrases.owners[o]
+        begin = phrases.owner_bounds[key]
+        owners = phrases.owners[begin : min(phrases.owner_bounds[key + 1], begin + left)]
+        left -= len(owners)
+        for phrase in owners:
             if told[phrase] != document:
                 first, last, held = _stands(words[:n], i + ANCHOR, phrases, phrase)
                 if held > 0:
@@ -100,7 +105,7 @@ def find_phrases(words, n, joined, phrases, document, told, rows):
                     rows.extend((np.int64(document), np.int64(phrase), np.int64(first), np.int64(last), np.int64(held)))
 
 
-@njit
+@inner
 def _stands(words, end, phrases, phrase):
     """First and last word, and how many stand, of a phrase whose question ends before word `end`; 0 if too few do."""
     segment, behind = phrases.segments[phrase], phrases.segments[phrase + 1]
@@ -120,7 +125,7 @@ def _stands(words, end, phrases, phrase):
     return first, last - 1, held if is_safe or phrases.alone[phrase] else 0
 
 
-@njit
+@inner
 def _is_at(words, i, part):
     for j in range(len(part)):
         if words[i + j] != part[j]:

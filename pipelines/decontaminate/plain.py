@@ -24,61 +24,56 @@ NAME_BYTES = 32  # of an entity or a tag
 SPARE = 16  # bytes more than texts have: eight are written at a time
 BACKSLASH, AMPERSAND, LESS, GREATER, DASH = 92, 38, 60, 62, 45
 LOW = ~HIGH
+inner = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)  # of what compiled code alone calls: a tenth less to make
+ZERO = np.int64(0)  # a literal 0 is a type of its own to numba, which compiles what is called with it twice
 
 
 def plain_batch(texts: Strings) -> tuple[np.ndarray, np.ndarray]:
     """The plain bytes of all texts, one behind the other, and their offsets, as `utf8` gives those of the texts."""
     data, offsets = utf8(texts)
-    out, bounds = np.empty(offsets[-1] - offsets[0] + SPARE, np.uint8), np.zeros(len(offsets), np.int64)
-    _plain_batch(data, offsets, FORMS, out, np.empty(longest(offsets) + SPARE, np.uint8), bounds)
+    out, bounds = _plain(data, offsets, np.zeros((4, 0), np.int64))
     return read_only(out), read_only(bounds)
 
 
 def plain_places(text: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The plain bytes of one text, and where in it each of them begins and ends (int64)."""
-    room, places = np.empty((2, len(text) + SPARE), np.uint8), np.zeros((4, len(text)), np.int64)
-    n = _plain_places(text, FORMS, *room, places)
-    return read_only(room[0, :n]), places[2, :n], places[3, :n]
+    begins = np.arange(len(text))
+    places = np.stack([begins, begins + 1, begins, begins])
+    out, (_, n) = _plain(text, read_only(np.array([0, len(text)])), places)
+    return read_only(out[:n]), places[2, :n], places[3, :n]
+
+
+def _plain(data: np.ndarray, offsets: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    out, bounds = np.empty(offsets[-1] - offsets[0] + SPARE, np.uint8), np.zeros(len(offsets), np.int64)
+    _write_plain(data, offsets, FORMS, out, np.empty(longest(offsets) + SPARE, np.uint8), bounds, places)
+    return out, bounds
 
 
 @njit(cache=True, nogil=True)
-def _plain_batch(data, offsets, forms, out, spare, bounds):
-    nowhere = np.zeros((4, 0), np.int64)
+def _write_plain(data, offsets, forms, out, spare, bounds, places):
+    """Write the plain texts to out, and where they end to bounds. spare: room for as many bytes as a text has."""
     for d in range(len(offsets) - 1):
-        n = _plain(data[offsets[d] : offsets[d + 1]], forms, out[bounds[d] :], spare, nowhere)
+        text, mine = data[offsets[d] : offsets[d + 1]], out[bounds[d] :]
+        n, rounds = _copy(text, spare), ROUNDS if has_escapes(text) else 0
+        while rounds > 0:
+            n, again = unescape(spare[:n], forms, mine, places)
+            _copy(mine[:n], spare)
+            for i in range(min(n, places.shape[1])):
+                places[0, i], places[1, i] = places[2, i], places[3, i]
+            rounds = rounds - 1 if again else 0
+        n = smooth(spare[:n], forms, mine, places)
+        blank_labels(mine[:n])
         bounds[d + 1] = bounds[d] + n
 
 
-@njit(cache=True, nogil=True)
-def _plain_places(text, forms, out, spare, places):
-    for i in range(len(text)):
-        places[0, i], places[1, i] = i, i + 1
-    return _plain(text, forms, out, spare, places)
-
-
-@njit
-def _plain(text, forms, out, spare, places):
-    """Write the plain text to out; its bytes. spare: room for as many bytes as the text has."""
-    n, rounds = _copy(text, spare), ROUNDS if has_escapes(text) else 0
-    while rounds > 0:
-        n, again = unescape(spare[:n], forms, out, places)
-        _copy(out[:n], spare)
-        for i in range(min(n, places.shape[1])):
-            places[0, i], places[1, i] = places[2, i], places[3, i]
-        rounds = rounds - 1 if again else 0
-    n = smooth(spare[:n], forms, out, places)
-    blank_labels(out[:n])
-    return n
-
-
-@njit
+@inner
 def _copy(text, out):
     for i in range(len(text)):
         out[i] = text[i]
     return len(text)
 
 
-@njit
+@inner
 def has_escapes(text):
     """Whether a byte is \\ or &. Without an early exit the loop runs on many bytes at once."""
     is_there = np.uint8(0)
@@ -93,10 +88,10 @@ def _equal(x, byte):
     return ~((x & LOW ^ EVERY * np.uint64(byte)) + LOW | x) & HIGH
 
 
-@njit
+@inner
 def unescape(text, forms, out, places):
     """Write the text with its escapes undone; its bytes, and whether what came out may be an escape again."""
-    at, i, again, told = 0, 0, False, places.shape[1] > 0
+    at, i, again, told = ZERO, ZERO, False, places.shape[1] > 0
     while i < len(text):
         if i + 8 <= len(text) and not told:
             x = load8(text, i)
@@ -125,14 +120,14 @@ def unescape(text, forms, out, places):
     return at, again
 
 
-@njit
+@inner
 def _place(places, at, end, begin, stop):
     """Bytes at to end of what is written stem from begin to stop of what is read; a byte copied is itself."""
     for j in range(at, end):
         places[2, j], places[3, j] = places[0, begin], places[1, stop - 1]
 
 
-@njit
+@inner
 def _backslashes(text, i):
     """Code point and width of the escape at i, however often its backslash is escaped; code 0: the backslashes go."""
     j = i
@@ -155,7 +150,7 @@ def _backslashes(text, i):
     return np.uint32(32), j - i
 
 
-@njit
+@inner
 def _surrogates(text, j, code, width):
     """The code point that `code` begins, with the other half of a pair at j; a space for what is none."""
     if 0xD800 <= code < 0xDC00:
@@ -169,7 +164,7 @@ def _surrogates(text, j, code, width):
     return np.uint32(32 if is_none else code), width
 
 
-@njit
+@inner
 def _hex(text, i, digits):
     """The number that so many hexadecimal digits spell, -1 where they are none."""
     total = np.int64(0)
@@ -186,10 +181,10 @@ def _hex(text, i, digits):
     return total
 
 
-@njit
+@inner
 def _entity(text, i, entities, codes):
     """Code point and width of the entity at i; width 0 where it is none."""
-    j, hash, number = i + 1, 0, np.int64(0)
+    j, hash, number = i + 1, ZERO, ZERO
     is_number = j < len(text) and text[j] == 35  # #
     is_hex = is_number and j + 1 < len(text) and text[j + 1] | 32 == 120
     j += is_number + is_hex
@@ -205,14 +200,14 @@ def _entity(text, i, entities, codes):
     if is_number:
         is_none = number < 32 or 0xD800 <= number < 0xE000 or number > 0x10FFFF
         return np.uint32(32 if is_none else number), j + 1 - i
-    place = _bisect(entities, hash)
+    place = bisect(entities, hash)
     if place == len(entities) or entities[place] != hash:
         return np.uint32(0), 0
     return codes[place], j + 1 - i
 
 
-@njit
-def _bisect(keys, key):
+@inner
+def bisect(keys, key):
     """The place of the first of the ascending keys that is not below `key`."""
     first, end = 0, len(keys)
     while first < end:
@@ -224,16 +219,16 @@ def _bisect(keys, key):
     return first
 
 
-@njit
+@inner
 def _is_word(byte):
     """Whether the byte is a letter or a digit of ASCII."""
     return 48 <= byte < 58 or 97 <= byte | 32 < 123
 
 
-@njit
+@inner
 def smooth(text, forms, out, places):
     """Write the text without tags, what is not seen, and hyphens at line ends, its characters folded; its bytes."""
-    at, i, told = 0, 0, places.shape[1] > 0
+    at, i, told = ZERO, ZERO, places.shape[1] > 0
     while i < len(text):
         if i + 8 <= len(text) and not told:
             x = load8(text, i)
@@ -256,9 +251,9 @@ def smooth(text, forms, out, places):
             elif byte == DASH:
                 width = _line_end(text, i, i + 1, out, at)
             else:
-                code, _ = decode(text, i)
+                code, size = decode(text, i)
                 if forms.kinds[code] > 0:  # seldom: what many arguments a call has, it has to pass
-                    at, width = _character(text, i, forms, out, at, places)
+                    at, width = _character(text, i, code, size, forms, out, at, places)
             if width == 0:
                 out[at] = byte
                 if told:
@@ -268,16 +263,16 @@ def smooth(text, forms, out, places):
     return at
 
 
-@njit
+@inner
 def _tag(text, i, tags, parts):
     """Width of the tag at i, 0 where it is none, and whether it parts words."""
-    j, hash = i + 1, 0
+    j, hash = i + 1, ZERO
     j += j < len(text) and text[j] == 47  # /
     first = j
     while j < len(text) and j < i + NAME_BYTES and _is_word(text[j]):
         hash = next_hash(hash, np.int64(text[j] | 32 if text[j] > 64 else text[j]))
         j += 1
-    place = _bisect(tags, hash)
+    place = bisect(tags, hash)
     if j == first or place == len(tags) or tags[place] != hash:
         return 0, False
     is_bare, has_equal, end = True, False, min(len(text), i + TAG_BYTES)
@@ -290,7 +285,7 @@ def _tag(text, i, tags, parts):
     return (j + 1 - i if is_tag else 0), parts[place]
 
 
-@njit
+@inner
 def _line_end(text, i, j, out, at):
     """Bytes from the hyphen at i, which ends at j, to the rest of the word on the next line; 0 where there is none."""
     if at == 0 or not _is_letter(out[at - 1]):
@@ -303,15 +298,14 @@ def _line_end(text, i, j, out, at):
     return j - i if is_rest else 0
 
 
-@njit
+@inner
 def _is_letter(byte):
     return byte >= 128 or 97 <= byte | 32 < 123
 
 
-@njit
-def _character(text, i, forms, out, at, places):
+@inner
+def _character(text, i, code, width, forms, out, at, places):
     """Of the character at i, not of ASCII: the place behind what it becomes, and its width; 0 where it is itself."""
-    code, width = decode(text, i)
     kind = forms.kinds[code]
     if kind == MARK:
         last = at - 1
@@ -320,13 +314,11 @@ def _character(text, i, forms, out, at, places):
         whole = _composed(out, last, code, forms) if last >= 0 else np.uint32(0)
         if whole == 0:
             return at, 0
+        end = encode(whole, out, last)
         if places.shape[1] > 0:
-            begin_at, end_at = places[2, last], places[1, i + width - 1]
-            end = encode(whole, out, last)
             for j in range(last, end):
-                places[2, j], places[3, j] = begin_at, end_at
-            return end, width
-        return encode(whole, out, last), width
+                places[2, j], places[3, j] = places[2, last], places[1, i + width - 1]
+        return end, width
     if kind == HYPHEN:
         rest = _line_end(text, i, i + width, out, at)
         return (at, rest) if rest > 0 else (at, width if code == 0xAD else 0)
@@ -340,7 +332,7 @@ def _character(text, i, forms, out, at, places):
     return at, width
 
 
-@njit
+@inner
 def _composed(out, last, mark, forms):
     """What the character at out[last] is together with a mark, 0 where it takes none."""
     base = np.uint32(out[last])
@@ -351,14 +343,14 @@ def _composed(out, last, mark, forms):
     if 0xAC00 <= base < 0xD7A4 and 0x11A8 <= mark < 0x11C3:
         return np.uint32(base + mark - 0x11A7 if (base - 0xAC00) % 28 == 0 else 0)
     key = np.int64(base) << 21 | np.int64(mark)
-    place = _bisect(forms.pairs, key)
+    place = bisect(forms.pairs, key)
     return forms.composed[place] if place < len(forms.pairs) and forms.pairs[place] == key else np.uint32(0)
 
 
-@njit
+@inner
 def blank_labels(text):
     """Write a space for the letter or number of an option, as in (a) b. 3: [D], and for each _ at a word's edge."""
-    i = 0
+    i = margin = ZERO  # nothing but marks stands between margin's line's beginning and margin
     while i < len(text):
         if i + 8 <= len(text):
             x = load8(text, i)
@@ -369,24 +361,27 @@ def blank_labels(text):
         stop = min(i + 8, len(text))
         while i < stop:
             if text[i] == 95:
-                _blank_edge(text, i)
-            elif i > 0 and not _is_word(text[i]) and _is_label(text, i - 1):
+                i = _blank_edge(text, i)
+                continue
+            if i > 0 and not _is_word(text[i]) and _is_label(text, i - 1, margin):
+                margin = i if text[i - 1] < 58 and (text[i] == 46 or text[i] == 58) else margin
                 text[i - 1] = 32
             i += 1
 
 
-@njit
+@inner
 def _blank_edge(text, i):
-    """The first _ of some at the edge of a word, or between two, and all of them with it where it is one."""
+    """Blank the run of _ that begins at i where it stands at the edge of a word or between two; the place behind it."""
     j = i
     while j < len(text) and text[j] == 95:
         j += 1
     if i == 0 or _is_edge(text, i - 1) or j == len(text) or _is_edge(text, j):
         for k in range(i, j):
             text[k] = 32
+    return j
 
 
-@njit
+@inner
 def _is_edge(text, i):
     """Whether no word goes on at byte i; general punctuation (U+2000 to U+203F) is all of what is not ASCII here."""
     if text[i] < 128:
@@ -397,8 +392,8 @@ def _is_edge(text, i):
     return text[first] == 0xE2 and first + 1 < len(text) and text[first + 1] == 0x80
 
 
-@njit
-def _is_label(text, i):
+@inner
+def _is_label(text, i, margin):
     """Whether the letter or digit at i stands for an option: what opens it before, what closes it behind, and no word
     after that; a number with a full stop or colon only where a line begins, as it ends sentences elsewhere."""
     is_digit = 48 < text[i] < 58
@@ -417,13 +412,14 @@ def _is_label(text, i):
         return False
     if i + 2 < len(text) and (_is_word(text[i + 2]) or text[i + 2] == 95):
         return False
-    return not (stop and is_digit) or _begins_line(text, i)
+    return not (stop and is_digit) or _begins_line(text, i, margin)
 
 
-@njit
-def _begins_line(text, i):
-    """Whether nothing but blanks and marks of lists stands before byte i in its line."""
+@inner
+def _begins_line(text, i, margin):
+    """Whether nothing but blanks and marks of lists stands before byte i in its line, as before the margin: of many
+    numbers in a line the next is looked at from the last on."""
     j = i - 1
-    while j >= 0 and text[j] != 10 and text[j] < 128 and not _is_word(text[j]):
+    while j >= margin and text[j] != 10 and text[j] < 128 and not _is_word(text[j]):
         j -= 1
-    return j < 0 or text[j] == 10
+    return j < margin or text[j] == 10

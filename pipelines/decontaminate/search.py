@@ -14,7 +14,7 @@ from numba import njit
 from pipelines.decontaminate.index import FLOOR, RUN_WORDS, Index, filter_bits, hashed_words, number
 from pipelines.decontaminate.phrases import Phrases, find_phrases
 from pipelines.decontaminate.phrases import build as build_phrases
-from pipelines.decontaminate.plain import plain_batch, plain_places
+from pipelines.decontaminate.plain import bisect, inner, plain_batch, plain_places
 from pipelines.texts.characters import Strings, decode, longest, read_only
 from pipelines.texts.words import ALONE, WORD, WORD_FOLD, fold_text, folded_room, hash_words, join_words, room
 
@@ -133,7 +133,7 @@ def _covers(words, positions, grams, index, seen, counts, slots):
     for c in range(len(candidates)):
         slots[candidates[c]] = c
     bounds, members = _members(grams, index, slots, len(candidates))
-    rows, near, n = np.empty((len(candidates), 6), np.int64), np.zeros(len(candidates)), 0
+    rows, near, n = np.empty((len(candidates), 6), np.int64), np.empty(len(candidates), np.float64), 0
     for c in range(len(candidates)):
         passage = candidates[c]
         slots[passage] = -1
@@ -160,7 +160,7 @@ def _covers(words, positions, grams, index, seen, counts, slots):
     return rows[:n], near[:n]
 
 
-@njit
+@inner
 def _near(words, first, gram, passage, index):
     """The share of a passage's words, weighed, that stand where it would, were its n-gram at the document's word
     `first` in its place: within its length and SLACK of that at either end, in any order."""
@@ -169,18 +169,22 @@ def _near(words, first, gram, passage, index):
         place += 1
     begin = first - (place - index.bounds[passage])
     slack = np.int64(SLACK * n_words) + 1
-    there = np.sort(words[max(0, begin - slack) : begin + n_words + slack])
-    total, i = 0.0, 0
-    for w in range(index.word_bounds[passage], index.word_bounds[passage + 1]):
-        while i < len(there) and there[i] < index.words[w]:
-            i += 1
-        if i < len(there) and there[i] == index.words[w]:
-            total += index.weights[w]
-            i += 1
+    words_at, words_end = index.word_bounds[passage], index.word_bounds[passage + 1]
+    mine, weights = index.words[words_at:words_end], index.weights[words_at:words_end]
+    standing = np.zeros(len(mine), np.int64)  # how often each word does, at the first of the equal ones
+    for word in words[max(0, begin - slack) : begin + n_words + slack]:
+        w = bisect(mine, word)
+        if w < len(mine) and mine[w] == word:
+            standing[w] += 1
+    total, same = 0.0, 0
+    for w in range(len(mine)):
+        same = w if mine[w] != mine[same] else same
+        if w - same < standing[same]:
+            total += weights[w]
     return total
 
 
-@njit
+@inner
 def _candidates(grams, index, seen, counts):
     """Passages of which a document holds enough n-grams anywhere, in the order in which they are met."""
     touched = [np.int32(0) for _ in range(0)]
@@ -201,7 +205,7 @@ def _candidates(grams, index, seen, counts):
     return enough
 
 
-@njit
+@inner
 def _members(grams, index, slots, n):
     """For each of n candidates the places in `grams` of its n-grams, in order: bounds and places."""
     bounds, total, upto = np.zeros(n + 1, np.int64), 0, 0
@@ -212,7 +216,8 @@ def _members(grams, index, slots, n):
                 bounds[slot + 1] += 1
                 total += 1
         upto += 1
-    bounds = np.cumsum(bounds)
+    for slot in range(n):
+        bounds[slot + 1] += bounds[slot]
     places, filled = np.empty(total, np.int32), bounds[:-1].copy()
     for h in range(upto):
         for o in range(index.owner_bounds[grams[h]], index.owner_bounds[grams[h] + 1]):
@@ -223,7 +228,7 @@ def _members(grams, index, slots, n):
     return bounds, places
 
 
-@njit
+@inner
 def _whole(mine, positions, grams, sequence):
     """The word at which `sequence` first stands in the document, n-gram after n-gram; -1 if nowhere."""
     for h in mine:
@@ -237,7 +242,7 @@ def _whole(mine, positions, grams, sequence):
     return np.int64(-1)
 
 
-@njit
+@inner
 def _window(mine, positions, grams, inside, span):
     """The most distinct n-grams that begin within `span` words, and the first and last of the first such window, places
     in `mine`.
@@ -260,7 +265,7 @@ def _window(mine, positions, grams, inside, span):
     return best, best_begin, best_end
 
 
-@njit
+@inner
 def _extent(mine, positions, ngram):
     """Words in the n-grams at these places, and in the longest stretch of n-grams that begin at one word after the
     other."""

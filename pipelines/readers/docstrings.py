@@ -11,9 +11,9 @@ from inspect import cleandoc
 
 # Every pattern that scans begins with a literal, which `re` finds at some 300 MB/s; possessive repeats never backtrack.
 HEADER = re.compile(r"\n([ \t]*)(?:def|class|async def)[ \t]+(\w+)")
-COMMENTS = r"\s*+(?:#[^\n]*+\n\s*+)*+"
-BLOCK_OF_STRING = re.compile(rf":(?:[ \t]*#[^\n]*)?\n{COMMENTS}(?=[rRuU]?[\"'])")
-MODULE_START = re.compile(COMMENTS)
+MODULE_START = re.compile(r"\s*+(?:#[^\n]*+\n\s*+)*+")
+# Bounded, as each of many colons in comments could begin one: 200 characters behind a header, then 20 lines.
+BLOCK_OF_STRING = re.compile(r":(?:[ \t]*+#[^\n]{0,200}+)?\n\s*+(?:#[^\n]*+\n\s*+){0,20}+(?=[rRuU]?[\"'])")
 LITERAL = re.compile(
     r"""[rRuU]?(?:\"{3}((?:[^"\\]+|\\.|"(?!""))*+)\"{3}|'{3}((?:[^'\\]+|\\.|'(?!''))*+)'{3}"""
     r"""|"((?:[^"\\\n]+|\\.)*+)"|'((?:[^'\\\n]+|\\.)*+)')(?=[ \t\f]*(?:[;#\n]|\Z))""",
@@ -36,33 +36,36 @@ def docstrings(text: str) -> Iterator[tuple[str, str]]:
     headers = HEADER.finditer(text, end)
     header = next(headers, None)
     scopes: list[tuple[int, str]] = []  # (indent, name) of the headers that the position is in, outermost first
-    last = 0
+    last = read = depth = 0
     while block := BLOCK_OF_STRING.search(text, end):
         while header and header.start() < block.start():
             if header.start() >= end - 1:  # not inside the docstring before
                 indent = len(header[1].expandtabs())
                 scopes = [scope for scope in scopes if scope[0] < indent] + [(indent, header[2])]
-                last = header.end()
+                last = read = header.end()
+                depth = 0
             header = next(headers, None)
         end = block.end()
-        literal = LITERAL.match(text, end) if scopes and _is_signature(text, last, block.start()) else None
+        read, depth = _open_brackets(text, read, block.start(), depth)
+        is_signature = scopes and depth >= 0 and block.start() - last <= HEADER_CHARS
+        literal = LITERAL.match(text, end) if is_signature else None
         if literal:
             yield ".".join(name for _, name in scopes), _value(literal)
             end = literal.end()
 
 
-def _is_signature(text: str, start: int, end: int) -> bool:
-    """Whether text[start:end] belongs to one header: at the end of each of its lines but the last a bracket is open."""
-    if end - start > HEADER_CHARS:
-        return False
-    depth = 0
-    while (newline := text.find("\n", start, end)) >= 0:
+def _open_brackets(text: str, start: int, end: int, depth: int) -> tuple[int, int]:
+    """Where the last whole line of text[start:end] ends, and how many brackets are open there; -1 from the first line
+    on at whose end none is: the header ended with it.
+
+    start, depth: as they were told for the string before, so that each line is read once.
+    """
+    while depth >= 0 and (newline := text.find("\n", start, end)) >= 0:
         line = text[start:newline]
         depth += sum(map(line.count, "([{")) - sum(map(line.count, ")]}"))
-        if depth <= 0:
-            return False
+        depth = depth if depth > 0 else -1
         start = newline + 1
-    return True
+    return start, depth
 
 
 def _value(literal: re.Match) -> str:

@@ -151,7 +151,7 @@ def read(file: Path) -> list[Rule]:
     try:
         entries = load_yaml(file.read_text("utf-8"))
     except yaml.YAMLError as error:
-        raise ValueError(f"{place}: expected YAML, found {' '.join(str(error).split())}") from None
+        raise ValueError(f"{place}: {error}") from None
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise ValueError(f"{place}: expected a list of rules, each {{name: ..., signal: ..., below or above: ...}}")
     try:
