@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from model.data import Batch
 
-if TYPE_CHECKING:
-    from model.step import Learner
-
 log = logging.getLogger(__name__)
 
-PAYS = 0.8  # of a step's time, from an empty queue, that the host is busy with it
+# of a step's time, from an empty queue, that the host is busy with launching it. In a run it has more to do (ledger,
+# batches): at .76 steps took 1.5 times as long as their kernels
+PAYS = 0.4
 WARM = 3  # steps before that is measured: code is compiled, attention planned
 GRAPHS = 24  # kept at most; each has its own sizes, and a fixed place for each tensor that it reads
 
@@ -36,26 +35,29 @@ class Graph:
     numbers: Tensor
 
 
-class CapturedSteps:
-    """Calls `Learner.compute`, or replays what it did for a batch of the same sizes."""
+Compute = Callable[[list[Batch], Tensor], Tensor]  # `Learner.compute`
 
-    def __init__(self, learner: Learner):
-        self.learner, self.steps, self.pays = learner, 0, None
+
+class CapturedSteps:
+    """Calls `compute`, or replays what it did for a batch of the same sizes."""
+
+    def __init__(self, compute: Compute):
+        self.compute, self.steps, self.pays = compute, 0, None
         self.graphs: dict[tuple, Graph | None] = {}
 
     def __call__(self, parts: list[Batch], count: Tensor) -> Tensor:
-        """As `Learner.compute`."""
+        """As `compute`."""
         self.steps += 1
         if self.pays is None and self.steps > WARM:
             return self._measure(parts, count)
         if not self.pays or len(parts) > 1:
-            return self.learner.compute(parts, count)
+            return self.compute(parts, count)
         return self._replay(parts[0], count)
 
     def _measure(self, parts: list[Batch], count: Tensor) -> Tensor:
         torch.cuda.synchronize()
         began = time.perf_counter()
-        numbers = self.learner.compute(parts, count)
+        numbers = self.compute(parts, count)
         host = time.perf_counter() - began
         torch.cuda.synchronize()
         share = host / (time.perf_counter() - began)
@@ -64,12 +66,11 @@ class CapturedSteps:
         return numbers
 
     def _replay(self, batch: Batch, count: Tensor) -> Tensor:
-        packing, recompute = batch.packing, self.learner.division.recompute
-        key = (*batch.tokens_BL.shape, len(packing.bounds_S), packing.longest, recompute)
+        key = (*batch.tokens_BL.shape, len(batch.packing.bounds_S), batch.packing.longest)
         if key not in self.graphs:  # once launched, so that everything it needs is compiled and planned
             if len(self.graphs) < GRAPHS:
                 self.graphs[key] = None
-            return self.learner.compute([batch], count)
+            return self.compute([batch], count)
         graph = self.graphs[key] or self._capture(batch, count)
         self.graphs[key] = graph
         for fixed, given in zip(_tensors(graph.batch), _tensors(batch), strict=True):
@@ -85,7 +86,7 @@ class CapturedSteps:
         torch.cuda.empty_cache()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=pool):
-            numbers = self.learner.compute([fixed], fixed_count)
+            numbers = self.compute([fixed], fixed_count)
         return Graph(graph, fixed, fixed_count, numbers)
 
 

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.capture import CapturedSteps
+import kernels
+from model.capture import CapturedSteps, Compute
 from model.data import Batch
 from model.evaluate import bits_per_byte
 from model.ledger import document_losses
@@ -58,7 +59,14 @@ class Learner:
         self.adamw = AdamW(self.network, config)
         self.shares = torch.full((model.layers, model.experts), 1 / model.experts, device=self.device)
         self.division = Division()
-        self.captured = CapturedSteps(self) if self.device.type == "cuda" else self.compute
+        self._compute = self._launch()
+
+    def _launch(self) -> Compute:
+        """How steps are computed: captured where that pays, unless experts run on their definition, which waits for the
+        host."""
+        network, experts = self.network, self.network.config.experts
+        path = kernels.choose(network.head, network.blocks[0].moe.w1, experts) if experts > 1 else "dense"
+        return CapturedSteps(self.compute) if self.device.type == "cuda" and path != "reference" else self.compute
 
     def resume(self, last_load: list[list[int]], division: Division) -> None:
         """Go on as the run did that a checkpoint is of."""
@@ -84,6 +92,7 @@ class Learner:
     def _divide(self, batch: Batch) -> None:
         rows, length = batch.tokens_BL.shape
         self.adamw.forget()
+        self._compute = self._launch()  # what was captured held memory, and was divided otherwise
         torch.cuda.empty_cache()
         smaller = self.division.smaller(rows)
         if smaller is None:
@@ -101,7 +110,7 @@ class Learner:
         parts = batch.split(self.division.micro_batches)
         self.adamw.rate.fill_(rate)
         sent = [part.map(lambda tensor: tensor.to(self.device, non_blocking=True)) for part in parts]
-        return Told(number, batch, rate, parts, self.captured(sent, count))
+        return Told(number, batch, rate, parts, self._compute(sent, count))
 
     def compute(self, parts: list[Batch], count: Tensor) -> Tensor:
         """All that a step does on the device, from its micro-batches and how many tokens they predict, to its numbers:

@@ -451,11 +451,11 @@ def captured_steps_are_launched_ones() -> str:
     told = {}
     for captured in (False, True):
         learner = learner_of(small_model(), deterministic=True)
-        learner.captured.pays = captured
+        learner._compute.pays = captured
         order = [(batches + longer)[n % 6] for n in range(18)]
         told[captured] = [learner.step(n, batch, 1e-3) for n, batch in enumerate(order)]
         told[captured] = [each.read() for each in told[captured]]
-        graphs = sum(graph is not None for graph in learner.captured.graphs.values())
+        graphs = sum(graph is not None for graph in learner._compute.graphs.values())
         assert graphs == (2 if captured else 0), graphs
     torch.use_deterministic_algorithms(False)
     for (numbers, rows, load), (wanted, wanted_rows, wanted_load) in zip(told[True], told[False], strict=True):
@@ -492,7 +492,7 @@ def adamw_is_torchs() -> str:
     optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=config.betas)
     g = torch.Generator("cuda").manual_seed(1)
     for step in range(10):
-        for name, weight in named.items():
+        for weight in named.values():
             weight.grad = 0.01 * 1.5**step * torch.randn(weight.shape, device="cuda", generator=g).to(weight.dtype)
         if step in (2, 6):
             named["head"].grad[3, 5] = math.inf if step == 2 else math.nan

@@ -120,7 +120,7 @@ def test_memory_that_runs_out_divides_the_step_and_then_says_so(monkeypatch):
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(Learner, "_step", none_fits)
-    with pytest.raises(MemoryError, match="one row of 16 tokens does not fit .* smaller model, or a shorter seq_len"):
+    with pytest.raises(MemoryError, match=r"one row of 16 tokens does not fit .* smaller model, or a shorter seq_len"):
         learner.step(0, batch_of(), 1e-3)
 
 
