@@ -6,7 +6,9 @@ operators, each without what it calls.
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -45,12 +47,10 @@ class Trace:
             activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * torch.cuda.is_available()
             self.profile = torch.profiler.profile(activities=activities, acc_events=True)
             self.profile.start()
-        elif step == self.last and self.profile:
-            self.stop()
 
-    def stop(self) -> None:
-        """Write what was traced, if anything was."""
-        if self.profile is None:
+    def after(self, step: int) -> None:
+        """Say which step was launched; behind the last one what was traced is written."""
+        if self.profile is None or step + 1 < self.last:
             return
         if torch.cuda.is_available():
             torch.cuda.synchronize()
@@ -58,6 +58,18 @@ class Trace:
         write_json(self.run / "profile.json", summary(self.profile, self.last - self.first))
         self.profile.export_chrome_trace(str(self.run / "profile-trace.json.gz"))
         self.profile = None
+
+
+def span(pauses: Iterable[int], wanted: int) -> tuple[int, int]:
+    """(first, number) of the steps to trace: `wanted` if there are as many between two `pauses`, near the run's middle.
+
+    A pause is the number of steps before an evaluation or a checkpoint; the least is 0, the greatest the run's end.
+    """
+    ordered = sorted(pauses)
+    gaps = itertools.pairwise(ordered)
+    start, end = min(gaps, key=lambda gap: (-min(wanted, gap[1] - gap[0]), abs(sum(gap) - ordered[-1])))
+    number = min(wanted, end - start)
+    return (start + end - number) // 2, number
 
 
 def summary(profile: torch.profiler.profile, steps: int) -> dict:
