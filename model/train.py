@@ -133,11 +133,13 @@ class Run:
                     self.tell(launched)
                 launched = told
                 stage_ends = number + 1 == self.batches.stage_ends[batch.stage]
-                if stage_ends or (number + 1) % every == 0:
+                saves = stage_ends or (number + 1) % every == 0
+                if saves or not told.on_its_way:
                     self.tell(launched)
                     launched = None
-                    if stage_ends:
-                        self.evaluate(plan.stages[batch.stage].name, plan.stages[batch.stage].seq_len)
+                if stage_ends:
+                    self.evaluate(plan.stages[batch.stage].name, plan.stages[batch.stage].seq_len)
+                if saves:
                     self.save()
                     self.mark = time.perf_counter()
 

@@ -356,6 +356,19 @@ def test_a_profile_tells_where_steps_went_and_changes_nothing(shards, tmp_path):
     assert "aten::normal_" not in names  # no step makes a model
 
 
+def test_a_step_is_told_the_seconds_that_it_took(shards, tmp_path, monkeypatch):
+    step = Learner.step
+
+    def slow(self, number, batch, rate):
+        time.sleep(2.0 * (number in (2, 5)))
+        return step(self, number, batch, rate)
+
+    monkeypatch.setattr(Learner, "step", slow)
+    train(shards, tmp_path, TINY, CONFIG)
+    told = [json.loads(line)["seconds"] for line in (tmp_path / "seconds.jsonl").read_text().splitlines()]
+    assert set(np.argsort(told)[-2:].tolist()) == {2, 5} and min(told[2], told[5]) >= 2
+
+
 @pytest.mark.parametrize("pauses, wanted, traced", [
     ([0, 100], 5, (47, 5)),
     ([0, 100], 0, (50, 0)),
