@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from model.data import Batch, make_batch
 from model.speed import dense_rate, peak_rate
 from model.step import Division, Learner
-from model.trace import CLASSES, OTHER, summary
+from model.trace import CLASSES, summary
 from model.train import Progress, train
 from model.transformer import step_flops
 from schemas.manifest import Draw, LearningRate, Stage
@@ -241,7 +241,7 @@ def table(rows: list[dict]) -> str:
 
 def profiles(rows: list[dict]) -> str:
     """Milliseconds of a step by class of kernel."""
-    kinds = [*CLASSES, OTHER]
+    kinds = list(CLASSES)
     lines = ["| " + " | ".join(["line", *kinds]) + " |", "|---" * (1 + len(kinds)) + "|"]
     for row in rows:
         lines.append(f"| {row['line']} | " + " | ".join(f"{row['classes'].get(kind, 0):.1f}" for kind in kinds) + " |")

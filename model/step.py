@@ -160,6 +160,11 @@ class Told:
         if self._sent:
             self._sent.record()
 
+    @property
+    def on_its_way(self) -> bool:
+        """Whether a device may still be at work on it."""
+        return self._sent is not None
+
     def read(self) -> tuple[dict, np.ndarray, Tensor]:
         """(metrics, ledger rows, rows per expert [layers * E]). Raises FloatingPointError for numbers that are not
         finite."""

@@ -28,7 +28,7 @@ from model.ledger import Journal, load_metrics, recorded_steps
 from model.optim import learning_rate
 from model.speed import dense_rate, peak_memory, peak_rate
 from model.step import Division, Learner, Told
-from model.trace import Trace
+from model.trace import Trace, span
 from model.transformer import parameter_counts, step_flops
 from schemas.files import file_sha256, json_hash, write_json
 from schemas.manifest import Manifest, load_manifest, load_plan
@@ -120,25 +120,28 @@ class Run:
             self.evaluate("before training", plan.stages[0].seq_len)
         dense_rate()  # measured before the clock runs
         launched, self.mark = None, time.perf_counter()
-        steps, traced = self.batches.steps, self.learner.config.profile
-        trace = Trace(self.folder, steps // 2, min(traced, steps - steps // 2))
+        steps = self.batches.steps
+        pauses = {*range(0, steps, every), *self.batches.stage_ends}
+        trace = Trace(self.folder, *span(pauses, self.learner.config.profile))
         with contextlib.closing(self.batches.ahead(self.state.step)) as ahead:
             for number in range(self.state.step, steps):
                 batch = self.wait(ahead)
                 trace.before(number)
                 told = self.learner.step(number, batch, self.rate(number))
+                trace.after(number)
                 if launched is not None:  # while a GPU works on this step
                     self.tell(launched)
                 launched = told
                 stage_ends = number + 1 == self.batches.stage_ends[batch.stage]
-                if stage_ends or (number + 1) % every == 0:
+                saves = stage_ends or (number + 1) % every == 0
+                if saves or not told.on_its_way:
                     self.tell(launched)
                     launched = None
-                    if stage_ends:
-                        self.evaluate(plan.stages[batch.stage].name, plan.stages[batch.stage].seq_len)
+                if stage_ends:
+                    self.evaluate(plan.stages[batch.stage].name, plan.stages[batch.stage].seq_len)
+                if saves:
                     self.save()
                     self.mark = time.perf_counter()
-        trace.stop()
 
     def wait(self, ahead: Iterator[Batch]) -> Batch:
         """The next batch."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -192,6 +193,7 @@ def rotate(x_THC: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1).to(x_THC.dtype)
 
 
+@cache  # a step's operations are counted from it
 def parameter_counts(config: ModelConfig, vocab_size: int) -> dict[str, int]:
     """`total`, and `active` as DBRX counts: what one token is multiplied with, the input embedding left out."""
     with torch.device("meta"):

@@ -26,7 +26,8 @@ def files(job: Job) -> list[Path]:
     run = job.run_folder
     named = ["result.json", "evaluations.json", "metrics.jsonl", "seconds.jsonl"]
     named += ["final/weights.safetensors", "final/config.json"]
-    return [*(run / name for name in named), *sorted((run / "ledger").glob("steps-*.npy"))]
+    some = (path for pattern in ("profile*", "ledger/steps-*.npy") for path in sorted(run.glob(pattern)))
+    return [*(run / name for name in named), *some]
 
 
 def run(job: Job) -> Counts:
