@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import resource
 import time
-from functools import cache
 
 import torch
 
@@ -18,7 +17,6 @@ def peak_rate() -> float | None:
     return next((rate for chip, rate in PEAKS.items() if chip in name), None)
 
 
-@cache
 def dense_rate() -> float:
     """FLOP/s of a large bf16 product here: what a step is compared with. On a GPU under load, as a step has it: the
     clock falls within a second or two."""

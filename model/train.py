@@ -71,6 +71,7 @@ class State:
     last_load: list[list[int]] = field(default_factory=list)
     evaluations: list[dict] = field(default_factory=list)
     seconds: float = 0.0
+    dense: float = 0.0  # FLOP/s of dense products here when the run began
     micro_batches: int = 1
     recompute: str = "none"
 
@@ -118,7 +119,7 @@ class Run:
         plan, every = self.batches.plan, self.learner.config.checkpoint_steps
         if not self.state.evaluations:
             self.evaluate("before training", plan.stages[0].seq_len)
-        dense_rate()  # measured before the clock runs
+        self.state.dense = self.state.dense or dense_rate()
         launched, self.mark = None, time.perf_counter()
         steps = self.batches.steps
         pauses = {*range(0, steps, every), *self.batches.stage_ends}
@@ -176,7 +177,7 @@ class Run:
         peak = peak_rate()
         self.on_step(Progress(
             state.step, self.batches.steps, stage, line["loss"], line["lr"], tokens, batch_tokens / seconds,
-            flops / seconds / dense_rate(), flops / seconds / peak if peak else None, self.waited / seconds,
+            flops / seconds / state.dense, flops / seconds / peak if peak else None, self.waited / seconds,
             line["load_max"], spent["memory"],
         ))  # fmt: skip
         self.waited = 0.0
@@ -253,20 +254,20 @@ def _finish(run: Path, learner: Learner, manifest: Manifest, state: State, ident
         "evaluations": state.evaluations,
         "expert_load": [[count / sum(layer) for count in layer] for layer in state.load],
         "parameters": parameter_counts(network.config, vocab_size),
-        "speed": speed(run, learner),
+        "speed": speed(run, learner, state),
         "final": {name: file_sha256(run / "final" / name) for name in FINAL},
     }
     write_json(run / "result.json", result)
     return result
 
 
-def speed(run: Path, learner: Learner) -> dict:
+def speed(run: Path, learner: Learner, state: State) -> dict:
     """How fast the run was and how it was fitted into memory; rates are medians of its steps."""
     lines = [json.loads(line) for line in (run / "seconds.jsonl").read_text().splitlines()]
     rates = [line["flops"] / line["seconds"] for line in lines]
     return {
         "flops_per_second": statistics.median(rates),
-        "dense_flops_per_second": dense_rate(),
+        "dense_flops_per_second": state.dense,
         "peak_flops_per_second": peak_rate(),
         "waited": sum(line["waited"] for line in lines) / sum(line["seconds"] for line in lines),
         "memory": max(line["memory"] for line in lines),
