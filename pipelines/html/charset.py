@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from resiliparse.parse.encoding import detect_encoding
 
-from pipelines.html.encodings import codec_of, decode_as
+from pipelines.html.commonest import FEWEST, common_share, east_asian, plain_share
+from pipelines.html.encodings import CODECS, codec_of, decode_as
 
 LOST = 0.01  # a page with a larger share of characters that cannot be decoded is none
 ODD = 0.05  # a label is wrong when a larger share of what is not ASCII makes no sense in its encoding
@@ -27,20 +28,25 @@ DECLARED = re.compile(
 )
 DECLARED_BYTES, DECLARED_MOST = 4096, 3
 ASCII = bytes(range(128))
-NUL_FRAC, SAID_NUL_FRAC = 0.1, 0.001  # of every second byte: tags and spaces of UTF-16; line ends of plain Chinese
+# UTF-16 and UTF-32 without a mark: more than LOST of the first bytes are no text's, and so much of them is as wide text
+WIDE, WIDE_BYTES, WIDE_FRAC = ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"), 4096, 0.3
+SAID_NUL_FRAC = 0.001  # of every second byte: line ends of Chinese that is said to be UTF-16
+NO_TEXT = bytes(byte for byte in range(32) if byte not in b"\t\n\v\f\r\x1b")
 # What no other charset needs its escapes for: rows of JIS, of KS and of GB are called by ESC $ and a letter
 ISO_2022_JP, ISO_2022_KR = re.compile(rb"\x1b\$[@B]"), b"\x1b$)C"
 SEVEN_BITS = ("iso2022_jp", "iso2022_kr", "hz")
 # Around what is not ASCII: a page may begin with 100 KB of markup, and a detector asked of that knows nothing
 TELLING, TELLING_MOST = re.compile(rb"[\0-\x7f]{0,40}[\x80-\xff][\0-\xff]{0,63}"), 200
 # What is left of a wrong reading: nothing, controls, signs and brackets inside of words, capitals behind small letters,
-# three letters with accents in a row, Cyrillic beside Latin letters, one Han character behind a Latin word
+# three letters with accents in a row, Cyrillic beside Latin letters, one Han character behind a Latin word, signs where
+# Greek words begin
 SENSELESS = re.compile(
     "[\ufffd\x80-\x84\x86-\x9f\ue000-\uf8ff]"
     "|(?<=[^\\W\\d_])[¡-©«¬®-±´-¶¸»-¿×÷‚„†‡‰‹›€ˆ˜˘˙˛˝‗☺-☼│-╬▀-▓](?=[^\\W\\d_])"
     "|(?<=[a-zß-ÿ])[À-ÖØ-Þ](?=[a-zß-ÿ])"
     "|[ªºÀ-ÖØ-öø-žƒ]{3,}"
     "|(?<=[A-Za-z])[Ѐ-ӿ]|[Ѐ-ӿ](?=[A-Za-z])|(?<=[а-я])[Ѐ-Я]"
+    "|(?<![^\\W\\d_])[¶’΅](?=[α-ώ])"
     "|(?<=[a-z])[\u3400-\u9fff\uac00-\ud7af\uff61-\uff9f](?![^\0-\x7f])"
 )
 LETTER = re.compile("[^\\W\\d_\0-\x7f]")
@@ -55,10 +61,20 @@ ALPHABETS = {
     "cp1254": "çğıöşüâîûi̇",
     "cp1257": "ąčęėįšųūž āčēģīķļņšūž äõöüšž",
 }
-# The detector's answers that are not taken as they stand: wider ones of the same letters; and for five that hardly any
-# page was ever in, Catalan and Italian were taken.
-RARE = dict.fromkeys(("iso8859-3", "iso8859-4", "iso8859-10", "iso8859-14", "iso8859-16"))
-DETECTED = RARE | {"cp949": "euc_kr", "iso8859-13": "cp1257", "koi8-r": "koi8-u"}
+# The detector's answers that are not taken as they stand: wider ones of the same letters; two where it takes one for
+# the other (Italian's è alone is Latvian's č, but a page of Latvian has ā and ē too; Greek's Ά is where the other has
+# signs); and for five that hardly any page was ever in, Catalan and Italian were taken.
+RARE = dict.fromkeys(("iso8859-3", "iso8859-4", "iso8859-10", "iso8859-14", "iso8859-16"), ())
+BALTIC, GREEK = ("cp1252", "cp1257"), ("iso8859-7", "cp1253")
+DETECTED: dict[str | None, tuple[str, ...]] = {
+    **RARE,
+    "cp949": ("euc_kr",),
+    "koi8-r": ("koi8-u",),
+    "cp1257": BALTIC,
+    "iso8859-13": BALTIC,
+    "cp1253": GREEK,
+    "iso8859-7": GREEK,
+}
 FALLBACKS = ("cp1252", "cp1250", "iso8859-2", "cp1254", "cp1251", "cp1257")
 
 
@@ -84,9 +100,10 @@ def decode(data: bytes, label: str | None = None) -> tuple[str | None, str]:
     if mark and (whole := _whole(data, marked))[0] is not None:
         return whole
     text = _utf8(data)
-    if text and not ("\0" in text or "\x1b" in text or "~{" in text):
+    wide = _wide(data, label)
+    if text and not (wide or b"\x1b" in data or b"~{" in data):
         return text, "utf-8"
-    if name := _shifted(data, label) or _wide(data, label):
+    if name := wide or _shifted(data, label):
         return _whole(data, name)
     if text or not data:
         return text, "utf-8"
@@ -113,25 +130,29 @@ def _whole(data: bytes, name: str) -> tuple[str | None, str]:
 
 
 def _wide(data: bytes, label: str | None) -> str | None:
-    """UTF-16 without a mark: NULs in every second byte, and hardly one in the others; a few where it is said to be."""
-    if b"\0" not in data:
-        return None
-    odd, even = data[1::2].count(0), data[::2].count(0)
-    if max(odd, even) > NUL_FRAC * len(data) / 2 and min(odd, even) <= max(odd, even) / 10:
-        return "utf-16-le" if odd > even else "utf-16-be"
+    """UTF-16 or UTF-32 without a mark: what would be full of controls, and is text as one of them. What is said to be
+    UTF-16 is so with a few NULs in it."""
+    first = data[:WIDE_BYTES]
+    if len(first) - len(first.translate(None, NO_TEXT)) > max(LOST * len(first), FEWEST):
+        share, name = max((plain_share(first.decode(name, "replace")), name) for name in WIDE)
+        if share > WIDE_FRAC:
+            return name
     said = codec_of(label)
-    return said if said in ("utf-16-le", "utf-16-be") and odd + even > SAID_NUL_FRAC * len(data) / 2 else None
+    few = said in ("utf-16-le", "utf-16-be") and data.count(0) > SAID_NUL_FRAC * len(data) / 2
+    return said if few else None
 
 
 def _shifted(data: bytes, label: str | None) -> str | None:
-    """The 7-bit encoding of what is ASCII to the eye. HZ's escapes may stand in any program: it must be said."""
+    """The 7-bit encoding of what is ASCII to the eye. HZ's escapes may stand in any program: it must be said, or be
+    Chinese."""
     if not data.isascii():
         return None
     if ISO_2022_JP.search(data):
         return "iso2022_jp"
     if ISO_2022_KR in data:
         return "iso2022_kr"
-    return "hz" if b"~{" in data and "hz" in map(codec_of, (label, *_declared(data))) else None
+    said = map(codec_of, (label, *_declared(data)))
+    return "hz" if b"~{" in data and ("hz" in said or common_share(data, "hz") >= 1) else None
 
 
 def _is_nearly_utf8(data: bytes) -> bool:
@@ -147,22 +168,37 @@ def _declared(data: bytes) -> list[str]:
 def _charset(data: bytes, label: str | None) -> str:
     """Of a page that is not UTF-8: what it is said to be if it makes sense so, else what makes most sense.
 
-    Where header and page contradict each other, the detector's word counts; windows-1252 counts last in a header, as
-    servers say it of every page.
+    Where header and page contradict each other, what is Chinese, Japanese or Korean counts, then the detector's word;
+    windows-1252 counts last in a header, as servers say it of every page.
     """
     telling = b"".join(match[0] for match in islice(TELLING.finditer(data), TELLING_MOST))
-    detected = detect_encoding(telling, html5_compatible=False)
-    guess = DETECTED[detected] if detected in DETECTED else codec_of(detected)
-    header, guesses = codec_of(label), (guess, codec_of(detected))
-    said = [name for name in (header, *map(codec_of, _declared(data))) if _is_legacy(name)]
-    for name in sorted(said, key=lambda name: (name == header == "cp1252", name not in guesses)):
-        reading = _reading(telling, name)
-        if reading.senseless <= ODD * reading.n:
+    header = codec_of(label)
+    said = list(dict.fromkeys(name for name in (header, *map(codec_of, _declared(data))) if _is_legacy(name)))
+    if len(said) == 1 and _makes_sense(telling, said[0]):
+        return said[0]
+    eastern = east_asian(telling)
+    answer, guesses = (eastern, (eastern,)) if eastern else _detected(telling)
+    codecs = {CODECS.get(name, name) for name in (answer, *guesses)}
+    for name in sorted(said, key=lambda name: (name == header == "cp1252", CODECS.get(name, name) not in codecs)):
+        if _makes_sense(telling, name):
             return name
-    # Italian's è alone is Latvian's č, but a page of Latvian has ā and ē too
-    names = ("cp1252", guess) if guess == "cp1257" else (guess,)
-    names = dict.fromkeys(name for name in (*names, *said, *FALLBACKS) if _is_legacy(name))
+    if eastern:
+        return eastern
+    names = dict.fromkeys((*guesses, *said, *FALLBACKS))
     return min((_reading(telling, name) for name in names), key=lambda one: one.senseless + one.foreign).charset
+
+
+def _detected(telling: bytes) -> tuple[str | None, tuple[str, ...]]:
+    """The detector's answer, and the encodings that it stands for: the first of them wins a tie."""
+    detected = detect_encoding(telling, html5_compatible=False)
+    answer = detected if detected in DETECTED else codec_of(detected)
+    names = DETECTED.get(answer, (answer,))
+    return answer, tuple(name for name in names if _is_legacy(name))
+
+
+def _makes_sense(telling: bytes, name: str) -> bool:
+    reading = _reading(telling, name)
+    return reading.senseless <= ODD * reading.n
 
 
 def _is_legacy(name: str | None) -> bool:
