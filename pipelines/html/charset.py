@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from resiliparse.parse.encoding import detect_encoding
 
-from pipelines.html.commonest import FEWEST, common_share, east_asian, plain_share
+from pipelines.html.commonest import ALPHABETIC, EAST_ASIAN, FEWEST, common_share, commonest_in, plain_share
 from pipelines.html.encodings import CODECS, codec_of, decode_as
 
 LOST = 0.01  # a page with a larger share of characters that cannot be decoded is none
@@ -39,14 +39,14 @@ SEVEN_BITS = ("iso2022_jp", "iso2022_kr", "hz")
 TELLING, TELLING_MOST = re.compile(rb"[\0-\x7f]{0,40}[\x80-\xff][\0-\xff]{0,63}"), 200
 # What is left of a wrong reading: nothing, controls, signs and brackets inside of words, capitals behind small letters,
 # three letters with accents in a row, Cyrillic beside Latin letters, one Han character behind a Latin word, signs where
-# Greek words begin
+# Greek words begin, an accent alone and capitals behind its small letters
 SENSELESS = re.compile(
     "[\ufffd\x80-\x84\x86-\x9f\ue000-\uf8ff]"
     "|(?<=[^\\W\\d_])[¡-©«¬®-±´-¶¸»-¿×÷‚„†‡‰‹›€ˆ˜˘˙˛˝‗☺-☼│-╬▀-▓](?=[^\\W\\d_])"
     "|(?<=[a-zß-ÿ])[À-ÖØ-Þ](?=[a-zß-ÿ])"
     "|[ªºÀ-ÖØ-öø-žƒ]{3,}"
     "|(?<=[A-Za-z])[Ѐ-ӿ]|[Ѐ-ӿ](?=[A-Za-z])|(?<=[а-я])[Ѐ-Я]"
-    "|(?<![^\\W\\d_])[¶’΅](?=[α-ώ])"
+    "|(?<![^\\W\\d_])[¶’](?=[Ά-ώ])|΅|(?<=[α-ώ])[ΆΈ-ΏΑ-Ϋ]"
     "|(?<=[a-z])[\u3400-\u9fff\uac00-\ud7af\uff61-\uff9f](?![^\0-\x7f])"
 )
 LETTER = re.compile("[^\\W\\d_\0-\x7f]")
@@ -63,9 +63,10 @@ ALPHABETS = {
 }
 # The detector's answers that are not taken as they stand: wider ones of the same letters; two where it takes one for
 # the other (Italian's è alone is Latvian's č, but a page of Latvian has ā and ē too; Greek's Ά is where the other has
-# signs); and for five that hardly any page was ever in, Catalan and Italian were taken.
+# signs; letters of Persian are where the other has none); and for five that hardly any page was ever in, Catalan and
+# Italian were taken.
 RARE = dict.fromkeys(("iso8859-3", "iso8859-4", "iso8859-10", "iso8859-14", "iso8859-16"), ())
-BALTIC, GREEK = ("cp1252", "cp1257"), ("iso8859-7", "cp1253")
+BALTIC, GREEK, ARABIC = ("cp1252", "cp1257"), ("cp1253", "iso8859-7"), ("iso8859-6", "cp1256")
 DETECTED: dict[str | None, tuple[str, ...]] = {
     **RARE,
     "cp949": ("euc_kr",),
@@ -74,6 +75,7 @@ DETECTED: dict[str | None, tuple[str, ...]] = {
     "iso8859-13": BALTIC,
     "cp1253": GREEK,
     "iso8859-7": GREEK,
+    "iso8859-6": ARABIC,
 }
 FALLBACKS = ("cp1252", "cp1250", "iso8859-2", "cp1254", "cp1251", "cp1257")
 
@@ -151,8 +153,9 @@ def _shifted(data: bytes, label: str | None) -> str | None:
         return "iso2022_jp"
     if ISO_2022_KR in data:
         return "iso2022_kr"
-    said = map(codec_of, (label, *_declared(data)))
-    return "hz" if b"~{" in data and ("hz" in said or common_share(data, "hz") >= 1) else None
+    if b"~{" not in data:
+        return None
+    return "hz" if "hz" in map(codec_of, (label, *_declared(data))) or common_share(data, "hz") >= 1 else None
 
 
 def _is_nearly_utf8(data: bytes) -> bool:
@@ -176,7 +179,7 @@ def _charset(data: bytes, label: str | None) -> str:
     said = list(dict.fromkeys(name for name in (header, *map(codec_of, _declared(data))) if _is_legacy(name)))
     if len(said) == 1 and _makes_sense(telling, said[0]):
         return said[0]
-    eastern = east_asian(telling)
+    eastern = commonest_in(telling, EAST_ASIAN)
     answer, guesses = (eastern, (eastern,)) if eastern else _detected(telling)
     codecs = {CODECS.get(name, name) for name in (answer, *guesses)}
     for name in sorted(said, key=lambda name: (name == header == "cp1252", CODECS.get(name, name) not in codecs)):
@@ -189,10 +192,13 @@ def _charset(data: bytes, label: str | None) -> str:
 
 
 def _detected(telling: bytes) -> tuple[str | None, tuple[str, ...]]:
-    """The detector's answer, and the encodings that it stands for: the first of them wins a tie."""
+    """The detector's answer, and the encodings that it stands for: the first of them wins a tie. Where it has none or a
+    Latin one, what is full of another alphabet's letters comes first."""
     detected = detect_encoding(telling, html5_compatible=False)
     answer = detected if detected in DETECTED else codec_of(detected)
     names = DETECTED.get(answer, (answer,))
+    if not answer or answer.startswith("utf-") or answer in FALLBACKS and answer != "cp1251":
+        names = (commonest_in(telling, ALPHABETIC), *names)
     return answer, tuple(name for name in names if _is_legacy(name))
 
 
