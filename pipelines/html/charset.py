@@ -28,6 +28,9 @@ DECLARED = re.compile(
 )
 DECLARED_BYTES, DECLARED_MOST = 4096, 3
 ASCII = bytes(range(128))
+# Of bytes that are UTF-8, and may be something else all the same: escapes; spaces of UTF-16, and the upper bytes of its
+# scripts that have none (Thai and Lao, Tibetan, Burmese, Khmer)
+HINTS = (b"\x1b", b"~{", b"\0", b"\x0e", b"\x0f", b"\x10", b"\x17")
 # UTF-16 and UTF-32 without a mark: more than LOST of the first bytes are no text's, and so much of them is as wide text
 WIDE, WIDE_BYTES, WIDE_FRAC = ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"), 4096, 0.3
 SAID_NUL_FRAC = 0.001  # of every second byte: line ends of Chinese that is said to be UTF-16
@@ -102,10 +105,9 @@ def decode(data: bytes, label: str | None = None) -> tuple[str | None, str]:
     if mark and (whole := _whole(data, marked))[0] is not None:
         return whole
     text = _utf8(data)
-    wide = _wide(data, label)
-    if text and not (wide or b"\x1b" in data or b"~{" in data):
+    if text and not any(hint in data for hint in HINTS):
         return text, "utf-8"
-    if name := wide or _shifted(data, label):
+    if name := _shifted(data, label) or _wide(data, label):
         return _whole(data, name)
     if text or not data:
         return text, "utf-8"
@@ -139,9 +141,8 @@ def _wide(data: bytes, label: str | None) -> str | None:
         share, name = max((plain_share(first.decode(name, "replace")), name) for name in WIDE)
         if share > WIDE_FRAC:
             return name
-    said = codec_of(label)
-    few = said in ("utf-16-le", "utf-16-be") and data.count(0) > SAID_NUL_FRAC * len(data) / 2
-    return said if few else None
+    few = data.count(0) > SAID_NUL_FRAC * len(data) / 2
+    return said if (said := codec_of(label)) in WIDE and few else None
 
 
 def _shifted(data: bytes, label: str | None) -> str | None:

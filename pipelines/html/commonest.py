@@ -53,6 +53,7 @@ COMMONEST = {
 }
 EAST_ASIAN = ("shift_jis", "euc_jp", "euc_kr", "gb18030", "big5")
 ALPHABETIC = ("iso8859-11", "cp1255", "cp1256", "cp1253", "cp1251", "koi8-u", "iso8859-5", "cp866")
+FIRST = 4096  # bytes: enough to tell by
 FEWEST = 4  # of so many common characters: a single one is chance, many times one a line of non-breaking spaces
 PLAIN = re.compile(f"[\t\n\r -~\xa0-\xff{KANA}{HANGUL}{HAN}]")
 LINE_ENDS = "\u0909\u090a\u090d\u0a09\u0a0a\u0a0d\u0d09\u0d0a\u0d0d"  # two of them or of tabs, as UTF-16
@@ -60,7 +61,7 @@ LINE_ENDS = "\u0909\u090a\u090d\u0a09\u0a0a\u0a0d\u0d09\u0d0a\u0d0d"  # two of t
 
 def commonest_in(data: bytes, names: tuple[str, ...]) -> str | None:
     """The one of these encodings in which the bytes are fullest of common characters; None where in none."""
-    share, name = max((common_share(data, name), name) for name in names)
+    share, name = max((common_share(data[:FIRST], name), name) for name in names)
     return name if share >= 1 else None
 
 
