@@ -137,7 +137,7 @@ def _wide(data: bytes, label: str | None) -> str | None:
     """UTF-16 or UTF-32 without a mark: what would be full of controls, and is text as one of them. What is said to be
     UTF-16 is so with a few NULs in it."""
     first = data[:WIDE_BYTES]
-    if len(first) - len(first.translate(None, NO_TEXT)) > max(LOST * len(first), FEWEST):
+    if len(first) - len(first.translate(None, NO_TEXT)) >= max(LOST * len(first), FEWEST):
         share, name = max((plain_share(first.decode(name, "replace")), name) for name in WIDE)
         if share > WIDE_FRAC:
             return name
