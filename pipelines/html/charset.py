@@ -80,7 +80,8 @@ DETECTED: dict[str | None, tuple[str, ...]] = {
     "iso8859-7": GREEK,
     "iso8859-6": ARABIC,
 }
-FALLBACKS = ("cp1252", "cp1250", "iso8859-2", "cp1254", "cp1251", "cp1257")
+LATIN = ("cp1252", "cp1250", "iso8859-2", "cp1254", "cp1257")
+FALLBACKS = (*LATIN[:4], "cp1251", "cp1257")
 
 
 class Reading(NamedTuple):
@@ -98,7 +99,8 @@ def decode(data: bytes, label: str | None = None) -> tuple[str | None, str]:
 
     Byte order mark, else UTF-8 when it is valid (no other charset's text is by chance) or nearly so, else the header or
     the page's own declaration where the page makes sense in it, else what makes most sense of the detector's answer
-    and the encodings that are commonest where it has none (uchardet refuses a page of a few letters).
+    and the encodings that are commonest where it has none (uchardet refuses a page of a few letters). What is full of
+    the commonest characters of Chinese, Japanese or Korean is theirs, whatever the detector says.
     """
     mark, marked = next((one for one in BOMS if data.startswith(one[0])), (b"", ""))
     data = data[len(mark) :]
@@ -198,7 +200,7 @@ def _detected(telling: bytes) -> tuple[str | None, tuple[str, ...]]:
     detected = detect_encoding(telling, html5_compatible=False)
     answer = detected if detected in DETECTED else codec_of(detected)
     names = DETECTED.get(answer, (answer,))
-    if not answer or answer.startswith("utf-") or answer in FALLBACKS and answer != "cp1251":
+    if not answer or answer.startswith("utf-") or answer in LATIN:
         names = (commonest_in(telling, ALPHABETIC), *names)
     return answer, tuple(name for name in names if _is_legacy(name))
 

@@ -75,8 +75,9 @@ def common_share(data: bytes, name: str) -> float:
 
 
 def plain_share(text: str) -> float:
-    """Share of ASCII, of the commonest characters and of one other alphabet: what UTF-16 read as such is at least a
-    third of, and what is none a tenth of, since its characters come from everywhere."""
+    """Share of ASCII, of the commonest characters and of one other alphabet. Of texts of 200 characters read as the
+    UTF-16 that they are in it is .40 at least; of others and of bytes in wrong order, whose characters come from
+    everywhere, about .2 at most."""
     alphabets = Counter[int]()
     for char, n in Counter(text).items():
         if "\u0100" <= char < "\u2000" and char not in LINE_ENDS and char.isprintable():
