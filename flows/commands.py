@@ -273,16 +273,22 @@ def exit_code(error: BaseException) -> Exit:
     return next((code for kind, code in KINDS.items() if isinstance(error, kind)), Exit.FAULT)
 
 
+def sentence(error: Exception) -> str:
+    """What a person is told. An error with a code of its own, or of the system's, is a sentence; of another the class
+    says as much as its words."""
+    is_sentence = exit_code(error) != Exit.FAULT or isinstance(error, OSError)
+    return str(error) if is_sentence and str(error) else f"{type(error).__name__}: {error}"
+
+
 @contextlib.contextmanager
 def _said_plainly() -> Iterator[None]:
     """What a user can mend is said in one message; anything else keeps its traceback."""
     try:
         yield
-    except (RuntimeError, LookupError, ValueError, OSError) as error:
+    except (RuntimeError, LookupError, ValueError, OSError, FloatingPointError) as error:
         if os.environ.get("MILLRACE_TRACEBACK"):
             raise
-        Console(stderr=True, highlight=False).print(f"[red]{type(error).__name__}[/]: ", end="")
-        print(error, file=sys.stderr)
+        print(sentence(error), file=sys.stderr)
         raise typer.Exit(exit_code(error)) from None
     except KeyboardInterrupt as error:
         raise typer.Exit(exit_code(error)) from None
