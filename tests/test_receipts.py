@@ -17,7 +17,7 @@ from rich.console import Console
 from flows.curriculum import receipt, work
 from flows.home import Home, Receipt
 from flows.progress import Display
-from flows.status import _state
+from flows.status import _state, pending
 from flows.steps import Step, evaluate, train
 from pipelines.lake import Lake
 from schemas import tables
@@ -211,3 +211,18 @@ def test_files_that_are_not_what_a_step_needs_are_a_fault_of_data(job):
     flip(job.run_folder / "final/weights.safetensors")
     with pytest.raises(DataError, match=r"final: .* found weights\.safetensors missing or changed"):
         evaluate.check_final(job.run_folder, result)
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "config.json"])
+def test_another_byte_in_the_trained_model_is_seen_when_a_run_begins_and_put_right(job, name):
+    """`flows status` compares what small files hold, a run models too; the last checkpoint has the weights."""
+    train.train_model(job)
+    home, one = job.home, replace(step([]), name="train", tables=(), files=train.files)
+    home.keep(receipt(one, job, None, "r", {}, 1.0))
+    data = flip(file := job.run_folder / "final" / name)
+    told = [_state(one, "t", None, {}, home, models) for models in (False, True)]
+    assert [state.state for state in told] == ["done" if name.startswith("weights") else "stale", "stale"]
+    assert told[1].why == f"file runs/t/final/{name} was changed: its SHA-256 is not that of what the step left"
+    assert pending(told[1:]) == [one]
+    train.train_model(job)
+    assert file.read_bytes() == data and _state(one, "t", None, {}, home, True).state == "done"
