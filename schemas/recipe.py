@@ -189,11 +189,19 @@ def _yaml(path: Path) -> Any:
 
 def _validated(value: Any, path: Path) -> Recipe:
     try:
-        return Recipe.model_validate(value)
+        recipe = Recipe.model_validate(value)
     except ValidationError as error:
-        told = [e for e in error.errors() if e["type"] != "default_factory_not_called"]  # what follows from another
+        told = [one for one in error.errors() if not _follows(one, error.errors())]
         lines = [f"{path}: {_place(e['loc'])}{_said(e)}" for e in told]
         raise RecipeError("\n".join(lines)) from None
+    return recipe
+
+
+def _follows(error: dict, errors: list[dict]) -> bool:
+    """Whether an error is there because of another: a list counts as shorter by what is wrong inside of it."""
+    place = error["loc"]
+    inside = any(other["loc"][: len(place)] == place and len(other["loc"]) > len(place) for other in errors)
+    return error["type"] == "default_factory_not_called" or (error["type"] == "too_short" and inside)
 
 
 def _place(loc: tuple) -> str:

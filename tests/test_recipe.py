@@ -84,6 +84,15 @@ def test_a_wrong_recipe_is_refused_with_place_expected_and_found(good, tmp_path,
     assert str(refused.value).startswith(str(file))
 
 
+def test_an_error_in_a_list_is_the_only_one_that_is_told(good, tmp_path):
+    """pydantic counts the list as empty besides."""
+    for path, name in (("sources", "reader"), ("stages", "tokens"), ("quality.docs.positives", "source")):
+        wrong = changed(yaml.safe_load(yaml.safe_dump(good)), path, [{name: []}])
+        with pytest.raises(recipes.RecipeError) as refused:
+            recipes.load(corpus.save(wrong, tmp_path / "r.yaml"))
+        assert "at least 1" not in str(refused.value) and f"[0].{name}: " in str(refused.value)
+
+
 @pytest.mark.parametrize(
     "part, bad",
     [
