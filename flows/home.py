@@ -17,6 +17,7 @@ from flows import scratch
 from pipelines.lake import MENDED, Lake
 from schemas.errors import DataError
 from schemas.files import file_sha256, write_json
+from schemas.recipe import RecipeError
 
 FULL = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))  # Java quotes the same words
 UNREADABLE = re.compile(r"FAILED_READ_FILE\S* .*?file:/*(/\S+?\.parquet)")  # as Spark says it
@@ -151,11 +152,12 @@ class Home:
         return self.root / pages[0]
 
     def require_space(self) -> None:
-        """Raises DiskFull if there is too little to start with, and OSError if there can be no folder."""
+        """Raises DiskFull if there is too little to start with, and RecipeError if there can be no folder."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise OSError(f"home: expected a folder that can be made, found {self.root}: {error.strerror}") from None
+            found = f"{self.root}: {error.strerror}"
+            raise RecipeError(f"home: expected a folder that can be made, found {found}") from None
         n_bytes, files = self._room()
         if n_bytes < LEAST_FREE or files < LEAST_FILES:
             raise DiskFull(
