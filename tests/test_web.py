@@ -228,6 +228,19 @@ def test_what_ends_early_is_a_document_that_says_so(tmp_path, name, data):
     assert kinds(made) == ["record"] and "The wheel turns" in made[0].text and dict(made[0].facts)["truncated"] == "unspecified"
 
 
+@pytest.mark.parametrize(("payload", "head", "more", "is_cut"), [
+    (PAGE, HTTP, 1, True), (PAGE, HTTP, 0, False), (PAGE, HTTP, -9, False), (PAGE, HTTP.replace(b"html", b"plain"), 1, True),
+    (PAGE, ENCODED % b"identity", 1, True), (gzip.compress(PAGE), ENCODED % b"gzip", 0, False), (gzip.compress(PAGE), ENCODED % b"gzip", 1, True),
+    (brotlied(PAGE), ENCODED % b"br", 1, True), (PAGE, ENCODED % b"gzip", 900, False), (PAGE, ENCODED % b"br", 900, False),
+    (PAGE, CHUNKED, 900, False), (chunked(PAGE), CHUNKED, 900, False),
+])  # fmt: skip
+def test_a_body_shorter_than_its_content_length_is_cut_unless_it_was_stored_decoded(tmp_path, payload, head, more, is_cut):
+    (made,) = read(tmp_path, warc(payload, head + b"Content-Length: %d\r\n" % (len(payload) + more)))
+    assert isinstance(made, Record) and dict(made.facts).get("truncated") == ("unspecified" if is_cut else None)
+    for unsaid in (b"", b"many", b"-1", b"1" * 17 + "²".encode()):
+        assert "truncated" not in dict(read(tmp_path, warc(PAGE, HTTP + b"Content-Length: %s\r\n" % unsaid))[0].facts)
+
+
 def test_truncated_records_are_documents_that_say_why_and_segments_are_rejects(tmp_path):
     cut = read(tmp_path, warc(PAGE[:-60], WARC_Truncated="length") + warc(TEXT.encode(), head=None, kind="resource", Content_Type="text/plain", WARC_Truncated="Time"))
     assert [dict(m.facts)["truncated"] for m in cut] == ["length", "time"]
