@@ -372,6 +372,15 @@ def near(texts: list[list[str]], passages: list[list[str]]) -> dict[tuple[int, i
     return {(d, m.passage): m.near for d, matches in searcher.search(index.strings(list(map(" ".join, texts)))) for m in matches}
 
 
+def test_a_share_of_words_is_never_more_than_all_of_them():
+    passages = [" ".join(prose(i, 60)) for i in range(30)]
+    known = index.build(index.strings(passages), 8, 20)
+    sums = np.add.reduceat(known.weights.astype(float), known.word_bounds[:-1])
+    assert sums.max() > 1  # by rounding
+    near = [match.near for _, matches in search.Searcher(known).search(index.strings(passages)) for match in matches]
+    assert len(near) == 30 and max(near) == 1.0 and min(near) > 1 - 1e-6
+
+
 # --- evaluation files
 
 
