@@ -41,7 +41,17 @@ rules_app = typer.Typer(
     no_args_is_help=True, help="Try other thresholds on the measured corpus; see why a document fails."
 )
 app.add_typer(rules_app, name="rules")
-console = Console(highlight=False)
+WIDE = 160  # columns: tables of long texts, and all of them where no terminal says how wide it is
+
+
+def wide_console(least: int = WIDE) -> Console:
+    """A console of at least so many columns. Without a terminal or COLUMNS Rich takes 80, which break headers."""
+    made = Console(highlight=False)
+    is_told = made.is_terminal or "COLUMNS" in os.environ
+    return Console(highlight=False, width=max(made.width if is_told else WIDE, least))
+
+
+console = wide_console(least=0)
 RecipePath = Annotated[
     Path, typer.Option("--recipe", "-r", help="Recipe (YAML); the default curates this machine's Python installation.")
 ]
@@ -162,8 +172,7 @@ def similar(
         home = _home(recipe)
         context = fingerprint_context(home)
         query = read_query(home.lake, what, sys.stdin.buffer)
-        wide = Console(highlight=False, width=max(console.width, 160))
-        print_similar(nearest(home.lake, query, context, most), context, wide)
+        print_similar(nearest(home.lake, query, context, most), context, wide_console())
 
 
 @recipe_app.command("check")
@@ -182,7 +191,7 @@ def recipe_fields() -> None:
     table = Table("field", "type", "default", "meaning", box=None)
     for row in fields.fields():
         table.add_row(*(cell.replace("[", "\\[") for cell in row))
-    Console(highlight=False, width=max(console.width, 160)).print(table)
+    wide_console().print(table)
 
 
 @rules_app.command("try")
@@ -217,7 +226,7 @@ def rules_explain(
         for rule, value, condition, fails in rules_of(home.lake, doc_id, domain_rules(recipes.load(recipe), home)):
             measured = "" if value is None else f"{value:.4g}" if isinstance(value, float) else f"{value:,}"
             table.add_row(rule.name, rule.signal, measured, condition, "[red]fails[/]" if fails else "", rule.source)
-        Console(highlight=False, width=max(console.width, 160)).print(table)
+        wide_console().print(table)
 
 
 def _home(recipe: Path) -> Home:
