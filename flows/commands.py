@@ -41,7 +41,17 @@ rules_app = typer.Typer(
     no_args_is_help=True, help="Try other thresholds on the measured corpus; see why a document fails."
 )
 app.add_typer(rules_app, name="rules")
-console = Console(highlight=False)
+WIDE = 160  # columns: tables of long texts, and all of them where no terminal says how wide it is
+
+
+def wide_console(least: int = WIDE) -> Console:
+    """A console of at least so many columns. Without a terminal or COLUMNS Rich takes 80, which break headers."""
+    made = Console(highlight=False)
+    is_told = made.is_terminal or "COLUMNS" in os.environ
+    return Console(highlight=False, width=max(made.width if is_told else WIDE, least))
+
+
+console = wide_console(least=0)
 RecipePath = Annotated[
     Path, typer.Option("--recipe", "-r", help="Recipe (YAML); the default curates this machine's Python installation.")
 ]
@@ -70,7 +80,8 @@ def run(
 
         checked = check(recipe)
         home = Home(Path(checked.recipe.home))
-        if not pending(states(checked, home), only):
+        # Bytes of models are compared once: here where all else is done, else by the flow.
+        if not any(pending(states(checked, home, models=models), only) for models in (False, True)):
             console.print(f"Nothing to do: every step of {recipe} is done. The report: {home.report_page()}")
             return
         home.require_space()
@@ -89,6 +100,9 @@ def run(
 @app.command()
 def status(recipe: RecipePath = DEFAULT) -> None:
     """Show every step of the recipe's home folder: done, stale (and because of what) or missing.
+
+    Of large files it compares the sizes. `flows run` compares what trained models hold when it begins, and what shards
+    hold when they are read.
 
     Example: `flows status`
     """
@@ -158,8 +172,7 @@ def similar(
         home = _home(recipe)
         context = fingerprint_context(home)
         query = read_query(home.lake, what, sys.stdin.buffer)
-        wide = Console(highlight=False, width=max(console.width, 160))
-        print_similar(nearest(home.lake, query, context, most), context, wide)
+        print_similar(nearest(home.lake, query, context, most), context, wide_console())
 
 
 @recipe_app.command("check")
@@ -178,7 +191,7 @@ def recipe_fields() -> None:
     table = Table("field", "type", "default", "meaning", box=None)
     for row in fields.fields():
         table.add_row(*(cell.replace("[", "\\[") for cell in row))
-    Console(highlight=False, width=max(console.width, 160)).print(table)
+    wide_console().print(table)
 
 
 @rules_app.command("try")
@@ -213,7 +226,7 @@ def rules_explain(
         for rule, value, condition, fails in rules_of(home.lake, doc_id, domain_rules(recipes.load(recipe), home)):
             measured = "" if value is None else f"{value:.4g}" if isinstance(value, float) else f"{value:,}"
             table.add_row(rule.name, rule.signal, measured, condition, "[red]fails[/]" if fails else "", rule.source)
-        Console(highlight=False, width=max(console.width, 160)).print(table)
+        wide_console().print(table)
 
 
 def _home(recipe: Path) -> Home:
@@ -273,16 +286,22 @@ def exit_code(error: BaseException) -> Exit:
     return next((code for kind, code in KINDS.items() if isinstance(error, kind)), Exit.FAULT)
 
 
+def sentence(error: Exception) -> str:
+    """What a person is told. An error with a code of its own, or of the system's, is a sentence; of another the class
+    says as much as its words."""
+    is_sentence = exit_code(error) != Exit.FAULT or isinstance(error, OSError)
+    return str(error) if is_sentence and str(error) else f"{type(error).__name__}: {error}"
+
+
 @contextlib.contextmanager
 def _said_plainly() -> Iterator[None]:
     """What a user can mend is said in one message; anything else keeps its traceback."""
     try:
         yield
-    except (RuntimeError, LookupError, ValueError, OSError) as error:
+    except (RuntimeError, LookupError, ValueError, OSError, FloatingPointError) as error:
         if os.environ.get("MILLRACE_TRACEBACK"):
             raise
-        Console(stderr=True, highlight=False).print(f"[red]{type(error).__name__}[/]: ", end="")
-        print(error, file=sys.stderr)
+        print(sentence(error), file=sys.stderr)
         raise typer.Exit(exit_code(error)) from None
     except KeyboardInterrupt as error:
         raise typer.Exit(exit_code(error)) from None

@@ -52,7 +52,7 @@ def run_steps(checked: Preflight, only: str | None) -> None:
     """What is not done, or the one step `only`, in the home folder of the recipe. To be called while that is held."""
     home = Home(Path(checked.recipe.home))
     remember_server(home)
-    step_states = states(checked, home)
+    step_states = states(checked, home, models=True)
     job = Job(checked.recipe, home, {state.step.name: state.hash for state in step_states})
     job.files, job.deliveries = checked.files, checked.deliveries
     decided = {state.step.name: plain(state.part) for state in step_states}

@@ -17,10 +17,12 @@ from flows import scratch
 from pipelines.lake import MENDED, Lake
 from schemas.errors import DataError
 from schemas.files import file_sha256, write_json
+from schemas.recipe import RecipeError
 
 FULL = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))  # Java quotes the same words
 UNREADABLE = re.compile(r"FAILED_READ_FILE\S* .*?file:/*(/\S+?\.parquet)")  # as Spark says it
 COMPARED = ".json", ".html", ".ranks"  # small: what they hold is compared whenever a step's state is asked for
+MODELS = ".safetensors", ".bin"  # larger: what they hold is compared when a run begins
 LEAST_FILES = 2_000  # more than the default run makes, Java's scratch included
 LEAST_FREE = 500_000_000  # bytes; Prefect's database, Spark's scratch and the JVM's take half of it before any data
 
@@ -119,13 +121,14 @@ class Home:
         return self.root / "steps" / f"{step}.void.json"
 
     def contents(self, files: list[Path]) -> tuple[dict[str, int], dict[str, str]]:
-        """Sizes of files, and hashes of those that are small: `files` and `sha256` of a receipt."""
+        """Sizes of files, and hashes of models and of what is small: `files` and `sha256` of a receipt."""
         named = {str(path.relative_to(self.root)): path for path in files}
-        hashes = {name: file_sha256(path) for name, path in named.items() if path.suffix in COMPARED}
+        hashes = {name: file_sha256(path) for name, path in named.items() if path.suffix in COMPARED + MODELS}
         return {name: path.stat().st_size for name, path in named.items()}, hashes
 
-    def damage(self, receipt: Receipt) -> str | None:
-        """Why the step's output is no longer what its receipt says; None if it is."""
+    def damage(self, receipt: Receipt, *, models: bool = False) -> str | None:
+        """Why the step's output is no longer what its receipt says; None if it is. Of MODELS the size is compared, and
+        what they hold only with `models`."""
         for name, version in receipt.tables.items():
             if damage := self.lake.damage(name, version):
                 return damage
@@ -135,7 +138,8 @@ class Home:
                 return f"file {name} is missing"
             if path.stat().st_size != size:
                 return f"file {name} has {path.stat().st_size:,} bytes, the step left {size:,}"
-            if name in receipt.sha256 and file_sha256(path) != receipt.sha256[name]:
+            is_compared = name in receipt.sha256 and (models or path.suffix not in MODELS)
+            if is_compared and file_sha256(path) != receipt.sha256[name]:
                 return f"file {name} was changed: its SHA-256 is not that of what the step left"
         return None
 
@@ -148,11 +152,12 @@ class Home:
         return self.root / pages[0]
 
     def require_space(self) -> None:
-        """Raises DiskFull if there is too little to start with, and OSError if there can be no folder."""
+        """Raises DiskFull if there is too little to start with, and RecipeError if there can be no folder."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise OSError(f"home: expected a folder that can be made, found {self.root}: {error.strerror}") from None
+            found = f"{self.root}: {error.strerror}"
+            raise RecipeError(f"home: expected a folder that can be made, found {found}") from None
         n_bytes, files = self._room()
         if n_bytes < LEAST_FREE or files < LEAST_FILES:
             raise DiskFull(

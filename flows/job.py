@@ -16,7 +16,7 @@ from pipelines.deliveries import Delivery
 from pipelines.readers import ingest
 from pipelines.rules import Rule
 from schemas.files import read_json
-from schemas.recipe import Recipe
+from schemas.recipe import Recipe, RecipeError
 from schemas.tables import Table
 
 if TYPE_CHECKING:  # Spark is imported by the steps that use it: `flows status` starts without
@@ -110,10 +110,14 @@ class Job:
 
 
 def domain_rules(recipe: Recipe, home: Home | None = None) -> dict[str, tuple[Rule, ...]]:
-    """The rules of the recipe's domains; with those thresholds that were fitted to languages in this home, if any."""
+    """The rules of the recipe's domains; with those thresholds that were fitted to languages in this home, if any.
+    Raises RecipeError for a domain, rule or threshold that cannot be."""
     fitted = {}
     if home and recipe.languages.trusted:
         if not home.languages.is_file():
             raise FileNotFoundError(f"{home.languages} is missing: `flows run learn` fits thresholds to languages")
         fitted = read_json(home.languages)["thresholds"]
-    return {domain: rules.load(domain, recipe.rules.get(domain), fitted) for domain in sorted(recipe.domains)}
+    try:
+        return {domain: rules.load(domain, recipe.rules.get(domain), fitted) for domain in sorted(recipe.domains)}
+    except ValueError as error:
+        raise RecipeError(str(error)) from None

@@ -60,13 +60,26 @@ def check_home(recipe: Recipe) -> None:
             f"home: expected a path without [ ] ^ | \\ % ` ? ${{ and control characters, nor a colon beside {{ }} *, "
             f"which the lake's libraries take for something else; found {found[0]!r} in {home!r}"
         )
+    check_place(Path(home))
     for source in (one for all_of_it in recipe.sources for one in all_of_it.deliveries if one.path):
         below = os.path.relpath(os.path.realpath(fixed_part(source.path)), home).split("/")[0]
-        if below in HOME_PARTS:
+        if below in (*HOME_PARTS, "."):
             raise ValueError(
                 f"sources.{source.name}.path: expected text from outside of the home, found {source.path!r}, which is "
-                f"part of {recipe.home!r}"
+                f"{'the home' if below == '.' else f'part of {recipe.home!r}'}"
             )
+
+
+def check_place(home: Path) -> None:
+    """Raises ValueError for a home that no folder can be made for."""
+    there = next(one for one in (home, *home.parents) if os.path.exists(one))
+    if not there.is_dir():
+        raise ValueError(f"home: expected a folder, or a place for one; found {there}, a file")
+    is_disk = os.statvfs(there).f_blocks > 0  # the kernel's own, such as /proc, have none
+    if there != home and not (is_disk and os.access(there, os.W_OK | os.X_OK)):
+        raise ValueError(
+            f"home: expected a folder, or a place for one; found {home}, and nothing can be made in {there}"
+        )
 
 
 def check_rules(recipe: Recipe) -> None:

@@ -41,15 +41,15 @@ def parts(checked: Preflight) -> dict[str, Any]:
     return by_step
 
 
-def states(checked: Preflight, home: Home) -> list[State]:
-    """The state of every step, in order."""
+def states(checked: Preflight, home: Home, *, models: bool = False) -> list[State]:
+    """The state of every step, in order; with `models` the bytes of trained models are compared too."""
     decided, prints, result = parts(checked), {}, []
     for step in STEPS:
         part = decided[step.name]
         # Of what `ingest` stored, a step that names its deliveries reads those alone, and their hashes are in its part.
         inputs = {need: prints[need] for need in step.needs if not (need == "ingest" and "deliveries" in part)}
         prints[step.name] = json_hash([step.name, step.revision, part, inputs])
-        result.append(_state(step, prints[step.name], part, inputs, home))
+        result.append(_state(step, prints[step.name], part, inputs, home, models))
     return result
 
 
@@ -67,7 +67,7 @@ def pending(step_states: list[State], only: str | None = None) -> list[Step]:
     return [by_name[only].step]
 
 
-def _state(step: Step, expected: str, part: Any, inputs: dict[str, str], home: Home) -> State:
+def _state(step: Step, expected: str, part: Any, inputs: dict[str, str], home: Home, models: bool = False) -> State:
     receipt = home.receipt(step.name)
     if receipt is None:
         torn = home.receipt_file(step.name)
@@ -76,7 +76,7 @@ def _state(step: Step, expected: str, part: Any, inputs: dict[str, str], home: H
         return State(step, part, expected, "missing", why, None)
     if receipt.hash != expected:
         return State(step, part, expected, "stale", _difference(step, receipt, part, inputs), receipt)
-    damage = home.damage(receipt)
+    damage = home.damage(receipt, models=models)
     return State(step, part, expected, "stale" if damage else "done", damage or "", receipt)
 
 

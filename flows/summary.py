@@ -150,11 +150,13 @@ def curriculum(facts: dict[str, Any]) -> Table:
     return table
 
 
-def heldout(facts: dict[str, Any]) -> Table:
-    """Bits per byte: a row a stage, a column a domain, the references below."""
+def heldout(facts: dict[str, Any]) -> Table | str:
+    """Bits per byte: a row a stage, a column a domain, the references below; a sentence where nothing is held out."""
     domains = facts["evaluation"]["domains"]
+    if not domains:
+        return "No document is held out: there are no bits per byte. heldout.fraction says how many are.\n"
     table = _table("Held-out bits per byte (fewer is better)", "", *(domain["domain"] for domain in domains))
-    for number, one in enumerate(domains[0]["stages"] if domains else []):
+    for number, one in enumerate(domains[0]["stages"]):
         values = [domain["stages"][number]["bits_per_byte"] for domain in domains]
         table.add_row(one["stage"] if number == 0 else f"after {one['stage']}", *(f"{value:.3f}" for value in values))
     for name, said in (("unigram", "reference: unigram entropy"), ("gzip", "reference: gzip -9")):

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
+from schemas.errors import DataError
 from schemas.files import file_sha256
 
 HOME = Path(sys.prefix, "share", "millrace")
@@ -94,7 +95,7 @@ def check(wanted: dict[Path, str] = SHA256) -> None:
             raise FileNotFoundError(f"{path} is missing: run `make setup`")
         found = file_sha256(path)
         if found != expected:
-            raise ValueError(
+            raise DataError(
                 f"{path} is not the file that was asked for: sha256 expected {expected}, found {found}; "
                 "run `make setup`"
             )

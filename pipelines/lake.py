@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
 from pipelines.commits import Commit, commit_files, last_change, read_actions
+from schemas.errors import DataError
 from schemas.tables import Table
 
 if TYPE_CHECKING:  # 1 s of imports that `flows status` and `flows trace` do without
@@ -197,11 +198,11 @@ class Lake:
 
     @contextlib.contextmanager
     def _named(self, table: Table) -> Iterator[None]:
-        """Raise ValueError naming the table for a file of it that cannot be read."""
+        """Raise DataError naming the table for a file of it that cannot be read."""
         try:
             yield
         except (pa.ArrowInvalid, OSError) as error:
-            raise ValueError(f"table {table.name}: expected Parquet files, found {error}. {MENDED}") from error
+            raise DataError(f"table {table.name}: expected Parquet files, found {error}. {MENDED}") from error
 
     def _dataset(self, table: Table, version: int | None = None) -> Dataset:
         """Arrow reads the files itself. Through delta-rs's own file system (Python) its threads can outlive the

@@ -16,13 +16,23 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 def _local_path(path: str) -> str:
-    """With ~ written out. Raises ValueError for what is no path of this machine."""
+    """With ~ written out. Raises ValueError for what is no path of this machine, or of nobody's home on it."""
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", path):
         raise ValueError(f"expected a path of this machine, found the URL {path!r:.200}")
     if not path or "\0" in path:
         raise ValueError(f"expected a path, found {path!r:.200}")
-    return os.path.expanduser(path)
+    expanded = os.path.expanduser(path)
+    if expanded.startswith("~"):
+        raise ValueError(
+            f"expected a user of this machine after ~, found {path!r:.200}; ./{path:.200} is a folder's name"
+        )
+    return expanded
 
+
+# As SparkContext parses them
+MASTER = re.compile(
+    r"local(?:\[(?:\*|[1-9]\d*)(?:\s*,\s*\d+)?\])?|local-cluster\[\s*\d+\s*,\s*\d+\s*,\s*\d+\s*\]|yarn|(?:spark|k8s)://\S+"
+)
 
 LocalPath = Annotated[str, AfterValidator(_local_path)]
 
@@ -269,7 +279,7 @@ class Heldout(Part):
     """Documents set aside for evaluation, with all that near copies connect: none of their near duplicates is trained
     on."""
 
-    fraction: Fraction = Field(0.005, description="share of kept documents")
+    fraction: Fraction = Field(0.005, lt=1, description="share of kept documents")
     max_bytes: int = Field(8_000, gt=0, description="documents above this size are never held out")
 
 
@@ -361,5 +371,14 @@ class Spark(Part):
 
     master: str = Field("local[*]", description="Spark master; SPARK_REMOTE in the environment wins")
     driver_memory: str = Field(
-        "2g", pattern=r"^\d+[mg]$", description="heap of the driver, which does all the work in local mode"
+        "2g", pattern=r"^[1-9]\d*[mg]$", description="heap of the driver, which does all the work in local mode"
     )
+
+    @field_validator("master")
+    @classmethod
+    def _known_to_spark(cls, master: str) -> str:
+        if not MASTER.fullmatch(master):
+            raise ValueError(
+                f"expected local, local[4], local[*], spark://host:port, yarn or k8s://..., found {master!r:.100}"
+            )
+        return master

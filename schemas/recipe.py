@@ -189,11 +189,34 @@ def _yaml(path: Path) -> Any:
 
 def _validated(value: Any, path: Path) -> Recipe:
     try:
-        return Recipe.model_validate(value)
+        recipe = Recipe.model_validate(value)
     except ValidationError as error:
-        told = [e for e in error.errors() if e["type"] != "default_factory_not_called"]  # what follows from another
+        told = [one for one in error.errors() if not _follows(one, error.errors())]
         lines = [f"{path}: {_place(e['loc'])}{_said(e)}" for e in told]
         raise RecipeError("\n".join(lines)) from None
+    if places := list(_truths(value, recipe)):
+        raise RecipeError(
+            "\n".join(f"{path}: {_place(place)}expected a number, found a truth value" for place in places)
+        )
+    return recipe
+
+
+def _follows(error: dict, errors: list[dict]) -> bool:
+    """Whether an error is there because of another: a list counts as shorter by what is wrong inside of it."""
+    place = error["loc"]
+    inside = any(other["loc"][: len(place)] == place and len(other["loc"]) > len(place) for other in errors)
+    return error["type"] == "default_factory_not_called" or (error["type"] == "too_short" and inside)
+
+
+def _truths(given: Any, made: Any, place: tuple = ()) -> Iterator[tuple]:
+    """Where true or false is given and something else was made of it: pydantic takes them for 1 and 0."""
+    if isinstance(given, bool) and not isinstance(made, bool):
+        yield place
+    inside = given.items() if isinstance(given, dict) else enumerate(given) if isinstance(given, list | tuple) else ()
+    for key, value in inside:
+        if isinstance(value, bool | dict | list | tuple):
+            part = made[key] if isinstance(made, dict | tuple) else getattr(made, key)
+            yield from _truths(value, part, (*place, key))
 
 
 def _place(loc: tuple) -> str:

@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 
 from pipelines.decontaminate import forms, index, items, phrases, plain, search
 from pipelines.decontaminate.overlap import contamination, suite
-from pipelines.decontaminate.record import kinds, record
+from pipelines.decontaminate.record import _reach, kinds, record
 from pipelines.rules.judge import Terms, judge
 from pipelines.texts.words import WORD_FOLD
+from schemas import tables
 from schemas.parts import Decontaminate, Heldout
 from schemas.recipe import RecipeError
 
@@ -372,6 +373,15 @@ def near(texts: list[list[str]], passages: list[list[str]]) -> dict[tuple[int, i
     return {(d, m.passage): m.near for d, matches in searcher.search(index.strings(list(map(" ".join, texts)))) for m in matches}
 
 
+def test_a_share_of_words_is_never_more_than_all_of_them():
+    passages = [" ".join(prose(i, 60)) for i in range(30)]
+    known = index.build(index.strings(passages), 8, 20)
+    sums = np.add.reduceat(known.weights.astype(float), known.word_bounds[:-1])
+    assert sums.max() > 1  # by rounding
+    near = [match.near for _, matches in search.Searcher(known).search(index.strings(passages)) for match in matches]
+    assert len(near) == 30 and max(near) == 1.0 and min(near) > 1 - 1e-6
+
+
 # --- evaluation files
 
 
@@ -521,3 +531,56 @@ def test_the_record_says_what_was_searched_found_and_dropped(spark, planted):
 
 def test_without_evaluations_there_is_nothing_to_search():
     assert suite(Decontaminate()).holders == [] and kinds(suite(Decontaminate())) == {}
+
+
+@pytest.mark.parametrize(
+    ("question", "others", "reach"),
+    [
+        ("long", ["too_short"], "by_question"),
+        ("short", ["long"], "by_question"),
+        ("too_short", ["long", "long"], "by_other_passages"),
+        ("shared", ["too_short", "short"], "by_other_passages"),
+        ("too_short", ["long", "phrase"], "by_short_question"),
+        ("too_short", ["shared"], "too_short"),
+        ("shared", ["too_short"], "shared"),
+    ],
+)
+def test_an_item_counts_by_its_question_and_not_by_its_best_passage(question, others, reach):
+    """What answers it is in many texts; who has read the question has read the item."""
+    assert _reach((question, *others)) == reach
+
+
+def test_each_passage_is_told_as_it_is_searched(tmp_path):
+    """Items made so that each kind comes up; the numbers are counted by hand."""
+    long, other, common = (" ".join(prose(i, 30)) for i in (1, 2, 3))
+    lines = [
+        {"question": long, "answer": "yes"},
+        {"question": "Which one?", "answer": other},
+        {"question": "Which planet is the largest of all?", "answer": "Jupiter, by far"},
+        {"question": "Which one?", "answer": "no"},
+        {"question": " ".join(prose(4, 10)), "answer": "no"},
+        *[{"question": common, "answer": "yes"}] * 2,
+    ]
+    path = write(tmp_path / "quiz.jsonl", "\n".join(map(json.dumps, lines)).encode())
+    told = kinds(suite(spec({"path": path, "fields": ["question", "answer"]})))
+    by_item = [{field: kind for (item, field), kind in told.items() if item == f"{path}#{n}"} for n in range(1, 8)]
+    behind = "question and answers"
+    assert by_item[0] == {"question": "long", "all": "long"}
+    assert by_item[1] == {"question": "too_short", "answer": "long", "all": "long"}
+    assert by_item[2] == {"question": "too_short", "all": "short", behind: "phrase"}
+    assert by_item[3] == {"question": "too_short", "all": "too_short"}
+    assert by_item[4] == {"question": "short", "all": "short"}
+    assert by_item[5] == by_item[6] == {"question": "long", "all": "long"}
+
+
+def test_flagged_is_what_stands_edited_in_documents_that_cover_nothing(spark, tmp_path):
+    """Rows by hand: (document, item, cover, near); the threshold is one half."""
+    path = write(tmp_path / "quiz.jsonl", "\n".join(json.dumps({"question": " ".join(prose(i, 30))}) for i in range(3)).encode())
+    files = spec({"path": path, "fields": ["question"]})
+    pairs = [("a", 1, 0.2, search.NEAR), ("a", 2, 0.0, 1.0), ("b", 1, 0.1, 0.99), ("b", 3, 0.5, 0.5), ("c", 1, 0.49, search.NEAR - 0.01), ("d", 2, 0.4999, 0.9)]
+    rows = spark.createDataFrame([(doc, f"{path}#{n}", path, "all", cover, near, 9, 9, 0, 4, "text") for doc, n, cover, near in pairs], tables.CONTAMINATION.ddl)
+    verdicts = spark.createDataFrame([(doc, "s", doc != "b", ["contaminated"] * (doc == "b"), 10) for doc in "abcde"], "doc_id string, source string, keep boolean, reasons array<string>, n_bytes long")
+    told = record(rows, verdicts, suite(files), files)
+    assert (told["flagged"]["documents"], told["flagged"]["items"]) == (2, 2)
+    assert sorted((row["doc_id"], row["item"][-1], row["keep"]) for row in told["flagged"]["matches"]) == [("a", "1", True), ("a", "2", True), ("d", "2", True)]
+    assert told["files"][0]["contaminated"] == {"items": 1, "share_of_searched": 1 / 3, "first": [f"{path}#3"]}

@@ -415,6 +415,18 @@ def test_sources_that_cannot_be_read_are_refused_by_field(tmp_path):
         assert str(error.value).startswith(f"{field}: expected") and said in str(error.value)
 
 
+def test_a_file_of_one_value_over_several_lines_is_told_what_is_read(tmp_path):
+    """In its first reject: printed prettily, an array, an array of an object a line, an array in one line."""
+    values = [{"text": "a"}, {"text": "b"}]
+    lines = "[\n" + ",\n".join(map(json.dumps, values)) + "\n]"
+    for text in (json.dumps(values[0], indent=1), json.dumps(values, indent=1), lines, json.dumps(values), "\ufeff" + json.dumps(values, indent=2)):
+        (tmp_path / "a.json").write_text(text)
+        first, *_ = read(tmp_path / "a.json")
+        assert first.detail.startswith("expected an object, found ") and first.detail.endswith("one whole object a line is read (JSON Lines)")
+    (tmp_path / "a.json").write_text('{"text": "a\n7')
+    assert not any("JSON Lines" in one.detail for one in read(tmp_path / "a.json"))
+
+
 def test_budgets_that_no_reading_can_fill_are_refused(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(b"x" * 1000)
     (tmp_path / "b.jsonl.gz").write_bytes(b"x" * 1000)

@@ -53,7 +53,7 @@ def verdicts(request, spark, tmp_path_factory):
     schema = "doc_id string, source string, domain string, n_bytes long, n_words long, mean_word_len double, max_line_len long, quality double, quality_model string"
     signals = spark.createDataFrame([(r[0], "s", r[1], 100 * i, *r[2:6], r[1]) for i, r in enumerate(ROWS)], schema)
     clusters = spark.createDataFrame([(r[0], f"cluster{r[0]}", r[6], r[7]) for r in ROWS], "doc_id string, component string, rank int, exact boolean")
-    terms = Terms(RULES, TIERS, Heldout(fraction=1.0, max_bytes=500), 1)
+    terms = Terms(RULES, TIERS, Heldout(fraction=1 - 2**-53, max_bytes=500), 1)
     return judged(request.param, tmp_path_factory.mktemp("tables"), terms, signals=signals, clusters=clusters)
 
 

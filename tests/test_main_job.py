@@ -261,10 +261,13 @@ def test_every_file_that_a_step_left_counts(finished_home, tmp_path):
             if path.suffix in (".json", ".html", ".ranks"):
                 path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
                 assert f"{name} was changed" in copy.damage(receipt)
+            elif path.suffix in (".safetensors", ".bin"):
+                path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+                assert copy.damage(receipt) is None and f"{name} was changed" in copy.damage(receipt, models=True)
             path.unlink()
             assert copy.damage(receipt) == f"file {name} is missing"
             path.write_bytes(data)
-        assert copy.damage(receipt) is None
+        assert copy.damage(receipt, models=True) is None
     every = {name for receipt in receipts for name in receipt.files}
     written = {str(path.relative_to(copy.root)) for folder in ("shards", "models", "report", "runs") for path in (copy.root / folder).rglob("*")
                if path.is_file() and "checkpoints" not in path.parts}

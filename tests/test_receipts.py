@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
@@ -15,10 +17,15 @@ from rich.console import Console
 from flows.curriculum import receipt, work
 from flows.home import Home, Receipt
 from flows.progress import Display
-from flows.status import _state
-from flows.steps import Step
+from flows.status import _state, pending
+from flows.steps import Step, evaluate, train
 from pipelines.lake import Lake
 from schemas import tables
+from schemas.errors import DataError
+from schemas.manifest import Draw, LearningRate, Stage
+from schemas.training import TrainConfig
+from tests.mds import pack_documents, write_shards
+from tests.tiny import TINY, VOCAB
 
 NAME = tables.PAIRS.name
 OURS = {"step": "dedup", "hash": "h", "deliveries": {"web/1": "x"}}
@@ -78,7 +85,7 @@ def test_files_that_are_cut_or_gone_are_named_with_their_table(lake):
     assert lake.damage(NAME, 1) == f"table {NAME}: expected {file.name} with {len(data):,} bytes, found {len(data) - 9:,} bytes"
     with pytest.raises(ValueError, match=rf"table {NAME}: expected Parquet files, found .*{file.name}.*`flows run curriculum` makes the table again"):
         lake.arrow(tables.PAIRS)
-    with pytest.raises(ValueError, match=f"table {NAME}: expected Parquet files"):
+    with pytest.raises(DataError, match=f"table {NAME}: expected Parquet files"):
         lake.total(tables.PAIRS, pc.binary_length(pc.field("a")))
     file.unlink()
     assert lake.damage(NAME, 1) == f"table {NAME}: expected {file.name} with {len(data):,} bytes, found no file"
@@ -94,10 +101,12 @@ def step(files: list[Path]) -> Step:
 
 
 class Job:
-    """As much of a job as a receipt is made from."""
+    """As much of a job as a receipt is made from, and a tiny model."""
 
     def __init__(self, home: Home):
-        self.home, self.hashes = home, {"judge": "h"}
+        self.home, self.hashes = home, {"judge": "h", "train": "t"}
+        self.run_folder, self.on_training = home.runs / "t", None
+        self.recipe = SimpleNamespace(model=TINY, train=TrainConfig(batch_tokens=64, checkpoint_steps=2))
 
 
 @pytest.mark.parametrize("name", ["plan.json", "index.html", "bpe.ranks"])
@@ -169,3 +178,51 @@ def test_a_step_runs_under_a_void_receipt_and_leaves_a_new_one(tmp_path):
         return {"documents": 3}
     work(replace(step([]), run=run), Job(home), None, "new", Display(Console(quiet=True)))
     assert seen == [None] and home.receipt("judge").run == "new"
+
+
+# --- what is larger
+
+
+@pytest.fixture
+def job(tmp_path) -> Job:
+    """Shards of four steps."""
+    made = Job(Home(tmp_path))
+    documents = [np.array([0, *range(1, 20)]) for _ in range(40)]
+    stages = (Stage("base", 0, 16, 16, (Draw("a", 16, 0),), LearningRate()),)
+    write_shards(made.home.shards, {("a", 16): [pack_documents(documents, list(range(1, 41)), 16)]}, [], stages, VOCAB)
+    return made
+
+
+def flip(path: Path) -> bytes:
+    """Another last byte, the same size; returns what the file held."""
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    return data
+
+
+def test_files_that_are_not_what_a_step_needs_are_a_fault_of_data(job):
+    """So that a scheduler is told 11: shards for the trainer, the trained model for the evaluation."""
+    window = job.home.shards / "a/16/window-00000.mds"
+    data = flip(window)
+    with pytest.raises(DataError, match=r"window-00000\.mds was changed"):
+        train.train_model(job)
+    window.write_bytes(data)
+    result = train.train_model(job)
+    flip(job.run_folder / "final/weights.safetensors")
+    with pytest.raises(DataError, match=r"final: .* found weights\.safetensors missing or changed"):
+        evaluate.check_final(job.run_folder, result)
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "config.json"])
+def test_another_byte_in_the_trained_model_is_seen_when_a_run_begins_and_put_right(job, name):
+    """`flows status` compares what small files hold, a run models too; the last checkpoint has the weights."""
+    train.train_model(job)
+    home, one = job.home, replace(step([]), name="train", tables=(), files=train.files)
+    home.keep(receipt(one, job, None, "r", {}, 1.0))
+    data = flip(file := job.run_folder / "final" / name)
+    told = [_state(one, "t", None, {}, home, models) for models in (False, True)]
+    assert [state.state for state in told] == ["done" if name.startswith("weights") else "stale", "stale"]
+    assert told[1].why == f"file runs/t/final/{name} was changed: its SHA-256 is not that of what the step left"
+    assert pending(told[1:]) == [one]
+    train.train_model(job)
+    assert file.read_bytes() == data and _state(one, "t", None, {}, home, True).state == "done"

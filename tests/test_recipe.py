@@ -75,13 +75,59 @@ def changed(value, path: str, new):
         ("stages.0.lr", {"warmup_tokens": 10**9}, r"stages\[0\]\.lr\.warmup_tokens \(1000000000\) must be at most the stage's tokens"),
         ("stages.0.lr", {"start": 0.0}, r"stages\[0\]\.lr: start must be above 0"),
         ("sources.0.snapshots", [], r"sources\[0\]\.snapshots: .*at least 1"),
+        ("heldout.fraction", 1.0, r"heldout\.fraction: .*less than 1, found 1.0"),
+        ("home", "~nosuchuser/x", r"home: expected a user of this machine after ~, found '~nosuchuser/x'; \./~nosuchuser/x is"),
+        ("sources.0.path", "~nosuchuser", r"sources\[0\]\.path: expected a user of this machine after ~"),
+        *[("spark.master", master, rf"spark\.master: expected local, .*, found {re.escape(repr(master))}")
+          for master in ("nonsense", "", "local[0]", "local[]", "local[2", "spark://", "Local", "yarn-client", "local-cluster[1,2]")],
+        ("spark.driver_memory", "0g", r"spark\.driver_memory: "),
     ],
-)
+)  # fmt: skip
 def test_a_wrong_recipe_is_refused_with_place_expected_and_found(good, tmp_path, path, new, said):
     file = corpus.save(changed(good, path, new), tmp_path / "r.yaml")
     with pytest.raises(recipes.RecipeError, match=said) as refused:
         recipes.load(file)
     assert str(refused.value).startswith(str(file))
+
+
+@pytest.mark.parametrize("master", ["local", "local[*]", "local[12]", "local[*, 3]", "local-cluster[2, 1,1024]", "yarn", "spark://a:7077,b:7077", "k8s://https://a:443"])
+def test_masters_that_spark_knows_are_taken(good, tmp_path, master):
+    assert recipes.load(corpus.save(changed(good, "spark.master", master), tmp_path / "r.yaml")).spark.master == master
+
+
+@pytest.mark.parametrize(
+    "path, new",
+    [
+        ("max_epochs", True),
+        ("seed", False),
+        ("model.layers", True),
+        ("train.betas", [False, 0.9]),
+        ("stages.0.lr.start", True),
+        ("stages.1.mixture.tiers", {"high": True}),
+        ("rules.docs", {"too_few_words": True}),
+        ("rules.docs", {"too_few_words": {"en": True}}),
+        ("sources.0.priority", True),
+    ],
+)
+def test_true_is_no_number(good, tmp_path, path, new):
+    """pydantic takes it for 1. Where a truth value is asked for it stays one."""
+    good |= {"rules": {}, "edits": {"personal": ["email", "email", "phone"]}}
+    good["decontaminate"]["files"][0] = {"path": "a", "whole": True}
+    good["stages"][0]["lr"] |= {"end": 1.0}
+    recipes.load(corpus.save(good, tmp_path / "r.yaml"))
+    file = corpus.save(changed(good, path, new), tmp_path / "r.yaml")
+    place = re.escape(re.sub(r"\.(\d)", r"[\1]", path))
+    with pytest.raises(recipes.RecipeError, match=rf"^[^\n]*r\.yaml: {place}\S*: expected a number, found a truth value$"):
+        recipes.load(file)
+
+
+def test_an_error_in_a_list_is_the_only_one_that_is_told(good, tmp_path):
+    """pydantic counts the list as empty besides."""
+    for path, name in (("sources", "reader"), ("stages", "tokens"), ("quality.docs.positives", "source")):
+        wrong = changed(yaml.safe_load(yaml.safe_dump(good)), path, [{name: []}])
+        with pytest.raises(recipes.RecipeError) as refused:
+            recipes.load(corpus.save(wrong, tmp_path / "r.yaml"))
+        assert "at least 1" not in str(refused.value) and f"[0].{name}: " in str(refused.value)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from flows.job import Job
 from flows.report import census, corpus, distributions, plots, samples, training
 from flows.steps import STEPS
 from flows.steps.report import files
+from flows.summary import heldout as heldout_table
 from flows.summary import print_summary
 from pipelines.signals import COLUMNS, TABLE
 from schemas import tables
@@ -448,3 +449,7 @@ def test_summary_fits_100_columns_and_says_the_main_figures(job, page):
     assert "\x1b[2J" not in said
     for expected in ("too_short", "8.500", "2.000", "gzip -9", "[bold]<i>f</i>", page.name, "anneal", "code.high"):
         assert expected in said.replace("\n", "")
+
+
+def test_without_held_out_documents_the_summary_says_so_in_a_sentence():
+    assert heldout_table({"evaluation": {"domains": []}}).startswith("No document is held out")

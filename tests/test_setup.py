@@ -18,6 +18,7 @@ from pyspark.sql import SparkSession
 from tiktoken.load import load_tiktoken_bpe
 
 from pipelines import assets
+from schemas.errors import DataError
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -140,7 +141,7 @@ class TestAssets:
     def test_a_download_is_used_only_when_it_is_right(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(assets, "HOME", tmp_path)
         wanted = {tmp_path / "jars" / "a.jar": "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"}  # of "hello"
-        with pytest.raises(ValueError, match="expected 2cf24dba"):
+        with pytest.raises(DataError, match="expected 2cf24dba"):
             assets.fetch("a JAR", wanted, lambda folder: (folder / "a.jar").write_text("half"))
         assert not list(tmp_path.rglob("*"))
         assets.fetch("a JAR", wanted, lambda folder: (folder / "a.jar").write_text("hello"))

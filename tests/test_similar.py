@@ -131,7 +131,7 @@ def test_short_texts_and_texts_that_nothing_is_near_to(lake):
     )
     assert similar.nearest(lake, similar.Query("nothing like this is anywhere here"), CONTEXT) == []
     for text in ("", " \n", "...!"):
-        with pytest.raises(ValueError, match="expected a text with words, found none"):
+        with pytest.raises(DataError, match="expected a text with words, found none"):
             similar.nearest(lake, similar.Query(text), CONTEXT)
 
 
@@ -160,9 +160,9 @@ def test_a_file_goes_before_an_id_and_standard_input_is_read(lake, tmp_path, mon
         ("f" * 33, FileNotFoundError, "expected a text file"),
         ("f" * 32, DataError, f"expected one document whose id begins with {'f' * 32}, found 0"),
         ("0", DataError, "expected one document whose id begins with 0, found [1-9]"),
-        ("-", ValueError, "standard input: expected UTF-8, found the byte 0xff at 2"),
-        ("latin.txt", ValueError, "latin.txt: expected UTF-8, found the byte 0xe4 at 1"),
-        ("large.txt", ValueError, "large.txt: expected a text of at most 20 bytes"),
+        ("-", DataError, "standard input: expected UTF-8, found the byte 0xff at 2"),
+        ("latin.txt", DataError, "latin.txt: expected UTF-8, found the byte 0xe4 at 1"),
+        ("large.txt", DataError, "large.txt: expected a text of at most 20 bytes"),
     ],
 )
 def test_what_cannot_be_looked_for_is_named(lake, tmp_path, monkeypatch, what, error, said):
@@ -236,7 +236,7 @@ def test_the_command_says_plainly_what_is_wrong_and_that_nothing_is_near(finishe
     status, said = told(str(file))
     assert status == 0 and "Nothing near" in said and "similarity of 0.64 half share a band" in said
     status, said = told("nowhere.txt")
-    assert status == 11 and "FileNotFoundError: expected a text file" in said
+    assert status == 11 and said.startswith("expected a text file")
     empty = tmp_path / "empty.yaml"
     empty.write_text(finished_home.file.read_text().replace(str(finished_home.home.root), str(tmp_path / "no-home")))
     status, said = told(str(file), empty)

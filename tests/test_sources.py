@@ -223,7 +223,7 @@ def test_a_home_below_a_source_is_never_read(home):
 
 
 def test_a_source_in_the_home_is_refused(home):
-    for path, bad in ((home / "lake", True), (home / "lake" / "bronze" / "*.parquet", True), (home / "mine", False), (home.parent, False)):
+    for path, bad in ((home / "lake", True), (home / "lake" / "bronze" / "*.parquet", True), (home, True), (home / "*.jsonl", True), (home / "mine", False), (home.parent, False)):
         given = recipe(source(path), home=str(home))
         if bad:
             with pytest.raises(ValueError, match=r"sources\.web\.path: expected text from outside of the home"):
@@ -237,6 +237,16 @@ def test_homes_that_the_lake_would_not_find_are_refused(tmp_path, name):
     with pytest.raises(ValueError, match=r"^home: expected a path without .*; found .* in ") as error:
         check_home(recipe(source("x"), home=str(tmp_path / name / "home")))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("place, said", [("file", "file, a file"), ("file/below", "file, a file"), ("/proc/x", "/proc/x, and nothing can be made in /proc"), ("/proc/version/x/y", "/proc/version, a file")])
+def test_homes_that_no_folder_can_be_made_for_are_refused(tmp_path, monkeypatch, place, said):
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("")
+    with pytest.raises(ValueError, match=rf"^home: expected a folder, or a place for one; found \S*{said}$"):
+        check_home(recipe(source("x"), home=place))
+    for good in ("new", "a/b/c", "."):
+        check_home(recipe(source(tmp_path.parent), home=good))
 
 
 @pytest.mark.parametrize("path", ["s3://bucket/home", "file:///home/a", "gs://a", "dbfs:/a", "file:/a", "", "a\0b"])

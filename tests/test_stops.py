@@ -16,7 +16,7 @@ import psutil
 import pytest
 from typer.testing import CliRunner
 
-from flows.commands import app, exit_code, require_database
+from flows.commands import app, exit_code, require_database, sentence, wide_console
 from flows.exits import MEANINGS, Exit
 from flows.home import DiskFull
 from flows.scratch import HomeBusy, held, sweep
@@ -156,6 +156,21 @@ def test_prefects_database_is_named_where_it_is_damaged(tmp_path):
         file.write_bytes(damaged)
         with pytest.raises(DataError, match=r"prefect\.db: expected Prefect's database, found damage .*Delete it"):
             require_database(file)
+
+
+def test_sentences_stand_alone_and_faults_name_their_class():
+    sentences = [RecipeError("r.yaml: home: missing"), DataError("plan.json is missing"), FileNotFoundError("no report yet"),
+                 OSError("home: cannot be made"), DiskFull("free some space"), HomeBusy("another run")]  # fmt: skip
+    assert [sentence(error) for error in sentences] == [str(error) for error in sentences]
+    assert sentence(KeyError("x")) == "KeyError: 'x'" and sentence(ValueError("bad")) == "ValueError: bad" and sentence(OSError()) == "OSError: "
+
+
+def test_tables_are_wide_where_no_terminal_says_how_wide_it_is(monkeypatch):
+    """Rich takes 80 columns, in which headers break inside of words."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+    assert not wide_console().is_terminal and (wide_console(0).width, wide_console().width) == (160, 160)
+    monkeypatch.setenv("COLUMNS", "100")
+    assert (wide_console(0).width, wide_console().width) == (100, 160)
 
 
 def test_help_tells_the_codes():

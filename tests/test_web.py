@@ -48,6 +48,26 @@ def kinds(made) -> list[str]:
     return ["record" if isinstance(m, Record) else m.reason for m in made]
 
 
+@pytest.mark.parametrize("line_end", [b"\r\n", b"\n"])
+def test_headers_may_lie_across_the_steps_of_reading(tmp_path, line_end):
+    """A plain archive is read 64 KiB at a time, a member of several records in steps of its own: some headers begin in one and end in the next."""
+    text = warc(TEXT.encode(), head=None, kind="conversion").replace(b"\r\n", line_end)
+    data = text * 3000
+    for name, packed in (("a.wet", data), ("a.wet.gz", gzip.compress(data)), ("a.wet.zst", zstandard.compress(data))):
+        made = read(tmp_path, packed, "wet", name)
+        assert kinds(made) == ["record"] * 3000, [m for m in made if isinstance(m, Reject)][:3]
+
+
+def test_what_is_no_record_is_quoted_from_its_beginning_and_nothing_behind_it_is_lost(tmp_path):
+    """A record in two gzip members, as some writers split them; and rubbish before a record."""
+    data = warc(number=1)
+    for cut in (2, 5, 12, 21):
+        first, second = read(tmp_path, gzip.compress(data[:cut]) + gzip.compress(data[cut:]), name="a.warc.gz")
+        assert first.detail.endswith(f"found {data[:cut][:20]!r}") and second.detail.endswith(f"found {data[cut : cut + 20]!r}")
+    broken, whole = read(tmp_path, b"rubbish\n" + data)
+    assert broken.detail.endswith(f"found {(b'rubbish' + bytes([10]) + data)[:20]!r}") and isinstance(whole, Record)
+
+
 @pytest.mark.parametrize("packed", [b"".join, lambda r: b"".join(map(gzip.compress, r)), lambda r: b"".join(map(zstandard.compress, r))])
 def test_each_page_of_an_archive_is_a_record_images_and_redirects_are_rejects_and_requests_are_none(tmp_path, packed):
     made = read(tmp_path, packed([
@@ -206,6 +226,19 @@ def test_the_last_type_counts_and_its_charset_which_an_equal_one_before_it_may_g
 def test_what_ends_early_is_a_document_that_says_so(tmp_path, name, data):
     made = read(tmp_path, warc(data[:-20], ENCODED % name + b"Transfer-Encoding: chunked\r\n" * (name == b"identity")))
     assert kinds(made) == ["record"] and "The wheel turns" in made[0].text and dict(made[0].facts)["truncated"] == "unspecified"
+
+
+@pytest.mark.parametrize(("payload", "head", "more", "is_cut"), [
+    (PAGE, HTTP, 1, True), (PAGE, HTTP, 0, False), (PAGE, HTTP, -9, False), (PAGE, HTTP.replace(b"html", b"plain"), 1, True),
+    (PAGE, ENCODED % b"identity", 1, True), (gzip.compress(PAGE), ENCODED % b"gzip", 0, False), (gzip.compress(PAGE), ENCODED % b"gzip", 1, True),
+    (brotlied(PAGE), ENCODED % b"br", 1, True), (PAGE, ENCODED % b"gzip", 900, False), (PAGE, ENCODED % b"br", 900, False),
+    (PAGE, CHUNKED, 900, False), (chunked(PAGE), CHUNKED, 900, False),
+])  # fmt: skip
+def test_a_body_shorter_than_its_content_length_is_cut_unless_it_was_stored_decoded(tmp_path, payload, head, more, is_cut):
+    (made,) = read(tmp_path, warc(payload, head + b"Content-Length: %d\r\n" % (len(payload) + more)))
+    assert isinstance(made, Record) and dict(made.facts).get("truncated") == ("unspecified" if is_cut else None)
+    for unsaid in (b"", b"many", b"-1", b"1" * 17 + "²".encode()):
+        assert "truncated" not in dict(read(tmp_path, warc(PAGE, HTTP + b"Content-Length: %s\r\n" % unsaid))[0].facts)
 
 
 def test_truncated_records_are_documents_that_say_why_and_segments_are_rejects(tmp_path):

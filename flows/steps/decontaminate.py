@@ -14,7 +14,7 @@ from schemas.recipe import Recipe
 
 NEEDS = ("ingest", "dedup")
 TABLES = (tables.CONTAMINATION,)
-REVISION = 3
+REVISION = 4
 
 
 def part(recipe: Recipe) -> dict[str, Any]:

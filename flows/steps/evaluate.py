@@ -12,6 +12,7 @@ from flows.job import Counts, Job
 from flows.steps import tokenise
 from flows.steps.edits import apply_edits
 from schemas import tables
+from schemas.errors import DataError
 from schemas.files import read_json, write_json
 from schemas.recipe import Recipe
 
@@ -71,11 +72,11 @@ def figures(
 
 
 def check_final(run_folder: Path, result: dict[str, Any]) -> None:
-    """Raises ValueError naming the files of the trained model that are not what the run left."""
+    """Raises DataError naming the files of the trained model that are not what the run left."""
     from model.train import changed_files
 
     if changed := changed_files(run_folder, result):
-        raise ValueError(
+        raise DataError(
             f"{run_folder / 'final'}: expected what the run ended with, found {' and '.join(changed)} missing or "
             "changed: `flows run train` writes it again"
         )

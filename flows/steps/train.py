@@ -8,6 +8,7 @@ from typing import Any
 
 from flows.job import Counts, Job
 from schemas import tables
+from schemas.errors import DataError
 from schemas.recipe import Recipe
 
 STEP = "train"
@@ -31,15 +32,26 @@ def files(job: Job) -> list[Path]:
 
 
 def run(job: Job) -> Counts:
-    """A run that was stopped, or lost what it ended with, goes on from its last checkpoint."""
+    """The trainer's work, and its ledger brought into the lake."""
+    result = train_model(job)
+    store_ledger(job)
+    return {"steps": result["steps"], "tokens": result["tokens"], "loss": result["final_loss"]}
+
+
+def train_model(job: Job) -> dict[str, Any]:
+    """What result.json holds. A run that was stopped, or lost what it ended with, goes on from its last checkpoint.
+
+    Raises DataError for shards that are not those of the manifest, and for checkpoints that were made with others.
+    """
     from model.train import train
 
     last = job.home.last_receipt(STEP)
     if last and last.hash == job.hashes[STEP] and job.home.damage(last):
         (job.run_folder / "result.json").unlink(missing_ok=True)  # the trainer takes the run for finished while it lies
-    result = train(job.home.shards, job.run_folder, job.recipe.model, job.recipe.train, job.on_training)
-    store_ledger(job)
-    return {"steps": result["steps"], "tokens": result["tokens"], "loss": result["final_loss"]}
+    try:
+        return train(job.home.shards, job.run_folder, job.recipe.model, job.recipe.train, job.on_training)
+    except ValueError as error:  # the trainer knows no exit codes: shards, plan and checkpoints are files
+        raise DataError(str(error)) from error
 
 
 def store_ledger(job: Job) -> None:

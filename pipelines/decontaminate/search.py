@@ -181,7 +181,7 @@ def _near(words, first, gram, passage, index):
         same = w if mine[w] != mine[same] else same
         if w - same < standing[same]:
             total += weights[w]
-    return total
+    return min(total, 1.0)  # weights are float32: their sum may be more
 
 
 @inner

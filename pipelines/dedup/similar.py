@@ -60,8 +60,8 @@ class Neighbour:
 def read_query(lake: Lake, what: str, standard_input: BinaryIO) -> Query:
     """The text that `what` names: - is standard input, else a file, else a document by the beginning of its id.
 
-    Raises FileNotFoundError if it is none of these, DataError if no document or more than one begins so, and
-    ValueError for what is too large or not UTF-8.
+    Raises FileNotFoundError if it is none of these, and DataError if no document or more than one begins so, or for
+    what is too large or not UTF-8.
     """
     if what == "-":
         return Query(_decoded(standard_input.read(MOST_BYTES + 1), "standard input"))
@@ -79,7 +79,7 @@ def nearest(lake: Lake, query: Query, context: Context, most: int = 10) -> list[
     """The nearest documents of those that share a band with the query, nearest first; none without a common n-gram.
 
     context: ngram, bands, rows and seed that the lake's documents were measured with. `most`: so many at the most.
-    Raises FileNotFoundError if nothing was measured yet and ValueError if the text holds no words.
+    Raises FileNotFoundError if nothing was measured yet and DataError if the text holds no words.
     """
     require_signals(lake)
     signature, keys = _measured(query.text, context)
@@ -119,11 +119,11 @@ def even_chance(bands: int, rows: int) -> float:
 
 def _decoded(data: bytes, name: str) -> str:
     if len(data) > MOST_BYTES:
-        raise ValueError(f"{name}: expected a text of at most {MOST_BYTES:,} bytes, as documents are; found more")
+        raise DataError(f"{name}: expected a text of at most {MOST_BYTES:,} bytes, as documents are; found more")
     try:
         return data.decode()
     except UnicodeDecodeError as error:
-        raise ValueError(
+        raise DataError(
             f"{name}: expected UTF-8, found the byte 0x{data[error.start]:02x} at {error.start:,}"
         ) from None
 
@@ -141,7 +141,7 @@ def _measured(text: str, context: Context) -> tuple[np.ndarray, np.ndarray]:
     """(signature, uint32[bands * rows]; band keys, int64[bands])."""
     _, n_shingles, signatures, keys = fingerprints.measure(pa.array([text], pa.large_string()), {}, context)
     if n_shingles[0].as_py() == 0:
-        raise ValueError(f"expected a text with words, found none in its {len(text):,} characters")
+        raise DataError(f"expected a text with words, found none in its {len(text):,} characters")
     return fingerprints.matrix(signatures)[0], keys.flatten().to_numpy()
 
 

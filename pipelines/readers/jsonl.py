@@ -32,6 +32,10 @@ from schemas.parts import Source
 
 SUFFIXES = tuple(name + packed for name in (".jsonl", ".ndjson", ".json") for packed in ("", ".gz", ".zst"))
 
+ONE_A_LINE = "of a file of JSON one whole object a line is read (JSON Lines)"
+BEGUN = b"{", b"[", b"[{"  # the first line of a value that is printed over several
+OVER_LINES = f"expected an object, found the beginning of one or of an array: {ONE_A_LINE}"
+
 
 def is_wanted(name: str) -> bool:
     """Whether a file of this name, in a folder or an archive, holds JSON lines, or is an archive."""
@@ -102,9 +106,11 @@ def parse_object(uri: str, line: bytes, source: Source) -> dict | Reject:
         except UnicodeDecodeError:
             return decode_document(uri, line, None, source)
         except (ValueError, RecursionError):
-            return Reject(uri, "broken_json", str(refusal), len(line))
+            detail = OVER_LINES if line.strip() in BEGUN else str(refusal)
+            return Reject(uri, "broken_json", detail, len(line))
     if not isinstance(value, dict):
-        return Reject(uri, "not_an_object", f"expected an object, found {type(value).__name__}", len(line))
+        hint = f": {ONE_A_LINE}" if isinstance(value, list) else ""
+        return Reject(uri, "not_an_object", f"expected an object, found {type(value).__name__}{hint}", len(line))
     return value
 
 

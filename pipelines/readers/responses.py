@@ -43,7 +43,8 @@ class Response(NamedTuple):
 
 
 class Payload(NamedTuple):
-    """Bytes without their encodings; `whole` is false when a stream of them ends before its end."""
+    """Bytes without their encodings; `whole` is false when a stream of them ends before its end, or the bytes before
+    their Content-Length."""
 
     data: bytes
     whole: bool
@@ -80,7 +81,8 @@ def type_and_charset(value: str) -> tuple[str, str | None]:
 
 def decoded(data: bytes, headers: dict[str, str], limit: int) -> Payload:
     """The payload without transfer and content encodings, at most limit + 1 bytes of it. Raises Broken."""
-    payload = _unchunked(data, "chunked" in headers.get("transfer-encoding", "").lower())
+    is_chunked = "chunked" in headers.get("transfer-encoding", "").lower()
+    payload = _unchunked(data, is_chunked)
     names = [name.strip() for name in headers.get("content-encoding", "").lower().split(",")]
     if len(names) > MAX_ENCODINGS:
         raise Broken("undecodable", f"expected at most {MAX_ENCODINGS} content encodings, found {len(names)}")
@@ -89,7 +91,13 @@ def decoded(data: bytes, headers: dict[str, str], limit: int) -> Payload:
         name = "zstd" if payload.data.startswith(ZSTD) else "gzip" if payload.data.startswith(GZIP) else name
         made = _undone(payload.data, name, limit)
         payload = Payload(made.data, made.whole and payload.whole)
-    return payload
+    # With chunks the length does not count (RFC 9112, 6.3), nor for what was stored decoded.
+    counts = not is_chunked and (payload.data is not data or all(name in PLAIN_NAMES for name in names))
+    return Payload(payload.data, payload.whole and not (counts and _is_short(data, headers.get("content-length", ""))))
+
+
+def _is_short(data: bytes, length: str) -> bool:
+    return length.isascii() and length.isdigit() and len(data) < int(length[:18])
 
 
 def _undone(data: bytes, name: str, limit: int) -> Payload:

@@ -85,12 +85,11 @@ def _member_records(member: _Member, file_uri: str, limit: int) -> Iterator[Raw 
 
 def _record(member: _Member, uri: str, limit: int) -> Raw:
     """The record that begins here. Raises Broken, the member somewhere after its begin."""
-    head = member.head()
-    if head is None or not head.startswith(b"WARC/"):
-        raise Broken(
-            "broken_record",
-            f"expected WARC/ and headers of at most {HEADER_BYTES:,} bytes, found {bytes(member.buffer[:20])!r}",
-        )
+    begin = member.ahead(20)
+    head = member.head() if begin.startswith(b"WARC/") else None
+    if head is None:
+        detail = f"expected WARC/ and headers of at most {HEADER_BYTES:,} bytes, found {begin!r}"
+        raise Broken("broken_record", detail)
     headers = headers_of(head)
     length = headers.get("content-length", "")
     if not (length.isascii() and length.isdigit() and len(length) <= 18):
@@ -256,11 +255,8 @@ class _Member:
         """Headers up to their empty line, or None when there is none within HEADER_BYTES."""
         seen = 0
         while True:
-            ends = [
-                end
-                for end in (self.buffer.find(b"\r\n\r\n", seen) + 4, self.buffer.find(b"\n\n", seen) + 2)
-                if end >= 4 or end == 3
-            ]
+            places = {blank: self.buffer.find(blank, seen) for blank in (b"\r\n\r\n", b"\n\n")}
+            ends = [place + len(blank) for blank, place in places.items() if place >= 0]
             if ends and min(ends) <= HEADER_BYTES:
                 return self.take(min(ends))
             seen = max(len(self.buffer) - 3, 0)
