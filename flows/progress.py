@@ -30,7 +30,7 @@ class Display:
         started = time.monotonic()
         bar = Bar()
         if not self.console.is_terminal:
-            self.console.print(f"{number:>2}/{of} {name:<{WIDTH}} ...")
+            self.console.print(f"{number:>2}/{of} {name:<{WIDTH}} ...", soft_wrap=True)
             yield bar
         else:
             named, said = TextColumn(f"{number:>2}/{of} [bold]{name:<{WIDTH}}"), TextColumn("{task.description}")
@@ -40,7 +40,8 @@ class Display:
                 bar.attach(progress)
                 yield bar
         self.console.print(
-            f"{number:>2}/{of} [bold]{name:<{WIDTH}}[/] {time.monotonic() - started:6.1f} s   {bar.summary}"
+            f"{number:>2}/{of} [bold]{name:<{WIDTH}}[/] {time.monotonic() - started:6.1f} s   {bar.summary}",
+            soft_wrap=True,  # a log has no width
         )
 
 

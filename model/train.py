@@ -264,7 +264,7 @@ def _finish(run: Path, learner: Learner, manifest: Manifest, state: State, ident
 def speed(run: Path, learner: Learner, state: State) -> dict:
     """How fast the run was and how it was fitted into memory; rates are medians of its steps."""
     lines = [json.loads(line) for line in (run / "seconds.jsonl").read_text().splitlines()]
-    rates = [line["flops"] / line["seconds"] for line in lines]
+    rates = [line["flops"] / max(line["seconds"], 1e-4) for line in lines]  # seconds are told to four places
     return {
         "flops_per_second": statistics.median(rates),
         "dense_flops_per_second": state.dense,
