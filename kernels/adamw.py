@@ -46,7 +46,7 @@ def update(
     eps: float,
     decay: float,
 ) -> None:
-    """Update master (fp32), moments (fp32) and, where it is another tensor, the rounded weight, in place; all of one
+    """Update master (fp32), moments (fp32) and, where it has another dtype, the rounded weight, in place; all of one
     shape and contiguous.
 
     `numbers` [5], fp32 on the device: learning rate, 1 / (1 - beta_1^t), 1 / (1 - beta_2^t), what the gradient is
@@ -55,5 +55,5 @@ def update(
     n = master.numel()
     adamw_kernel[(triton.cdiv(n, BLOCK),)](
         weight, master, gradient, first, second, numbers, n, decay, BETA_1=betas[0], BETA_2=betas[1], EPS=eps,
-        ROUND=weight.data_ptr() != master.data_ptr(), BLOCK=BLOCK, num_warps=8,
+        ROUND=weight.dtype != master.dtype, BLOCK=BLOCK, num_warps=8,
     )  # fmt: skip

@@ -94,7 +94,8 @@ plan = cache(Plan)
 
 
 @cache
-def handle():
+def handle() -> int:
+    """cuDNN's handle of this process."""
     return cudnn.create_handle()
 
 

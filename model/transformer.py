@@ -153,7 +153,18 @@ class Transformer(nn.Module):
 
 
 @piece
-def before_attention(x_TD, y_TD, weight_D, qkv, cos, sin, heads, kv_heads, clip, eps):
+def before_attention(
+    x_TD: Tensor,
+    y_TD: Tensor | None,
+    weight_D: Tensor,
+    qkv: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    heads: int,
+    kv_heads: int,
+    clip: float,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Residual sum, norm, projection, clamp and RoPE: (x [T, D], q [T, H, C], k and v [T, G, C])."""
     x_TD = x_TD if y_TD is None else x_TD + y_TD
     projected = F.linear(layer_norm(x_TD, weight_D, eps), qkv).clamp(-clip, clip)
@@ -162,14 +173,14 @@ def before_attention(x_TD, y_TD, weight_D, qkv, cos, sin, heads, kv_heads, clip,
 
 
 @piece
-def before_experts(x_TD, o_TD, out, weight_D, eps):
+def before_experts(x_TD: Tensor, o_TD: Tensor, out: Tensor, weight_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """Projection, residual sum, norm: (x [T, D], input of the experts [T, D])."""
     x_TD = x_TD + F.linear(o_TD, out)
     return x_TD, layer_norm(x_TD, weight_D, eps)
 
 
 @piece
-def after_blocks(x_TD, y_TD, weight_D, eps):
+def after_blocks(x_TD: Tensor, y_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     """Residual sum and last norm, [T, D]."""
     return layer_norm(x_TD + y_TD, weight_D, eps)
 

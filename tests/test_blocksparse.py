@@ -16,6 +16,8 @@ from torch.utils.checkpoint import checkpoint
 
 import kernels
 from kernels import blocksparse, layer, reference, router, topology
+from kernels.adamw import update
+from kernels.cross_entropy import cross_entropy
 from kernels.topology import Topology, build
 
 # ------------------------------------------------------------------------------------------------ products
@@ -249,8 +251,6 @@ def router_nans_stay_in_the_table() -> None:
 
 
 def loss_kernel_is_its_definition() -> None:
-    from kernels.cross_entropy import cross_entropy
-
     for rows, width, dtype in ((4, 7, torch.float32), (3, 5000, torch.float32), (5, 40, torch.float16)):
         g = torch.Generator().manual_seed(width)
         logits, targets = (8 * torch.randn(rows, width, generator=g)).to(dtype), torch.randint(0, width, (rows,), generator=g)
@@ -266,8 +266,6 @@ def loss_kernel_is_its_definition() -> None:
 
 
 def update_kernel_is_torchs_adamw() -> None:
-    from kernels.adamw import update
-
     g = torch.Generator().manual_seed(0)
     weight = torch.randn(37, 60, generator=g)
     theirs = torch.nn.Parameter(weight.clone())
@@ -345,8 +343,12 @@ def launch_everything(tokens: int, model: int, hidden: int, n_experts: int, top_
     blocksparse.glu._dglu_launch(da, gate, linear, place, weights)
     blocksparse.tokens._combine_launch(blocksparse.rows._rows_launch([gate, linear], [w, w], *tiles, n_experts, False), place, top_k, None)
     blocksparse.outer._outer_launch(gate, x, offsets, order)
-    weights, indices, balance, counts = router._route_launch(new(tokens, n_experts), top_k)
-    router._route_backward_launch(new(tokens, n_experts), indices, counts, weights, balance)
+    for shares in (None, new(n_experts, dtype=torch.float32)):
+        weights, indices, balance, counts = router._route_launch(new(tokens, n_experts), top_k, shares)
+        router._route_backward_launch(new(tokens, n_experts), indices, counts, shares, weights, balance)
+    cross_entropy(new(tokens, 4 * hidden), new(tokens, dtype=torch.int64), new(1, dtype=torch.float32))
+    master = new(hidden, model, dtype=torch.float32)
+    update(new(hidden, model), master, new(hidden, model), master, master, new(5, dtype=torch.float32), (0.9, 0.95), 1e-8, 0.1)
 
 
 GPU_SHAPES = {  # MoE-B, the small model, one whose D and F are multiples of 16 only; sizes of 1, which Triton takes for constants
@@ -365,7 +367,7 @@ SHARED = {80: 99 * 1024, 90: 227 * 1024}  # sm_80 itself has 163 KB, but sm_86 a
 def test_kernels_compile_without_spills_and_keep_tensor_cores_fed(arch, shape):
     with offline.compiling(arch) as compiled:
         launch_everything(*GPU_SHAPES[shape])
-    assert {k["name"] for k in compiled} >= PRODUCT_KERNELS | {"dglu_kernel", "spread_kernel", "combine_kernel", "route_kernel", "balance_kernel", "route_backward_kernel"}
+    assert {k["name"] for k in compiled} >= PRODUCT_KERNELS | {"dglu_kernel", "spread_kernel", "combine_kernel", "route_kernel", "balance_kernel", "route_backward_kernel", "cross_entropy_kernel", "adamw_kernel"}
     assert [(k["name"], k["stack"]) for k in compiled if k["stack"]] == []
     for kernel in compiled:
         assert kernel["shared"] <= SHARED[arch]
