@@ -9,6 +9,7 @@ wall time.
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 import tempfile
 import time
@@ -17,14 +18,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 
 from model.data import Batch, make_batch
-from model.moe import MoE
-from model.optim import optimiser
 from model.shards import Shards
-from model.train import Learner, keep_memory
+from model.step import Learner
+from model.train import keep_memory
 from schemas.manifest import Draw, LearningRate, Stage
 from schemas.training import ModelConfig, TrainConfig
 from tests.mds import write_shards
@@ -34,28 +32,16 @@ WARM_STEPS, STEPS = 5, 12
 READ_SAMPLES, READ_LEN = 4000, 2048
 
 
-class Dense(nn.Module):
-    """SwiGLU of the size that one token meets in a MoE block: hidden width top_k * d_expert."""
-
-    def __init__(self, moe: MoE):
-        super().__init__()
-        active = len(moe.w1) // moe.experts * moe.top_k
-        self.w1, self.v1, self.w2 = (nn.Parameter(w[:active].clone()) for w in (moe.w1.data, moe.v1.data, moe.w2.data))
-        self.experts = moe.experts
-
-    def forward(self, x_BLD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        out = F.linear(F.silu(F.linear(x_BLD, self.w1)) * F.linear(x_BLD, self.v1), self.w2.t())
-        return out, out.new_zeros(()), torch.ones(self.experts)
-
-
 def rows() -> list[dict]:
     """`must` is the least ratio of value to reference."""
     torch.set_num_threads(1)
     keep_memory()
     config, batch = TrainConfig(), random_batch(TrainConfig().batch_tokens)
-    sparse, dense = learner(ModelConfig(), config), learner(ModelConfig(), config, dense=True)
+    model = ModelConfig()
+    glu = dataclasses.replace(model, experts=1, top_k=1, d_expert=model.top_k * model.d_expert)
+    sparse, dense = (Learner(one, config, VOCAB) for one in (model, glu))
     sparse_seconds, dense_seconds = alternate(
-        lambda n: sparse.step(n, batch, 1e-3), lambda n: dense.step(n, batch, 1e-3)
+        lambda n: sparse.step(n, batch, 1e-3).read(), lambda n: dense.step(n, batch, 1e-3).read()
     )
     tokens = config.batch_tokens
     figures = [
@@ -68,15 +54,6 @@ def rows() -> list[dict]:
         )
     ]
     return [*figures, reading()]
-
-
-def learner(model: ModelConfig, config: TrainConfig, dense: bool = False) -> Learner:
-    made = Learner(model, config, VOCAB)
-    if dense:
-        for block in made.network.blocks:
-            block.moe = Dense(block.moe)
-        made.adamw = optimiser(made.network, config)
-    return made
 
 
 def random_batch(tokens: int) -> Batch:

@@ -30,7 +30,7 @@ class Display:
         started = time.monotonic()
         bar = Bar()
         if not self.console.is_terminal:
-            self.console.print(f"{number:>2}/{of} {name:<{WIDTH}} ...")
+            self.console.print(f"{number:>2}/{of} {name:<{WIDTH}} ...", soft_wrap=True)
             yield bar
         else:
             named, said = TextColumn(f"{number:>2}/{of} [bold]{name:<{WIDTH}}"), TextColumn("{task.description}")
@@ -40,7 +40,8 @@ class Display:
                 bar.attach(progress)
                 yield bar
         self.console.print(
-            f"{number:>2}/{of} [bold]{name:<{WIDTH}}[/] {time.monotonic() - started:6.1f} s   {bar.summary}"
+            f"{number:>2}/{of} [bold]{name:<{WIDTH}}[/] {time.monotonic() - started:6.1f} s   {bar.summary}",
+            soft_wrap=True,  # a log has no width
         )
 
 
@@ -60,7 +61,10 @@ class Bar:
 
     def training(self, step: Any) -> None:
         """Show an optimiser step of the trainer."""
-        said = f"{step.stage}  loss {step.loss:.3f}  {step.tokens_per_second:,.0f} tokens/s  lr {step.lr:.1e}"
+        said = f"{step.stage}  loss {step.loss:.3f}  {step.tokens_per_second:,.0f} tokens/s, "
+        said += f"{100 * step.of_dense:.0f} % of dense" if step.mfu is None else f"MFU {100 * step.mfu:.0f} %"
+        said += f"  busiest expert {step.busiest:.2f}" if step.busiest > 1 else ""
+        said += f"  waits {100 * step.waited:.0f} % for data" if step.waited > 0.02 else ""
         self.update(step.step, step.steps, said)
 
     def finish(self, counts: dict[str, float], seconds: float) -> None:

@@ -169,8 +169,10 @@ def heldout(facts: dict[str, Any]) -> Table | str:
 
 def experts(training: dict[str, Any]) -> str:
     """One line: how evenly the experts were used."""
-    ratios = [part * len(layer) for layer in training["expert_load"] for part in layer]
-    speed = f"{short(training['tokens_per_second'])} tokens/s, final loss {training['final_loss']:.3f}"
+    ratios = [part * len(layer) for layer in training["expert_load"] for part in layer if len(layer) > 1]
+    part = 100 * training["speed"]["flops_per_second"] / training["speed"]["dense_flops_per_second"]
+    speed = f"{short(training['tokens_per_second'])} tokens/s ({part:.0f} % of dense products)"
+    speed += f", final loss {training['final_loss']:.3f}"
     if not ratios:
         return speed
     return f"Expert load against an even share: least {min(ratios):.2f}, most {max(ratios):.2f}; {speed}\n"

@@ -6,6 +6,8 @@
     reference       the definition of every operation, in plain torch
     topology        where rows and blocks lie, for both
     router          softmax, top-k and load-balancing statistics in one kernel
+    cross_entropy   the loss of a head's logits and its gradient, in place
+    adamw           the update of a weight
     operator        launches as operators of torch, for torch.compile alone
 
 Letters in shapes, here and in `model`: T tokens, D model dim, F hidden dim of one expert, E experts, K experts a token

@@ -69,22 +69,28 @@ def experts(
         return PATHS[chosen].Experts.apply(x_TD, indices_TK, weights_TK, w1, v1, w2, n_experts, *more)
 
 
-def route(x_TD: Tensor, router_ED: Tensor, top_k: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def route(
+    x_TD: Tensor, router_ED: Tensor, top_k: int, shares_E: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Choose the experts of each token: (weights [T, K] fp32, indices [T, K] int64, balance loss, rows of each expert
     [E] int64).
 
     Weights are the K largest probabilities divided by their sum; of equal ones the smaller expert number goes first.
-    The loss is 1 when both choices and probabilities are even (`reference.balance_loss`). Raises ValueError for top_k
-    beyond the number of experts.
+    The loss is 1 when both choices and probabilities are even (`reference.balance_loss`). It is a product of two means
+    over tokens, so its mean over parts of a batch is another loss, unless the parts are given one factor: `shares_E`,
+    fp32, the part of all rows that each expert receives in whatever the caller balances (by default these tokens).
+    Raises ValueError for top_k beyond the number of experts and for shares of another shape.
     """
     if not 0 < top_k <= len(router_ED):
         raise ValueError(f"expected top_k from 1 to the {len(router_ED)} experts, found {top_k}")
+    if shares_E is not None and (shares_E.shape != router_ED.shape[:1] or shares_E.dtype != torch.float32):
+        raise ValueError(f"expected shares in fp32 [{len(router_ED)}], found {shares_E.dtype} {tuple(shares_E.shape)}")
     if "blocksparse" in PATHS and topology.on_triton(x_TD):
         with _on(x_TD.device):
-            return router.Route.apply(F.linear(x_TD, router_ED), top_k)
+            return router.Route.apply(F.linear(x_TD, router_ED), top_k, shares_E)
     weights_TK, indices_TK, probs_TE = reference.route(x_TD, router_ED, top_k)
     counts_E = reference.expert_counts(indices_TK, len(router_ED))
-    return weights_TK, indices_TK, reference.balance_loss(probs_TE, indices_TK), counts_E
+    return weights_TK, indices_TK, reference.balance_loss(probs_TE, indices_TK, shares_E), counts_E
 
 
 def choose(x_TD: Tensor, w1: Tensor, n_experts: int, implementation: str = "auto") -> str:

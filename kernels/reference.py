@@ -31,15 +31,16 @@ def route(x_TD: Tensor, router_ED: Tensor, top_k: int) -> tuple[Tensor, Tensor, 
     return weights_TK / weights_TK.sum(-1, keepdim=True), indices_TK, probs_TE
 
 
-def balance_loss(probs_TE: Tensor, indices_TK: Tensor) -> Tensor:
-    """Load-balancing loss, 1 when both choices and probabilities are even: E / (T K) * sum over e of count_e *
-    mean(probs_e).
+def balance_loss(probs_TE: Tensor, indices_TK: Tensor, shares_E: Tensor | None = None) -> Tensor:
+    """Load-balancing loss, 1 when both choices and probabilities are even: E * sum over e of share_e * mean(probs_e).
 
-    MegaBlocks' form without its weight. Hugging Face's `load_balancing_loss_func` is K times as large.
+    `shares_E` is the part of all rows that each expert receives: where none are given, of these tokens, which is
+    MegaBlocks' form without its weight (Hugging Face's `load_balancing_loss_func` is K times as large).
     """
     experts = probs_TE.shape[1]
-    counts_E = expert_counts(indices_TK, experts).to(probs_TE.dtype)
-    return torch.dot(counts_E, probs_TE.mean(0)) * (experts / indices_TK.numel())
+    if shares_E is None:
+        shares_E = expert_counts(indices_TK, experts) / max(1, indices_TK.numel())
+    return torch.dot(shares_E.to(probs_TE.dtype), probs_TE.mean(0)) * experts
 
 
 def expert_counts(indices_TK: Tensor, experts: int) -> Tensor:

@@ -20,13 +20,13 @@ PROGRAMS = 1024  # at most, so that the second kernel has little to add up
 
 
 @operator("route")
-def _route(logits_TE: Tensor, top_k: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _route(logits_TE: Tensor, top_k: int, shares_E: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The outputs of `layer.route`, from the logits [T, E]."""
-    return _route_launch(logits_TE, top_k)
+    return _route_launch(logits_TE, top_k, shares_E)
 
 
 @_route.register_fake
-def _outputs(logits_TE, top_k):
+def _outputs(logits_TE, top_k, shares_E=None):
     """weights, indices, balance, counts: not yet written."""
     tokens, experts = logits_TE.shape
     weights_TK, balance = (logits_TE.new_empty(shape, dtype=torch.float32) for shape in ((tokens, top_k), ()))
@@ -34,7 +34,7 @@ def _outputs(logits_TE, top_k):
     return weights_TK, indices_TK, balance, counts_E
 
 
-def _route_launch(logits_TE, top_k):
+def _route_launch(logits_TE, top_k, shares_E):
     logits_TE, (tokens, experts) = logits_TE.contiguous(), logits_TE.shape
     weights_TK, indices_TK, balance, counts_E = outputs = _outputs(logits_TE, top_k)
     sizes = _sizes(experts)
@@ -48,14 +48,16 @@ def _route_launch(logits_TE, top_k):
         K=top_k, KP=triton.next_power_of_2(top_k), **sizes, num_warps=4,
     )  # fmt: skip
     balance_kernel[(1,)](
-        counts_PE, probs_PE, counts_E, balance, programs, _scale(tokens, experts, top_k), experts, **sizes, num_warps=4
-    )
+        counts_PE, probs_PE, shares_E, counts_E, balance, programs, _scale(tokens, experts, top_k, shares_E), experts,
+        **sizes, num_warps=4,
+    )  # fmt: skip
     return outputs
 
 
-def _scale(tokens: int, experts: int, top_k: int) -> float:
-    """The loss is this times the sum over experts of rows x all tokens' probabilities."""
-    return experts / (max(tokens, 1) ** 2 * top_k)
+def _scale(tokens: int, experts: int, top_k: int, shares_E: Tensor | None) -> float:
+    """The loss is this times the sum over experts of shares, or else rows, x all tokens' probabilities."""
+    rows = 1 if shares_E is not None else max(tokens, 1) * top_k
+    return experts / (max(tokens, 1) * rows)
 
 
 def _sizes(experts: int) -> dict[str, int]:
@@ -114,10 +116,11 @@ def route_kernel(
 
 @triton.jit
 def balance_kernel(
-    counts_ptr, probs_ptr, total_ptr, balance_ptr, programs, scale, n_experts, STEP: tl.constexpr, EP: tl.constexpr
-):
-    """Sums over the programs: total[e] = rows of expert e, balance = scale * sum over e of total[e] times all its
-    probabilities."""
+    counts_ptr, probs_ptr, shares_ptr, total_ptr, balance_ptr, programs, scale, n_experts,
+    STEP: tl.constexpr, EP: tl.constexpr,
+):  # fmt: skip
+    """Sums over the programs: total[e] = rows of expert e, balance = scale * sum over e of its share (where none are
+    given, total[e]) times all its probabilities."""
     e = tl.arange(0, EP)
     counts = tl.zeros((EP,), tl.int32)
     probs = tl.zeros((EP,), tl.float32)
@@ -128,7 +131,10 @@ def balance_kernel(
         counts += tl.sum(tl.load(counts_ptr + place, mask=inside, other=0), 0)
         probs += tl.sum(tl.load(probs_ptr + place, mask=inside, other=0.0), 0)
     tl.store(total_ptr + e, counts.to(tl.int64), mask=e < n_experts)
-    tl.store(balance_ptr, tl.sum(counts.to(tl.float32) * probs, 0) * scale)
+    factors = counts.to(tl.float32)
+    if shares_ptr is not None:
+        factors = tl.load(shares_ptr + e, mask=e < n_experts, other=0.0)
+    tl.store(balance_ptr, tl.sum(factors * probs, 0) * scale)
 
 
 # ------------------------------------------------------------------------------------------------ the derivative
@@ -136,23 +142,28 @@ def balance_kernel(
 
 @operator("route_backward")
 def _route_backward(
-    logits_TE: Tensor, indices_TK: Tensor, counts_E: Tensor, dweights_TK: Tensor, dbalance: Tensor
+    logits_TE: Tensor,
+    indices_TK: Tensor,
+    counts_E: Tensor,
+    shares_E: Tensor | None,
+    dweights_TK: Tensor,
+    dbalance: Tensor,
 ) -> Tensor:
     """The gradient of the logits, [T, E]."""
-    return _route_backward_launch(logits_TE, indices_TK, counts_E, dweights_TK, dbalance)
+    return _route_backward_launch(logits_TE, indices_TK, counts_E, shares_E, dweights_TK, dbalance)
 
 
 @_route_backward.register_fake
-def _(logits_TE, indices_TK, counts_E, dweights_TK, dbalance):
+def _(logits_TE, indices_TK, counts_E, shares_E, dweights_TK, dbalance):
     return torch.empty_like(logits_TE, memory_format=torch.contiguous_format)
 
 
-def _route_backward_launch(logits_TE, indices_TK, counts_E, dweights_TK, dbalance):
+def _route_backward_launch(logits_TE, indices_TK, counts_E, shares_E, dweights_TK, dbalance):
     logits_TE, (tokens, experts), top_k = logits_TE.contiguous(), logits_TE.shape, indices_TK.shape[1]
     dlogits_TE, sizes = torch.empty_like(logits_TE), _sizes(experts)
     route_backward_kernel[(triton.cdiv(tokens, sizes["STEP"]),)](
-        logits_TE, indices_TK, counts_E, dweights_TK.contiguous(), dbalance, dlogits_TE,
-        tokens, _scale(tokens, experts, top_k), experts, K=top_k, **sizes, num_warps=4,
+        logits_TE, indices_TK, counts_E if shares_E is None else shares_E, dweights_TK.contiguous(), dbalance,
+        dlogits_TE, tokens, _scale(tokens, experts, top_k, shares_E), experts, K=top_k, **sizes, num_warps=4,
     )  # fmt: skip
     return dlogits_TE
 
@@ -162,9 +173,9 @@ def route_backward_kernel(
     logits_ptr, indices_ptr, counts_ptr, dweights_ptr, dbalance_ptr, dlogits_ptr, tokens, scale, n_experts,
     K: tl.constexpr, STEP: tl.constexpr, EP: tl.constexpr,
 ):  # fmt: skip
-    """With probabilities p, chosen ones w_j = p_j / s and their sum s: dp_e = scale dbalance count_e, and for chosen
-    ones also (dw_j - sum over i of dw_i w_i) / s; then dlogit_e = p_e (dp_e - sum over f of dp_f p_f). Choices and
-    counts have no derivative.
+    """With probabilities p, chosen ones w_j = p_j / s and their sum s: dp_e = scale dbalance count_e (or share_e), and
+    for chosen ones also (dw_j - sum over i of dw_i w_i) / s; then dlogit_e = p_e (dp_e - sum over f of dp_f p_f).
+    Choices, counts and shares have no derivative.
     """
     e = tl.arange(0, EP)
     t = tl.program_id(0) * STEP + tl.arange(0, STEP)
@@ -191,12 +202,12 @@ def route_backward_kernel(
 
 
 class Route(torch.autograd.Function):
-    """apply(logits [T, E], K) -> the outputs of `layer.route`."""
+    """apply(logits [T, E], K, shares [E] or None) -> the outputs of `layer.route`."""
 
     @staticmethod
-    def forward(ctx, logits_TE, top_k):
-        weights_TK, indices_TK, balance, counts_E = _route(logits_TE, top_k)
-        ctx.save_for_backward(logits_TE, indices_TK, counts_E)
+    def forward(ctx, logits_TE, top_k, shares_E=None):
+        weights_TK, indices_TK, balance, counts_E = _route(logits_TE, top_k, shares_E)
+        ctx.save_for_backward(logits_TE, indices_TK, counts_E, shares_E)
         ctx.mark_non_differentiable(indices_TK, counts_E)
         ctx.set_materialize_grads(False)  # zeros for indices and counts would be two launches more
         return weights_TK, indices_TK, balance, counts_E
@@ -204,9 +215,9 @@ class Route(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, dweights_TK, _indices, dbalance, _counts):
-        logits_TE, indices_TK, counts_E = ctx.saved_tensors
+        logits_TE, indices_TK, counts_E, shares_E = ctx.saved_tensors
         if dweights_TK is None:
             dweights_TK = logits_TE.new_zeros(indices_TK.shape, dtype=torch.float32)
         if dbalance is None:
             dbalance = logits_TE.new_zeros((), dtype=torch.float32)
-        return _route_backward(logits_TE, indices_TK, counts_E, dweights_TK, dbalance), None
+        return _route_backward(logits_TE, indices_TK, counts_E, shares_E, dweights_TK, dbalance), None, None

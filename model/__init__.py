@@ -6,9 +6,16 @@ or flows.
     shards          reader of MDS files
     samples         the same samples for other people's trainers, through stock Streaming
     transformer     the network, but for
-    moe             its router and experts
+    attention       attention inside documents, and
+    moe             router and experts, or one dense layer
+    cudnn           attention by cuDNN, where its frontend is installed
+    pieces          what lies between large operators, compiled on a GPU
     loss            cross-entropy without the logits in memory
     optim           AdamW and the phases of the learning rate
+    step            an optimiser step, in micro-batches if need be
+    capture         steps as CUDA graphs
+    speed           what the machine could do
+    trace           where a step's time goes
     checkpoint      what a killed run goes on from
     ledger          metrics, and what each document cost in which step
     evaluate        held-out bits per byte

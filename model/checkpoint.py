@@ -23,6 +23,7 @@ from schemas.manifest import Manifest, Plan
 from schemas.training import ModelConfig, TrainConfig, require
 
 log = logging.getLogger("millrace.checkpoint")
+TRAINER = 2  # raised when the same inputs train to other weights
 KEEP = 2  # checkpoints; the older one is for when the newer one's disk or numbers turn out bad
 
 
@@ -111,6 +112,7 @@ def identity(manifest: Manifest, plan: Plan, model: ModelConfig, config: TrainCo
     data = {"recipe": manifest.recipe, "tokenizer": manifest.tokenizer, "tables": manifest.tables, "streams": streams}
     data |= {"windows": windows, "heldout": [window.sha256 for window in manifest.heldout]}
     parts = {
+        "trainer": TRAINER,
         "manifest": data,
         "plan": dataclasses.asdict(plan),
         "model": dataclasses.asdict(model),

@@ -10,7 +10,10 @@ right.
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import accumulate
 from pathlib import Path
@@ -19,6 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from model.attention import Packing, pack
+from model.loss import targets
 from model.shards import Shards
 from schemas.manifest import Draw, Manifest, Plan, Stage
 from schemas.training import require
@@ -30,13 +35,33 @@ MASK = (1 << 64) - 1
 @dataclass(frozen=True)
 class Batch:
     """What one rank reads in one step. Segments are numbered through the batch; `docs_S` has each one's 64-bit document
-    key."""
+    key; targets are those of `loss.targets`."""
 
     stage: int
     tokens_BL: Tensor
-    segments_BL: Tensor
-    positions_BL: Tensor
+    targets_BL: Tensor
+    packing: Packing
     docs_S: Tensor
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        """The same with `function` of each tensor that a model reads: on its device, or pinned."""
+        return replace(
+            self,
+            tokens_BL=function(self.tokens_BL),
+            targets_BL=function(self.targets_BL),
+            packing=self.packing.map(function),
+        )
+
+    def split(self, parts: int) -> list[Batch]:
+        """The batch, on the host, in parts of equal rows, in order."""
+        size = len(self.tokens_BL) // parts
+        return [self._rows(size * part, size * (part + 1)) for part in range(parts)] if parts > 1 else [self]
+
+    def _rows(self, first: int, last: int) -> Batch:
+        starts = [*self.packing.segments_BL[:, 0].tolist(), len(self.docs_S)]
+        segments = slice(starts[first], starts[last])
+        parts = self.tokens_BL[first:last], self.targets_BL[first:last], self.packing.rows(first, last, segments)
+        return Batch(self.stage, *parts, self.docs_S[segments])
 
 
 def draws_before(counts: tuple[int, ...], position: int) -> list[int]:
@@ -165,18 +190,35 @@ class Batches:
         places = [self.sample(stage, position) for position in range(first, first + share)]
         return make_batch(stage, [self.shards.sample(*place) for place in places])
 
+    def ahead(self, first: int, rank: int = 0, world: int = 1, depth: int = 2) -> Iterator[Batch]:
+        """The batches of step `first` and all that follow, `depth` of them read and packed ahead by a thread; where
+        there is a GPU in pinned memory, from which it is sent without a wait."""
+        pinned = torch.cuda.is_available()
+
+        def read(step: int) -> Batch:
+            batch = self.batch(step, rank, world)
+            return batch.map(Tensor.pin_memory) if pinned else batch
+
+        reader = ThreadPoolExecutor(1, thread_name_prefix="batches")
+        waiting = deque(reader.submit(read, step) for step in range(first, min(first + depth, self.steps)))
+        try:
+            for step in range(first + depth, self.steps + depth):
+                batch = waiting.popleft().result()
+                if step < self.steps:
+                    waiting.append(reader.submit(read, step))
+                yield batch
+        finally:
+            reader.shutdown(cancel_futures=True)
+
 
 def make_batch(stage: int, samples: list[dict]) -> Batch:
     """Stack samples (columns tokens, starts, docs) of one length into a batch."""
-    tokens_BL = np.stack([sample["tokens"] for sample in samples]).astype(np.int64)
-    length = tokens_BL.shape[1]
+    tokens_BL = torch.from_numpy(np.stack([sample["tokens"] for sample in samples]).astype(np.int64))
+    rows, length = tokens_BL.shape
     starts_S = np.concatenate([sample["starts"].astype(np.int64) + row * length for row, sample in enumerate(samples)])
-    lengths_S = np.diff(starts_S, append=tokens_BL.size)
-    segments = np.repeat(np.arange(len(starts_S)), lengths_S)
-    positions = np.arange(tokens_BL.size) - np.repeat(starts_S, lengths_S)
-    docs_S = np.concatenate([sample["docs"] for sample in samples])
-    arrays = (tokens_BL, segments.reshape(-1, length), positions.reshape(-1, length), docs_S)
-    return Batch(stage, *(torch.from_numpy(array) for array in arrays))
+    packing = pack(starts_S, rows, length)
+    docs_S = torch.from_numpy(np.concatenate([sample["docs"] for sample in samples]))
+    return Batch(stage, tokens_BL, targets(tokens_BL, packing.segments_BL, docs_S), packing, docs_S)
 
 
 def _batch_samples(stage: Stage, batch_tokens: int) -> int:

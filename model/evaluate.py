@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from model.attention import Packing, pack
 from model.loss import token_losses
 from model.transformer import Transformer
 
@@ -54,12 +55,13 @@ def document_nats(model: Transformer, tokens: list[np.ndarray], seq_len: int, ba
     rows = fill_rows(
         [piece for i, document in enumerate(tokens) for piece in pieces(i, len(document), seq_len)], seq_len
     )
-    size = max(1, batch_tokens // seq_len)
+    size, device = max(1, batch_tokens // seq_len), model.head.device
+    rows += [[]] * (-len(rows) % size)  # all batches have one shape, to which a GPU's code is compiled
     with torch.inference_mode():
         for start in range(0, len(rows), size):
-            inputs, targets, owners = _batch(rows[start : start + size], tokens, seq_len, model.head.device)
-            states = model(*inputs).states_BLD.flatten(0, 1)
-            losses = token_losses(states, model.head, targets.flatten()).double().cpu().numpy()
+            tokens_BL, targets_BL, packing, owners = _batch(rows[start : start + size], tokens, seq_len)
+            states_TD = model(tokens_BL.to(device), packing.map(lambda tensor: tensor.to(device))).states_TD
+            losses = token_losses(states_TD, model.head, targets_BL.flatten().to(device)).double().cpu().numpy()
             nats += np.bincount(owners.flatten(), weights=losses, minlength=len(tokens))
     return nats
 
@@ -88,19 +90,20 @@ def fill_rows(windows: list[Piece], seq_len: int) -> list[list[Piece]]:
 
 
 def _batch(
-    rows: list[list[Piece]], tokens: list[np.ndarray], seq_len: int, device: torch.device
-) -> tuple[list[Tensor], Tensor, np.ndarray]:
-    """((tokens, segments, positions), targets, document of each place), each [B, L]; what fills up a row is a segment
-    of its own."""
-    ids, segments, positions, owners = (np.zeros((len(rows), seq_len), np.int64) for _ in range(4))
-    targets = np.full((len(rows), seq_len), -1)
+    rows: list[list[Piece]], tokens: list[np.ndarray], seq_len: int
+) -> tuple[Tensor, Tensor, Packing, np.ndarray]:
+    """(tokens, targets, packing, document of each place), each [B, L]; what fills up a row is a segment of its own."""
+    ids, owners = (np.zeros((len(rows), seq_len), np.int64) for _ in range(2))
+    targets, starts = np.full((len(rows), seq_len), -1), []
     for r, row in enumerate(rows):
         at = 0
-        for number, (document, start, end, scored) in enumerate(row, start=1):
+        for document, start, end, scored in row:
             here = slice(at, at + end - start)
-            ids[r, here], segments[r, here], owners[r, here] = tokens[document][start:end], number, document
-            positions[r, here] = np.arange(end - start)
+            ids[r, here], owners[r, here] = tokens[document][start:end], document
             targets[r, at + scored - start : here.stop] = tokens[document][scored + 1 : end + 1]
+            starts.append(r * seq_len + at)
             at = here.stop
-    inputs = [torch.from_numpy(array).to(device) for array in (ids, segments, positions)]
-    return inputs, torch.from_numpy(targets).to(device), owners
+        if at < seq_len:
+            starts.append(r * seq_len + at)
+    packing = pack(np.array(starts), len(rows), seq_len)
+    return torch.from_numpy(ids), torch.from_numpy(targets), packing, owners

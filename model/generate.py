@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from model.transformer import KeyValues, Transformer
+from model.attention import KeyValues, Packing
+from model.transformer import Transformer
 from schemas.training import ModelConfig
 
 
@@ -34,15 +35,22 @@ def sample(
     generator, past = torch.Generator().manual_seed(seed), KeyValues(len(model.blocks))
     ids, new = list(prompt_ids), []
     for _ in range(n_tokens):
-        tokens = torch.tensor([ids], device=device)
-        positions = torch.arange(past.length, past.length + len(ids), device=device)[None]
-        states = model(tokens, torch.zeros_like(tokens), positions, past).states_BLD
-        chosen = choose(model.logits(states[0, -1]).float().cpu(), temperature, top_k, generator)
+        tokens_BL = torch.tensor([ids], device=device)
+        states_TD = model(tokens_BL, one_segment(tokens_BL, past.length), past=past).states_TD
+        chosen = choose(model.logits(states_TD[-1]).float().cpu(), temperature, top_k, generator)
         if chosen == eot:
             break
         new.append(chosen)
         ids = [chosen]
     return new
+
+
+def one_segment(tokens_BL: Tensor, first: int = 0) -> Packing:
+    """The packing of one row that is one segment, of which `first` places lie before it."""
+    length = tokens_BL.shape[1]
+    positions_BL = torch.arange(first, first + length, device=tokens_BL.device)[None]
+    bounds_S = torch.tensor([0, length], device=tokens_BL.device, dtype=torch.int32)
+    return Packing(positions_BL, torch.zeros_like(tokens_BL), bounds_S, length)
 
 
 def choose(logits_V: Tensor, temperature: float, top_k: int, generator: torch.Generator) -> int:

@@ -25,15 +25,16 @@ from model.data import Batch
 ROW = np.dtype([("step", "<u4"), ("doc", "<i8"), ("tokens", "<u4"), ("loss", "<f4")])
 
 
-def document_losses(step: int, batch: Batch, targets_BL: Tensor, losses_T: Tensor) -> np.ndarray:
-    """Ledger rows of one step, by document key; documents of which nothing is predicted have 0 tokens, padding has no
-    row."""
-    docs, document_of_segment = np.unique(batch.docs_S.numpy(), return_inverse=True)
-    document = document_of_segment[batch.segments_BL.flatten().numpy()]
-    tokens = np.bincount(document, weights=(targets_BL.flatten() >= 0).numpy(), minlength=len(docs))
-    losses = np.bincount(document, weights=losses_T.double().cpu().numpy(), minlength=len(docs))
+def document_losses(step: int, batch: Batch, nats_S: np.ndarray) -> np.ndarray:
+    """Ledger rows of one step from each segment's nats, by document key; documents of which nothing is predicted have 0
+    tokens, padding has no row."""
+    docs, document_S = np.unique(batch.docs_S.numpy(), return_inverse=True)
+    segment_T = batch.packing.segments_BL.flatten().numpy()
+    predicted_S = np.bincount(segment_T, weights=(batch.targets_BL.flatten() >= 0).numpy(), minlength=len(document_S))
     rows = np.zeros(len(docs), ROW)
-    rows["step"], rows["doc"], rows["tokens"], rows["loss"] = step, docs, tokens, losses
+    rows["step"], rows["doc"] = step, docs
+    for name, values_S in (("tokens", predicted_S), ("loss", nats_S)):
+        rows[name] = np.bincount(document_S, weights=values_S, minlength=len(docs))
     return rows[docs != 0]
 
 
@@ -41,7 +42,7 @@ def load_metrics(load: Tensor) -> dict[str, float]:
     """Evenness of the experts, load [layers, E]: entropy as a share of its maximum (mean of layers), busiest over mean
     (worst layer)."""
     shares = load.double() / load.sum(1, keepdim=True)
-    entropy = -torch.special.xlogy(shares, shares).sum(1) / np.log(max(2, load.shape[1]))
+    entropy = -torch.special.xlogy(shares, shares).sum(1) / np.log(load.shape[1]) if load.shape[1] > 1 else shares
     return {
         "load_entropy": round(entropy.mean().item(), 6),
         "load_max": round((shares.max(1).values * load.shape[1]).max().item(), 6),
@@ -59,12 +60,9 @@ class Journal:
                 path.unlink()
         self.metrics, self.seconds = (_reopen(run / name, step) for name in ("metrics.jsonl", "seconds.jsonl"))
 
-    def add(self, line: dict, seconds: float, rows: np.ndarray) -> None:
-        """Tell of one step."""
-        for file, content in (
-            (self.metrics, line),
-            (self.seconds, {"step": line["step"], "seconds": round(seconds, 4)}),
-        ):
+    def add(self, line: dict, seconds: dict, rows: np.ndarray) -> None:
+        """Tell of one step: what is the same whenever it is repeated, and what is not."""
+        for file, content in ((self.metrics, line), (self.seconds, {"step": line["step"], **seconds})):
             file.write(json.dumps(content) + "\n")
             file.flush()
         self.rows.append(rows)

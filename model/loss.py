@@ -1,4 +1,5 @@
-"""Cross-entropy of the head without keeping its logits, which are the largest tensor of a small model."""
+"""Cross-entropy of the head and its gradients, without the logits in memory: they are the largest tensor of a small
+model."""
 
 from __future__ import annotations
 
@@ -6,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.moe import compute_dtype
-
-CHUNK_LOGITS = 1 << 21  # logits held at once; 512 rows of 4,096 (8 MB in fp32) stay in a CPU's cache
+# bytes of logits held at once. A CPU's cache holds 512 rows of 4,096 in fp32; on a GPU the head's gradient is read and
+# written once a chunk, which took a third of a step with chunks as small
+CHUNK_BYTES = {"cpu": 1 << 23, "cuda": 1 << 30}
 
 
 def targets(tokens_BL: Tensor, segments_BL: Tensor, docs_S: Tensor) -> Tensor:
@@ -20,55 +21,65 @@ def targets(tokens_BL: Tensor, segments_BL: Tensor, docs_S: Tensor) -> Tensor:
     return F.pad(tokens_BL[:, 1:].masked_fill(~same, -1), (0, 1), value=-1)
 
 
+@torch.no_grad()
 def token_losses(states_TD: Tensor, head_VD: Tensor, targets_T: Tensor) -> Tensor:
     """Cross-entropy of each place in nats, [T] fp32, 0 where the target is -1; without derivative."""
-    with torch.no_grad():
-        return _forward(states_TD, head_VD, targets_T, derive=False)[0]
+    losses = [
+        cross_entropy(torch.mm(states_TD[here], head_VD.t()), targets_T[here], None)
+        for here in _chunks(states_TD, head_VD)
+    ]
+    return torch.cat(losses)
 
 
-class MeanLoss(torch.autograd.Function):
-    """(mean cross-entropy of places with a target, cross-entropies [T]) in nats, of states [T, D], head [V, D], targets
-    [T].
+@torch.no_grad()
+def head_loss(
+    states_TD: Tensor, head_VD: Tensor, targets_T: Tensor, share: Tensor, total_VD: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(cross-entropies [T] in nats, gradient of the states [T, D], gradient of the head [V, D] in fp32) of `share`
+    times the sum of the cross-entropies.
 
-    Only the mean has a derivative. Its softmax - onehot is taken while a chunk's logits are at hand: one pass over
-    them.
+    Gradients are taken while a chunk's logits are at hand. That of the head is added to `total_VD` where it is given.
     """
-
-    @staticmethod
-    def forward(ctx, states_TD, head_VD, targets_T):
-        losses_T, dstates_TD, dhead_VD = _forward(states_TD, head_VD, targets_T, derive=True)
-        ctx.save_for_backward(dstates_TD, dhead_VD)
-        ctx.mark_non_differentiable(losses_T)
-        return losses_T.sum() / _count(targets_T), losses_T
-
-    @staticmethod
-    def backward(ctx, dmean, _):
-        dstates_TD, dhead_VD = ctx.saved_tensors
-        return dstates_TD * dmean, dhead_VD * dmean, None
+    losses, dstates_TD = [], torch.empty_like(states_TD)
+    if total_VD is None:
+        total_VD = torch.zeros_like(head_VD, dtype=torch.promote_types(head_VD.dtype, torch.float32))
+    for here in _chunks(states_TD, head_VD):
+        logits_RV = torch.mm(states_TD[here], head_VD.t())
+        losses.append(cross_entropy(logits_RV, targets_T[here], share))
+        torch.mm(logits_RV, head_VD, out=dstates_TD[here])
+        add_product(total_VD, logits_RV.t(), states_TD[here])
+    return torch.cat(losses), dstates_TD, total_VD
 
 
-def _count(targets_T: Tensor) -> Tensor:
-    return (targets_T >= 0).sum().clamp(min=1)
+def cross_entropy(logits_RV: Tensor, targets_R: Tensor, share: Tensor | None) -> Tensor:
+    """`kernels.cross_entropy` on a GPU, its definition elsewhere."""
+    if logits_RV.is_cuda:
+        from kernels.cross_entropy import cross_entropy
+
+        return cross_entropy(logits_RV, targets_R, share)
+    at_R1 = targets_R[:, None].clamp(min=0)
+    wide = torch.promote_types(logits_RV.dtype, torch.float32)
+    probs_RV = logits_RV.softmax(-1, dtype=wide)
+    # in fp32 none above 87 nats
+    losses_R = -probs_RV.gather(1, at_R1)[:, 0].clamp(min=torch.finfo(wide).tiny).log()
+    if share is not None:
+        probs_RV.scatter_add_(1, at_R1, -torch.ones_like(at_R1, dtype=wide))
+        torch.mul(probs_RV, (share * (targets_R >= 0))[:, None], out=logits_RV)
+    return losses_R * (targets_R >= 0)
 
 
-def _forward(
-    states_TD: Tensor, head_VD: Tensor, targets_T: Tensor, derive: bool
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Losses, and if `derive` the gradients of their mean for states and head, in chunks of rows."""
-    dtype = compute_dtype(states_TD)
-    x_TD, w_VD, wide = states_TD.to(dtype), head_VD.to(dtype), torch.promote_types(dtype, torch.float32)
-    losses_T = torch.empty(len(x_TD), dtype=wide, device=x_TD.device)
-    dx_TD, dw_VD = (torch.empty_like(x_TD), torch.zeros_like(head_VD)) if derive else (None, None)
-    share_T1 = ((targets_T >= 0) / _count(targets_T)).to(dtype)[:, None]
-    for start in range(0, len(x_TD), rows := max(1, CHUNK_LOGITS // len(w_VD))):
-        here = slice(start, start + rows)
-        at = targets_T[here, None].clamp(min=0)
-        probs = torch.mm(x_TD[here], w_VD.t()).softmax(-1, dtype=wide)
-        # in fp32 none above 87 nats
-        losses_T[here] = -probs.gather(1, at)[:, 0].clamp(min=torch.finfo(wide).tiny).log()
-        if derive:
-            # share_T1 is applied to the smaller factors
-            dlogits = probs.scatter_add_(1, at, -torch.ones_like(at, dtype=wide)).to(dtype)
-            torch.mul(torch.mm(dlogits, w_VD), share_T1[here], out=dx_TD[here])
-            dw_VD += torch.mm(dlogits.t(), x_TD[here] * share_T1[here])
-    return losses_T * (targets_T >= 0), dx_TD, dw_VD
+def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """total += a b, which on a GPU is never rounded to the dtype of a and b."""
+    if total.dtype == a.dtype:
+        total.addmm_(a, b)
+    elif total.is_cuda:
+        torch.addmm(total, a, b, out_dtype=total.dtype, out=total)
+    else:
+        total += torch.mm(a, b)
+
+
+def _chunks(states_TD: Tensor, head_VD: Tensor) -> list[slice]:
+    kind = head_VD.device.type
+    wide = torch.promote_types(head_VD.dtype, torch.float32) if kind == "cpu" else head_VD.dtype
+    rows = max(1, CHUNK_BYTES[kind] // (wide.itemsize * len(head_VD)))
+    return [slice(start, start + rows) for start in range(0, len(states_TD), rows)]

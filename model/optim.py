@@ -5,20 +5,127 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import nn
+from torch import Tensor
+from torch.optim.adamw import adamw
 
+import kernels
+from model.transformer import Transformer
 from schemas.manifest import Stage
 from schemas.training import TrainConfig
 
+EPS = 1e-8
+EXPERTS = (".w1", ".v1", ".w2")
 
-def optimiser(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW; matrices decay, norms and the input embedding do not."""
-    decays = {name: parameter.ndim == 2 and name != "embedding" for name, parameter in model.named_parameters()}
-    groups = [
-        {"params": [p for name, p in model.named_parameters() if decays[name]], "weight_decay": config.weight_decay},
-        {"params": [p for name, p in model.named_parameters() if not decays[name]], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.peak_lr, betas=config.betas, fused=True)
+
+class AdamW:
+    """AdamW (Loshchilov & Hutter 1711.05101) on fp32 masters of weights that may be rounded; matrices decay, norms and
+    the input embedding do not.
+
+    Gradients are clipped to a global norm, and a step whose norm is not finite changes nothing. On a GPU both happen
+    there, and the host waits for nothing.
+    """
+
+    def __init__(self, network: Transformer, config: TrainConfig):
+        self.config, self.weights = config, dict(network.named_parameters())
+        dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+        self.masters = {name: weight.data for name, weight in self.weights.items()}
+        for name in network.matrices():
+            self.weights[name].data = self.masters[name].to(dtype)
+        self.first, self.second = (
+            {name: torch.zeros_like(master) for name, master in self.masters.items()} for _ in range(2)
+        )
+        device = network.head.device
+        by_kernels = kernels.choose(network.head, network.blocks[0].moe.w1, network.config.experts) == "hopper"
+        self.added_by_kernels = [name for name in self.weights if by_kernels and name.endswith(EXPERTS)]
+        self.done, self.rate = (torch.zeros((), device=device, dtype=dtype) for dtype in (torch.float32, torch.float64))
+        self.sums: dict[str, Tensor] = {}
+
+    def add_up(self, micro_batches: int) -> None:
+        """Get ready for a step: gradients of more than one micro-batch are summed in fp32, those of experts by their
+        kernels where these can (`main_grad` of `kernels.experts`)."""
+        if micro_batches == 1:
+            self.sums = {}
+        for total in self.sums.values():
+            total.zero_()
+        if micro_batches > 1 and not self.sums:
+            self.sums = {name: torch.zeros_like(master) for name, master in self.masters.items()}
+        for name in self.added_by_kernels:
+            self.weights[name].main_grad = self.sums.get(name)
+
+    @torch.no_grad()
+    def add(self) -> None:
+        """Add what a micro-batch's backward left in `.grad` to the sums, if there are any."""
+        for name, total in self.sums.items():
+            if (gradient := self.weights[name].grad) is not None:
+                total += gradient
+                self.weights[name].grad = None
+
+    @torch.no_grad()
+    def step(self) -> Tensor:
+        """Update by the gradients at the learning rate `rate` (which is filled in before), forget them, and return
+        their norm before clipping (fp32, on the device)."""
+        gradients = self.sums or {name: weight.grad for name, weight in self.weights.items()}
+        norm = (self._step_gpu if self.done.is_cuda else self._step_cpu)(gradients)
+        self.forget()
+        return norm
+
+    def forget(self) -> None:
+        """Forget the gradients."""
+        for weight in self.weights.values():
+            weight.grad = None
+
+    def _step_gpu(self, gradients: dict[str, Tensor]) -> Tensor:
+        from kernels.adamw import update
+
+        norms = [torch.linalg.vector_norm(gradient, dtype=torch.float32) for gradient in gradients.values()]
+        norm = torch.linalg.vector_norm(torch.stack(norms))
+        is_finite = torch.isfinite(norm).float()
+        self.done += is_finite
+        corrections = [1 / (1 - beta**self.done) for beta in self.config.betas]
+        scale = (self.config.clip_norm / norm).clamp(max=1.0)
+        numbers = torch.stack([self.rate.float(), *corrections, scale, is_finite])
+        for name, master in self.masters.items():
+            weight, moments = self.weights[name].data, (self.first[name], self.second[name])
+            update(weight, master, gradients[name], *moments, numbers, self.config.betas, EPS, self._decay(name))
+        return norm
+
+    def _step_cpu(self, gradients: dict[str, Tensor]) -> Tensor:
+        wide = {name: gradient.to(self.masters[name].dtype) for name, gradient in gradients.items()}
+        norm = torch.nn.utils.get_total_norm(wide.values())
+        if not torch.isfinite(norm):
+            return norm
+        torch._foreach_mul_(list(wide.values()), (self.config.clip_norm / norm).clamp(max=1.0))
+        for decay in (0.0, self.config.weight_decay):
+            names = [name for name in wide if self._decay(name) == decay]
+            tensors = [[kind[name] for name in names] for kind in (self.masters, wide, self.first, self.second)]
+            steps = [self.done.clone() for _ in names]
+            adamw(
+                *tensors, [], steps, fused=True, amsgrad=False, beta1=self.config.betas[0], beta2=self.config.betas[1],
+                lr=self.rate.item(), weight_decay=decay, eps=EPS, maximize=False,
+            )  # fmt: skip
+        self.done += 1
+        for name, weight in self.weights.items():
+            weight.data.copy_(self.masters[name])
+        return norm
+
+    def _decay(self, name: str) -> float:
+        return self.config.weight_decay if self.masters[name].ndim == 2 and name != "embedding" else 0.0
+
+    def moments(self) -> dict[str, Tensor]:
+        """The optimiser's state as named tensors, for a checkpoint."""
+        tensors = {f"{name}.exp_avg": moment for name, moment in self.first.items()}
+        tensors |= {f"{name}.exp_avg_sq": moment for name, moment in self.second.items()}
+        return tensors | {f"{name}.step": self.done.clone() for name in self.masters}
+
+    @torch.no_grad()
+    def load(self, masters: dict[str, Tensor], moments: dict[str, Tensor]) -> None:
+        """Put back masters and what `moments` gave."""
+        for name, master in self.masters.items():
+            master.copy_(masters[name])
+            self.weights[name].data.copy_(master)
+            self.first[name].copy_(moments[f"{name}.exp_avg"])
+            self.second[name].copy_(moments[f"{name}.exp_avg_sq"])
+            self.done.copy_(moments[f"{name}.step"])
 
 
 def learning_rate(stage: Stage, tokens: float, peak: float) -> float:
@@ -31,24 +138,3 @@ def learning_rate(stage: Stage, tokens: float, peak: float) -> float:
     done = (tokens - phase.warmup_tokens) / rest if rest > 0 else 1.0
     bend = {"constant": 0.0, "linear": done, "one_minus_sqrt": math.sqrt(done)}[phase.shape]
     return peak * (phase.start + (phase.end - phase.start) * bend)
-
-
-def set_learning_rate(adamw: torch.optim.AdamW, rate: float) -> None:
-    for group in adamw.param_groups:
-        group["lr"] = rate
-
-
-def moments(model: nn.Module, adamw: torch.optim.AdamW) -> dict[str, torch.Tensor]:
-    """The optimiser's state as named tensors, for a checkpoint."""
-    return {
-        f"{name}.{key}": value
-        for name, parameter in model.named_parameters()
-        for key, value in adamw.state[parameter].items()
-    }
-
-
-def set_moments(model: nn.Module, adamw: torch.optim.AdamW, tensors: dict[str, torch.Tensor]) -> None:
-    """Put back what `moments` gave."""
-    for name, parameter in model.named_parameters():
-        keys = ("step", "exp_avg", "exp_avg_sq")
-        adamw.state[parameter] = {key: tensors[f"{name}.{key}"].to(parameter.device) for key in keys}

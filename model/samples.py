@@ -132,7 +132,7 @@ def _check(root: Path, windows: list[Window], firsts: dict[str, int], kept: bool
 def _tensors(sample: dict[str, np.ndarray]) -> dict[str, Tensor]:
     """An item of `PlannedSamples` from a stored sample (columns tokens, starts, docs)."""
     batch = make_batch(0, [sample])
-    tokens, segments, positions = batch.tokens_BL[0], batch.segments_BL[0], batch.positions_BL[0]
+    tokens, segments, positions = batch.tokens_BL[0], batch.packing.segments_BL[0], batch.packing.positions_BL[0]
     docs = batch.docs_S[segments]
     labels = tokens.masked_fill((positions == 0) | (docs == 0), IGNORED)
     return {"tokens": tokens, "segments": segments.int(), "positions": positions, "docs": docs, "labels": labels}

@@ -12,23 +12,24 @@ import ctypes
 import dataclasses
 import json
 import math
+import statistics
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
 
 from model import checkpoint
 from model.data import Batch, Batches
-from model.evaluate import bits_per_byte
-from model.ledger import Journal, document_losses, load_metrics, recorded_steps
-from model.loss import MeanLoss, targets
-from model.optim import learning_rate, moments, optimiser, set_learning_rate, set_moments
-from model.transformer import Transformer, parameter_counts
+from model.ledger import Journal, load_metrics, recorded_steps
+from model.optim import learning_rate
+from model.speed import dense_rate, peak_memory, peak_rate
+from model.step import Division, Learner, Told
+from model.trace import Trace, span
+from model.transformer import parameter_counts, step_flops
 from schemas.files import file_sha256, json_hash, write_json
 from schemas.manifest import Manifest, load_manifest, load_plan
 from schemas.training import ModelConfig, TrainConfig
@@ -39,7 +40,12 @@ LAST_STEPS = 20  # over which result.json's final loss is averaged
 
 @dataclass(frozen=True)
 class Progress:
-    """A step that was just done: `step` of `steps`, counted from 1."""
+    """A step that was just done: `step` of `steps`, counted from 1.
+
+    `of_dense` is the model's FLOP/s over those of dense products here, `mfu` over the chip's peak where it is known,
+    `waited` the share of the step spent waiting for data, `busiest` the rows of the busiest expert over an even share,
+    `memory` the most bytes held.
+    """
 
     step: int
     steps: int
@@ -48,53 +54,26 @@ class Progress:
     lr: float
     tokens: int
     tokens_per_second: float
+    of_dense: float
+    mfu: float | None
+    waited: float
+    busiest: float
+    memory: int
 
 
 @dataclass
 class State:
     """What a checkpoint keeps besides weights and moments. `load` counts rows per expert over the current stage,
-    [layers][E]."""
+    `last_load` in the last step, [layers][E]."""
 
-    step: int
-    load: list[list[int]]
-    evaluations: list[dict]
-    seconds: float
-
-
-class Learner:
-    """Model and optimiser, and what a step does to them."""
-
-    def __init__(self, model: ModelConfig, config: TrainConfig, vocab_size: int):
-        self.config, self.device = config, torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.network = Transformer(model, vocab_size, config.seed).to(self.device)
-        self.adamw = optimiser(self.network, config)
-
-    def autocast(self) -> contextlib.AbstractContextManager:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
-
-    def step(self, number: int, batch: Batch, rate: float) -> tuple[dict, np.ndarray, Tensor]:
-        """(metrics, ledger rows, rows per expert [layers, E]). Raises FloatingPointError before it would spoil the
-        weights."""
-        tokens, segments, positions = (
-            t.to(self.device) for t in (batch.tokens_BL, batch.segments_BL, batch.positions_BL)
-        )
-        targets_BL = targets(tokens, segments, batch.docs_S.to(self.device))
-        with self.autocast():
-            hidden = self.network(tokens, segments, positions)
-            loss, losses_T = MeanLoss.apply(hidden.states_BLD.flatten(0, 1), self.network.head, targets_BL.flatten())
-        (loss + self.network.config.balance_weight * hidden.balance).backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip_norm)
-        rows = document_losses(number, batch, targets_BL.cpu(), losses_T)
-        numbers = {"loss": loss.item(), "balance": hidden.balance.item(), "lr": rate, "grad_norm": norm.item()}
-        _check_finite(number, numbers, rows)
-        set_learning_rate(self.adamw, rate)
-        self.adamw.step()
-        self.adamw.zero_grad()
-        return numbers, rows, hidden.load.cpu()
-
-    def evaluate(self, documents: list[dict], seq_len: int) -> dict[str, dict]:
-        with self.autocast():
-            return bits_per_byte(self.network, documents, seq_len, self.config.batch_tokens)
+    step: int = 0
+    load: list[list[int]] = field(default_factory=list)
+    last_load: list[list[int]] = field(default_factory=list)
+    evaluations: list[dict] = field(default_factory=list)
+    seconds: float = 0.0
+    dense: float = 0.0  # FLOP/s of dense products here when the run began
+    micro_batches: int = 1
+    recompute: str = "none"
 
 
 def train(
@@ -114,81 +93,128 @@ def train(
     batches = Batches(shards, manifest, plan, config.batch_tokens)
     learner = Learner(model, config, manifest.tokenizer["vocab_size"])
     state = _resume(run, learner, identity)
-    documents = list(batches.shards.heldout())
-    journal = Journal(run, state.step)
+    documents, journal = list(batches.shards.heldout()), Journal(run, state.step)
     with contextlib.closing(journal):
-        _run(run, learner, batches, documents, state, journal, identity, on_step or (lambda progress: None))
+        Run(run, learner, batches, documents, state, journal, identity, on_step or (lambda progress: None)).go()
     return _finish(run, learner, manifest, state, identity)
 
 
-def _run(
-    run: Path,
-    learner: Learner,
-    batches: Batches,
-    documents: list[dict],
-    state: State,
-    journal: Journal,
-    identity: dict,
-    on_step: Callable[[Progress], None],
-) -> None:
-    """All steps that are left, with the evaluations and checkpoints between them."""
-    plan, batch_tokens, every = batches.plan, learner.config.batch_tokens, learner.config.checkpoint_steps
-    if not state.evaluations:
-        _evaluate(run, learner, documents, state, "before training", plan.stages[0].seq_len)
-    while state.step < batches.steps:
+@dataclass
+class Run:
+    """A run under way, and what it does between steps."""
+
+    folder: Path
+    learner: Learner
+    batches: Batches
+    documents: list[dict]  # held out
+    state: State
+    journal: Journal
+    identity: dict
+    on_step: Callable[[Progress], None]
+    mark: float = 0.0  # when the step told last was, in seconds of the wall
+    waited: float = 0.0  # seconds since then in which no batch was there
+
+    def go(self) -> None:
+        """All steps that are left, with the evaluations and checkpoints between them."""
+        plan, every = self.batches.plan, self.learner.config.checkpoint_steps
+        if not self.state.evaluations:
+            self.evaluate("before training", plan.stages[0].seq_len)
+        self.state.dense = self.state.dense or dense_rate()
+        launched, self.mark = None, time.perf_counter()
+        steps = self.batches.steps
+        pauses = {*range(0, steps, every), *self.batches.stage_ends}
+        trace = Trace(self.folder, *span(pauses, self.learner.config.profile))
+        with contextlib.closing(self.batches.ahead(self.state.step)) as ahead:
+            for number in range(self.state.step, steps):
+                batch = self.wait(ahead)
+                trace.before(number)
+                told = self.learner.step(number, batch, self.rate(number))
+                trace.after(number)
+                if launched is not None:  # while a GPU works on this step
+                    self.tell(launched)
+                launched = told
+                stage_ends = number + 1 == self.batches.stage_ends[batch.stage]
+                saves = stage_ends or (number + 1) % every == 0
+                if saves or not told.on_its_way:
+                    self.tell(launched)
+                    launched = None
+                if stage_ends:
+                    self.evaluate(plan.stages[batch.stage].name, plan.stages[batch.stage].seq_len)
+                if saves:
+                    self.save()
+                    self.mark = time.perf_counter()
+
+    def wait(self, ahead: Iterator[Batch]) -> Batch:
+        """The next batch."""
         began = time.perf_counter()
-        number, (stage, before) = state.step, batches.stage_of(state.step)
-        # at the step's middle
-        rate = learning_rate(plan.stages[stage], (before + 0.5) * batch_tokens, learner.config.peak_lr)
-        numbers, rows, load = learner.step(number, batches.batch(number), rate)
+        batch = next(ahead)
+        self.waited += time.perf_counter() - began
+        return batch
+
+    def rate(self, number: int) -> float:
+        """Learning rate of a step, at its middle."""
+        stage, before = self.batches.stage_of(number)
+        config = self.learner.config
+        return learning_rate(self.batches.plan.stages[stage], (before + 0.5) * config.batch_tokens, config.peak_lr)
+
+    def tell(self, told: Told) -> None:
+        """Record a step. Raises FloatingPointError where its numbers are not finite."""
+        numbers, rows, load = told.read()
+        load = load.view(self.learner.shares.shape)
+        state, batch_tokens = self.state, self.learner.config.batch_tokens
+        _, before = self.batches.stage_of(told.number)
         state.load = (load + (torch.tensor(state.load) if before else 0)).tolist()
+        state.last_load = load.tolist()
         state.step += 1
-        seconds = time.perf_counter() - began
+        now = time.perf_counter()
+        seconds, self.mark = now - self.mark, now
         state.seconds += seconds
-        line = {
-            "step": number,
-            "stage": plan.stages[stage].name,
-            "tokens": state.step * batch_tokens,
-            **numbers,
-            **load_metrics(load),
-        }
-        journal.add(line, seconds, rows)
-        on_step(
-            Progress(
-                state.step, batches.steps, line["stage"], line["loss"], rate, line["tokens"], batch_tokens / seconds
-            )
-        )
-        stage_ends = state.step == batches.stage_ends[stage]
-        if stage_ends:
-            _evaluate(run, learner, documents, state, line["stage"], plan.stages[stage].seq_len)
-        if stage_ends or state.step % every == 0:
-            journal.settle(state.step)
-            _save(run, learner, state, identity)
+        stage, tokens = self.batches.plan.stages[told.batch.stage].name, state.step * batch_tokens
+        line = {"step": told.number, "stage": stage, "tokens": tokens, **numbers, **load_metrics(load)}
+        flops = self.flops(told.batch)
+        spent = {"seconds": round(seconds, 4), "waited": round(self.waited, 4), "flops": flops, "memory": peak_memory()}
+        self.journal.add(line, spent, rows)
+        peak = peak_rate()
+        self.on_step(Progress(
+            state.step, self.batches.steps, stage, line["loss"], line["lr"], tokens, batch_tokens / seconds,
+            flops / seconds / state.dense, flops / seconds / peak if peak else None, self.waited / seconds,
+            line["load_max"], spent["memory"],
+        ))  # fmt: skip
+        self.waited = 0.0
 
+    def flops(self, batch: Batch) -> float:
+        """Those of a step."""
+        network = self.learner.network
+        return step_flops(network.config, len(network.head), np.diff(batch.packing.bounds_S.numpy()))
 
-def _evaluate(run: Path, learner: Learner, documents: list[dict], state: State, stage: str, seq_len: int) -> None:
-    began = time.perf_counter()
-    entry = {"step": state.step, "tokens": state.step * learner.config.batch_tokens, "stage": stage, "seq_len": seq_len}
-    state.evaluations.append({**entry, "domains": learner.evaluate(documents, seq_len)})
-    write_json(run / "evaluations.json", state.evaluations)
-    state.seconds += time.perf_counter() - began
+    def evaluate(self, stage: str, seq_len: int) -> None:
+        began, state = time.perf_counter(), self.state
+        entry = {"step": state.step, "tokens": state.step * self.learner.config.batch_tokens}
+        domains = self.learner.evaluate(self.documents, seq_len)
+        state.evaluations.append({**entry, "stage": stage, "seq_len": seq_len, "domains": domains})
+        write_json(self.folder / "evaluations.json", state.evaluations)
+        state.seconds += time.perf_counter() - began
 
-
-def _save(run: Path, learner: Learner, state: State, identity: dict) -> None:
-    content = {**dataclasses.asdict(state), "tokens": state.step * learner.config.batch_tokens, "made_with": identity}
-    checkpoint.save(run, state.step, learner.network.state_dict(), moments(learner.network, learner.adamw), content)
+    def save(self) -> None:
+        """Write a checkpoint."""
+        self.journal.settle(self.state.step)
+        division = self.learner.division
+        self.state.micro_batches, self.state.recompute = division.micro_batches, division.recompute
+        tokens = self.state.step * self.learner.config.batch_tokens
+        content = {**dataclasses.asdict(self.state), "tokens": tokens, "made_with": self.identity}
+        checkpoint.save(self.folder, self.state.step, self.learner.adamw.masters, self.learner.adamw.moments(), content)
 
 
 def _resume(run: Path, learner: Learner, identity: dict) -> State:
     """Put the learner where the newest whole checkpoint stands; a new run starts at step 0."""
     run.mkdir(parents=True, exist_ok=True)
-    loaded, state = checkpoint.load_newest(run, recorded_steps(run)), State(0, [], [], 0.0)
+    loaded, state = checkpoint.load_newest(run, recorded_steps(run)), State()
     if loaded is not None:
         folder, weights, tensors, content = loaded
         checkpoint.check_same(content["made_with"], identity, content["tokens"], folder)
-        learner.network.load_state_dict(weights)
-        set_moments(learner.network, learner.adamw, tensors)
         state = State(**{field.name: content[field.name] for field in dataclasses.fields(State)})
+        learner.adamw.load(weights, tensors)
+        learner.resume(state.last_load, Division(state.micro_batches, state.recompute))
     (run / "result.json").unlink(missing_ok=True)  # of a plan that was amended since
     return state
 
@@ -213,7 +239,7 @@ def _finish(run: Path, learner: Learner, manifest: Manifest, state: State, ident
     """Write final/ and, last, result.json."""
     network, vocab_size = learner.network, manifest.tokenizer["vocab_size"]
     (run / "final").mkdir(exist_ok=True)
-    save_file(network.state_dict(), run / "final" / "weights.safetensors")
+    save_file(learner.adamw.masters, run / "final" / "weights.safetensors")
     about = {"model": dataclasses.asdict(network.config), "vocab_size": vocab_size, "tokenizer": manifest.tokenizer}
     write_json(run / "final" / "config.json", about)
     write_json(run / "evaluations.json", state.evaluations)
@@ -228,23 +254,27 @@ def _finish(run: Path, learner: Learner, manifest: Manifest, state: State, ident
         "evaluations": state.evaluations,
         "expert_load": [[count / sum(layer) for count in layer] for layer in state.load],
         "parameters": parameter_counts(network.config, vocab_size),
+        "speed": speed(run, learner, state),
         "final": {name: file_sha256(run / "final" / name) for name in FINAL},
     }
     write_json(run / "result.json", result)
     return result
 
 
-def _check_finite(step: int, numbers: dict, rows: np.ndarray) -> None:
-    bad = [name for name in ("loss", "balance", "grad_norm") if not math.isfinite(numbers[name])]
-    if not bad:
-        return
-    broken = rows["doc"][~np.isfinite(rows["loss"])]
-    docs = (broken if len(broken) else rows["doc"]).tolist()
-    which = "with such losses" if len(broken) else "in the batch"
-    raise FloatingPointError(
-        f"step {step}: {' and '.join(bad)} not finite; documents {which}: {docs}. "
-        "Lower peak_lr, or look at these documents; the last checkpoint is from before"
-    )
+def speed(run: Path, learner: Learner, state: State) -> dict:
+    """How fast the run was and how it was fitted into memory; rates are medians of its steps."""
+    lines = [json.loads(line) for line in (run / "seconds.jsonl").read_text().splitlines()]
+    rates = [line["flops"] / max(line["seconds"], 1e-4) for line in lines]  # seconds are told to four places
+    return {
+        "flops_per_second": statistics.median(rates),
+        "dense_flops_per_second": state.dense,
+        "peak_flops_per_second": peak_rate(),
+        "waited": sum(line["waited"] for line in lines) / sum(line["seconds"] for line in lines),
+        "memory": max(line["memory"] for line in lines),
+        "micro_batches": learner.division.micro_batches,
+        "recompute": learner.division.recompute,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+    }
 
 
 def keep_memory() -> None:

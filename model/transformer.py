@@ -1,86 +1,95 @@
 """DBRX's transformer: bias-free LayerNorm, grouped-query attention with clipped projections and RoPE, mixture of
 experts.
 
-Documents packed into one sequence never meet: attention is masked and positions restart at each segment. Logits equal
+Documents packed into one row never meet: attention stays inside segments and positions restart at each. Logits equal
 Hugging Face's DbrxForCausalLM for the same weights (tests/test_model.py).
+
+A block is pieces around two large operators, attention and experts: whole blocks are not compiled, since what the
+experts save for their backward would be copied. Each piece ends in what an operator reads, and begins by adding what
+the last one gave to the residual stream.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from model.moe import MoE, compute_dtype
+from model.attention import Attend, KeyValues, Packing, attention
+from model.moe import MoE
+from model.pieces import piece
 from schemas.training import ModelConfig
 
 
 @dataclass(frozen=True)
 class Hidden:
-    """What the layers give: states behind the last norm, balance loss (mean over layers), rows per expert [layers,
-    E]."""
+    """What the layers give: states behind the last norm [T, D], balance loss (mean over layers), rows per expert
+    [layers, E]."""
 
-    states_BLD: Tensor
+    states_TD: Tensor
     balance: Tensor
     load: Tensor
 
 
-class KeyValues:
-    """Keys and values of the tokens seen so far, one pair a layer; for generation."""
-
-    def __init__(self, layers: int):
-        self.layers: list[tuple[Tensor, Tensor] | None] = [None] * layers
-
-    @property
-    def length(self) -> int:
-        return 0 if self.layers[0] is None else self.layers[0][0].shape[1]
-
-    def extend(self, layer: int, k_BLGC: Tensor, v_BLGC: Tensor) -> tuple[Tensor, Tensor]:
-        """Append and return all keys and values of `layer`."""
-        if past := self.layers[layer]:
-            k_BLGC, v_BLGC = torch.cat([past[0], k_BLGC], 1), torch.cat([past[1], v_BLGC], 1)
-        self.layers[layer] = (k_BLGC, v_BLGC)
-        return k_BLGC, v_BLGC
-
-
 class Attention(nn.Module):
-    """Causal grouped-query attention inside segments. Parameters: qkv [(H + 2G) * C, D], out [D, D]."""
+    """Parameters: qkv [(H + 2G) * C, D], out [D, D]."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.heads, self.kv_heads, self.clip = config.heads, config.kv_heads, config.clip_qkv
-        self.channels = config.d_model // config.heads
-        self.qkv = nn.Parameter(torch.empty((config.heads + 2 * config.kv_heads) * self.channels, config.d_model))
+        channels = config.d_model // config.heads
+        self.qkv = nn.Parameter(torch.empty((config.heads + 2 * config.kv_heads) * channels, config.d_model))
         self.out = nn.Parameter(torch.empty(config.d_model, config.d_model))
-
-    def forward(
-        self, x_BLD: Tensor, turn: tuple[Tensor, Tensor], bias_BLS: Tensor, past: KeyValues | None, layer: int
-    ) -> Tensor:
-        qkv = F.linear(x_BLD, self.qkv).clamp(-self.clip, self.clip).unflatten(-1, (-1, self.channels))
-        turned = rotate(qkv[:, :, : -self.kv_heads], *turn)
-        q_BLHC, k_BLGC = turned.split([self.heads, self.kv_heads], dim=2)
-        v_BLGC = qkv[:, :, -self.kv_heads :]
-        if past is not None:
-            k_BLGC, v_BLGC = past.extend(layer, k_BLGC, v_BLGC)
-        return F.linear(attend(q_BLHC, k_BLGC, v_BLGC, bias_BLS), self.out)
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + experts(norm(x))."""
+    """x + attention(norm(x)), then x + experts(norm(x)); the last sum is left to what follows."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
+        self.config = config
         self.norm_1 = nn.LayerNorm(config.d_model, config.norm_eps, bias=False)
         self.attention = Attention(config)
         self.norm_2 = nn.LayerNorm(config.d_model, config.norm_eps, bias=False)
         self.moe = MoE(config)
 
+    def forward(
+        self,
+        x_TD: Tensor,
+        y_TD: Tensor | None,
+        turn: tuple[Tensor, Tensor],
+        attend: Attend,
+        layer: int,
+        shares_E: Tensor | None,
+        recompute: str = "none",
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(residual stream [T, D], what is still to be added to it, balance loss, rows per expert [E])."""
+        arguments = x_TD, y_TD, turn, attend, layer
+        if recompute == "attention":
+            x_TD, h_TD = checkpoint(self.attend, *arguments, use_reentrant=False)
+        else:
+            x_TD, h_TD = self.attend(*arguments)
+        return x_TD, *self.moe(h_TD, shares_E)
+
+    def attend(
+        self, x_TD: Tensor, y_TD: Tensor | None, turn: tuple[Tensor, Tensor], attend: Attend, layer: int
+    ) -> tuple[Tensor, Tensor]:
+        """The attention half: (residual stream [T, D], what the experts read [T, D])."""
+        config, weights = self.config, self.attention
+        sizes = config.heads, config.kv_heads, config.clip_qkv, config.norm_eps
+        x_TD, q_THC, k_TGC, v_TGC = before_attention(x_TD, y_TD, self.norm_1.weight, weights.qkv, *turn, *sizes)
+        o_TD = attend(q_THC, k_TGC, v_TGC, layer)
+        return before_experts(x_TD, o_TD, weights.out, self.norm_2.weight, config.norm_eps)
+
 
 class Transformer(nn.Module):
-    """Token ids to hidden states; `logits` applies the head, which is not tied to the embedding."""
+    """Token ids to hidden states; `logits` applies the head, which is not tied to the embedding. Products and what lies
+    between them have the dtype of the matrices."""
 
     def __init__(self, config: ModelConfig, vocab_size: int, seed: int = 0):
         super().__init__()
@@ -100,85 +109,116 @@ class Transformer(nn.Module):
                 residual = math.sqrt(2 * self.config.layers) if name.endswith((".out", ".w2")) else 1.0
                 nn.init.normal_(parameter, std=self.config.init_std / residual, generator=generator)
 
+    def matrices(self) -> list[str]:
+        """Names of the weights that something is multiplied with, which may be rounded. Norms and the embedding are
+        not: the gradient of a frequent token is a long sum."""
+        return [name for name, weight in self.named_parameters() if weight.ndim == 2 and name != "embedding"]
+
     def forward(
-        self, tokens_BL: Tensor, segments_BL: Tensor, positions_BL: Tensor, past: KeyValues | None = None
+        self,
+        tokens_BL: Tensor,
+        packing: Packing,
+        shares: Tensor | None = None,
+        past: KeyValues | None = None,
+        recompute: str = "none",
     ) -> Hidden:
         """Tokens attend to earlier tokens of their segment; `positions` count from its start.
 
-        With `past` (one segment only), the tokens follow those already there, and are added to it.
+        `shares` [layers, E] are those of `kernels.route`. With `past` (one segment only), the tokens follow those
+        already there, and are added to it. `recompute` says what the backward computes again instead of keeping it:
+        none, attention (the half of a block with it) or block.
         """
-        x = F.embedding(tokens_BL, self.embedding)
-        dtype = compute_dtype(x)
-        turn = rotation(positions_BL, self.config, dtype)
-        bias = mask_bias(segments_BL, past.length if past else 0, dtype)
+        dtype, channels = self.head.dtype, self.config.d_model // self.config.heads
+        x_TD, y_TD = F.embedding(tokens_BL.flatten(), self.embedding).to(dtype), None
+        turn = rotation(packing.positions_BL.flatten(), self.config)
+        attend = past.attend if past is not None else attention(packing, dtype, channels)
         balances, loads = [], []
         for layer, block in enumerate(self.blocks):
-            x = x + block.attention(block.norm_1(x), turn, bias, past, layer)
-            out, balance, load = block.moe(block.norm_2(x))
-            x = x + out
+            arguments = x_TD, y_TD, turn, attend, layer, None if shares is None else shares[layer]
+            if recompute == "block":
+                x_TD, y_TD, balance, load = checkpoint(block, *arguments, use_reentrant=False)
+            else:
+                x_TD, y_TD, balance, load = block(*arguments, recompute)
             balances.append(balance)
             loads.append(load)
-        return Hidden(self.norm(x), torch.stack(balances).mean(), torch.stack(loads))
+        states_TD = after_blocks(x_TD, y_TD, self.norm.weight, self.config.norm_eps)
+        return Hidden(states_TD, torch.stack(balances).mean(), torch.stack(loads))
 
     def logits(self, states: Tensor) -> Tensor:
         """[..., D] to [..., V]."""
         return F.linear(states, self.head)
 
 
-def rotation(positions_BL: Tensor, config: ModelConfig, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Cosine and sine [B, L, 1, C / 2] of RoPE's angles (Su et al. 2104.09864), found in fp32."""
+# ------------------------------------------------------------------------------------------------ pieces
+
+
+@piece
+def before_attention(
+    x_TD: Tensor,
+    y_TD: Tensor | None,
+    weight_D: Tensor,
+    qkv: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    heads: int,
+    kv_heads: int,
+    clip: float,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Residual sum, norm, projection, clamp and RoPE: (x [T, D], q [T, H, C], k and v [T, G, C])."""
+    x_TD = x_TD if y_TD is None else x_TD + y_TD
+    projected = F.linear(layer_norm(x_TD, weight_D, eps), qkv).clamp(-clip, clip)
+    q_THC, k_TGC, v_TGC = projected.unflatten(-1, (heads + 2 * kv_heads, -1)).split([heads, kv_heads, kv_heads], 1)
+    return x_TD, rotate(q_THC, cos, sin), rotate(k_TGC, cos, sin), v_TGC.contiguous()
+
+
+@piece
+def before_experts(x_TD: Tensor, o_TD: Tensor, out: Tensor, weight_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Projection, residual sum, norm: (x [T, D], input of the experts [T, D])."""
+    x_TD = x_TD + F.linear(o_TD, out)
+    return x_TD, layer_norm(x_TD, weight_D, eps)
+
+
+@piece
+def after_blocks(x_TD: Tensor, y_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
+    """Residual sum and last norm, [T, D]."""
+    return layer_norm(x_TD + y_TD, weight_D, eps)
+
+
+def layer_norm(x_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
+    """Bias-free LayerNorm in fp32, in the dtype of x."""
+    return F.layer_norm(x_TD.float(), x_TD.shape[-1:], weight_D, None, eps).to(x_TD.dtype)
+
+
+def rotation(positions_T: Tensor, config: ModelConfig) -> tuple[Tensor, Tensor]:
+    """Cosine and sine [T, 1, C / 2] of RoPE's angles (Su et al. 2104.09864), fp32."""
     half = config.d_model // config.heads // 2
-    frequencies = config.rope_theta ** (torch.arange(half, device=positions_BL.device, dtype=torch.float32) / -half)
-    angles = positions_BL[..., None, None].float() * frequencies
-    return angles.cos().to(dtype), angles.sin().to(dtype)
+    frequencies = config.rope_theta ** (torch.arange(half, device=positions_T.device, dtype=torch.float32) / -half)
+    angles = positions_T[:, None, None].float() * frequencies
+    return angles.cos(), angles.sin()
 
 
-def rotate(x_BLHC: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn channel pairs (c, c + C/2), the GPT-NeoX order that DBRX uses."""
-    a, b = x_BLHC.chunk(2, dim=-1)
-    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
+def rotate(x_THC: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn channel pairs (c, c + C/2), the GPT-NeoX order that DBRX uses; in fp32."""
+    a, b = x_THC.float().chunk(2, dim=-1)
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1).to(x_THC.dtype)
 
 
-def mask_bias(segments_BL: Tensor, past: int, dtype: torch.dtype) -> Tensor:
-    """What is added to attention scores, [B, L, S]: 0 for tokens of the same segment that are not later, else minus
-    infinity."""
-    length = segments_BL.shape[1]
-    allowed = torch.ones(length, past + length, dtype=torch.bool, device=segments_BL.device).tril(past)
-    if not past:
-        allowed = allowed & (segments_BL[:, :, None] == segments_BL[:, None, :])
-    bias = torch.zeros(allowed.shape, dtype=dtype, device=segments_BL.device).masked_fill_(~allowed, -math.inf)
-    return bias.expand(len(segments_BL), -1, -1)
-
-
-def attend(q_BLHC: Tensor, k_BSGC: Tensor, v_BSGC: Tensor, bias_BLS: Tensor) -> Tensor:
-    """Softmax attention, [B, L, H * C]; each key head serves H / G query heads.
-
-    On a CPU the product is written out with the query heads of one key head stacked: 3 to 4 times as fast, forward and
-    backward, as torch's SDPA with a mask (2,048 tokens, C = 64: 3.2 ms against 11.8 ms on 2 cores).
-    """
-    (batch, length, heads, channels), groups = q_BLHC.shape, k_BSGC.shape[2]
-    if q_BLHC.is_cuda:
-        q, k, v = (x.transpose(1, 2) for x in (q_BLHC, k_BSGC, v_BSGC))
-        return (
-            F.scaled_dot_product_attention(q, k, v, attn_mask=bias_BLS[:, None], enable_gqa=True)
-            .transpose(1, 2)
-            .flatten(2)
-        )
-    q = (
-        (q_BLHC * channels**-0.5)
-        .unflatten(2, (groups, -1))
-        .permute(0, 2, 3, 1, 4)
-        .reshape(batch * groups, -1, channels)
-    )
-    k, v = (x.transpose(1, 2).reshape(batch * groups, -1, channels) for x in (k_BSGC, v_BSGC))
-    scores = torch.bmm(q, k.transpose(1, 2)).view(batch, heads, length, -1).add_(bias_BLS[:, None])
-    out = torch.bmm(scores.softmax(-1).to(v.dtype).view(batch * groups, heads // groups * length, -1), v)
-    return out.view(batch, heads, length, channels).transpose(1, 2).flatten(2)
-
-
+@cache  # a step's operations are counted from it
 def parameter_counts(config: ModelConfig, vocab_size: int) -> dict[str, int]:
     """`total`, and `active` as DBRX counts: what one token is multiplied with, the input embedding left out."""
     with torch.device("meta"):
         total = sum(parameter.numel() for parameter in Transformer(config, vocab_size).parameters())
     idle = config.layers * (config.experts - config.top_k) * 3 * config.d_expert * config.d_model
     return {"total": total, "active": total - idle - vocab_size * config.d_model}
+
+
+def step_flops(config: ModelConfig, vocab_size: int, lengths: np.ndarray) -> float:
+    """Floating-point operations of forward and backward over segments of `lengths` tokens, nothing counted twice.
+
+    6 a token and active parameter, and 12 H C a layer and pair of tokens that attention compares (Chowdhery et al.
+    2204.02311, appendix B), here only inside segments and not ahead.
+    """
+    pairs = float((lengths.astype(np.float64) * (lengths + 1) / 2).sum())
+    active = parameter_counts(config, vocab_size)["active"]
+    return 6.0 * active * float(lengths.sum()) + 12.0 * config.layers * config.d_model * pairs

@@ -90,7 +90,9 @@ class TrainConfig:
     weight_decay: float = doc(0.1, "decoupled weight decay of matrices; norms and embeddings have none", least=0)
     clip_norm: float = doc(1.0, "gradients are scaled down to this global norm", above=0)
     seed: int = doc(17, "seed of the initial weights", least=0, most=2**31 - 1)
-    precision: str = doc("bf16", "bf16 (autocast; master weights stay fp32) or fp32")
+    precision: str = doc("bf16", "bf16 (masters of the weights stay fp32) or fp32")
+    deterministic: bool = doc(False, "same bits from same inputs on a GPU too, a few percent slower; a CPU always does")
+    profile: int = doc(0, "steps in the middle of the run that are traced: profile.json and a timeline", least=0)
     checkpoint_steps: int = doc(100, "steps between checkpoints; one is also written at the end of each stage", least=1)
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 - read by pydantic when a recipe is checked

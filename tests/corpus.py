@@ -73,7 +73,7 @@ def recipe(folder: Path, home: Path, master: str = "local[2]") -> dict:
             {"name": "anneal", "tokens": 8_192, "seq_len": 256, "mixture": even | {"tiers": {"high": 3}}, "lr": {"shape": "one_minus_sqrt", "end": 0.0}},
         ],
         "model": {"layers": 2, "d_model": 32, "heads": 4, "kv_heads": 2, "experts": 4, "top_k": 2, "d_expert": 16},
-        "train": {"batch_tokens": 1024, "checkpoint_steps": 8},
+        "train": {"batch_tokens": 1024, "checkpoint_steps": 8, "profile": 2},
         "spark": {"master": master, "driver_memory": "1g"},
     }  # fmt: skip
     return json.loads(json.dumps(value))  # parts that are one object above become parts of their own

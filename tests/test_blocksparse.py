@@ -16,6 +16,8 @@ from torch.utils.checkpoint import checkpoint
 
 import kernels
 from kernels import blocksparse, layer, reference, router, topology
+from kernels.adamw import update
+from kernels.cross_entropy import cross_entropy
 from kernels.topology import Topology, build
 
 # ------------------------------------------------------------------------------------------------ products
@@ -207,7 +209,7 @@ def operators_are_registered_as_they_behave() -> None:
         torch.ops.millrace.blocksparse_outer: (gate, rows, topology.offsets_E1, topology.order_E),
         torch.ops.millrace.blocksparse_dglu: (act, gate, linear, topology.place_R, weights),
         torch.ops.millrace.blocksparse_combine: (rows, topology.place_R, 2, weights),
-        torch.ops.millrace.route: (torch.randn(20, 6), 2),
+        torch.ops.millrace.route: (torch.randn(20, 6), 2, torch.rand(6)),
     }
     for operator, arguments in calls.items():
         torch.library.opcheck(operator.default, arguments, test_utils=("test_schema", "test_faketensor"))
@@ -216,20 +218,21 @@ def operators_are_registered_as_they_behave() -> None:
 # ------------------------------------------------------------------------------------------------ the router
 
 
-def router_agrees(tokens: int, n_experts: int, top_k: int, dtype=torch.float32, programs: int = router.PROGRAMS) -> None:
+def router_agrees(tokens: int, n_experts: int, top_k: int, dtype=torch.float32, programs: int = router.PROGRAMS, given: bool = False) -> None:
     router.PROGRAMS = programs
     g = torch.Generator().manual_seed(tokens)
     x, matrix = (torch.randn(n, 24, generator=g).to(dtype).requires_grad_() for n in (tokens, n_experts))
-    weights, indices, balance, counts = kernels.route(x, matrix, top_k)
+    shares = torch.rand(n_experts, generator=g) if given else None
+    weights, indices, balance, counts = kernels.route(x, matrix, top_k, shares)
     expected, expected_indices, probs = reference.route(x, matrix, top_k)
     assert torch.equal(indices, expected_indices) and torch.equal(counts, reference.expert_counts(indices, n_experts))
     torch.testing.assert_close(weights, expected)
     if tokens == 0:
         return
-    torch.testing.assert_close(balance, reference.balance_loss(probs, indices))
+    torch.testing.assert_close(balance, reference.balance_loss(probs, indices, shares))
     cotangent = torch.randn(weights.shape, generator=g)
     found = torch.autograd.grad((weights * cotangent).sum() + 3 * balance, (x, matrix))
-    wanted = torch.autograd.grad((expected * cotangent).sum() + 3 * reference.balance_loss(probs, indices), (x, matrix))
+    wanted = torch.autograd.grad((expected * cotangent).sum() + 3 * reference.balance_loss(probs, indices, shares), (x, matrix))
     for a, b in zip(found, wanted, strict=True):
         assert (a - b).norm() <= TOLERANCE[dtype] * 3 * b.norm() + 1e-6
 
@@ -244,7 +247,45 @@ def router_nans_stay_in_the_table() -> None:
     assert weights.isnan().all() and indices.min() >= 0 and indices.max() < 7
 
 
-ROUTERS = [(0, 4, 2), (1, 1, 1), (300, 16, 4), (90, 6, 3, torch.float16), (130, 40, 16), (900, 16, 2, torch.float32, 2)]  # the last: several steps a program
+# ------------------------------------------------------------------------------------------------ loss and update
+
+
+def loss_kernel_is_its_definition() -> None:
+    for rows, width, dtype in ((4, 7, torch.float32), (3, 5000, torch.float32), (5, 40, torch.float16)):
+        g = torch.Generator().manual_seed(width)
+        logits, targets = (8 * torch.randn(rows, width, generator=g)).to(dtype), torch.randint(0, width, (rows,), generator=g)
+        targets[1] = -1
+        wide, share = logits.float().requires_grad_(), torch.tensor(0.3)
+        wanted = torch.nn.functional.cross_entropy(wide, targets, ignore_index=-1, reduction="none")
+        gradient = torch.autograd.grad(0.3 * wanted.sum(), wide)[0]
+        kept = logits.clone()
+        torch.testing.assert_close(cross_entropy(logits, targets, None), wanted.detach())
+        assert torch.equal(logits, kept)
+        torch.testing.assert_close(cross_entropy(logits, targets, share), wanted.detach())
+        torch.testing.assert_close(logits.float(), gradient, rtol=TOLERANCE[dtype], atol=1e-4 if dtype == torch.float16 else 1e-6)
+
+
+def update_kernel_is_torchs_adamw() -> None:
+    g = torch.Generator().manual_seed(0)
+    weight = torch.randn(37, 60, generator=g)
+    theirs = torch.nn.Parameter(weight.clone())
+    optimizer = torch.optim.AdamW([theirs], lr=0.01, betas=(0.9, 0.95), weight_decay=0.1)
+    master, low, first, second = weight.clone(), weight.half(), torch.zeros_like(weight), torch.zeros_like(weight)
+    for step in range(1, 4):
+        gradient = torch.randn(37, 60, generator=g).half()
+        theirs.grad = 0.5 * gradient.float()
+        optimizer.step()
+        numbers = torch.tensor([0.01, 1 / (1 - 0.9**step), 1 / (1 - 0.95**step), 0.5, 1.0])
+        update(low, master, gradient, first, second, numbers, (0.9, 0.95), 1e-8, 0.1)
+    torch.testing.assert_close(master, theirs.data)
+    assert torch.equal(low, master.half())
+    numbers[4], before = 0.0, (master.clone(), first.clone(), second.clone())
+    update(low, master, torch.full_like(gradient, float("nan")), first, second, numbers, (0.9, 0.95), 1e-8, 0.1)
+    assert all(torch.equal(a, b) for a, b in zip(before, (master, first, second), strict=True))
+    update(master, master, theirs.grad, first, second, numbers, (0.9, 0.95), 1e-8, 0.0)  # a weight that is its own master
+
+
+ROUTERS = [(0, 4, 2), (1, 1, 1), (300, 16, 4), (90, 6, 3, torch.float16), (130, 40, 16), (900, 16, 2, torch.float32, 2), (300, 12, 4, torch.float32, router.PROGRAMS, True)]  # two programs: several steps each; the last: with shares
 
 
 @pytest.mark.parametrize("top_k", [0, 5])
@@ -268,7 +309,7 @@ CASES = {
     **{f"layer {shape}": lambda shape=shape: layer_agrees(case(shape[0], torch.float32, *shape[1:])) for shape in LAYERS},
     **{f"layer {shape} in fp16": lambda shape=shape: layer_agrees(case(shape[0], torch.float16, *shape[1:])) for shape in LAYERS[:4:3]},
     **{f"router {shape}": lambda shape=shape: router_agrees(*shape) for shape in ROUTERS},
-    **{f.__name__: f for f in (master_weights, strided_inputs, far_strides, int32_indices, frozen_inputs_cost_no_product, main_grads_are_refused, repeats, compiles, backward_runs_once, operators_are_registered_as_they_behave, router_ties, router_nans_stay_in_the_table)},
+    **{f.__name__: f for f in (master_weights, strided_inputs, far_strides, int32_indices, frozen_inputs_cost_no_product, main_grads_are_refused, repeats, compiles, backward_runs_once, operators_are_registered_as_they_behave, router_ties, router_nans_stay_in_the_table, loss_kernel_is_its_definition, update_kernel_is_torchs_adamw)},
 }
 
 
@@ -302,8 +343,12 @@ def launch_everything(tokens: int, model: int, hidden: int, n_experts: int, top_
     blocksparse.glu._dglu_launch(da, gate, linear, place, weights)
     blocksparse.tokens._combine_launch(blocksparse.rows._rows_launch([gate, linear], [w, w], *tiles, n_experts, False), place, top_k, None)
     blocksparse.outer._outer_launch(gate, x, offsets, order)
-    weights, indices, balance, counts = router._route_launch(new(tokens, n_experts), top_k)
-    router._route_backward_launch(new(tokens, n_experts), indices, counts, weights, balance)
+    for shares in (None, new(n_experts, dtype=torch.float32)):
+        weights, indices, balance, counts = router._route_launch(new(tokens, n_experts), top_k, shares)
+        router._route_backward_launch(new(tokens, n_experts), indices, counts, shares, weights, balance)
+    cross_entropy(new(tokens, 4 * hidden), new(tokens, dtype=torch.int64), new(1, dtype=torch.float32))
+    master = new(hidden, model, dtype=torch.float32)
+    update(new(hidden, model), master, new(hidden, model), master, master, new(5, dtype=torch.float32), (0.9, 0.95), 1e-8, 0.1)
 
 
 GPU_SHAPES = {  # MoE-B, the small model, one whose D and F are multiples of 16 only; sizes of 1, which Triton takes for constants
@@ -322,7 +367,7 @@ SHARED = {80: 99 * 1024, 90: 227 * 1024}  # sm_80 itself has 163 KB, but sm_86 a
 def test_kernels_compile_without_spills_and_keep_tensor_cores_fed(arch, shape):
     with offline.compiling(arch) as compiled:
         launch_everything(*GPU_SHAPES[shape])
-    assert {k["name"] for k in compiled} >= PRODUCT_KERNELS | {"dglu_kernel", "spread_kernel", "combine_kernel", "route_kernel", "balance_kernel", "route_backward_kernel"}
+    assert {k["name"] for k in compiled} >= PRODUCT_KERNELS | {"dglu_kernel", "spread_kernel", "combine_kernel", "route_kernel", "balance_kernel", "route_backward_kernel", "cross_entropy_kernel", "adamw_kernel"}
     assert [(k["name"], k["stack"]) for k in compiled if k["stack"]] == []
     for kernel in compiled:
         assert kernel["shared"] <= SHARED[arch]

@@ -135,10 +135,10 @@ def test_segments_positions_and_documents_are_those_of_the_samples(shards):
         sample = batches.shards.sample(*batches.sample(0, row))
         starts = [*sample["starts"].tolist(), SEQ_LEN]
         assert batch.tokens_BL[row].tolist() == sample["tokens"].tolist()
-        assert batch.positions_BL[row].tolist() == [i for a, b in zip(starts, starts[1:], strict=False) for i in range(b - a)]
+        assert batch.packing.positions_BL[row].tolist() == [i for a, b in zip(starts, starts[1:], strict=False) for i in range(b - a)]
         lengths = np.diff(starts)
-        assert batch.docs_S[batch.segments_BL[row]].tolist() == np.repeat(sample["docs"], lengths).tolist()
-    assert batch.segments_BL.unique().tolist() == list(range(8))
+        assert batch.docs_S[batch.packing.segments_BL[row]].tolist() == np.repeat(sample["docs"], lengths).tolist()
+    assert batch.packing.segments_BL.unique().tolist() == list(range(8))
 
 
 @pytest.mark.parametrize(("batch_tokens", "message"), [(4 * SEQ_LEN + 1, "multiple of seq_len"), (128 * SEQ_LEN, "64 samples must be a multiple")])

@@ -5,6 +5,8 @@ The words pick cases; compute-sanitizer is run with `one-token skewed-small`.
 
 from __future__ import annotations
 
+import importlib.util
+import math
 import sys
 import time
 import traceback
@@ -16,6 +18,7 @@ from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 import triton
@@ -364,41 +367,231 @@ def automatic() -> str:
 # ------------------------------------------------------------------------------------------------ training
 
 
-def training_losses(implementation: str, steps: int) -> list[float]:
-    """Losses of the default small model on a Markov chain: each token has four successors, so the loss falls to ln 4, and steadily."""
-    from model.transformer import Transformer
+def small_model(**changes):
+    """Every token goes to all experts: a choice that rounding turns changes that token's gradients as a whole."""
     from schemas.training import ModelConfig
 
-    config, vocabulary, length = ModelConfig(), 512, 256
-    model = Transformer(config, vocabulary, seed=1).cuda()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95))
-    g = torch.Generator("cuda").manual_seed(3)
-    segments = torch.zeros(8, length, dtype=torch.long, device="cuda")
-    positions = torch.arange(length, device="cuda").expand(8, -1)
-    successors = torch.randint(0, 64, (64, 4), device="cuda", generator=g)
-    chain = torch.randint(0, 64, (8 * steps, length), device="cuda", generator=g)
+    return ModelConfig(**{**dict(layers=3, d_model=512, heads=4, kv_heads=2, d_expert=256, experts=4, top_k=4, init_std=0.05), **changes})
+
+
+def packed_batch(rows: int, length: int, vocabulary: int, seed: int = 0):
+    """Documents of 1 to half a row, the last of each row padding."""
+    from model.data import make_batch
+
+    random, samples = np.random.default_rng(seed), []
+    for row in range(rows):
+        starts = np.unique([0, 1, *random.integers(2, length, 6)])
+        docs = 1 + 100 * row + np.arange(len(starts))
+        docs[-1] = 0
+        samples.append({"tokens": random.integers(1, vocabulary, length), "starts": starts, "docs": docs})
+    return make_batch(0, samples)
+
+
+def gradients(learner, batch) -> dict[str, torch.Tensor]:
+    """Of one step, in fp32, before they are clipped."""
+    kept = {}
+
+    def keep():
+        sums = learner.adamw.sums or {name: weight.grad for name, weight in learner.adamw.weights.items()}
+        kept.update({name: gradient.float().clone() for name, gradient in sums.items()})
+        learner.adamw.forget()
+        return torch.ones((), device="cuda")
+
+    with mock.patch.object(learner.adamw, "step", keep):
+        numbers, rows, _ = learner.step(0, batch, 1e-3).read()
+    return kept | {"loss": torch.tensor(numbers["loss"]), "nats": torch.from_numpy(rows["loss"].copy())}
+
+
+def learner_of(config, precision: str = "bf16", rounded: bool = False, **changes):
+    from model.step import Learner
+    from schemas.training import TrainConfig
+
+    learner = Learner(config, TrainConfig(batch_tokens=8192, precision=precision, **changes), 1000)
+    for name in learner.network.matrices() if rounded else []:  # what bf16 makes of the weights
+        learner.adamw.weights[name].data = learner.adamw.weights[name].data.bfloat16().float()
+    return learner
+
+
+def step_against_fp32(attention: str, micro_batches: int = 1, recompute: str = "none", **changes) -> str:
+    """Errors of gradients, relative norms."""
+    from model import attention as module
+    from model.step import Division
+
+    config, batch = small_model(**changes), packed_batch(8, 1024, 1000)
+    wanted = gradients(learner_of(config, "fp32", rounded=True), batch)
+    with mock.patch.object(module, "choose", lambda *_: attention):
+        learner = learner_of(config)
+        learner.division = Division(micro_batches, recompute)
+        found = gradients(learner, batch)
+    errors = {name: ((found[name].cpu() - wanted[name].cpu()).norm() / wanted[name].cpu().norm()).item() for name in wanted}
+    worst = max(errors, key=errors.get)
+    limits = {"loss": 1e-3, "nats": 1e-2}
+    bad = {n: e for n, e in errors.items() if not e <= limits.get(n, 0.1 if "router" in n else 0.04)}
+    assert not bad, bad
+    return f"worst {worst} {errors[worst]:.3f}, head {errors['head']:.4f}, loss {errors['loss']:.1e}"
+
+
+def the_same_step_again(attention: str, deterministic: bool, **changes) -> str:
+    """Five runs of a step give the same bits, where that is promised."""
+    from model import attention as module
+
+    batch, config = packed_batch(8, 1024, 1000), small_model(experts=8, top_k=2, **changes)
+    with mock.patch.object(module, "choose", lambda *_: attention):
+        first, *others = (gradients(learner_of(config, deterministic=deterministic), batch) for _ in range(5))
+    torch.use_deterministic_algorithms(False)
+    apart = sorted({name for other in others for name in first if not torch.equal(first[name], other[name])})
+    assert not (apart and deterministic), apart
+    return f"other bits in {len(apart)} of {len(first)}: {apart[:4]}"
+
+
+def captured_steps_are_launched_ones() -> str:
+    """Twelve steps over batches of two sizes, launched and captured."""
+    batches = [packed_batch(8, 1024, 1000, seed) for seed in (0, 1, 2, 3)]
+    longer = [packed_batch(4, 2048, 1000, seed) for seed in (4, 5)]
+    told = {}
+    for captured in (False, True):
+        learner = learner_of(small_model(), deterministic=True)
+        learner._compute.pays = captured
+        order = [(batches + longer)[n % 6] for n in range(18)]
+        told[captured] = [learner.step(n, batch, 1e-3) for n, batch in enumerate(order)]
+        told[captured] = [each.read() for each in told[captured]]
+        graphs = sum(graph is not None for graph in learner._compute.graphs.values())
+        assert graphs == (2 if captured else 0), graphs
+    torch.use_deterministic_algorithms(False)
+    for (numbers, rows, load), (wanted, wanted_rows, wanted_load) in zip(told[True], told[False], strict=True):
+        assert numbers == wanted and (rows == wanted_rows).all() and torch.equal(load, wanted_load)
+    return ""
+
+
+def micro_batches_agree() -> str:
+    batch, errors = packed_batch(8, 1024, 1000), {}
+    from model.step import Division
+
+    kept = {}
+    for parts in (1, 2, 4, 8):
+        learner = learner_of(small_model())
+        learner.division = Division(parts)
+        kept[parts] = gradients(learner, batch)
+    for parts in (2, 4, 8):
+        for name, wanted in kept[1].items():
+            error = ((kept[parts][name] - wanted).norm() / wanted.norm()).item()
+            errors[name] = max(errors.get(name, 0), error)
+    worst = max(errors, key=errors.get)
+    assert errors[worst] < 0.02, errors
+    return f"worst {worst} {errors[worst]:.4f}"
+
+
+def adamw_is_torchs() -> str:
+    """Ten steps with gradients that are clipped and some that are not finite, which change nothing."""
+    learner = learner_of(small_model(), weight_decay=0.1)
+    named, config = learner.adamw.weights, learner.config
+    learner.adamw.rate.fill_(1e-3)
+    theirs = {name: torch.nn.Parameter(master.clone()) for name, master in learner.adamw.masters.items()}
+    decays = {name: config.weight_decay if p.ndim == 2 and name != "embedding" else 0.0 for name, p in theirs.items()}
+    groups = [{"params": [p], "weight_decay": decays[name]} for name, p in theirs.items()]
+    optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=config.betas)
+    g = torch.Generator("cuda").manual_seed(1)
+    for step in range(10):
+        for weight in named.values():
+            weight.grad = 0.01 * 1.5**step * torch.randn(weight.shape, device="cuda", generator=g).to(weight.dtype)
+        if step in (2, 6):
+            named["head"].grad[3, 5] = math.inf if step == 2 else math.nan
+            before = {name: master.clone() for name, master in learner.adamw.masters.items()}
+            assert not torch.isfinite(learner.adamw.step())
+            assert all(torch.equal(before[name], master) for name, master in learner.adamw.masters.items())
+            continue
+        for name, p in theirs.items():
+            p.grad = named[name].grad.float().clone()
+        norm = torch.nn.utils.clip_grad_norm_(theirs.values(), config.clip_norm)
+        optimizer.step()
+        torch.testing.assert_close(learner.adamw.step(), norm, rtol=1e-5, atol=0)
+    for name, master in learner.adamw.masters.items():
+        torch.testing.assert_close(master, theirs[name].data, rtol=1e-5, atol=1e-6)
+        assert torch.equal(named[name].data, master.to(named[name].dtype))
+    return ""
+
+
+def loss_kernel_is_cross_entropy() -> str:
+    from kernels.cross_entropy import cross_entropy
+
+    for rows, width, dtype in ((5, 7, torch.float32), (300, 4096, torch.bfloat16), (64, 100_352, torch.bfloat16), (33, 5000, torch.float32)):
+        g = torch.Generator("cuda").manual_seed(rows)
+        logits = (8 * torch.randn(rows, width, device="cuda", generator=g)).to(dtype)
+        targets = torch.randint(-1, width, (rows,), device="cuda", generator=g)
+        share, wide = torch.tensor(0.25, device="cuda"), logits.double().requires_grad_()
+        wanted = F.cross_entropy(wide, targets, ignore_index=-1, reduction="none")
+        gradient = torch.autograd.grad(wanted.sum() * 0.25, wide)[0]
+        torch.testing.assert_close(cross_entropy(logits, targets, None), wanted.detach().float(), rtol=1e-5, atol=1e-4)
+        torch.testing.assert_close(cross_entropy(logits, targets, share), wanted.detach().float(), rtol=1e-5, atol=1e-4)
+        torch.testing.assert_close(logits.double(), gradient, rtol=1e-2 if dtype == torch.bfloat16 else 1e-4, atol=1e-6)
+    return ""
+
+
+def no_step_waits_for_the_gpu() -> str:
+    """Warm steps make no call that waits."""
+    learner, batch = learner_of(small_model()), packed_batch(8, 1024, 1000).map(torch.Tensor.pin_memory)
+    for step in range(3):
+        learner.step(step, batch, 1e-3).read()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        told = learner.step(3, batch, 1e-3)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    told.read()
+    return ""
+
+
+def memory_that_runs_out_divides_the_step() -> str:
+    from model.step import Division
+
+    learner, batch = learner_of(small_model()), packed_batch(8, 1024, 1000)
+    tries, step = [], learner._step
+
+    def short(number, batch, rate):
+        tries.append(learner.division)
+        if len(tries) < 6:
+            torch.empty(1 << 50, dtype=torch.uint8, device="cuda")
+        return step(number, batch, rate)
+
+    with mock.patch.object(learner, "_step", short):
+        learner.step(0, batch, 1e-3).read()
+    wanted = [Division(1), Division(2), Division(4), Division(8), Division(8, "attention"), Division(8, "block")]
+    assert tries == wanted, tries
+    with mock.patch.object(learner, "_step", lambda *_: torch.empty(1 << 50, dtype=torch.uint8, device="cuda")):
+        try:
+            learner.step(0, batch, 1e-3)
+        except MemoryError as error:
+            return str(error)
+    raise AssertionError("no MemoryError")
+
+
+def training_losses(implementation: str, steps: int) -> list[float]:
+    """Losses of the default small model on a Markov chain: each token has four successors, so the loss falls to ln 4, and steadily."""
+    from model.data import make_batch
+    from model.step import Learner
+    from schemas.training import ModelConfig, TrainConfig
+
+    config, length = ModelConfig(), 256
+    learner = Learner(config, TrainConfig(batch_tokens=8 * length), 512)
+    learner._compute = learner.compute  # the reference waits for the host, and cannot be captured
+    g = torch.Generator().manual_seed(3)
+    successors = torch.randint(0, 64, (64, 4), generator=g)
+    chain = torch.randint(0, 64, (8 * steps, length), generator=g)
     for place in range(1, length):
-        drawn = torch.randint(0, 4, (8 * steps,), device="cuda", generator=g)
+        drawn = torch.randint(0, 4, (8 * steps,), generator=g)
         chain[:, place] = successors[chain[:, place - 1], drawn]
-    seen, losses = [], []
+    seen, told = [], []
 
     def choose(*_, **__):
         seen.append(implementation)
         return implementation
 
     with mock.patch.object(layer, "choose", choose):
-        for tokens in chain.view(steps, 8, length):
-            with torch.autocast("cuda", torch.bfloat16):
-                hidden = model(tokens, segments, positions)
-                logits = model.logits(hidden.states_BLD[:, :-1])
-            loss = F.cross_entropy(logits.float().flatten(0, 1), tokens[:, 1:].flatten()) + config.balance_weight * hidden.balance
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            losses.append(loss.detach())
+        for step, tokens in enumerate(chain.view(steps, 8, length).numpy()):
+            batch = make_batch(0, [{"tokens": row, "starts": np.array([0]), "docs": np.array([1 + i])} for i, row in enumerate(tokens)])
+            told.append(learner.step(step, batch, 1e-3))
     assert len(seen) == steps * config.layers, "the model's expert layers do not run on kernels.experts"
-    return torch.stack(losses).tolist()
+    return [each.read()[0]["loss"] for each in told]
 
 
 def same_losses_as_the_reference(steps: int = 200, window: int = 20) -> str:
@@ -445,6 +638,27 @@ def cases() -> dict[str, Callable[[], str]]:
     checks["hopper compiled by inductor"] = partial(compiled, "hopper", "inductor")
     checks["blocksparse compiled by inductor"] = partial(compiled, "blocksparse", "inductor")
     checks["blocksparse compiled by aot_eager"] = partial(compiled, "blocksparse", "aot_eager")
+    for attention in ("flash", "cudnn") if importlib.util.find_spec("cudnn") else ("flash",):
+        checks[f"step {attention} against fp32"] = partial(step_against_fp32, attention)
+        checks[f"step {attention} with 64 channels against fp32"] = partial(step_against_fp32, attention, heads=8)
+        for deterministic in (False, True):
+            name = f"step {attention} again{', deterministic' if deterministic else ''}"
+            checks[name] = partial(the_same_step_again, attention, deterministic)
+            checks[f"{name}, 64 channels"] = partial(the_same_step_again, attention, deterministic, heads=8)
+    checks["step masked against fp32"] = partial(step_against_fp32, "masked")
+    checks["step of a dense model against fp32"] = partial(step_against_fp32, "flash", experts=1, top_k=1)
+    checks["step in micro-batches against fp32"] = partial(step_against_fp32, "flash", 4)
+    checks["step with attention computed again against fp32"] = partial(step_against_fp32, "flash", 2, "attention")
+    checks["step with blocks computed again against fp32"] = partial(step_against_fp32, "flash", 2, "block")
+    for each in (
+        micro_batches_agree,
+        adamw_is_torchs,
+        captured_steps_are_launched_ones,
+        loss_kernel_is_cross_entropy,
+        no_step_waits_for_the_gpu,
+        memory_that_runs_out_divides_the_step,
+    ):
+        checks[f"step {each.__name__.replace('_', ' ')}"] = each
     checks["hopper trains as the reference"] = same_losses_as_the_reference
     return checks
 

@@ -2,15 +2,17 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
+from model.attention import mask_bias, masked, pack
 from model.evaluate import bits_per_byte, pieces
 from model.generate import sample
-from model.loss import MeanLoss, targets, token_losses
+from model.loss import CHUNK_BYTES, head_loss, targets, token_losses
 from model.optim import learning_rate
-from model.transformer import Transformer, attend, mask_bias, parameter_counts
+from model.transformer import Transformer, parameter_counts
 from schemas.manifest import Draw, LearningRate, Stage
 from schemas.training import ModelConfig
 from tests.tiny import TINY, VOCAB, heldout_documents
@@ -24,8 +26,7 @@ def network():
 def logits(network, ids):
     """Of one document by itself, [L, V]."""
     tokens = torch.as_tensor(ids)[None]
-    hidden = network(tokens, torch.zeros_like(tokens), torch.arange(tokens.shape[1])[None])
-    return network.logits(hidden.states_BLD)[0]
+    return network.logits(network(tokens, pack(np.array([0]), *tokens.shape)).states_TD)
 
 
 def test_logits_are_those_of_hugging_faces_dbrx(network):
@@ -63,9 +64,7 @@ def hugging_face_names(network: Transformer) -> dict[str, torch.Tensor]:
 
 def test_packed_segments_do_not_see_each_other(network):
     parts = [torch.randint(0, VOCAB, (n,), generator=torch.Generator().manual_seed(n)) for n in (5, 9, 2)]
-    segments = torch.cat([torch.full((len(p),), i) for i, p in enumerate(parts)])[None]
-    positions = torch.cat([torch.arange(len(p)) for p in parts])[None]
-    packed = network.logits(network(torch.cat(parts)[None], segments, positions).states_BLD)[0]
+    packed = network.logits(network(torch.cat(parts)[None], pack(np.array([0, 5, 14]), 1, 16)).states_TD)
     torch.testing.assert_close(packed, torch.cat([logits(network, part) for part in parts]))
 
 
@@ -73,8 +72,8 @@ def test_packed_segments_do_not_see_each_other(network):
 def test_written_out_attention_is_sdpa(dtype):
     q, k, v = (torch.randn(2, 12, heads, 8, dtype=dtype, requires_grad=True) for heads in (6, 2, 2))
     segments = torch.tensor([[0] * 5 + [1] * 7, [2] * 11 + [3]])
-    bias = mask_bias(segments, 0, dtype)
-    ours = attend(q, k, v, bias)
+    bias = mask_bias(segments, dtype)
+    ours = masked(q, k, v, bias)
     theirs = F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v)), attn_mask=bias[:, None] == 0, enable_gqa=True)
     theirs = theirs.transpose(1, 2).flatten(2)
     tolerance = {"rtol": 0.02, "atol": 0.04} if dtype == torch.bfloat16 else {}
@@ -85,15 +84,15 @@ def test_written_out_attention_is_sdpa(dtype):
 
 
 def test_head_loss_and_gradients_are_those_of_cross_entropy(monkeypatch):
-    monkeypatch.setattr("model.loss.CHUNK_LOGITS", 3 * 11)  # three rows at once, the last chunk shorter
+    monkeypatch.setitem(CHUNK_BYTES, "cpu", 3 * 11 * 8)  # three rows at once, the last chunk shorter
     states, head = torch.randn(10, 6, dtype=torch.float64, requires_grad=True), torch.randn(11, 6, dtype=torch.float64, requires_grad=True)
     wanted = torch.tensor([3, -1, 0, 10, 10, -1, 7, 1, 2, -1])
-    mean, losses = MeanLoss.apply(states, head, wanted)
+    losses, *found = head_loss(states, head, wanted, torch.tensor(3 / 7))
     expected = F.cross_entropy(states @ head.T, wanted, ignore_index=-1, reduction="none")
     torch.testing.assert_close(losses, expected.detach())
     torch.testing.assert_close(token_losses(states, head, wanted), expected.detach())
-    for found, right in zip(*(torch.autograd.grad(3 * loss, (states, head)) for loss in (mean, expected.sum() / 7)), strict=True):
-        torch.testing.assert_close(found, right)
+    for gradient, right in zip(found, torch.autograd.grad(3 / 7 * expected.sum(), (states, head)), strict=True):
+        torch.testing.assert_close(gradient, right)
 
 
 def test_tokens_predict_their_successor_in_the_same_document_but_never_padding():

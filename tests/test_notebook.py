@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from nbclient import NotebookClient
 
 from flows.home import Home, Receipt
+from model.ledger import ledger_files
 from pipelines import rules
 from schemas import tables
 
@@ -20,6 +22,7 @@ NOTEBOOKS = {path.stem: path for path in (Path(__file__).parents[1] / "notebooks
 SECONDS_PER_CELL = 120
 SAID = {
     "explore": (" were kept", "records", "=== kept, tier"),
+    "training": ("=== cost most in stage anneal", "=== loss fell most", "nats a token at step", "ms a step"),
     "signals": ("=== docs.no_stop_words: stop_words below 1", "numbers of failures are the judge's", "----"),
 }
 
@@ -74,6 +77,36 @@ def test_signals_counts_what_the_judge_decided_and_shows_the_nearest_documents(f
     assert tuple(map(int, row)) == verdicts and verdicts[0] > 0
     one_a_side = r"=== docs\.no_stop_words: .*\n.*\n.*\nfails +0 against 1 .*\n.*\n(?: +also: .*\n)?-+\npasses +%d against 1 "
     assert re.search(one_a_side % nearest, said), said
+
+
+def test_training_tells_what_the_run_left(finished_home, monkeypatch, tmp_path):
+    """Speed, the dearest document of the last stage, the domains' last losses, the classes of the profile."""
+    said, draws = run("training", finished_home.home, tmp_path, monkeypatch)
+    assert draws and all(text in said for text in SAID["training"])
+    folder = finished_home.home.runs / finished_home.home.receipt("train").hash[:12]
+    took = sum(json.loads(line)["seconds"] for line in (folder / "seconds.jsonl").read_text().splitlines())
+    assert f"tokens/s             {32 * 1024 / took:,.0f}\n" in said
+    rows = [row for _, file in ledger_files(folder) for row in file.tolist()]  # in order of steps
+    first_step, last = 24, {}  # of the last stage
+    for step, doc, tokens, loss in rows:
+        if tokens >= 32:
+            last[doc] = (loss / tokens, step)
+    dearest = max(((nats, step, doc) for doc, (nats, step) in last.items() if step >= first_step))
+    cost = re.search(r"=== cost most .*\n([\d.]+) nats a token at step (\d+), .*\n +(\w{32})  (\w+): (.*)\n", said)
+    doc_id = dearest[2].to_bytes(8, "big", signed=True).hex()
+    assert (cost[1], int(cost[2]), cost[3][:16]) == (f"{dearest[0]:.3f}", dearest[1], doc_id)
+    assert cost[5].startswith(f"{cost[4]}.jsonl#")
+    domains = dict(finished_home.home.lake.arrow(tables.TOKENS, ["doc_key", "domain"]).to_pandas().values)
+    late = [(domains[doc], tokens, loss) for step, doc, tokens, loss in rows if step * 10 // 32 == 9]
+    means = {domain: sum(loss for d, _, loss in late if d == domain) / sum(n for d, n, _ in late if d == domain) for domain in ("code", "docs")}
+    assert re.search(r"\n100 % +([\d.]+) +([\d.]+)", said).groups() == tuple(f"{means[domain]:.3f}" for domain in ("code", "docs"))
+
+
+def test_training_says_how_a_profile_is_had(finished_home, monkeypatch, tmp_path):
+    home = Home(tmp_path / "home")
+    shutil.copytree(finished_home.home.root, home.root, ignore=shutil.ignore_patterns("profile*", "checkpoints", "shards"))
+    said, _ = run("training", home, tmp_path, monkeypatch)
+    assert said.endswith("This run has no profile. One whose recipe says `train: {profile: 5}` traces five steps in its middle.\n")
 
 
 @pytest.mark.parametrize(

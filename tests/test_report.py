@@ -117,12 +117,16 @@ def write_run(job: Job) -> None:
          "load_entropy": 0.98, "load_max": 1.3} for i in range(3)
     ]  # fmt: skip
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (folder / "seconds.jsonl").write_text("".join(json.dumps({"step": i, "seconds": 0.5}) + "\n" for i in range(3)))
+    (folder / "seconds.jsonl").write_text("".join(json.dumps({"step": i, "seconds": 0.5, "waited": 0.0, "flops": 2e9, "memory": 10**8}) + "\n" for i in range(3)))
     bits = {"before training": 8.5, "broad": 3.0, "anneal": 2.0}
     evaluations = [{"stage": name, "domains": {d: {"bits_per_byte": value} for d in ("code", "docs")}} for name, value in bits.items()]
     write_json(folder / "result.json", {
         "steps": 3, "tokens": 384, "seconds": 2.5, "final_loss": 6.0, "evaluations": evaluations,
         "expert_load": [[0.25, 0.25, 0.25, 0.25], [0.4, 0.2, 0.2, 0.2]], "parameters": {"total": 1000, "active": 400},
+        "speed": {
+            "flops_per_second": 4e9, "dense_flops_per_second": 16e9, "peak_flops_per_second": None, "waited": 0.01, "memory": 10**8,
+            "micro_batches": 2, "recompute": "none", "device": "cpu",
+        },
     })  # fmt: skip
     figures = {"documents": 1, "bytes": 21, "gzip": 4.0, "final": 2.0, "stages": bits}
     domains = {"code": {**figures, "unigram": 3.5}, "docs": {**figures, "unigram": 1.5}}

@@ -13,7 +13,6 @@ import torch
 from torch.utils.data import DataLoader, DistributedSampler
 
 from model.data import Batches
-from model.loss import targets
 from model.samples import IGNORED, PlannedSampler, PlannedSamples
 from schemas.manifest import Draw, LearningRate, Stage
 from tests.mds import pack_documents, write_shards
@@ -64,10 +63,10 @@ def ours(shards, name: str, rank: int, world: int) -> list[dict]:
     return [
         {
             "tokens": batch.tokens_BL,
-            "segments": batch.segments_BL - batch.segments_BL[:, :1],
-            "positions": batch.positions_BL,
-            "docs": batch.docs_S[batch.segments_BL],
-            "predicted": targets(batch.tokens_BL, batch.segments_BL, batch.docs_S),
+            "segments": batch.packing.segments_BL - batch.packing.segments_BL[:, :1],
+            "positions": batch.packing.positions_BL,
+            "docs": batch.docs_S[batch.packing.segments_BL],
+            "predicted": batch.targets_BL,
         }
         for batch in read
     ]

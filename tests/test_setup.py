@@ -24,7 +24,7 @@ ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LOCK = (ROOT / "requirements.lock").read_text()
 ROOMS = ("schemas", "pipelines", "flows", "kernels", "model")
-COMPILED = {"triton.jit", "gluon.jit", "gluon.constexpr_function", "jit", "njit", "numba.njit"}
+COMPILED = {"triton.jit", "gluon.jit", "gluon.constexpr_function", "jit", "njit", "numba.njit", "inner"}
 SOURCES = [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
 
 

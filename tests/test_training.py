@@ -1,6 +1,7 @@
 """Training against kill -9, full disks, other inputs and losses that are not finite."""
 
 import dataclasses
+import gzip
 import json
 import math
 import multiprocessing
@@ -17,9 +18,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from model import checkpoint
+from model import checkpoint, trace
 from model.ledger import Journal, ledger_files, recorded_steps
-from model.train import Learner, train
+from model.step import Learner
+from model.train import train
 from schemas.manifest import Draw, LearningRate, Plan, Stage, load_manifest, load_plan, save
 from schemas.training import TrainConfig
 from tests.mds import pack_documents, write_shards
@@ -73,7 +75,7 @@ def train_and_die(shards, run, config, where):
     """Train until `where`: at step n, or when a checkpoint is renamed, or when result.json is written."""
     if isinstance(where, int):
         train(shards, run, TINY, config, lambda progress: die() if progress.step == where else None)
-    module, name = {"rename": ("pathlib.Path", "rename"), "final": ("model.train", "_finish"), "ledger": ("model.train", "_save")}[where]
+    module, name = {"rename": ("pathlib.Path", "rename"), "final": ("model.train", "_finish"), "ledger": ("model.checkpoint", "save")}[where]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(f"{module}.{name}", die)
         train(shards, run, TINY, config)
@@ -83,6 +85,7 @@ def outcome(run):
     """All that must be the same however often a run was killed; seconds differ."""
     result = json.loads((run / "result.json").read_text())
     result.pop("seconds")
+    result.pop("speed")
     ledger = [(path.name, path.read_bytes()) for path in sorted((run / "ledger").iterdir())]
     files = [(run / name).read_bytes() for name in ("metrics.jsonl", "evaluations.json", "final/weights.safetensors")]
     return result, ledger, files
@@ -331,3 +334,77 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_documents(sh
     with pytest.raises(FloatingPointError, match=r"step 3: loss .* not finite; documents with such losses: \[\d+"):
         train(shards, tmp_path / "run", TINY, CONFIG)
     assert checkpoint.newest(tmp_path / "run").name == "step-0000002"
+
+
+def test_a_profile_tells_where_steps_went_and_changes_nothing(shards, tmp_path):
+    runs = tmp_path / "plain", tmp_path / "traced"
+    results = [train(shards, run, TINY, dataclasses.replace(CONFIG, profile=steps)) for run, steps in zip(runs, (0, 2), strict=True)]
+    assert not list(runs[0].glob("profile*"))
+    (_, ledger, files), (_, ledger_too, files_too) = map(outcome, runs)
+    assert ledger == ledger_too and files == files_too and results[0]["final"] == results[1]["final"]
+    told = json.loads((runs[1] / "profile.json").read_text())
+    assert (told["device"], told["steps"]) == ("cpu", 2)
+    classes = {row["name"]: row for row in told["classes"]}
+    assert sum(row["share"] for row in classes.values()) == pytest.approx(1)
+    assert classes.keys() == set(trace.CLASSES) and all(row["ms"] > 0 for row in classes.values())
+    events = json.loads(gzip.open(runs[1] / "profile-trace.json.gz").read())["traceEvents"]
+    names = [event["name"] for event in events if event.get("cat") == "cpu_op"]
+    calls = {row["name"]: row["calls"] for row in told["kernels"]}
+    # scores and values of each layer, with two products each in the backward; no evaluation
+    assert calls["aten::bmm"] == names.count("aten::bmm") / 2 == 6 * TINY.layers
+    assert names.count("Experts") == names.count("ExpertsBackward") == 2 * TINY.layers
+    assert "aten::normal_" not in names  # no step makes a model
+
+
+def test_a_step_is_told_the_seconds_that_it_took(shards, tmp_path, monkeypatch):
+    step = Learner.step
+
+    def slow(self, number, batch, rate):
+        time.sleep(2.0 * (number in (2, 5)))
+        return step(self, number, batch, rate)
+
+    monkeypatch.setattr(Learner, "step", slow)
+    train(shards, tmp_path, TINY, CONFIG)
+    told = [json.loads(line)["seconds"] for line in (tmp_path / "seconds.jsonl").read_text().splitlines()]
+    assert set(np.argsort(told)[-2:].tolist()) == {2, 5} and min(told[2], told[5]) >= 2
+
+
+@pytest.mark.parametrize("pauses, wanted, traced", [
+    ([0, 100], 5, (47, 5)),
+    ([0, 100], 0, (50, 0)),
+    ([0, 50, 100], 5, (22, 5)),
+    ([0, 20, 40, 50, 60, 80, 100], 5, (42, 5)),
+    ([0, 20, 40, 50, 60, 80, 100], 15, (22, 15)),
+    ([100, 49, 0, 52], 5, (22, 5)),
+    ([0, 2, 4, 6, 8, 10], 5, (4, 2)),
+])  # fmt: skip
+def test_steps_are_traced_between_pauses_near_the_middle(pauses, wanted, traced):
+    assert trace.span(pauses, wanted) == traced
+
+
+def test_every_kernel_of_ours_has_a_class():
+    source = "".join(path.read_text() for path in (Path(__file__).parents[1] / "kernels").rglob("*.py"))
+    names = set(re.findall(r"^def (\w+_kernel)\(", source, re.MULTILINE))
+    found = {name: trace.kind(name) for name in names}
+    assert {name: one for name, one in found.items() if one != "experts"} == {"adamw_kernel": "update", "cross_entropy_kernel": "loss"}
+    assert len(names) > 20
+
+
+@pytest.mark.parametrize("name, one", [
+    ("pytorch_flash::flash_fwd_splitkv_combine_kernel<Flash_fwd_kernel_traits<128, 64, cutlass::bfloat16_t>>", "attention"),
+    ("cudnn_generated_fort_native_sdpa_sm90_flash_bprop_wgmma_f16_knob_7_64x64x64", "attention"),
+    ("void cudnn::fusion::convert_dq_to_16bits<__nv_bfloat16>", "attention"),
+    ("nvjet_sm90_tst_128x256_64x4_2x1_v_bz_coopA_NTN", "dense products"),
+    ("void cublasLt::splitKreduce_kernel<32, 16, int, float>", "dense products"),
+    ("triton_per_fused__to_copy_add_native_layer_norm_backward_3", "norms and elementwise"),
+    ("void at::native::vectorized_layer_norm_kernel<float, float>", "norms and elementwise"),
+    ("void at::native::reduce_kernel<512, 1, at::native::ReduceOp<float, at::native::NormTwoOps<float, float>>>", "update"),
+    ("void at::native::unrolled_elementwise_kernel<at::native::direct_copy_kernel_cuda>", "copies"),
+    ("Memcpy DtoD (Device -> Device)", "copies"),
+    ("aten::linear/aten::matmul/aten::mm", "dense products"),
+    ("autograd::engine::evaluate_function: ExpertsBackward/ExpertsBackward/aten::mm", "experts"),
+    ("aten::_foreach_norm/aten::linalg_vector_norm", "update"),
+    ("aten::outer/aten::mul", "norms and elementwise"),
+])
+def test_classes_of_kernels_and_operators(name, one):
+    assert trace.kind(name) == one

@@ -53,6 +53,7 @@ def training_plots(training: dict[str, Any]) -> list[Markup]:
         over_tokens(curve, "lr", "Learning rate", floor=0),
         over_tokens(curve, "grad_norm", "Gradient norm, before clipping", log=True),
         over_tokens(curve, "tokens_per_second", "Tokens a second", floor=0),
+        over_tokens(curve, "of_dense", "FLOP/s of the model over those of a dense product", floor=0),
         over_tokens(curve, "load_max", "Busiest expert against an even share, worst layer", floor=1),
     ]
 

@@ -20,7 +20,8 @@ from schemas.recipe import Recipe
 
 POINTS = 400  # of a curve; longer ones are averaged in equal groups of steps
 # averaged in a group; of others the last is taken
-MEANT = ("loss", "balance", "lr", "grad_norm", "load_entropy", "seconds")
+MEANT = ("loss", "balance", "lr", "grad_norm", "load_entropy", "seconds", "flops")
+TOLD = ("steps", "tokens", "seconds", "final_loss", "parameters", "expert_load", "speed")  # of result.json
 REFERENCES = ("unigram", "gzip")
 PACKAGES = ("pyspark", "delta-spark", "torch", "mosaicml-streaming", "gigatoken", "prefect")
 
@@ -53,16 +54,21 @@ def training(run_folder: Path, batch_tokens: int) -> dict[str, Any]:
     none."""
     result = read_json(run_folder / "result.json")
     steps, seconds = _lines(run_folder / "metrics.jsonl"), _lines(run_folder / "seconds.jsonl")
-    timed = [{**step, "seconds": second["seconds"]} for step, second in zip(steps, seconds, strict=False)]
+    timed = [{**step, **second} for step, second in zip(steps, seconds, strict=False)]
     spans = [(name, list(members)) for name, members in groupby(timed, lambda step: step["stage"])]
     return {
-        **{name: result[name] for name in ("steps", "tokens", "seconds", "final_loss", "parameters", "expert_load")},
+        **{name: result[name] for name in TOLD},
+        "profile": read_json(profile) if (profile := run_folder / "profile.json").is_file() else None,
         "tokens_per_second": batch_tokens * len(timed) / max(1e-9, sum(step["seconds"] for step in timed)),
         "stages": [
             {"stage": name, "first": members[0]["step"], "last": members[-1]["step"]} for name, members in spans
         ],
         "curve": [
-            {**point, "tokens_per_second": batch_tokens / max(1e-9, point["seconds"])}
+            {
+                **point,
+                "tokens_per_second": batch_tokens / max(1e-9, point["seconds"]),
+                "of_dense": point["flops"] / max(1e-9, point["seconds"]) / result["speed"]["dense_flops_per_second"],
+            }
             for point in thin_curve(timed, POINTS)
         ],
     }

@@ -14,7 +14,7 @@ from schemas.recipe import Recipe
 STEP = "train"
 NEEDS = ("shard",)
 TABLES = (tables.LEDGER,)
-REVISION = 1
+REVISION = 2
 
 
 def part(recipe: Recipe) -> dict[str, Any]:
@@ -27,7 +27,8 @@ def files(job: Job) -> list[Path]:
     run = job.run_folder
     named = ["result.json", "evaluations.json", "metrics.jsonl", "seconds.jsonl"]
     named += ["final/weights.safetensors", "final/config.json"]
-    return [*(run / name for name in named), *sorted((run / "ledger").glob("steps-*.npy"))]
+    some = (path for pattern in ("profile*", "ledger/steps-*.npy") for path in sorted(run.glob(pattern)))
+    return [*(run / name for name in named), *some]
 
 
 def run(job: Job) -> Counts:

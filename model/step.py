@@ -1,0 +1,194 @@
+"""One optimiser step: micro-batches forward and backward, one update, and what it tells, fetched without a wait."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import kernels
+from model.capture import CapturedSteps, Compute
+from model.data import Batch
+from model.evaluate import bits_per_byte
+from model.ledger import document_losses
+from model.loss import head_loss
+from model.optim import AdamW
+from model.transformer import Transformer
+from schemas.training import ModelConfig, TrainConfig
+
+log = logging.getLogger(__name__)
+
+RECOMPUTED = "none", "attention", "block"  # what the backward computes again, with less and less memory
+
+
+@dataclass
+class Division:
+    """How a step is fitted into memory: micro-batches of equal rows, and what is computed again in the backward."""
+
+    micro_batches: int = 1
+    recompute: str = "none"
+
+    def smaller(self, rows: int) -> Division | None:
+        """The next one that takes less memory, for batches of `rows` rows."""
+        more = next((n for n in range(self.micro_batches + 1, rows + 1) if rows % n == 0), None)
+        if more is not None:
+            return Division(more, self.recompute)
+        left = RECOMPUTED[RECOMPUTED.index(self.recompute) + 1 :]
+        return Division(self.micro_batches, left[0]) if left else None
+
+
+class Learner:
+    """Model and optimiser, and what a step does to them.
+
+    The balance loss is a product of two means over the step's tokens, rows per expert and probabilities, of which only
+    the second has a derivative. The first is taken from the step before (even, before the first): it is known before
+    the first micro-batch, and any division into micro-batches gives the same gradients.
+    """
+
+    def __init__(self, model: ModelConfig, config: TrainConfig, vocab_size: int):
+        self.config, self.device = config, torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if config.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
+        torch.use_deterministic_algorithms(config.deterministic)
+        self.network = Transformer(model, vocab_size, config.seed).to(self.device)
+        self.adamw = AdamW(self.network, config)
+        self.shares = torch.full((model.layers, model.experts), 1 / model.experts, device=self.device)
+        self.division = Division()
+        self._compute = self._launch()
+
+    def _launch(self) -> Compute:
+        """How steps are computed: captured where that pays, unless experts run on their definition, which waits for the
+        host."""
+        network, experts = self.network, self.network.config.experts
+        path = kernels.choose(network.head, network.blocks[0].moe.w1, experts) if experts > 1 else "dense"
+        return CapturedSteps(self.compute) if self.device.type == "cuda" and path != "reference" else self.compute
+
+    def resume(self, last_load: list[list[int]], division: Division) -> None:
+        """Go on as the run did that a checkpoint is of."""
+        load = torch.tensor(last_load, device=self.device)
+        self.shares.copy_(load / load.sum(1, keepdim=True))
+        self.division = division
+
+    def step(self, number: int, batch: Batch, rate: float) -> Told:
+        """Update the model by a batch. A loss that is not finite leaves it as it was, and is told by `Told.read`.
+
+        Where memory runs out the step is divided further and done again. Raises MemoryError if it cannot be.
+        """
+        while (told := self._try(number, batch, rate)) is None:
+            self._divide(batch)
+        return told
+
+    def _try(self, number: int, batch: Batch, rate: float) -> Told | None:
+        try:
+            return self._step(number, batch, rate)
+        except torch.OutOfMemoryError:
+            return None  # only once this frame is left is what the step held free again
+
+    def _divide(self, batch: Batch) -> None:
+        rows, length = batch.tokens_BL.shape
+        self.adamw.forget()
+        self._compute = self._launch()  # what was captured held memory, and was divided otherwise
+        torch.cuda.empty_cache()
+        smaller = self.division.smaller(rows)
+        if smaller is None:
+            held, there = (f"{n / 1e9:.1f} GB" for n in (torch.cuda.memory_allocated(), torch.cuda.mem_get_info()[1]))
+            raise MemoryError(
+                f"one row of {length} tokens does not fit beside weights and optimiser ({held} of {there}), though "
+                "every block is computed again in the backward: choose a smaller model, or a shorter seq_len"
+            )
+        self.division = smaller
+        log.warning("memory ran out: %s", self.division)
+
+    def _step(self, number: int, batch: Batch, rate: float) -> Told:
+        count = torch.tensor(float((batch.targets_BL >= 0).sum()))
+        count = (count.pin_memory() if self.device.type == "cuda" else count).to(self.device, non_blocking=True)
+        parts = batch.split(self.division.micro_batches)
+        self.adamw.rate.fill_(rate)
+        sent = [part.map(lambda tensor: tensor.to(self.device, non_blocking=True)) for part in parts]
+        return Told(number, batch, rate, parts, self._compute(sent, count))
+
+    def compute(self, parts: list[Batch], count: Tensor) -> Tensor:
+        """All that a step does on the device, from its micro-batches and how many tokens they predict, to its numbers:
+        [loss, balance, norm, nats of each segment of each part, rows per expert of each layer] in float64."""
+        self.adamw.add_up(len(parts))
+        told = [self._micro_batch(part, 1 / count.clamp(min=1), len(parts)) for part in parts]
+        norm = self.adamw.step()
+        nats, balances, loads = zip(*told, strict=True)
+        nats_S, load = torch.cat(nats), torch.stack(loads).sum(0)
+        self.shares.copy_(load / load.sum(1, keepdim=True))
+        loss = nats_S.sum() / count.clamp(min=1)
+        numbers = torch.stack([loss, torch.stack(balances).mean().double(), norm.double()])
+        return torch.cat([numbers, nats_S, load.flatten().double()])
+
+    def _micro_batch(self, batch: Batch, share: Tensor, parts: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Forward and backward: (nats of each segment in float64, balance loss, rows per expert [layers, E])."""
+        network, head = self.network, self.network.head
+        hidden = network(batch.tokens_BL, batch.packing, self.shares, recompute=self.division.recompute)
+        states_TD, total_VD = hidden.states_TD, self.adamw.sums.get("head")
+        losses_T, dstates_TD, dhead_VD = head_loss(
+            states_TD.detach(), head, batch.targets_BL.flatten(), share, total_VD
+        )
+        if total_VD is None:
+            head.grad = dhead_VD.to(head.dtype)
+        roots, gradients = [states_TD], [dstates_TD]
+        if hidden.balance.requires_grad:  # a dense model has no router
+            roots.append(hidden.balance)
+            gradients.append(torch.full_like(hidden.balance, network.config.balance_weight / parts))
+        torch.autograd.backward(roots, gradients)
+        self.adamw.add()
+        # one after the other in each segment, so that the sums are always the same
+        nats_S = torch.segment_reduce(losses_T.double(), "sum", offsets=batch.packing.bounds_S.long())
+        return nats_S, hidden.balance.detach(), hidden.load
+
+    def evaluate(self, documents: list[dict], seq_len: int) -> dict[str, dict]:
+        return bits_per_byte(self.network, documents, seq_len, self.config.batch_tokens)
+
+
+class Told:
+    """What a step tells, on its way from the device: one copy, which `read` waits for."""
+
+    def __init__(self, number: int, batch: Batch, rate: float, parts: list[Batch], numbers: Tensor):
+        self.number, self.batch, self.rate = number, batch, rate
+        self._segments = [(len(part.docs_S), len(part.packing.bounds_S) - 1) for part in parts]
+        self._numbers = numbers.to("cpu", non_blocking=True)
+        self._sent = torch.cuda.Event() if numbers.is_cuda else None
+        if self._sent:
+            self._sent.record()
+
+    @property
+    def on_its_way(self) -> bool:
+        """Whether a device may still be at work on it."""
+        return self._sent is not None
+
+    def read(self) -> tuple[dict, np.ndarray, Tensor]:
+        """(metrics, ledger rows, rows per expert [layers * E]). Raises FloatingPointError for numbers that are not
+        finite."""
+        if self._sent:
+            self._sent.synchronize()
+        loss, balance, norm = self._numbers[:3].tolist()
+        numbers = {"loss": loss, "balance": balance, "lr": self.rate, "grad_norm": norm}
+        nats, at = [], 3
+        for segments, filled_up in self._segments:
+            nats.append(self._numbers[at : at + segments])
+            at += filled_up
+        rows = document_losses(self.number, self.batch, torch.cat(nats).numpy())
+        _check_finite(self.number, numbers, rows)
+        return numbers, rows, self._numbers[at:].long()
+
+
+def _check_finite(step: int, numbers: dict, rows: np.ndarray) -> None:
+    bad = [name for name in ("loss", "balance", "grad_norm") if not math.isfinite(numbers[name])]
+    if not bad:
+        return
+    broken = rows["doc"][~np.isfinite(rows["loss"])]
+    docs = (broken if len(broken) else rows["doc"]).tolist()
+    which = "with such losses" if len(broken) else "in the batch"
+    raise FloatingPointError(
+        f"step {step}: {' and '.join(bad)} not finite; documents {which}: {docs}. "
+        "Lower peak_lr, or look at these documents; the last checkpoint is from before"
+    )
