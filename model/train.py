@@ -124,7 +124,8 @@ class Run:
         steps = self.batches.steps
         pauses = {*range(0, steps, every), *self.batches.stage_ends}
         trace = Trace(self.folder, *span(pauses, self.learner.config.profile))
-        with contextlib.closing(self.batches.ahead(self.state.step)) as ahead:
+        depth = 2 if self.learner.device.type == "cuda" else 0
+        with contextlib.closing(self.batches.ahead(self.state.step, depth=depth)) as ahead:
             for number in range(self.state.step, steps):
                 batch = self.wait(ahead)
                 trace.before(number)

@@ -1,6 +1,7 @@
 """Shards and batch order: against shards that Streaming wrote, and against orders found by sorting everything."""
 
 import os
+import threading
 from fractions import Fraction
 
 import numpy as np
@@ -125,6 +126,21 @@ def test_a_batch_does_not_depend_on_what_was_read_before(shards):
     backwards = [batches.batch(step).tokens_BL for step in reversed(range(batches.steps))][::-1]
     for step, tokens in enumerate(backwards):
         assert (Batches(root, manifest, plan, 4 * SEQ_LEN).batch(step).tokens_BL == tokens).all()
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2, 9])
+def test_batches_that_are_read_ahead_are_those_of_their_steps(shards, depth):
+    root, manifest, plan = shards
+    batches = Batches(root, manifest, plan, batch_tokens=4 * SEQ_LEN)
+    found = list(batches.ahead(2, depth=depth))
+    assert len(found) == batches.steps - 2
+    for step, batch in enumerate(found, 2):
+        assert (batch.tokens_BL == batches.batch(step).tokens_BL).all() and (batch.targets_BL == batches.batch(step).targets_BL).all()
+    before = threading.active_count()
+    unfinished = batches.ahead(0, depth=depth)
+    next(unfinished)
+    unfinished.close()
+    assert threading.active_count() == before
 
 
 def test_segments_positions_and_documents_are_those_of_the_samples(shards):
