@@ -68,9 +68,9 @@ def _bounds(starts_S: np.ndarray, tokens: int) -> np.ndarray:
     return np.concatenate([starts_S, np.full(1 + -len(starts_S) % step, tokens)]).astype(np.int32)
 
 
-def attention(packing: Packing, dtype: torch.dtype, channels: int, name: str = "auto") -> Attend:
-    """The operator that attends inside the segments of `packing`; `name` is one of `choose`'s."""
-    name = choose(packing.positions_BL.device, dtype, channels) if name == "auto" else name
+def attention(packing: Packing, dtype: torch.dtype, channels: int) -> Attend:
+    """The operator that attends inside the segments of `packing`, as `choose` says."""
+    name = choose(packing.positions_BL.device, dtype, channels)
     if name == "cudnn":
         from model import cudnn
 

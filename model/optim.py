@@ -29,8 +29,10 @@ class AdamW:
         self.config, self.weights = config, dict(network.named_parameters())
         dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
         self.masters = {name: weight.data for name, weight in self.weights.items()}
-        for name in network.matrices():
+        self.matrices = network.matrices()
+        for name in self.matrices:
             self.weights[name].data = self.masters[name].to(dtype)
+        self.decays = {name: config.weight_decay if name in self.matrices else 0.0 for name in self.weights}
         self.first, self.second = (
             {name: torch.zeros_like(master) for name, master in self.masters.items()} for _ in range(2)
         )
@@ -86,7 +88,7 @@ class AdamW:
         numbers = torch.stack([self.rate.float(), *corrections, scale, is_finite])
         for name, master in self.masters.items():
             weight, moments = self.weights[name].data, (self.first[name], self.second[name])
-            update(weight, master, gradients[name], *moments, numbers, self.config.betas, EPS, self._decay(name))
+            update(weight, master, gradients[name], *moments, numbers, self.config.betas, EPS, self.decays[name])
         return norm
 
     def _step_cpu(self, gradients: dict[str, Tensor]) -> Tensor:
@@ -95,8 +97,8 @@ class AdamW:
         if not torch.isfinite(norm):
             return norm
         torch._foreach_mul_(list(wide.values()), (self.config.clip_norm / norm).clamp(max=1.0))
-        for decay in (0.0, self.config.weight_decay):
-            names = [name for name in wide if self._decay(name) == decay]
+        for decay in set(self.decays.values()):
+            names = [name for name in wide if self.decays[name] == decay]
             tensors = [[kind[name] for name in names] for kind in (self.masters, wide, self.first, self.second)]
             steps = [self.done.clone() for _ in names]
             adamw(
@@ -104,12 +106,9 @@ class AdamW:
                 lr=self.rate.item(), weight_decay=decay, eps=EPS, maximize=False,
             )  # fmt: skip
         self.done += 1
-        for name, weight in self.weights.items():
-            weight.data.copy_(self.masters[name])
+        for name in self.matrices:  # the others are their own masters
+            self.weights[name].data.copy_(self.masters[name])
         return norm
-
-    def _decay(self, name: str) -> float:
-        return self.config.weight_decay if self.masters[name].ndim == 2 and name != "embedding" else 0.0
 
     def moments(self) -> dict[str, Tensor]:
         """The optimiser's state as named tensors, for a checkpoint."""

@@ -150,11 +150,12 @@ def test_masters_keep_what_rounded_weights_lose():
     assert {"norm.weight", "embedding"} & set(learner.network.matrices()) == set()
 
 
-def test_adamw_with_clipping_is_torchs():
-    learner = Learner(TINY, CONFIG, VOCAB)
+@pytest.mark.parametrize("weight_decay", [0.1, 0.0])
+def test_adamw_with_clipping_is_torchs(weight_decay):
+    learner = Learner(TINY, dataclasses.replace(CONFIG, weight_decay=weight_decay), VOCAB)
     adamw = learner.adamw
     theirs = {name: torch.nn.Parameter(master.clone()) for name, master in adamw.masters.items()}
-    decays = {name: 0.0 if p.ndim == 1 or name == "embedding" else CONFIG.weight_decay for name, p in theirs.items()}
+    decays = {name: 0.0 if p.ndim == 1 or name == "embedding" else weight_decay for name, p in theirs.items()}
     optimizer = torch.optim.AdamW([{"params": [p], "weight_decay": decays[name]} for name, p in theirs.items()], betas=CONFIG.betas)
     for step in range(5):
         for name, weight in adamw.weights.items():
