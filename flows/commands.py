@@ -298,7 +298,7 @@ def _said_plainly() -> Iterator[None]:
     """What a user can mend is said in one message; anything else keeps its traceback."""
     try:
         yield
-    except (RuntimeError, LookupError, ValueError, OSError, FloatingPointError) as error:
+    except (RuntimeError, LookupError, ValueError, OSError, FloatingPointError, MemoryError) as error:
         if os.environ.get("MILLRACE_TRACEBACK"):
             raise
         print(sentence(error), file=sys.stderr)

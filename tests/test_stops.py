@@ -14,9 +14,10 @@ from pathlib import Path
 import conftest
 import psutil
 import pytest
+import typer
 from typer.testing import CliRunner
 
-from flows.commands import app, exit_code, require_database, sentence, wide_console
+from flows.commands import _said_plainly, app, exit_code, require_database, sentence, wide_console
 from flows.exits import MEANINGS, Exit
 from flows.home import DiskFull
 from flows.scratch import HomeBusy, held, sweep
@@ -158,11 +159,14 @@ def test_prefects_database_is_named_where_it_is_damaged(tmp_path):
             require_database(file)
 
 
-def test_sentences_stand_alone_and_faults_name_their_class():
+def test_sentences_stand_alone_and_faults_name_their_class(capsys):
     sentences = [RecipeError("r.yaml: home: missing"), DataError("plan.json is missing"), FileNotFoundError("no report yet"),
                  OSError("home: cannot be made"), DiskFull("free some space"), HomeBusy("another run")]  # fmt: skip
     assert [sentence(error) for error in sentences] == [str(error) for error in sentences]
     assert sentence(KeyError("x")) == "KeyError: 'x'" and sentence(ValueError("bad")) == "ValueError: bad" and sentence(OSError()) == "OSError: "
+    with pytest.raises(typer.Exit), _said_plainly():
+        raise MemoryError("one row does not fit")
+    assert capsys.readouterr().err == "MemoryError: one row does not fit\n"
 
 
 def test_tables_are_wide_where_no_terminal_says_how_wide_it_is(monkeypatch):
