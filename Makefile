@@ -1,6 +1,7 @@
 # make curriculum   raw text -> tables -> shards -> a trained model -> a report; RECIPE=my.yaml runs another recipe
 # make setup        only the virtual environment, Delta's JARs and two model files (6 GB, once); PYTHON=... picks a Python
-# make test         every test
+# make test         every test but those that need servers, in two processes
+# make test-all     those too: a Prefect server with its workers, kills in every step
 # make bench        the measurements behind the numbers in the README
 # make bench-setup  the tools that it compares with, in an environment of their own (.bench, 2 GB); without them it says so
 # make clean        removes the set-up and caches, never data (each recipe names its home folder)
@@ -15,7 +16,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS := 120
 export TIKTOKEN_CACHE_DIR := $(CURDIR)/.venv/share/millrace/models
 
-.PHONY: curriculum setup test bench bench-setup clean
+.PHONY: curriculum setup test test-all bench bench-setup clean
 
 curriculum: setup
 	.venv/bin/flows run curriculum --recipe $(RECIPE)
@@ -24,7 +25,10 @@ setup:
 	@.ci/setup
 
 test: setup
-	$(python) -m pytest
+	$(python) -m pytest -m "not servers" -n 2 --dist loadgroup --no-loadscope-reorder
+
+test-all: test
+	$(python) -m pytest -m servers
 
 bench: setup
 	$(python) -m benchmarks

@@ -1,4 +1,4 @@
-"""One Spark session for the whole suite; numba's compiled kernels are cached beside the checkout as in any run."""
+"""One Spark session for the whole suite in each of its processes; numba's compiled kernels are cached beside the checkout as in any run."""
 
 import contextlib
 import os
@@ -141,5 +141,14 @@ def kills(finished_home):
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The small run first, so that the kills can begin; their test last."""
-    items.sort(key=lambda item: {"test_main_job.py": 0, "test_kills.py": 2}.get(item.path.name, 1))
+    """Two processes share the tests (`pytest -n 2 --dist loadgroup`): the small run is made in one of them, Spark tests mostly run
+    in the other, and the rest goes where there is time, file by file. The kills begin with the small run and are asked for last."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(group(item)))
+    items.sort(key=lambda item: (item.path.name == "test_kills.py", {"home": 0, "spark": 1}.get(group(item), 2)))
+
+
+def group(item: pytest.Item) -> str:
+    """The fixture that is dear, or the file."""
+    dear = [fixture for name, fixture in (("finished_home", "home"), ("spark", "spark")) if name in item.fixturenames]
+    return dear[0] if dear else item.path.stem
