@@ -23,6 +23,7 @@ from flows.home import Home
 from schemas import tables
 
 pytestmark = pytest.mark.servers
+
 KILLED = ("measure", "dedup", "judge", "tokenise", "mixture", "shard", "train", "evaluate", "report")
 SPARK_STARTS = 5  # seconds that a step begins with where it is the first of a run
 ALL = ("ingest", "learn", *KILLED)
