@@ -140,6 +140,7 @@ def kills(finished_home):
     return wait
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Two processes share the tests (`pytest -n 2 --dist loadgroup`): the small run is made in one of them, Spark tests mostly run
     in the other, and the rest goes where there is time, file by file. The kills begin with the small run and are asked for last."""
