@@ -7,7 +7,6 @@ import errno
 import os
 import sqlite3
 import sys
-import tempfile
 import webbrowser
 from collections.abc import Iterator
 from pathlib import Path
@@ -118,6 +117,39 @@ def status(recipe: RecipePath = DEFAULT) -> None:
             finished = state.receipt.finished_at[:16].replace("T", " ") if state.receipt else ""
             table.add_row(state.step.name, f"[{colours[state.state]}]{state.state}[/]", seconds, finished, state.why)
         console.print(table)
+
+
+@app.command()
+def deploy(
+    recipes: Annotated[list[Path], typer.Argument(help="recipes (YAML), a deployment each, called by the file's name")],
+    cron: Annotated[str | None, typer.Option(help="When, as cron says it, such as '0 3 * * *'; UTC.")] = None,
+    every: Annotated[str | None, typer.Option(help="How often: a number with s, m, h or d, such as 6h.")] = None,
+    on_delivery: Annotated[bool, typer.Option("--on-delivery", help="Whenever `flows deliver` tells of one.")] = False,
+    notify: Annotated[
+        list[str] | None,
+        typer.Option(help="Tell this address how runs end: any of Apprise's, or https:// for JSON. Repeatable."),
+    ] = None,
+    here: Annotated[
+        bool, typer.Option("--here", help="Run what is due from this process, until it is stopped.")
+    ] = False,
+) -> None:
+    """Put recipes on a Prefect server (PREFECT_API_URL), to run by the clock, by delivery, or when someone says so.
+
+    Runs of one home wait for one another; a crashed one goes on once. Without --here a worker runs them:
+    `prefect worker start --pool millrace`. A second time, what was registered is replaced.
+
+    Example: `flows deploy my.yaml --cron "0 3 * * *" --notify https://example.org/hook`
+    """
+    with _said_plainly():
+        from flows.deploy import deploy, schedule, serve_here
+
+        when = schedule(cron, every, on_delivery)
+        if here:
+            serve_here(recipes, when, notify or [])
+            return
+        for name in deploy(recipes, when, notify or []):
+            console.print(f"{name} is deployed. Now: `prefect deployment run {name}`", soft_wrap=True)
+        console.print("Runs are taken up by `prefect worker start --pool millrace`.")
 
 
 @app.command()
@@ -237,17 +269,16 @@ def _home(recipe: Path) -> Home:
 def _prepare_environment(home: Home) -> None:
     """Settings that must stand before Prefect and Java start; for Prefect what the user has set wins.
 
-    All scratch goes into the home folder: /tmp may be full or small. Prefect's database stays there too; telemetry is
-    off: it needs a network, and its write can fail a run.
+    Prefect's database stays in the home folder; telemetry is off: it needs a network, and its write can fail a run. Its
+    console is silent, as the terminal shows the steps; a server is told what they say.
     """
-    os.environ["TMPDIR"] = str(home.root.resolve() / "tmp")
-    tempfile.tempdir = None  # asked for already, it would stay
+    home.hold_scratch()
     folder = home.root.resolve() / "prefect"
     folder.mkdir(parents=True, exist_ok=True)
     require_database(folder / "prefect.db")
     os.environ.setdefault("PREFECT_HOME", str(folder))
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
 
 

@@ -6,63 +6,130 @@ Importing this module imports Prefect; `flows.cli` sets Prefect's environment be
 
 from __future__ import annotations
 
+import contextlib
+import math
+import os
 import sys
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pyarrow as pa
-from prefect import Flow, Task, flow, task
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect import Flow, Task, flow, get_run_logger, task
+from prefect.artifacts import (
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
 from prefect.cache_policies import NO_CACHE
-from prefect.states import State
+from prefect.exceptions import PrefectHTTPStatusError
+from prefect.runtime import flow_run
+from prefect.states import Completed, Failed, State
+from rich.console import Console
 
 from flows.home import Home, Receipt
 from flows.job import Job
 from flows.preflight import Preflight, check
-from flows.progress import Display, spark_tasks
+from flows.progress import Display, counted, spark_tasks, spark_timeout
+from flows.status import State as StepState
 from flows.status import pending, plain, states
 from flows.steps import STEPS, Step
+from flows.summary import funnel_rows, markdown
 from schemas import tables
+from schemas.errors import GateClosed
+from schemas.files import read_json
+
+RUNS = 2  # of one flow run: an automation starts it again after a crash (flows.deploy)
 
 
 @flow(name="curriculum", persist_result=False)
-def curriculum(recipe: str, only: str | None = None) -> None:
-    """Run what is not done of a recipe (path to its YAML file), or the one step `only`.
+def curriculum(recipe: str, folder: str | None = None, only: str | None = None) -> State:
+    """Run what is not done of a recipe (path to its YAML file), or the one step `only`, as if called in `folder`.
 
-    Raises RecipeError, HomeBusy or NotReady before anything is written; what a step raises is passed on.
+    A home that is in use is waited for. Raises RecipeError or NotReady before anything is written; what a step raises
+    is passed on, but a closed gate ends the run in a state of its own.
     """
-    checked = check(Path(recipe))
-    home = Home(Path(checked.recipe.home))
+    if flow_run.run_count > RUNS:
+        raise RuntimeError(
+            f"the run crashed {RUNS} times; its log and spark.log in the home's tmp/ say how far it came"
+        )
+    os.chdir(folder or ".")
+    home = Home(Path(check(Path(recipe)).recipe.home))
     home.require_space()
-    with home.held():
+    with home.held(on_wait=patience(get_run_logger().info)):
         home.sweep()
-        run_steps(checked, only)
+        home.hold_scratch()
+        try:
+            return run_steps(check(Path(recipe)), only, Display(Console(quiet=True)))
+        except GateClosed as closed:
+            return Failed(name="GateClosed", message=str(closed))
+
+
+def patience(log: Callable[[str], None]) -> Callable[[str], None]:
+    """Logs what is waited for once, and every ten minutes."""
+    logged = -math.inf
+
+    def wait(busy: str) -> None:
+        nonlocal logged
+        if time.monotonic() - logged > 600:
+            log(busy)
+            logged = time.monotonic()
+
+    return wait
 
 
 def curriculum_of(checked: Preflight) -> Flow:
-    """The same flow of a recipe that was checked just now, so that its sources are not listed again."""
-    return flow(name="curriculum", persist_result=False)(lambda recipe, only: run_steps(checked, only))
+    """The same flow of a recipe that was checked just now, so that its sources are not listed again, in a home that is
+    held. It shows its steps on the terminal."""
+    return flow(name="curriculum", persist_result=False)(lambda recipe, only: run_steps(checked, only, Display()))
 
 
-def run_steps(checked: Preflight, only: str | None) -> None:
+def run_steps(checked: Preflight, only: str | None, display: Display) -> State:
     """What is not done, or the one step `only`, in the home folder of the recipe. To be called while that is held."""
     home = Home(Path(checked.recipe.home))
     remember_server(home)
     step_states = states(checked, home, models=True)
     job = Job(checked.recipe, home, {state.step.name: state.hash for state in step_states})
     job.files, job.deliveries = checked.files, checked.deliveries
-    decided = {state.step.name: plain(state.part) for state in step_states}
+    by_name = {state.step.name: state for state in step_states}
     run = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
     store_runs(job)
-    display = Display()
+    tell_skipped(step_states, get_run_logger().info)
+    ended: dict[str, State] = {}
     for step in pending(step_states, only):
-        as_task(step)(step, job, decided[step.name], run, display)
+        before = [ended[need] for need in step.needs if need in ended]
+        ended[step.name] = as_task(step)(
+            step, job, by_name[step.name], run, display, wait_for=before, return_state=True
+        )
+        if not ended[step.name].is_completed():
+            ended[step.name].result()  # raises what the step raised
     publish(job)
     store_runs(job)
+    return Completed(message=result(job, list(ended)))
+
+
+def tell_skipped(step_states: list[StepState], log: Callable[[str], None]) -> None:
+    """Which steps have nothing to do, and what they counted when they last ran."""
+    for state in step_states:
+        if state.state == "done" and state.receipt:
+            counts = counted(state.receipt.counts, state.receipt.seconds)
+            log(f"{state.step.name} is done, of {state.receipt.finished_at}: {counts}")
+
+
+def result(job: Job, ran: list[str]) -> str:
+    """One sentence of what the run did."""
+    if not ran:
+        return "Nothing to do: every step is done"
+    judged, trained = (job.home.receipt(step) for step in ("judge", "train"))
+    said = f"{len(ran)} steps: {', '.join(ran)}"
+    said += f". Kept {judged.counts['kept']:,.0f} of {judged.counts['documents']:,.0f} documents" if judged else ""
+    return said + (f", final loss {trained.counts['loss']:.3f}" if trained else "")
 
 
 def remember_server(home: Home) -> None:
@@ -89,18 +156,36 @@ def is_transient(_task: Any, _run: Any, state: State) -> bool:
     return isinstance(state.result(raise_on_failure=False), Py4JError | ConnectionError | TimeoutError)
 
 
-def work(step: Step, job: Job, part: Any, run: str, display: Display) -> None:
+def work(step: Step, job: Job, state: StepState, run: str, display: Display) -> None:
     """Do a step's work, shown on one line, and leave its receipt."""
     number = [one.name for one in STEPS].index(step.name) + 1
     started = time.monotonic()
-    with display.step(step.name, number, len(STEPS)) as bar, spark_tasks(bar, lambda: vars(job).get("spark")):
+    page = Page(f"{job.home.key}-{step.name}", step.name)
+    page.log(f"{step.name}: {state.state}, {state.why}")
+    session, minutes = lambda: vars(job).get("spark"), job.recipe.spark.timeout_minutes
+    with display.step(step.name, number, len(STEPS), page) as bar, spark_tasks(bar, session):
         job.on_training = bar.training
         job.home.void(step.name)
-        with job.home.space_named(step.name), job.home.tables_named():
+        with job.home.space_named(step.name), job.home.tables_named(), spark_timeout(step.name, minutes, session):
             counts = step.run(job)
         seconds = time.monotonic() - started
-        job.home.keep(receipt(step, job, part, run, counts, seconds))
+        job.home.keep(receipt(step, job, plain(state.part), run, counts, seconds))
         bar.finish(counts, seconds)
+
+
+class Page:
+    """A step's page on Prefect's server: log and progress bar. Made in the task, told from any thread."""
+
+    def __init__(self, key: str, name: str):
+        self._logger = get_run_logger()
+        self._bar = create_progress_artifact(0.0, key=key, description=f"how far `{name}` is")
+
+    def log(self, said: str) -> None:
+        self._logger.info(said)
+
+    def progress(self, percent: float) -> None:
+        with contextlib.suppress(httpx.HTTPError, PrefectHTTPStatusError):  # a bar is not worth a run
+            update_progress_artifact(self._bar, progress=min(percent, 100.0))
 
 
 def receipt(step: Step, job: Job, part: Any, run: str, counts: dict[str, float], seconds: float) -> Receipt:
@@ -147,11 +232,13 @@ MAPS = {"inputs": pa.string(), "tables": pa.int64(), "counts": pa.float64()}  # 
 
 
 def publish(job: Job) -> None:
-    """Prefect artifacts: the funnel as a table, and where the report is."""
-    if job.home.receipt("report"):
-        page = job.home.report_page().resolve()
-        create_markdown_artifact(f"Report: `{page}`", key="report", description="the run as one HTML page")
-    receipts = [job.home.receipt(step.name) for step in STEPS]
+    """Prefect artifacts under the home's own keys: what each step counted, the funnel, the report's summary."""
+    key, receipts = job.home.key, [job.home.receipt(step.name) for step in STEPS]
     rows = [{"step": one.step, "seconds": one.seconds, **one.counts} for one in receipts if one]
     if rows:
-        create_table_artifact(rows, key="steps", description="what each step counted")
+        create_table_artifact(rows, key=f"{key}-steps", description=f"what each step of {job.home.root} counted")
+    if job.home.receipt("report"):
+        page = job.home.report_page()
+        facts = read_json(page.with_suffix(".json"))
+        create_table_artifact(funnel_rows(facts), key=f"{key}-funnel", description="what came through")
+        create_markdown_artifact(markdown(facts, page), key=f"{key}-report", description="the report, in short")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -87,6 +89,12 @@ class Home:
     @property
     def report(self) -> Path:
         return self.root / "report"
+
+    @property
+    def key(self) -> str:
+        """What the home is called on a Prefect server: its folder's name and a hash of where it lies."""
+        name = re.sub(r"[^a-z0-9]+", "-", self.root.resolve().name.lower()).strip("-")[:30]
+        return f"{name}-{hashlib.blake2b(os.fsencode(self.root.resolve()), digest_size=4).hexdigest()}".lstrip("-")
 
     def receipt_file(self, step: str) -> Path:
         return self.root / "steps" / f"{step}.json"
@@ -201,9 +209,14 @@ class Home:
                 f"cannot be read. {MENDED}"
             ) from error
 
-    def held(self) -> contextlib.AbstractContextManager[None]:
-        """Hold the folder for one run. Raises HomeBusy naming the run that has it."""
-        return scratch.held(self.root)
+    def held(self, on_wait: Callable[[str], None] | None = None) -> contextlib.AbstractContextManager[None]:
+        """Hold the folder for one run. Raises HomeBusy naming the run that has it; with `on_wait` waits for it."""
+        return scratch.held(self.root, on_wait)
+
+    def hold_scratch(self) -> None:
+        """Let all scratch of this process lie in the home: /tmp may be full or small."""
+        os.environ["TMPDIR"] = str(self.root.resolve() / "tmp")
+        tempfile.tempdir = None  # asked for already, it would stay
 
     def sweep(self) -> None:
         """End and remove what a run that was killed left. To be called while the folder is held."""

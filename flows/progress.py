@@ -1,12 +1,13 @@
-"""One line a step: a bar while it runs, counts, rate and time when it is done."""
+"""What a run tells while it works: a line a step on the terminal, and logs and a moving bar on Prefect's server."""
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -15,7 +16,18 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 POLL_SECONDS = 0.3
+LOG_SECONDS = 30.0  # between two lines of a step's log
 WIDTH = 10  # of the steps' names
+
+
+class Teller(Protocol):
+    """A step's page on Prefect's server."""
+
+    def log(self, said: str) -> None:
+        """A line of its log."""
+
+    def progress(self, percent: float) -> None:
+        """Where its bar stands."""
 
 
 class Display:
@@ -25,10 +37,10 @@ class Display:
         self.console = console or Console(highlight=False)
 
     @contextmanager
-    def step(self, name: str, number: int, of: int) -> Iterator[Bar]:
+    def step(self, name: str, number: int, of: int, teller: Teller) -> Iterator[Bar]:
         """Show a step while the block runs. The block calls `finish` on what it is given."""
         started = time.monotonic()
-        bar = Bar()
+        bar = Bar(teller)
         if not self.console.is_terminal:
             self.console.print(f"{number:>2}/{of} {name:<{WIDTH}} ...", soft_wrap=True)
             yield bar
@@ -48,16 +60,25 @@ class Display:
 class Bar:
     """The line of one step."""
 
-    def __init__(self):
+    def __init__(self, teller: Teller):
         self.summary = ""
         self._progress: Progress | None = None
+        self._teller, self._logged, self._moved = teller, time.monotonic(), 0.0
 
     def attach(self, progress: Progress) -> None:
         self._progress, self._task = progress, progress.add_task("", total=None)
 
     def update(self, done: float, total: float | None, said: str = "") -> None:
+        """Move the bar; on the server at most once a second, with a line in the log every LOG_SECONDS."""
         if self._progress:
             self._progress.update(self._task, completed=done, total=total, description=said)
+        now = time.monotonic()
+        if total and now - self._moved >= 1:
+            self._moved = now
+            self._teller.progress(100 * done / total)
+        if now - self._logged >= LOG_SECONDS:
+            self._logged = now
+            self._teller.log(said)
 
     def training(self, step: Any) -> None:
         """Show an optimiser step of the trainer."""
@@ -69,14 +90,21 @@ class Bar:
 
     def finish(self, counts: dict[str, float], seconds: float) -> None:
         """Set the closing line from what the step counted."""
-        said = [
-            f"{value:,.2f} {name}" if value % 1 else f"{value:,.0f} {name}"
-            for name, value in counts.items()
-            if name != "bytes"
-        ]
-        if "bytes" in counts:
-            said.append(f"{counts['bytes'] / 1e6:,.1f} MB at {counts['bytes'] / 1e6 / max(seconds, 1e-9):,.1f} MB/s")
-        self.summary = ", ".join(said)
+        self.summary = counted(counts, seconds)
+        self._teller.progress(100)
+        self._teller.log(f"{seconds:.1f} s   {self.summary}")
+
+
+def counted(counts: dict[str, float], seconds: float) -> str:
+    """What a step counted, in words; bytes with their rate."""
+    said = [
+        f"{value:,.2f} {name}" if value % 1 else f"{value:,.0f} {name}"
+        for name, value in counts.items()
+        if name != "bytes"
+    ]
+    if "bytes" in counts:
+        said.append(f"{counts['bytes'] / 1e6:,.1f} MB at {counts['bytes'] / 1e6 / max(seconds, 1e-9):,.1f} MB/s")
+    return ", ".join(said)
 
 
 @contextmanager
@@ -84,21 +112,63 @@ def spark_tasks(bar: Bar, session: Callable[[], SparkSession | None]) -> Iterato
     """Move the bar with the tasks of Spark's running stages, once `session` returns a session."""
     from py4j.protocol import Py4JError  # `flows status` starts without it
 
+    def look() -> bool:
+        if (spark := session()) is None:
+            return True
+        try:
+            tracker = spark.sparkContext.statusTracker()
+            stages = [info for stage in tracker.getActiveStageIds() if (info := tracker.getStageInfo(stage))]
+        except (OSError, Py4JError):
+            return False  # Spark is gone: the step will say so
+        if stages:
+            done, total = sum(s.numCompletedTasks for s in stages), sum(s.numTasks for s in stages)
+            bar.update(done, total, f"{done} of {total} tasks")
+        return True
+
+    with _repeated(look):
+        yield
+
+
+class TookTooLong(RuntimeError):
+    """A step's Spark jobs were interrupted."""
+
+
+@contextmanager
+def spark_timeout(step: str, minutes: float | None, session: Callable[[], SparkSession | None]) -> Iterator[None]:
+    """Interrupt the block's Spark jobs after so many minutes: Prefect's timeout waits until a call into Java returns.
+
+    Raises TookTooLong instead of what Spark then says.
+    """
+    until, late = time.monotonic() + 60 * (minutes or 0), False
+
+    def look() -> bool:
+        nonlocal late
+        late = time.monotonic() >= until
+        if late and (spark := session()):
+            spark.interruptAll()  # again and again: a step has many jobs
+        return True
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_repeated(look) if minutes else contextlib.nullcontext())
+        try:
+            yield
+        except Exception as error:
+            if not late:
+                raise
+            raise TookTooLong(
+                f"{step}: expected Spark to be done within spark.timeout_minutes, found it at work after {minutes:g}; "
+                "its jobs were interrupted. What is done is safe: raise the limit or look at spark.log, then run again"
+            ) from error
+
+
+@contextmanager
+def _repeated(look: Callable[[], bool]) -> Iterator[None]:
+    """Call `look` every POLL_SECONDS beside the block, until it says that this is enough."""
     stop = threading.Event()
 
     def watch() -> None:
-        while not stop.wait(POLL_SECONDS):
-            spark = session()
-            if spark is None:
-                continue
-            try:
-                tracker = spark.sparkContext.statusTracker()
-                stages = [info for stage in tracker.getActiveStageIds() if (info := tracker.getStageInfo(stage))]
-            except (OSError, Py4JError):
-                return  # Spark is gone: the step will say so
-            if stages:
-                done, total = sum(s.numCompletedTasks for s in stages), sum(s.numTasks for s in stages)
-                bar.update(done, total, f"{done} of {total} tasks")
+        while not stop.wait(POLL_SECONDS) and look():
+            pass
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()

@@ -10,11 +10,14 @@ import fcntl
 import os
 import shutil
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TextIO
 
 WATCHER = "MILLRACE_WATCHER"  # variable of the environment: the process that watches this one, a socket to it
 KEPT = ("spark.log",)  # what Java said is read when a run has failed
+POLL_SECONDS = 2.0  # while a home is waited for
 
 
 class HomeBusy(RuntimeError):
@@ -22,22 +25,34 @@ class HomeBusy(RuntimeError):
 
 
 @contextlib.contextmanager
-def held(root: Path) -> Iterator[None]:
-    """Hold the home folder `root` for one run. Raises HomeBusy naming the run that has it.
+def held(root: Path, on_wait: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Hold the home folder `root` for one run. Raises HomeBusy naming the run that has it, or with `on_wait` waits for
+    that run, calling it with this message every POLL_SECONDS.
 
     The kernel lets go of the lock when the process ends, however it ends.
     """
     (root / "tmp").mkdir(parents=True, exist_ok=True)
     with open(root / "lock", "a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise HomeBusy(f"{root} is in use by {file.read().strip()}; wait for it, or stop it") from None
+        while holder := _holder(file):
+            busy = f"{root} is in use by {holder}; wait for it, or stop it"
+            if on_wait is None:
+                raise HomeBusy(busy)
+            on_wait(busy)
+            time.sleep(POLL_SECONDS)
         file.truncate(0)
         file.write(f"process {_tell_watcher(root)}")
         file.flush()
         yield
+
+
+def _holder(lock: TextIO) -> str | None:
+    """Which run has the lock; None if it is ours now."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return None
+    except BlockingIOError:
+        lock.seek(0)
+        return lock.read().strip() or "another run"
 
 
 def _tell_watcher(root: Path) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -124,6 +125,34 @@ def funnel(facts: dict[str, Any]) -> Table:
         table.add_row(row["source"], *(f"{n:,}" for n in (row["records"], *documents, row["tokens"])))
         table.add_row("", *(size(n) for n in (sum(n_bytes), *n_bytes)), "", style="dim")
     return table
+
+
+def funnel_rows(facts: dict[str, Any]) -> list[dict[str, Any]]:
+    """The funnel as rows of documents, a source each."""
+    return [
+        {"source": row["source"], "in": row["records"]}
+        | {OUTCOMES[one["outcome"]]: one["documents"] for one in row["outcomes"] if one["outcome"] in OUTCOMES}
+        | {"tokens": row["tokens"]}
+        for row in facts["funnel"]
+    ]
+
+
+def markdown(facts: dict[str, Any], page: Path) -> str:
+    """The report in short, for a page of Prefect's."""
+    shown = [funnel(facts), losses(facts), curriculum(facts), heldout(facts)]
+    parts = [_markdown_table(one) if isinstance(one, Table) else one for one in shown]
+    where = f"The whole report: [{page.name}]({page.resolve().as_uri()}) on the machine of the run"
+    return "\n\n".join([*parts, experts(facts["training"]), where])
+
+
+def _markdown_table(table: Table) -> str:
+    cells = [[_cell(column.header), *map(_cell, column.cells)] for column in table.columns]
+    header, *rows = ["| " + " | ".join(row) + " |" for row in zip(*cells, strict=True)]
+    return "\n".join([f"### {table.title}\n", header, "|---" * len(cells) + "|", *rows])
+
+
+def _cell(cell: Any) -> str:
+    return (cell.plain if isinstance(cell, Text) else str(cell)).replace("|", "\\|").replace("\n", " ")
 
 
 def losses(facts: dict[str, Any]) -> Table:

@@ -3,3 +3,7 @@
 
 class DataError(ValueError):
     """Sources, tables or files do not hold what is needed: the message names the place, what was expected and found."""
+
+
+class GateClosed(RuntimeError):
+    """A delivery differs too much from the last one that was accepted."""

@@ -373,6 +373,9 @@ class Spark(Part):
     driver_memory: str = Field(
         "2g", pattern=r"^[1-9]\d*[mg]$", description="heap of the driver, which does all the work in local mode"
     )
+    timeout_minutes: float | None = Field(
+        None, gt=0, description="Spark jobs of a step that takes longer are interrupted, and the run fails"
+    )
 
     @field_validator("master")
     @classmethod
