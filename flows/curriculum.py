@@ -69,6 +69,15 @@ def curriculum(recipe: str, folder: str | None = None, only: str | None = None) 
             return run_steps(check(Path(recipe)), only, Display(Console(quiet=True)))
         except GateClosed as closed:
             return Failed(name="GateClosed", message=str(closed))
+        finally:
+            end_spark()
+            home.sweep()
+
+
+def end_spark() -> None:
+    """Its scratch lies in the home. Where no step needed it, its module was not loaded."""
+    if "pipelines.spark" in sys.modules:
+        sys.modules["pipelines.spark"].end()
 
 
 def patience(log: Callable[[str], None]) -> Callable[[str], None]:

@@ -7,6 +7,7 @@ for one another in a work queue of that home. Whatever is deployed again takes t
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 from dataclasses import dataclass
@@ -195,6 +196,7 @@ def _notification(deployment_id: UUID, name: str, url: str) -> Automation:
 
 def _address(url: str) -> str:
     """An address of Apprise's. A plain web address is posted JSON to."""
+    logging.getLogger("apprise").setLevel(logging.CRITICAL)  # it says what it cannot read, secrets and all
     for address in (url, url.replace("http", "json", 1)):
         if Apprise().add(address):
             return address

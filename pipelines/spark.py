@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
+from pyspark import SparkContext
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
@@ -134,6 +135,17 @@ def session(spark: Spark, home: str) -> SparkSession:
         started = builder.getOrCreate()
     started.sparkContext.setLogLevel("OFF")  # what fails is raised, with its cause, to the step that asked for it
     return started
+
+
+def end() -> None:
+    """End the session of this process and its Java, if there are any, with the files that they hold open. For
+    processes that end."""
+    if context := SparkContext._active_spark_context:
+        context.stop()
+    if gateway := SparkContext._gateway:
+        gateway.shutdown()
+        gateway.proc.stdin.close()  # Java ends with it
+        gateway.proc.wait(timeout=20)
 
 
 def escape_globs(path: str) -> str:
