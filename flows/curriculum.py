@@ -36,7 +36,7 @@ from rich.console import Console
 from flows.home import Home, Receipt
 from flows.job import Job
 from flows.preflight import Preflight, check
-from flows.progress import Display, counted, spark_tasks, spark_timeout
+from flows.progress import Display, Page, counted, spark_tasks, spark_timeout
 from flows.status import State as StepState
 from flows.status import pending, plain, states
 from flows.steps import STEPS, Step
@@ -153,7 +153,7 @@ def remember_server(home: Home) -> None:
 def as_task(step: Step) -> Task:
     """The step as a Prefect task. Its input and output are tables and files, so Prefect caches nothing."""
     return task(
-        work, name=step.name, task_run_name=step.name, cache_policy=NO_CACHE, persist_result=False,
+        told_work, name=step.name, task_run_name=step.name, cache_policy=NO_CACHE, persist_result=False,
         retries=1, retry_delay_seconds=2, retry_condition_fn=is_transient,
     )  # fmt: skip
 
@@ -165,29 +165,34 @@ def is_transient(_task: Any, _run: Any, state: State) -> bool:
     return isinstance(state.result(raise_on_failure=False), Py4JError | ConnectionError | TimeoutError)
 
 
-def work(step: Step, job: Job, state: StepState, run: str, display: Display) -> None:
+def told_work(step: Step, job: Job, state: StepState, run: str, display: Display) -> None:
+    """`work`, told on the server too: why it is done, what it counts, how far it is."""
+    page = ServerPage(f"{job.home.key}-{step.name}", f"how far `{step.name}` of {job.home.root} is")
+    page.log(f"{step.name}: {state.state}, {state.why}")
+    work(step, job, plain(state.part), run, display, page)
+
+
+def work(step: Step, job: Job, part: Any, run: str, display: Display, page: Page | None = None) -> None:
     """Do a step's work, shown on one line, and leave its receipt."""
     number = [one.name for one in STEPS].index(step.name) + 1
     started = time.monotonic()
-    page = Page(f"{job.home.key}-{step.name}", step.name)
-    page.log(f"{step.name}: {state.state}, {state.why}")
     session, minutes = lambda: vars(job).get("spark"), job.recipe.spark.timeout_minutes
-    with display.step(step.name, number, len(STEPS), page) as bar, spark_tasks(bar, session):
+    with display.step(step.name, number, len(STEPS), page or Page()) as bar, spark_tasks(bar, session):
         job.on_training = bar.training
         job.home.void(step.name)
         with job.home.space_named(step.name), job.home.tables_named(), spark_timeout(step.name, minutes, session):
             counts = step.run(job)
         seconds = time.monotonic() - started
-        job.home.keep(receipt(step, job, plain(state.part), run, counts, seconds))
+        job.home.keep(receipt(step, job, part, run, counts, seconds))
         bar.finish(counts, seconds)
 
 
-class Page:
-    """A step's page on Prefect's server: log and progress bar. Made in the task, told from any thread."""
+class ServerPage(Page):
+    """A step's page on Prefect's server: its log and a progress artifact. Made in the task, told from any thread."""
 
-    def __init__(self, key: str, name: str):
+    def __init__(self, key: str, description: str):
         self._logger = get_run_logger()
-        self._bar = create_progress_artifact(0.0, key=key, description=f"how far `{name}` is")
+        self._bar = create_progress_artifact(0.0, key=key, description=description)
 
     def log(self, said: str) -> None:
         self._logger.info(said)
@@ -249,5 +254,9 @@ def publish(job: Job) -> None:
     if job.home.receipt("report"):
         page = job.home.report_page()
         facts = read_json(page.with_suffix(".json"))
-        create_table_artifact(funnel_rows(facts), key=f"{key}-funnel", description="what came through")
-        create_markdown_artifact(markdown(facts, page), key=f"{key}-report", description="the report, in short")
+        create_table_artifact(
+            funnel_rows(facts), key=f"{key}-funnel", description=f"what came through, of {job.home.root}"
+        )
+        create_markdown_artifact(
+            markdown(facts, page), key=f"{key}-summary", description=f"the report of {job.home.root}, in short"
+        )

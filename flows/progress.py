@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -20,14 +20,14 @@ LOG_SECONDS = 30.0  # between two lines of a step's log
 WIDTH = 10  # of the steps' names
 
 
-class Teller(Protocol):
-    """A step's page on Prefect's server."""
+class Page:
+    """Where a step is told besides the terminal: here nowhere, in a run on Prefect's server (`flows.curriculum`)."""
 
     def log(self, said: str) -> None:
-        """A line of its log."""
+        """A line of the step's log."""
 
     def progress(self, percent: float) -> None:
-        """Where its bar stands."""
+        """Where the step's bar stands."""
 
 
 class Display:
@@ -37,10 +37,10 @@ class Display:
         self.console = console or Console(highlight=False)
 
     @contextmanager
-    def step(self, name: str, number: int, of: int, teller: Teller) -> Iterator[Bar]:
+    def step(self, name: str, number: int, of: int, page: Page) -> Iterator[Bar]:
         """Show a step while the block runs. The block calls `finish` on what it is given."""
         started = time.monotonic()
-        bar = Bar(teller)
+        bar = Bar(page)
         if not self.console.is_terminal:
             self.console.print(f"{number:>2}/{of} {name:<{WIDTH}} ...", soft_wrap=True)
             yield bar
@@ -60,10 +60,10 @@ class Display:
 class Bar:
     """The line of one step."""
 
-    def __init__(self, teller: Teller):
+    def __init__(self, page: Page):
         self.summary = ""
         self._progress: Progress | None = None
-        self._teller, self._logged, self._moved = teller, time.monotonic(), 0.0
+        self._page, self._logged, self._moved = page, time.monotonic(), 0.0
 
     def attach(self, progress: Progress) -> None:
         self._progress, self._task = progress, progress.add_task("", total=None)
@@ -75,10 +75,10 @@ class Bar:
         now = time.monotonic()
         if total and now - self._moved >= 1:
             self._moved = now
-            self._teller.progress(100 * done / total)
+            self._page.progress(100 * done / total)
         if now - self._logged >= LOG_SECONDS:
             self._logged = now
-            self._teller.log(said)
+            self._page.log(said)
 
     def training(self, step: Any) -> None:
         """Show an optimiser step of the trainer."""
@@ -91,8 +91,8 @@ class Bar:
     def finish(self, counts: dict[str, float], seconds: float) -> None:
         """Set the closing line from what the step counted."""
         self.summary = counted(counts, seconds)
-        self._teller.progress(100)
-        self._teller.log(f"{seconds:.1f} s   {self.summary}")
+        self._page.progress(100)
+        self._page.log(f"{seconds:.1f} s   {self.summary}")
 
 
 def counted(counts: dict[str, float], seconds: float) -> str:
@@ -139,13 +139,16 @@ def spark_timeout(step: str, minutes: float | None, session: Callable[[], SparkS
 
     Raises TookTooLong instead of what Spark then says.
     """
+    from py4j.protocol import Py4JError
+
     until, late = time.monotonic() + 60 * (minutes or 0), False
 
     def look() -> bool:
         nonlocal late
         late = time.monotonic() >= until
         if late and (spark := session()):
-            spark.interruptAll()  # again and again: a step has many jobs
+            with contextlib.suppress(OSError, Py4JError):  # Spark is gone: the step will say so
+                spark.interruptAll()  # again and again: a step has many jobs
         return True
 
     with contextlib.ExitStack() as stack:
