@@ -23,6 +23,7 @@ from pipelines.lake import Lake
 from schemas import tables
 from schemas.errors import DataError
 from schemas.manifest import Draw, LearningRate, Stage
+from schemas.parts import Spark
 from schemas.training import TrainConfig
 from tests.mds import pack_documents, write_shards
 from tests.tiny import TINY, VOCAB
@@ -106,7 +107,7 @@ class Job:
     def __init__(self, home: Home):
         self.home, self.hashes = home, {"judge": "h", "train": "t"}
         self.run_folder, self.on_training = home.runs / "t", None
-        self.recipe = SimpleNamespace(model=TINY, train=TrainConfig(batch_tokens=64, checkpoint_steps=2))
+        self.recipe = SimpleNamespace(model=TINY, train=TrainConfig(batch_tokens=64, checkpoint_steps=2), spark=Spark())
 
 
 @pytest.mark.parametrize("name", ["plan.json", "index.html", "bpe.ranks"])
