@@ -27,6 +27,7 @@ from prefect.client.schemas.schedules import CronSchedule
 from prefect.deployments.runner import EntrypointType, RunnerDeployment
 from prefect.events import DeploymentEventTrigger, EventTrigger
 from prefect.events.actions import ChangeFlowRunState, SendNotification
+from prefect.events.schemas.automations import Posture
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL
 
@@ -166,18 +167,30 @@ def _ended(deployment_id: UUID, states: tuple[str, ...]) -> EventTrigger:
             "prefect.resource.id": f"prefect.deployment.{deployment_id}",
             "prefect.resource.role": "deployment",
         },
-        posture="Reactive",
+        posture=Posture.Reactive,
         threshold=1,
         within=timedelta(0),
     )
 
 
 def _restart(deployment_id: UUID, name: str) -> Automation:
-    """A run whose process was killed or whose machine went away goes on from its last step, once (`curriculum`)."""
-    again = ChangeFlowRunState(state=StateType.SCHEDULED, name="AwaitingRetry", message="goes on after the crash")
-    return Automation(
-        name=f"{name}: once more after a crash", trigger=_ended(deployment_id, ("Crashed",)), actions=[again]
+    """A run whose process was killed or whose machine went away goes on from its last step, once (`curriculum`).
+
+    Prefect tells of a crash twice, by the process that started the run and 3 s later by the worker: what goes on
+    before that would be told crashed itself.
+    """
+    crashed = _ended(deployment_id, ("Crashed",))
+    settled = crashed.model_copy(
+        update={
+            "posture": Posture.Proactive,
+            "after": crashed.expect,
+            "expect": {"prefect.flow-run.Running"},
+            "for_each": {"prefect.resource.id"},
+            "within": timedelta(seconds=15),
+        }
     )
+    again = ChangeFlowRunState(state=StateType.SCHEDULED, name="AwaitingRetry", message="goes on after the crash")
+    return Automation(name=f"{name}: once more after a crash", trigger=settled, actions=[again])
 
 
 def _notification(deployment_id: UUID, name: str, url: str) -> Automation:
