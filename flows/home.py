@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import re
@@ -87,6 +88,12 @@ class Home:
     @property
     def report(self) -> Path:
         return self.root / "report"
+
+    @property
+    def key(self) -> str:
+        """What the home is called on a Prefect server: its folder's name and a hash of where it lies."""
+        name = re.sub(r"[^a-z0-9]+", "-", self.root.resolve().name.lower()).strip("-")[:30]
+        return f"{name}-{hashlib.blake2b(os.fsencode(self.root.resolve()), digest_size=4).hexdigest()}".lstrip("-")
 
     def receipt_file(self, step: str) -> Path:
         return self.root / "steps" / f"{step}.json"
