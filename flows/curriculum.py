@@ -20,6 +20,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.states import State
 
+from flows import openlineage
 from flows.home import Home, Receipt
 from flows.job import Job
 from flows.preflight import Preflight, check
@@ -100,6 +101,7 @@ def work(step: Step, job: Job, part: Any, run: str, display: Display) -> None:
             counts = step.run(job)
         seconds = time.monotonic() - started
         job.home.keep(receipt(step, job, part, run, counts, seconds))
+        openlineage.emit(job, step)
         bar.finish(counts, seconds)
 
 
