@@ -230,6 +230,6 @@ def _server_url(request):
 def test_a_homes_key_is_fit_for_prefect(tmp_path, monkeypatch):
     (tmp_path / "a").mkdir()
     monkeypatch.chdir(tmp_path / "a")
-    keys = [Home(tmp_path.__class__(name)).key for name in ("../My Home_ü.1", "x" * 60, "---")]
+    keys = [Home(tmp_path.__class__(name)).key for name in ("../_My Home_ü.1_", "x" * 60, "---")]
     assert [key[:-8] for key in keys] == ["my-home-1-", "x" * 30 + "-", ""]
-    assert keys[0] == Home(tmp_path / "My Home_ü.1").key != Home(tmp_path / "a" / "My Home_ü.1").key
+    assert keys[0] == Home(tmp_path / "_My Home_ü.1_").key != Home(tmp_path / "a" / "_My Home_ü.1_").key
