@@ -10,6 +10,8 @@ The files:
     status      which steps are done, stale or missing
     home        the home folder of a recipe: what lies where, receipts
     scratch     what a home holds only while a run works: its lock, scratch files, Prefect's temporary server
+    deliver     a delivery is told: to the home, and to a Prefect server
+    openlineage  what a step read and wrote, told in the words of OpenLineage
     job         what a step works with
     steps/      a file a step
     progress    one line a step while it runs

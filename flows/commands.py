@@ -153,6 +153,27 @@ def deploy(
 
 
 @app.command()
+def deliver(
+    delivery: Annotated[str, typer.Argument(metavar="SOURCE/SNAPSHOT", help="what was delivered")],
+    recipe: RecipePath = DEFAULT,
+) -> None:
+    """Tell of a delivery whose files are there: the source, which says `snapshots: delivered`, has one more snapshot.
+
+    A Prefect server that PREFECT_API_URL or the active profile names hears of it, and starts what waits for it. Telling
+    twice adds nothing and tells the server again. Example: `flows deliver web/2026-12-01 -r my.yaml`
+    """
+    from flows.deliver import deliver as tell
+    from flows.deliver import delivery_named
+
+    try:
+        named = delivery_named(delivery)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    with _said_plainly():
+        console.print(f"{named}: {tell(named, recipe)}", soft_wrap=True, markup=False)
+
+
+@app.command()
 def report(
     recipe: RecipePath = DEFAULT, show: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False
 ) -> None:

@@ -33,6 +33,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed, State
 from rich.console import Console
 
+from flows import openlineage
 from flows.home import Home, Receipt
 from flows.job import Job
 from flows.preflight import Preflight, check
@@ -184,6 +185,7 @@ def work(step: Step, job: Job, part: Any, run: str, display: Display, page: Page
             counts = step.run(job)
         seconds = time.monotonic() - started
         job.home.keep(receipt(step, job, part, run, counts, seconds))
+        openlineage.emit(job, step)
         bar.finish(counts, seconds)
 
 

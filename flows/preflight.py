@@ -11,7 +11,7 @@ from pathlib import Path
 from flows.job import domain_rules
 from pipelines.decontaminate import items
 from pipelines.readers import ingest
-from pipelines.readers.files import HOME_PARTS, fixed_part
+from pipelines.readers.files import HOME_FILES, HOME_PARTS, fixed_part
 from pipelines.rules import Rule
 from schemas.recipe import Recipe, RecipeError, load
 
@@ -63,7 +63,7 @@ def check_home(recipe: Recipe) -> None:
     check_place(Path(home))
     for source in (one for all_of_it in recipe.sources for one in all_of_it.deliveries if one.path):
         below = os.path.relpath(os.path.realpath(fixed_part(source.path)), home).split("/")[0]
-        if below in (*HOME_PARTS, "."):
+        if below in (*HOME_PARTS, *HOME_FILES, "."):
             raise ValueError(
                 f"sources.{source.name}.path: expected text from outside of the home, found {source.path!r}, which is "
                 f"{'the home' if below == '.' else f'part of {recipe.home!r}'}"

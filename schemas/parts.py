@@ -63,7 +63,7 @@ class Source(Part):
         ("1",),
         min_length=1,
         description="its deliveries, oldest first; the names stand for {snapshot} in path, "
-        "and a new one costs only itself",
+        "and a new one costs only itself; the word delivered: those that `flows deliver` was told",
     )
     text_field: str = Field(
         "text", description="field or column that holds the text (jsonl, parquet) or the messages (chat)"

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from schemas.delivery_file import with_deliveries
 from schemas.files import json_hash
 from schemas.parts import (
     Decontaminate,
@@ -156,9 +157,17 @@ class Recipe(Part):
         return json_hash(self.model_dump(mode="json", exclude={"home", "spark"}))
 
 
-def load(path: Path) -> Recipe:
-    """Read a recipe. Raises RecipeError with the file, the field's path, what was expected and what was found."""
-    return _validated(_yaml(path), path)
+def load(path: Path, arrival: tuple[str, str] | None = None) -> Recipe:
+    """Read a recipe. Raises RecipeError with the file, the field's path, what was expected and what was found.
+
+    arrival: source and snapshot that count as delivered already (`with_deliveries`).
+    """
+    value = _yaml(path)
+    try:
+        value = with_deliveries(value, arrival)
+    except ValueError as error:
+        raise RecipeError(f"{path}: {error}") from None
+    return _validated(value, path)
 
 
 def with_rules(recipe: Recipe, path: Path) -> Recipe:

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import duckdb
 import nbformat
+import pyarrow as pa
 import pytest
+from deltalake import write_deltalake
 from nbclient import NotebookClient
 
 from flows.home import Home, Receipt
@@ -22,6 +24,7 @@ NOTEBOOKS = {path.stem: path for path in (Path(__file__).parents[1] / "notebooks
 SECONDS_PER_CELL = 120
 SAID = {
     "explore": (" were kept", "records", "=== kept, tier"),
+    "operation": (" runs of ", "=== web/2026-03", "no run of this home has compared deliveries yet"),
     "training": ("=== cost most in stage anneal", "=== loss fell most", "nats a token at step", "ms a step"),
     "signals": ("=== docs.no_stop_words: stop_words below 1", "numbers of failures are the judge's", "----"),
 }
@@ -107,6 +110,55 @@ def test_training_says_how_a_profile_is_had(finished_home, monkeypatch, tmp_path
     shutil.copytree(finished_home.home.root, home.root, ignore=shutil.ignore_patterns("profile*", "checkpoints", "shards"))
     said, _ = run("training", home, tmp_path, monkeypatch)
     assert said.endswith("This run has no profile. One whose recipe says `train: {profile: 5}` traces five steps in its middle.\n")
+
+
+DAYS = {"2026-01": (100, {}), "2026-02": (110, {}), "2026-03": (900, {"n_bytes": 0.61})}  # a delivery's documents, and what went beyond
+
+
+def operated(root: Path, *, with_deliveries: bool) -> Home:
+    """A home after three runs, one of them stopped, and three deliveries, the last of which came twice before a gate: closed, then by hand."""
+    home, steps, decisions = Home(root), [], []
+    told = {"run": [], "step": [], "recipe": [], "fingerprint": [], "inputs": [], "tables": [], "counts": [], "seconds": [], "finished_at": []}
+    for day, (snapshot, (documents, over)) in enumerate(DAYS.items(), 1):
+        run = f"2026110{day}-020000-aaaaaa"
+        for i, step in enumerate(("ingest", "measure", "judge", "report")[: 2 if over else 4]):
+            steps.append((run, step, "r", "f", [], [], [("documents", float(documents))], 10.0 * day, f"2026-11-0{day}T02:0{i + 1}:00+00:00"))
+        entry = {"at": f"2026-11-0{day}T02:02:00+00:00", "run": run, "source": "web", "snapshot": snapshot, "hash": "h", "against": None if day == 1 else "web/2026-01"}
+        entry |= {"who": "millrace", "why": "", "measured": {"documents": float(documents)}, "drift": {"n_bytes": 0.61 if over else 0.02}, "beyond": over}
+        decisions.append(entry | {"decision": "closed" if over else "accepted", "documents": {name: ["d" * 32] for name in over}})
+    decisions.append(decisions[-1] | {"at": "2026-11-04T09:00:00+00:00", "run": None, "decision": "accepted by hand", "who": "ada", "why": "a new site"})
+    string, number = pa.string(), pa.map_(pa.string(), pa.float64())
+    kinds = {"inputs": pa.map_(string, string), "tables": pa.map_(string, pa.int64()), "counts": number, "seconds": pa.float64()}
+    columns = {name: pa.array(values, kinds.get(name, string)) for name, values in zip(told, zip(*steps, strict=True), strict=True)}
+    write_deltalake(str(root / "lake/ops/runs"), pa.table(columns))
+    if with_deliveries:
+        maps = {"measured": number, "drift": number, "beyond": number, "documents": pa.map_(string, pa.list_(string))}
+        rows = [{name: list(value.items()) if name in maps else value for name, value in row.items()} for row in decisions]
+        write_deltalake(str(root / "lake/ops/deliveries"), pa.Table.from_pylist(rows, pa.schema([(name, maps.get(name, string)) for name in rows[0]])))
+    return home
+
+
+def test_operation_tells_runs_steps_and_deliveries(monkeypatch, tmp_path):
+    said, draws = run("operation", operated(tmp_path / "home", with_deliveries=True), tmp_path, monkeypatch)
+    assert draws and all(text in said for text in SAID["operation"][:2])
+    assert "home: 3 runs of 10 steps, 0.1 hours of work" in said  # 4 steps of 10 s, 4 of 20, 2 of 30
+    assert re.search(r"2026-11-03 02:00 20261103-020000-aaaaaa +2 +60\.0  measure\n", said)
+    assert re.search(r"ingest +3 +20\.0 +30\.0 +30\.0\n", said) and re.search(r"judge +2 +15\.0 +20\.0 +20\.0\n", said)
+    assert re.search(r"ingest +documents +110 +900 +\+718\.2%", said)
+    decided = re.findall(r"web/2026-0(\d) +(\S*) +(accepted|closed|accepted by hand)  ?(.*)\n", said)
+    assert [(one, against, decision.strip()) for one, against, decision, _ in decided][:3] == [("1", "", "accepted"), ("2", "web/2026-01", "accepted"), ("3", "web/2026-01", "closed")]
+    assert re.search(r"web/2026-03 +web/2026-01 +accepted by hand  n_bytes 0\.61\n +ada: a new site\n", said)
+    assert said.count(f"=== web/2026-03, n_bytes: {'d' * 32}\n") == 1
+
+
+def test_operation_says_why_there_are_no_deliveries(monkeypatch, tmp_path):
+    said, draws = run("operation", operated(tmp_path / "home", with_deliveries=False), tmp_path, monkeypatch)
+    assert draws and said.endswith(f"{SAID['operation'][2]}. The step `gate` writes it.\n")
+
+
+def test_operation_runs_on_a_finished_home(finished_home, monkeypatch, tmp_path):
+    said, draws = run("operation", finished_home.home, tmp_path, monkeypatch)
+    assert draws and re.search(r": 1 runs of \d+ steps", said) and re.search(r"tokenise +tokens +[\d,]+ *\n", said)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from schemas.recipe import RecipeError
 
 MAGIC = re.compile(r"[*?[]")
 HOME_PARTS = ("lake", "models", "prefect", "report", "runs", "shards", "steps", "tmp")
+HOME_FILES = "deliveries.json", "openlineage.jsonl"
 DELTA_LOG = "_delta_log"
 # Why an input record did not become a document: the words in `bronze.rejects.reason`.
 REASONS = {
@@ -227,8 +228,10 @@ def walk(
                 raise
             yield file_at(folder, uri_of(place.rstrip("/")))
             continue
-        left_out = (DELTA_LOG, *skip, *home_parts(folder, [entry.name for entry in entries]))
-        for entry in entries:
+        names = [entry.name for entry in entries]
+        left_out = (DELTA_LOG, *skip, *home_parts(folder, names))
+        notes = home_files(folder, names)
+        for entry in (one for one in entries if one.name not in notes):
             name = place + entry.name
             enter = entry.name not in left_out and (depth is None or level < depth)
             if entry.is_dir(follow_symlinks=False):
@@ -247,6 +250,12 @@ def home_parts(folder: str, names: Collection[str]) -> tuple[str, ...]:
             return HOME_PARTS if lock.read(8) == b"process " else ()
     except OSError:
         return ()
+
+
+def home_files(folder: str, names: Collection[str]) -> tuple[str, ...]:
+    """What a home notes besides, in files that some reader would take for text; one that has seen deliveries and no run
+    yet has no lock of runs."""
+    return HOME_FILES if "deliveries.lock" in names or home_parts(folder, names) else ()
 
 
 def uri_of(name: str) -> str:
