@@ -57,6 +57,7 @@ def run_steps(checked: Preflight, only: str | None) -> None:
     job.files, job.deliveries = checked.files, checked.deliveries
     decided = {state.step.name: plain(state.part) for state in step_states}
     run = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
+    job.run = run
     store_runs(job)
     display = Display()
     for step in pending(step_states, only):

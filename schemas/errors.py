@@ -3,3 +3,8 @@
 
 class DataError(ValueError):
     """Sources, tables or files do not hold what is needed: the message names the place, what was expected and found."""
+
+
+class GateClosed(RuntimeError):
+    """A delivery differs from the last accepted one of its source by more than the recipe's limits: the message says in
+    what, by how much, which documents moved it, and both ways on."""
