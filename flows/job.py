@@ -27,8 +27,8 @@ Counts = dict[str, float]
 
 @dataclass
 class Job:
-    """What a step works with. `hashes` are those of all steps; `on_training` is told of every optimiser step; `run` is the id of
-    the run."""
+    """What a step works with. `hashes` are those of all steps; `on_training` is told of every optimiser step; `run` is
+    the id of the run."""
 
     recipe: Recipe
     home: Home

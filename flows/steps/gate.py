@@ -120,7 +120,10 @@ def ways_on(closed: list[Row]) -> Iterator[str]:
     """What can be done."""
     for row in closed:
         name = f"{row['source']}/{row['snapshot']}"
-        yield f"If it is as it should be: `flows accept {name} --why '...' -r RECIPE`; else take the snapshot out of the recipe."
+        yield (
+            f"If {name} is as it should be: `flows accept {name} --why '...' -r RECIPE`; else take the snapshot out of "
+            "the recipe"
+        )
 
 
 def accept(home: Home, name: str, why: str) -> None:
