@@ -21,5 +21,5 @@ The files:
     numbers     numbers as people read them
 """
 
-STEPS = ("ingest", "learn", "measure", "dedup", "decontaminate", "edits", "judge",
+STEPS = ("ingest", "learn", "measure", "dedup", "decontaminate", "edits", "gate", "judge",
          "tokenise", "mixture", "shard", "train", "evaluate", "report")  # fmt: skip

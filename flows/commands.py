@@ -22,7 +22,7 @@ from flows.home import DiskFull, Home
 from flows.scratch import HomeBusy
 from schemas import fields
 from schemas import recipe as recipes
-from schemas.errors import DataError
+from schemas.errors import DataError, GateClosed
 from schemas.recipe import RecipeError
 
 DEFAULT = Path(__file__).parent / "recipes" / "local.yaml"
@@ -186,6 +186,25 @@ def report(
 
 
 @app.command()
+def accept(
+    delivery: Annotated[str, typer.Argument(help="SOURCE/SNAPSHOT, as the gate names it")],
+    why: Annotated[str, typer.Option(help="Why it may differ; kept in ops.deliveries with your name.")],
+    recipe: RecipePath = DEFAULT,
+) -> None:
+    """Let a delivery through that the gate stopped. The next run goes on with it.
+
+    Example: `flows accept web/2026-11 --why 'the crawl has Polish now'`
+    """
+    with _said_plainly():
+        from flows.steps.gate import accept
+
+        home = _home(recipe)
+        with home.held():
+            accept(home, delivery, why)
+        console.print(f"{delivery} is accepted: `flows run curriculum` goes on.")
+
+
+@app.command()
 def trace(
     doc_id: Annotated[str, typer.Argument(help="32 hex digits, or enough of their beginning")],
     recipe: RecipePath = DEFAULT,
@@ -327,6 +346,7 @@ KINDS = {
     FileNotFoundError: Exit.DATA,
     HomeBusy: Exit.BUSY,
     DiskFull: Exit.DISK,
+    GateClosed: Exit.GATE,
     KeyboardInterrupt: Exit.STOPPED,
 }
 

@@ -109,6 +109,7 @@ def run_steps(checked: Preflight, only: str | None, display: Display) -> State:
     job.files, job.deliveries = checked.files, checked.deliveries
     by_name = {state.step.name: state for state in step_states}
     run = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
+    job.run = run
     store_runs(job)
     tell_skipped(step_states, get_run_logger().info)
     ended: dict[str, State] = {}

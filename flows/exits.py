@@ -6,7 +6,7 @@ from enum import IntEnum
 
 
 class Exit(IntEnum):
-    """3 (a change hurts) and 15 (a gate is closed) are kept for commands to come."""
+    """3 (a change hurts) is kept for a command to come."""
 
     DONE = 0
     FAULT = 1
@@ -16,6 +16,7 @@ class Exit(IntEnum):
     BUSY = 12
     DISK = 13
     STOPPED = 14
+    GATE = 15
 
 
 MEANINGS = {
@@ -26,5 +27,6 @@ MEANINGS = {
     Exit.BUSY: "another run works in the home folder: try again later",
     Exit.DISK: "the disk is full: free some space, and the same command goes on",
     Exit.STOPPED: "stopped by a signal (Ctrl-C, SIGTERM): the same command goes on",
+    Exit.GATE: "gate closed: a delivery differs from the last accepted one; look, then `flows accept`",
     Exit.FAULT: "anything else",
 }

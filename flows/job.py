@@ -27,12 +27,14 @@ Counts = dict[str, float]
 
 @dataclass
 class Job:
-    """What a step works with. `hashes` are those of all steps; `on_training` is told of every optimiser step."""
+    """What a step works with. `hashes` are those of all steps; `on_training` is told of every optimiser step; `run` is
+    the id of the run."""
 
     recipe: Recipe
     home: Home
     hashes: dict[str, str]
     on_training: Callable[[Any], None] = lambda step: None
+    run: str | None = None
 
     @cached_property
     def spark(self) -> SparkSession:

@@ -16,6 +16,7 @@ flat:
     lake        where tables are and how they are written
     commits     what a table's log tells: who changed its rows last
     deliveries  snapshots of sources: which a table holds, which it lacks
+    drift       two deliveries of a source compared: sizes, shares, signals (step gate, ops.deliveries)
     capacity    what fits into one process, and who carries the rest
     spark       the session; what is sent to every task; parts that hold whole groups
     workers     Spark's daemon of Python workers

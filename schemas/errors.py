@@ -6,4 +6,5 @@ class DataError(ValueError):
 
 
 class GateClosed(RuntimeError):
-    """A delivery differs too much from the last one that was accepted."""
+    """A delivery differs from the last accepted one of its source by more than the recipe's limits: the message says in
+    what, by how much, which documents moved it, and both ways on."""

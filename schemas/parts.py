@@ -366,6 +366,36 @@ class Stage(Part):
     lr: LearningRate = Field(LearningRate(), description="the stage's phase of the learning rate")
 
 
+class Drift(Part):
+    """How far a delivery may be from the last accepted one of its source before the gate closes. No part of any step's
+    hash: a limit decides no output."""
+
+    size: float | None = Field(
+        10.0, ge=1, description="factor by which its documents or bytes may be more or fewer; null: not compared"
+    )
+    rejects: Fraction | None = Field(
+        0.05, description="change of the share of records that are rejected; null: not compared"
+    )
+    kept: Fraction | None = Field(
+        0.2, description="change of the share of documents that the rules keep; null: not compared"
+    )
+    rule: Fraction | None = Field(
+        0.2, description="change of the share of documents that fail any one rule; null: not compared"
+    )
+    share: Fraction | None = Field(
+        0.2, description="change of the share of any language, domain or tier; null: not compared"
+    )
+    duplicates: Fraction | None = Field(
+        0.2, description="change of the share of exact and near copies; null: not compared"
+    )
+    psi: float | None = Field(
+        0.25,
+        ge=0,
+        description="population stability index of any numeric signal, by deciles; above .25 is customarily called a "
+        "large shift; null: not compared",
+    )
+
+
 class Spark(Part):
     """Where Spark runs. No part of any step's hash: the same bytes come out of any cluster."""
 

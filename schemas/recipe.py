@@ -15,6 +15,7 @@ from schemas.delivery_file import with_deliveries
 from schemas.files import json_hash
 from schemas.parts import (
     Decontaminate,
+    Drift,
     Edits,
     Fraction,
     Heldout,
@@ -58,6 +59,7 @@ class Recipe(Part):
     )
     edits: Edits = Field(Edits(), description="what is left out of kept documents or masked in them")
     decontaminate: Decontaminate = Field(Decontaminate(), description="which documents hold items of evaluations")
+    drift: Drift = Field(Drift(), description="how far a delivery may be from the last accepted one of its source")
     quality: dict[str, Quality] = Field(
         {}, description="quality model by domain; a domain without one has no percentiles, one tier"
     )
@@ -149,12 +151,12 @@ class Recipe(Part):
     @property
     def data_hash(self) -> str:
         """Hash of what decides the shards: the trainer's part left out."""
-        return json_hash(self.model_dump(mode="json", exclude={"home", "spark", "model", "train", "prompts"}))
+        return json_hash(self.model_dump(mode="json", exclude={"home", "spark", "drift", "model", "train", "prompts"}))
 
     @property
     def hash(self) -> str:
-        """Hash of everything that decides the result: home folder and Spark's place left out."""
-        return json_hash(self.model_dump(mode="json", exclude={"home", "spark"}))
+        """Hash of everything that decides the result: home folder, Spark's place and the gate's limits left out."""
+        return json_hash(self.model_dump(mode="json", exclude={"home", "spark", "drift"}))
 
 
 def load(path: Path, arrival: tuple[str, str] | None = None) -> Recipe:

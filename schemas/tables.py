@@ -282,6 +282,41 @@ RUNS = Table(
     ("run", "step"),
 )
 
+DELIVERIES = Table(
+    "ops.deliveries",
+    "what was decided of a delivery, and how far it is from the last accepted one of its source; the latest row of a "
+    "delivery and hash holds",
+    (
+        Column("at", "string", "UTC, ISO 8601"),
+        Column("run", "string", "id of the run; null where it was decided by hand", nullable=True),
+        Column("source", "string", "name of the source in the recipe"),
+        Column("snapshot", "string", "which delivery of the source"),
+        Column("hash", "string", "hash of its files and of how they are read"),
+        Column("against", "string", "snapshot that it was compared with; null for the first", nullable=True),
+        Column("decision", "string", "accepted, closed, or accepted by hand"),
+        Column("who", "string", "who accepted it by hand", nullable=True),
+        Column("why", "string", "why it was accepted by hand", nullable=True),
+        Column(
+            "measured",
+            "map<string,double>",
+            "documents, bytes, and shares: rejects, kept, duplicates, fails:RULE, lang:en, domain:web, tier:best",
+        ),
+        Column(
+            "drift",
+            "map<string,double>",
+            "by measure the factor of a size, the change of a share; psi:SIGNAL the population stability index",
+        ),
+        Column("beyond", "map<string,double>", "the measures beyond their limits, and the limits"),
+        Column(
+            "documents",
+            "map<string,array<string>>",
+            "by measure beyond its limit the documents that moved it; of rejects the uris",
+        ),
+    ),
+    ("at", "source", "snapshot"),
+    {"known_decision": "decision in ('accepted', 'closed', 'accepted by hand')"},
+)
+
 LEDGER = Table(
     "ops.ledger",
     "what each training step read, and what it lost on each document",
@@ -297,5 +332,5 @@ LEDGER = Table(
 
 ALL = (
     DOCUMENTS, REJECTS, SIGNALS, PAIRS, CLUSTERS, EDITS, RESTS, CONTAMINATION, VERDICTS,
-    TOKENS, MIXTURE, SPANS, RUNS, LEDGER,
+    TOKENS, MIXTURE, SPANS, RUNS, DELIVERIES, LEDGER,
 )  # fmt: skip

@@ -87,7 +87,7 @@ def test_a_document_with_an_evaluation_item_is_dropped_recorded_and_traced(finis
 def test_another_evaluation_leaves_the_clusters_and_another_threshold_the_matches(finished_home):
     spec = finished_home.recipe.decontaminate.model_dump()
     steps = by_state(finished_home, decontaminate=spec | {"threshold": 0.3})
-    assert {name for name, state in steps.items() if state == "done"} == {"ingest", "learn", "measure", "dedup", "edits", "decontaminate"}
+    assert {name for name, state in steps.items() if state == "done"} == {"ingest", "learn", "measure", "dedup", "edits", "gate", "decontaminate"}
     steps = by_state(finished_home, decontaminate=spec | {"files": []})
     assert {name for name, state in steps.items() if state == "done"} == {"ingest", "learn", "measure", "dedup"}
 
@@ -161,14 +161,14 @@ def test_a_second_run_has_nothing_to_do(finished_home):
 
 def test_a_changed_threshold_leaves_the_measurements(finished_home):
     steps = by_state(finished_home, rules={"docs": {"too_few_words": 5}})
-    assert {name for name, state in steps.items() if state == "done"} == {"ingest", "learn", "measure", "dedup", "edits", "decontaminate"}
+    assert {name for name, state in steps.items() if state == "done"} == {"ingest", "learn", "measure", "dedup", "edits", "gate", "decontaminate"}
 
 
 def test_a_changed_share_leaves_the_tokens(finished_home):
     stages = [stage.model_dump() for stage in finished_home.recipe.stages]
     stages[0]["mixture"]["weights"] = {"code": 0.5, "docs": 0.5}
     steps = by_state(finished_home, stages=stages)
-    assert {name for name, state in steps.items() if state == "done"} == {"ingest", "learn", "measure", "dedup", "edits", "decontaminate", "judge", "tokenise"}
+    assert {name for name, state in steps.items() if state == "done"} == {"ingest", "learn", "measure", "dedup", "edits", "gate", "decontaminate", "judge", "tokenise"}
 
 
 def test_status_says_why(finished_home, tmp_path):

@@ -453,3 +453,28 @@ def test_summary_fits_100_columns_and_says_the_main_figures(job, page):
 
 def test_without_held_out_documents_the_summary_says_so_in_a_sentence():
     assert heldout_table({"evaluation": {"domains": []}}).startswith("No document is held out")
+
+
+def test_deliveries_are_shown_where_a_source_has_several(facts, tmp_path):
+    assert facts["deliveries"] == [] and 'id="deliveries"' not in report.page(facts) and "#deliveries" not in report.page(facts)
+    recipe = Recipe.model_validate({**RECIPE, "sources": [{**RECIPE["sources"][0], "path": "in/{snapshot}", "snapshots": ["a", "b", "c"]}]} | {"stages": [{"name": "x", "tokens": 2048, "seq_len": 256}]})
+    name = recipe.sources[0].name
+    measured = {"documents": 40.0, "bytes": 2e6, "rejects": 0.02, "kept": 0.9, "duplicates": 0.1}
+    base = {"source": name, "at": "2030", "who": None, "why": None, "measured": measured, "beyond": {}}
+    decided = {
+        (name, "a", "1"): {**base, "snapshot": "a", "against": None, "decision": "accepted", "drift": {}},
+        (name, "b", "2"): {**base, "snapshot": "b", "against": "a", "decision": "accepted", "drift": {"psi:n_words": 0.1, "psi:lang_score": 0.02, "kept": 0.01}},
+        (name, "c", "3"): {
+            **base, "snapshot": "c", "against": "b", "decision": "accepted by hand", "who": "ann", "why": "<b>Polish</b>",
+            "drift": {"psi:n_words": 0.8, "psi:lang_score": 0.3}, "beyond": {"psi:n_words": 0.25, "psi:lang_score": 0.25},
+        },
+    }  # fmt: skip
+    (told,) = report.deliveries.deliveries(decided, recipe)
+    assert told["psi"] == {"n_words": [None, 0.1, 0.8], "lang_score": [None, 0.02, 0.3]} and told["limit"] == 0.25
+    assert [one["decision"] for one in told["deliveries"]] == ["accepted", "accepted", "accepted by hand"]
+    page = report.page({**facts, "deliveries": [told]})
+    assert "psi:n_words 0.8 (limit 0.25), psi:lang_score 0.3 (limit 0.25)" in page
+    assert "ann, “&lt;b&gt;Polish&lt;/b&gt;”" in page and f'aria-label="{name}: PSI against the last accepted delivery"' in page
+    only = {key: row for key, row in decided.items() if key[1] == "a"}
+    assert report.deliveries.deliveries(only, recipe) == []
+    (tmp_path / "page.html").write_text(page)

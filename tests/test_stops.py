@@ -23,7 +23,7 @@ from flows.home import DiskFull
 from flows.scratch import HomeBusy, held, sweep
 from flows.status import NotReady
 from pipelines.shards.mixture import MixtureError
-from schemas.errors import DataError
+from schemas.errors import DataError, GateClosed
 from schemas.recipe import RecipeError
 
 # A command with a home, scratch and a process of another session, that does what it is told.
@@ -138,8 +138,8 @@ def test_a_sweep_leaves_what_java_said_and_ends_no_stranger(tmp_path):
 
 def test_every_kind_of_error_has_its_code():
     full = OSError(28, "No space left on device")
-    errors = [RecipeError(), MixtureError(), NotReady(), FileNotFoundError(2, "x"), HomeBusy(), DiskFull(), full, KeyboardInterrupt()]
-    assert [exit_code(error) for error in errors] == [10, 11, 11, 11, 12, 13, 13, 14]
+    errors = [RecipeError(), MixtureError(), NotReady(), FileNotFoundError(2, "x"), HomeBusy(), DiskFull(), full, KeyboardInterrupt(), GateClosed()]
+    assert [exit_code(error) for error in errors] == [10, 11, 11, 11, 12, 13, 13, 14, 15]
     assert [exit_code(error) for error in (ValueError(), KeyError("x"), RuntimeError(), PermissionError(13, "x"))] == [1] * 4
 
 

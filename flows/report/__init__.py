@@ -6,6 +6,7 @@ facts(job) asks tables and files; page(facts) draws. Nothing that the page says 
     corpus         the census as tables: what became of every record, what every rule cost
     distributions  the census as distributions: signals, languages, quality scores
     samples        texts to look at
+    deliveries     what the gate decided, and how far deliveries drift
     training       what the run's own files say
     plots          plots as inline SVG, numbers as words
 """
@@ -19,7 +20,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from flows.job import Job
 from flows.numbers import FORMATS
-from flows.report import census, corpus, distributions, plots, samples, training
+from flows.report import census, corpus, deliveries, distributions, plots, samples, training
+from flows.steps.gate import latest
 from schemas import tables
 from schemas.files import write_json, write_whole
 
@@ -57,6 +59,7 @@ def facts(job: Job) -> dict[str, Any]:
         "signals": distributions.signal_histograms(counted, rules),
         "languages": distributions.languages(counted),
         "quality": distributions.quality(counted),
+        "deliveries": deliveries.deliveries(latest(job.home), job.recipe),
         **with_texts(
             census.duplicates(job.read(tables.CLUSTERS), verdicts),
             samples.choose_documents(verdicts, signals, rules),

@@ -133,6 +133,22 @@ def bits_plot(domain: dict[str, Any]) -> Markup:
     return figure(draw, f"{domain['domain']}: held-out bits per byte")
 
 
+def drift_plot(source: dict[str, Any]) -> Markup:
+    """PSI of the signals that moved most, over a source's deliveries."""
+
+    def draw(axes) -> None:
+        names = [one["snapshot"] for one in source["deliveries"]]
+        for (signal, values), colour in zip(source["psi"].items(), ("a", "b", "c"), strict=False):
+            axes.plot(range(len(names)), values, color=COLOURS[colour], marker="o", markersize=4, label=signal)
+        if source["limit"] is not None:
+            axes.axhline(source["limit"], color=COLOURS["muted"], linewidth=1, linestyle="--", label="limit")
+        axes.set_xticks(range(len(names)), names)
+        axes.set_ylim(bottom=0)
+        axes.legend(fontsize=9)
+
+    return figure(draw, f"{source['source']}: PSI against the last accepted delivery")
+
+
 def figure(draw: Callable[..., None], title: str) -> Markup:
     """An SVG of one pair of axes. `title` also tells a screen reader what is there."""
     import matplotlib

@@ -6,6 +6,7 @@
     dedup          signals, texts of candidates -> pairs and clusters
     decontaminate  keepers -> how far each covers each evaluation item
     edits          kept documents -> spans to leave out or mask, and what is left, measured
+    gate           new deliveries, beside the last accepted ones -> accepted or closed
     judge          all of silver -> verdicts
     tokenise       kept documents, edits -> tokens
     mixture        sizes of streams -> shares of stages

@@ -12,9 +12,12 @@ from flows.job import Counts, Job, domain_rules
 from flows.steps.measure import context
 from schemas import tables
 from schemas.recipe import Recipe
+from schemas.tables import Table
 
 if TYPE_CHECKING:  # Spark is imported by the steps that use it: `flows status` starts without
     from pyspark.sql import DataFrame
+
+    from pipelines.rules.judge import Terms
 
 NEEDS = ("ingest", "measure", "dedup", "decontaminate")
 TABLES = (tables.EDITS, tables.RESTS)
@@ -38,6 +41,23 @@ def part(recipe: Recipe) -> dict[str, Any]:
 def rules_part(recipe: Recipe) -> dict[str, Any]:
     """The rules as they apply, so that a change of the default ones counts too."""
     return {domain: {rule.name: asdict(rule) for rule in members} for domain, members in domain_rules(recipe).items()}
+
+
+def judged_tables(job: Job) -> dict[str, Table]:
+    """The tables that verdicts are made of."""
+    recipe, lake = job.recipe, job.home.lake
+    read = {"signals": tables.SIGNALS, "clusters": tables.CLUSTERS}
+    read |= {"rests": tables.RESTS} if recipe.edits.shorten and lake.version(tables.RESTS) is not None else {}
+    return read | ({"contamination": tables.CONTAMINATION} if recipe.decontaminate.files else {})
+
+
+def terms(job: Job) -> Terms:
+    """By what documents are judged."""
+    from pipelines.rules.judge import Terms
+
+    recipe = job.recipe
+    limits = recipe.edits.torso, recipe.decontaminate.threshold
+    return Terms(job.rules, recipe.tiers, recipe.heldout, recipe.seed, *limits)
 
 
 def files(job: Job) -> list[Path]:

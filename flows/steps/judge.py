@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from flows.job import Counts, Job
-from flows.steps.edits import rules_part
+from flows.steps.edits import judged_tables, rules_part, terms
 from pipelines import capacity
 from schemas import tables
 from schemas.errors import DataError
@@ -20,7 +20,7 @@ from schemas.recipe import Recipe
 if TYPE_CHECKING:  # Spark is imported by the steps that use it: `flows status` starts without
     from pyspark.sql import DataFrame
 
-NEEDS = ("measure", "dedup", "decontaminate", "edits")
+NEEDS = ("measure", "dedup", "decontaminate", "edits", "gate")
 TABLES = (tables.VERDICTS,)
 REVISION = 2
 
@@ -73,14 +73,9 @@ def require_kept(job: Job, documents: int, kept: int, heldout: int) -> None:
 
 def verdicts(job: Job) -> pa.Table | DataFrame:
     """Columns of silver.verdicts: judged in this process where the narrow columns fit, else by Spark."""
-    from pipelines.rules.judge import Terms, judge, judge_here
+    from pipelines.rules.judge import judge, judge_here
 
-    recipe, lake = job.recipe, job.home.lake
-    read = {"signals": tables.SIGNALS, "clusters": tables.CLUSTERS}
-    read |= {"rests": tables.RESTS} if recipe.edits.shorten and lake.version(tables.RESTS) is not None else {}
-    read |= {"contamination": tables.CONTAMINATION} if recipe.decontaminate.files else {}
-    limits = recipe.edits.torso, recipe.decontaminate.threshold
-    terms = Terms(job.rules, recipe.tiers, recipe.heldout, recipe.seed, *limits)
+    lake, read = job.home.lake, judged_tables(job)
     if capacity.fits(documents=lake.rows(tables.SIGNALS)):
-        return judge_here({name: lake.files(table) for name, table in read.items()}, terms)
-    return judge({name: job.read(table) for name, table in read.items()}, terms)
+        return judge_here({name: lake.files(table) for name, table in read.items()}, terms(job))
+    return judge({name: job.read(table) for name, table in read.items()}, terms(job))

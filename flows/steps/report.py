@@ -8,9 +8,9 @@ from typing import Any
 from flows.job import Counts, Job
 from schemas.recipe import Recipe
 
-NEEDS = ("ingest", "learn", "measure", "dedup", "judge", "tokenise", "mixture", "shard", "train", "evaluate")
+NEEDS = ("ingest", "learn", "measure", "dedup", "gate", "judge", "tokenise", "mixture", "shard", "train", "evaluate")
 TABLES = ()
-REVISION = 2
+REVISION = 3
 
 
 def part(recipe: Recipe) -> dict[str, Any]:

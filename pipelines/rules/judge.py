@@ -52,10 +52,16 @@ def judge(tables: dict[str, DataFrame], terms: Terms) -> DataFrame:
 def judge_here(tables: dict[str, list[str]], terms: Terms) -> pa.Table:
     """The same of what fits into this process, in the order of doc_id; the tables as paths of their Parquet files."""
     with duckdb.connect() as db:
-        for name, files in tables.items():
-            db.read_parquet(files).create_view(name)
-        text = statement(tables, terms, "[]::varchar[]").format(**{name: name for name in tables})
-        return db.sql(f"{text} order by doc_id").to_arrow_table()
+        create_verdicts(db, tables, terms)
+        return db.sql("from verdicts order by doc_id").to_arrow_table()
+
+
+def create_verdicts(db: duckdb.DuckDBPyConnection, tables: dict[str, list[str]], terms: Terms) -> None:
+    """The tables, and `verdicts`, as views of a DuckDB that is there."""
+    for name, files in tables.items():
+        db.read_parquet(files).create_view(name)
+    text = statement(tables, terms, "[]::varchar[]").format(**{name: name for name in tables})
+    db.sql(text).create_view("verdicts")
 
 
 def contaminated_documents(cover: float) -> str:
