@@ -11,10 +11,11 @@ The files:
     home        the home folder of a recipe: what lies where, receipts
     scratch     what a home holds only while a run works: its lock, scratch files, Prefect's temporary server
     deliver     a delivery is told: to the home, and to a Prefect server
+    deploy      recipes on a Prefect server: schedules, deliveries, restarts, notifications
     openlineage  what a step read and wrote, told in the words of OpenLineage
     job         what a step works with
     steps/      a file a step
-    progress    one line a step while it runs
+    progress    what a step tells while it runs, and the limit on its Spark jobs
     summary     the tables that a run ends with
     report/     the report: one HTML page
     recipes/    the default recipe and larger ones

@@ -32,13 +32,13 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL
 
 from flows.curriculum import curriculum
+from flows.deliver import EVENT
 from flows.home import Home
 from flows.preflight import check
 from schemas.errors import DataError
 from schemas.recipe import RecipeError
 
 POOL = "millrace"
-DELIVERY = "millrace.delivery"  # the event of `flows deliver`
 ENDS = "Completed", "Failed", "GateClosed", "Crashed", "Cancelled", "TimedOut"  # states that are told
 
 
@@ -100,7 +100,7 @@ def deployment(recipe: Path, when: When) -> RunnerDeployment:
     home = Home(Path(checked.recipe.home))
     _require_server()
     delivered = DeploymentEventTrigger(
-        name=f"{DELIVERY} {home.key}", expect={DELIVERY}, match={"prefect.resource.id": f"millrace.home.{home.key}"}
+        name=f"{EVENT} {home.key}", expect={EVENT}, match={"prefect.resource.id": f"millrace.home.{home.key}"}
     )
     return curriculum.to_deployment(
         name=recipe.stem,

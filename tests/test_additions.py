@@ -1,4 +1,4 @@
-"""What the README says of adding a signal and a rule, done to a scratch copy of the code over a finished home."""
+"""What docs/adding.md says of adding a signal and a rule, done to a scratch copy of the code over a finished home."""
 
 from __future__ import annotations
 
