@@ -25,6 +25,7 @@ import pytest
 import yaml
 
 from flows.home import Home
+from schemas import tables
 
 pytestmark = pytest.mark.servers
 PATIENCE = 240  # seconds for a run of some steps, beside kills in every step
@@ -289,3 +290,58 @@ def test_what_cannot_be_deployed_is_said(deployed, tmp_path):
     assert code == 10 and str(deployed.file) in sentence and "prefect deployment delete curriculum/nightly" in sentence
     code, sentence = said(recipe, env={"PREFECT_API_URL": "", "PREFECT_HOME": str(tmp_path / "prefect")})
     assert code == 11 and "prefect server start" in sentence
+
+
+def test_a_night_in_miniature(server, worker, hook, tmp_path):
+    """Three deliveries by event: one cancelled and told again, one that drifts, is held at the gate and accepted by hand."""
+    good = corpus.write(tmp_path / "text")["docs"]["records"]
+    lines = [line.decode() for line in (tmp_path / "text" / "docs.jsonl").read_bytes().splitlines()[:good]]
+    value = corpus.recipe(tmp_path / "text", tmp_path / "home")
+    value["sources"][1] |= {"path": str(tmp_path / "text" / "docs-{snapshot}.jsonl"), "snapshots": "delivered"}
+    night = Night(corpus.save(value, tmp_path / "night.yaml"), server)
+    night.tell("one", lines[::2])
+    night.deploy("--on-delivery", "--notify", hook[0])
+
+    first = night.deliver("one", lines[::2])
+    assert night.ended(first, "Completed", "Failed", "GateClosed")["state_name"] == "Completed"
+    second = night.deliver("two", lines[1::2])
+    night.working(second, "ingest")
+    server.post(f"/flow_runs/{second}/set_state", json={"state": {"type": "CANCELLING"}}).raise_for_status()
+    night.ended(second, "Cancelled")
+    again = night.deliver("two", lines[1::2])
+    assert night.ended(again, "Completed", "Failed", "GateClosed")["state_name"] == "Completed"
+
+    shouted = [json.dumps(json.loads(line) | {"text": json.loads(line)["text"].upper() + f" {n}"}) for n, line in enumerate(lines)]
+    third = night.deliver("three", shouted)
+    closed = night.ended(third, "Completed", "Failed", "GateClosed")
+    assert closed["state_name"] == "GateClosed" and closed["state_type"] == "FAILED"
+    assert "docs/three differs from two, the last accepted delivery" in closed["state"]["message"]
+    told = wait(lambda: [one for one in hook[1] if one["title"] == "curriculum/night: GateClosed"])
+    assert "psi:" in told[0]["message"]
+    done = conftest.flows("accept", "docs/three", "--why", "they shout now", "-r", str(night.file))
+    assert done.returncode == 0, done.stderr
+    assert night.ended(night.run(), "Completed", "Failed", "GateClosed")["state_name"] == "Completed"
+    rows = night.home.lake.arrow(tables.DELIVERIES).sort_by("at").to_pylist()
+    decided = [(row["snapshot"], row["decision"], row["why"]) for row in rows if row["source"] == "docs"]
+    assert decided == [("one", "accepted", None), ("two", "accepted", None), ("three", "closed", None), ("three", "accepted by hand", "they shout now")]
+
+
+class Night(Deployed):
+    """A recipe that takes deliveries."""
+
+    def __init__(self, file: Path, server: httpx.Client):
+        self.file, self.home, self.server = file, Home(file.parent / "home"), server
+
+    def deliver(self, snapshot: str, lines: list[str]) -> str:
+        """The run that a delivery starts."""
+        runs = {"deployments": {"id": {"any_": [self.id]}}}
+        before = {run["id"] for run in self.server.post("/flow_runs/filter", json=runs).json()}
+        self.tell(snapshot, lines)
+        fresh = wait(lambda: [run["id"] for run in self.server.post("/flow_runs/filter", json=runs).json() if run["id"] not in before])
+        assert len(fresh) == 1
+        return fresh[0]
+
+    def tell(self, snapshot: str, lines: list[str]) -> None:
+        (self.file.parent / "text" / f"docs-{snapshot}.jsonl").write_text("\n".join(lines) + "\n")
+        done = conftest.flows("deliver", f"docs/{snapshot}", "-r", str(self.file))
+        assert done.returncode == 0, done.stderr
