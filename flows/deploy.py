@@ -73,24 +73,24 @@ def deploy(recipes: list[Path], when: When, notify: list[str]) -> list[str]:
     Raises RecipeError for a recipe that cannot be run, and DataError without a server, for a name that is another
     recipe's, or for an address that nobody can be told at.
     """
-    made = [deployment(recipe, when) for recipe in recipes]
+    made, addresses = [deployment(recipe, when) for recipe in recipes], [_address(url) for url in notify]
     with get_client(sync_client=True) as client:
         client.create_work_pool(WorkPoolCreate(name=POOL, type="process"), overwrite=True)
         for one in made:
             _queue(client, one.work_queue_name)
             one.work_pool_name = POOL
-            _register(client, one, notify)
+            _register(client, one, addresses)
     return [f"{one.flow_name}/{one.name}" for one in made]
 
 
 def serve_here(recipes: list[Path], when: When, notify: list[str]) -> None:
     """Register the same without pool and queues, and run what is due in processes of this one until it is stopped."""
-    made = [deployment(recipe, when) for recipe in recipes]
+    made, addresses = [deployment(recipe, when) for recipe in recipes], [_address(url) for url in notify]
     for one in made:
         one.work_queue_name = None
     with get_client(sync_client=True) as client:
         for one in made:
-            _register(client, one, notify)
+            _register(client, one, addresses)
     serve(*made)
 
 
@@ -133,7 +133,7 @@ def _queue(client: SyncPrefectClient, name: str) -> None:
         client.create_work_queue(name, work_pool_name=POOL, concurrency_limit=1)
 
 
-def _register(client: SyncPrefectClient, made: RunnerDeployment, notify: list[str]) -> None:
+def _register(client: SyncPrefectClient, made: RunnerDeployment, addresses: list[str]) -> None:
     _require_own_name(client, made)
     deployment_id = made.apply()
     name = f"{made.flow_name}/{made.name}"
@@ -141,8 +141,8 @@ def _register(client: SyncPrefectClient, made: RunnerDeployment, notify: list[st
         if old.name.startswith(f"{name}: "):
             client.delete_automation(old.id)
     _restart(deployment_id, name).create()
-    for url in notify:
-        _notification(deployment_id, name, url).create()
+    for address in addresses:
+        _notification(deployment_id, name, address).create()
 
 
 def _require_own_name(client: SyncPrefectClient, made: RunnerDeployment) -> None:
@@ -193,9 +193,8 @@ def _restart(deployment_id: UUID, name: str) -> Automation:
     return Automation(name=f"{name}: once more after a crash", trigger=settled, actions=[again])
 
 
-def _notification(deployment_id: UUID, name: str, url: str) -> Automation:
+def _notification(deployment_id: UUID, name: str, address: str) -> Automation:
     """Whoever is at the address is told how each run ended. The address is kept as a secret of the server's."""
-    address = _address(url)
     # this block hands any address to Apprise, whatever its name says; one kind cannot be told without saving a block
     block: Any = SlackWebhook(url=address)
     block_id = block.save(f"millrace-{_digest(address)}", overwrite=True)
