@@ -52,7 +52,7 @@ def run(job: Job) -> Counts:
 
 
 def latest(home: Home) -> dict[tuple[str, str, str], Row]:
-    """By source, snapshot and hash the row of ops.deliveries that holds, the oldest first; none where there is no such table."""
+    """By source, snapshot and hash the row of ops.deliveries that holds, the oldest first; none without the table."""
     if not home.lake.has(tables.DELIVERIES):
         return {}
     rows = home.lake.arrow(tables.DELIVERIES).sort_by("at").to_pylist()
