@@ -27,6 +27,6 @@ MEANINGS = {
     Exit.BUSY: "another run works in the home folder: try again later",
     Exit.DISK: "the disk is full: free some space, and the same command goes on",
     Exit.STOPPED: "stopped by a signal (Ctrl-C, SIGTERM): the same command goes on",
-    Exit.GATE: "gate closed: a delivery differs from the last accepted one; look, then `flows accept`",
+    Exit.GATE: "gate closed: a delivery differs from the last accepted one; look, then flows accept",
     Exit.FAULT: "anything else",
 }

@@ -457,7 +457,8 @@ def test_without_held_out_documents_the_summary_says_so_in_a_sentence():
 
 def test_deliveries_are_shown_where_a_source_has_several(facts, tmp_path):
     assert facts["deliveries"] == [] and 'id="deliveries"' not in report.page(facts) and "#deliveries" not in report.page(facts)
-    recipe = Recipe.model_validate({**RECIPE, "sources": [{**RECIPE["sources"][0], "path": "in/{snapshot}", "snapshots": ["a", "b", "c"]}]} | {"stages": [{"name": "x", "tokens": 2048, "seq_len": 256}]})
+    source = {"name": "web", "reader": "jsonl", "domain": "web", "path": "in/{snapshot}", "snapshots": ["a", "b", "c"]}
+    recipe = Recipe.model_validate({"home": "unused", "sources": [source], "stages": [{"name": "x", "tokens": 2048, "seq_len": 256}]})
     name = recipe.sources[0].name
     measured = {"documents": 40.0, "bytes": 2e6, "rejects": 0.02, "kept": 0.9, "duplicates": 0.1}
     base = {"source": name, "at": "2030", "who": None, "why": None, "measured": measured, "beyond": {}}

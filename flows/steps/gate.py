@@ -47,19 +47,21 @@ def run(job: Job) -> Counts:
         job.store(as_table(new), tables.DELIVERIES, {"step": "gate"}, append=True)
     closed = [row for row in rows if row["decision"] == CLOSED]
     if closed:
-        raise GateClosed(
-            "\n".join([*(line for row in closed for line in complaint(job, row, known)), *ways_on(closed)])
-        )
-    return {"deliveries": len(job.deliveries), "accepted now": len(rows)}
+        raise GateClosed("\n".join([*(line for row in closed for line in complaint(job, row)), *ways_on(closed)]))
+    return {"deliveries accepted": len(job.deliveries)}
 
 
 def latest(home: Home) -> dict[tuple[str, str, str], Row]:
-    """By source, snapshot and hash the row of ops.deliveries that holds; none where there is no such table."""
+    """By source, snapshot and hash the row of ops.deliveries that holds, the oldest first; none without the table."""
     if not home.lake.has(tables.DELIVERIES):
         return {}
     rows = home.lake.arrow(tables.DELIVERIES).sort_by("at").to_pylist()
-    made = ({**row, **{name: dict(row[name]) for name in MAPS}} for row in rows)
-    return {(row["source"], row["snapshot"], row["hash"]): row for row in made}
+    holding: dict[tuple[str, str, str], Row] = {}
+    for row in rows:
+        key = row["source"], row["snapshot"], row["hash"]
+        holding.pop(key, None)  # so that their order is that of the rows which hold
+        holding[key] = {**row, **{name: dict(row[name]) for name in MAPS}}
+    return holding
 
 
 def decide(job: Job, known: dict[tuple[str, str, str], Row]) -> Iterator[Row]:
@@ -102,18 +104,24 @@ def _same(row: Row, stored: Row | None) -> bool:
     return stored is not None and all(row[name] == stored[name] for name in ("decision", "against", "beyond"))
 
 
-def complaint(job: Job, row: Row, known: Any) -> Iterator[str]:
+def complaint(job: Job, row: Row) -> Iterator[str]:
     """What is said of a closed delivery: a line for it, one for each measure, the farthest beyond its limit first."""
     yield f"gate closed: {row['source']}/{row['snapshot']} differs from {row['against']}, the last accepted delivery:"
     named = {one for members in row["documents"].values() for one in members}
     found = job.home.lake.arrow(tables.DOCUMENTS, ["doc_id", "uri"], pc.field("doc_id").isin(sorted(named))).to_pylist()
     uris = {one["doc_id"]: f"{one['doc_id'][:12]} ({one['uri']})" for one in found}
-    for measure, limit in sorted(row["beyond"].items(), key=lambda one: -abs(row["drift"][one[0]]) / (one[1] or 1)):
+    for measure, limit in sorted(row["beyond"].items(), key=lambda one: -_excess(row["drift"][one[0]], *one)):
         values = "" if measure.startswith("psi:") else (
             f", {row['reference'].get(measure, 0):.4g} -> {row['measured'].get(measure, 0):.4g}"
         )  # fmt: skip
         shown = ", ".join(uris.get(one, one) for one in row["documents"].get(measure, [])) or "none"
         yield f"  {measure}: {row['drift'][measure]:+.3g}, limit {limit:g}{values}; such as {shown}"
+
+
+def _excess(change: float, measure: str, limit: float) -> float:
+    """How many times its limit a change is; a size that fell to a tenth counts as one that grew tenfold."""
+    size = max(change, 1 / change) if measure in ("documents", "bytes") else abs(change)
+    return size / max(limit, 1e-9)
 
 
 def ways_on(closed: list[Row]) -> Iterator[str]:
