@@ -140,12 +140,14 @@ def kills(finished_home):
     return wait
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_itemcollected(item: pytest.Item) -> None:
     """Two processes share the tests (`pytest -n 2 --dist loadgroup`): the small run is made in one of them, Spark tests mostly run
-    in the other, and the rest goes where there is time, file by file. The kills begin with the small run and are asked for last."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(group(item)))
+    in the other, and the rest goes where there is time, file by file. (xdist reads the groups before `modifyitems` of a conftest.)"""
+    item.add_marker(pytest.mark.xdist_group(group(item)))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What is dear first. The kills begin with the small run and are asked for last."""
     items.sort(key=lambda item: (item.path.name == "test_kills.py", {"home": 0, "spark": 1}.get(group(item), 2)))
 
 
