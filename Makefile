@@ -25,7 +25,7 @@ setup:
 	@.ci/setup
 
 test: setup
-	$(python) -m pytest -m "not servers" -n 2 --dist loadgroup --no-loadscope-reorder
+	$(python) -m pytest -m "not servers" -n 2
 
 test-all: setup
 	$(python) -m pytest -m servers

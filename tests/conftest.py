@@ -1,6 +1,7 @@
 """One Spark session for the whole suite in each of its processes; numba's compiled kernels are cached beside the checkout as in any run."""
 
 import contextlib
+import functools
 import os
 import resource
 import socket
@@ -140,18 +141,27 @@ def kills(finished_home):
     return wait
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Two processes share the tests (`pytest -n 2 --dist loadgroup`): the small run is made in one of them, Spark tests mostly run
-    in the other, and the rest goes where there is time, file by file. (xdist reads the groups before `modifyitems` of a conftest.)"""
-    item.add_marker(pytest.mark.xdist_group(group(item)))
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What is dear first. The kills begin with the small run and are asked for last."""
-    items.sort(key=lambda item: (item.path.name == "test_kills.py", {"home": 0, "spark": 1}.get(group(item), 2)))
+    order = {"home": 0, "spark": 1}
+    items.sort(key=lambda item: (item.path.name == "test_kills.py", order.get(group(item.path), 2)))
 
 
-def group(item: pytest.Item) -> str:
-    """The fixture that is dear, or the file."""
-    dear = [fixture for name, fixture in (("finished_home", "home"), ("spark", "spark")) if name in item.fixturenames]
-    return dear[0] if dear else item.path.stem
+@functools.cache
+def group(file: Path) -> str:
+    """The fixture that is dear of those that a file's tests ask for, or the file."""
+    text = file.read_text()
+    return "home" if "(finished_home" in text or ", finished_home" in text else "spark" if "(spark" in text else file.stem
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log):  # noqa: ANN201
+    """Two processes share the tests (`pytest -n 2`): the small run is made in one of them, Spark tests mostly run in the other, and
+    the rest goes where there is time, file by file. (xdist 3.8's own groups are lost on pytest 9.2.)"""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Shared(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group(ROOT / nodeid.split("::")[0])
+
+    config.option.loadscopereorder = False
+    return Shared(config, log)
