@@ -154,7 +154,7 @@ def group(file: Path) -> str:
     return "home" if "(finished_home" in text or ", finished_home" in text else "spark" if "(spark" in text else file.stem
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config, log):  # noqa: ANN201
+def pytest_xdist_make_scheduler(config: pytest.Config, log):
     """Two processes share the tests (`pytest -n 2`): the small run is made in one of them, Spark tests mostly run in the other, and
     the rest goes where there is time, file by file. (xdist 3.8's own groups are lost on pytest 9.2.)"""
     from xdist.scheduler import LoadScopeScheduling
