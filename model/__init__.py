@@ -13,6 +13,7 @@ or flows.
     loss            cross-entropy without the logits in memory
     optim           AdamW and the phases of the learning rate
     step            an optimiser step, in micro-batches if need be
+    parallel        several processes that train one model
     capture         steps as CUDA graphs
     speed           what the machine could do
     trace           where a step's time goes
