@@ -20,15 +20,15 @@ CONFIG = TrainConfig(batch_tokens=ROWS * LENGTH, precision="fp32", peak_lr=1e-2)
 DENSE = dataclasses.replace(TINY, experts=1, top_k=1, d_expert=TINY.top_k * TINY.d_expert)
 
 
-def batch_of(seed=0):
-    """Rows of one to four documents, some of one token, padding behind."""
+def batch_of(seed=0, rank=0, world=1):
+    """Rows of one to four documents, some of one token, padding behind; a rank's part of them."""
     random, samples = np.random.default_rng(seed), []
     for row in range(ROWS):
         starts = np.unique([0, *random.integers(1, LENGTH, row % 4)])
         docs = 1 + random.integers(30, size=len(starts))
         docs[-1] = docs[-1] if row % 3 else 0
         samples.append({"tokens": random.integers(1, VOCAB, LENGTH), "starts": starts, "docs": docs})
-    return make_batch(0, samples)
+    return make_batch(0, samples[rank * ROWS // world : (rank + 1) * ROWS // world])
 
 
 def all_tensors(adamw):

@@ -81,10 +81,10 @@ class SplitExperts(nn.Module):
         return Scatter.apply(y, self.group)
 
 
-def split_experts(network: Transformer, dtype: torch.dtype, ranks: Ranks, size: int | None = None) -> Sharded:
-    """Make the parts of a network on the meta device, experts split over `size` neighbouring ranks: by default as many
-    of a machine's as experts and ranks divide by, since tokens travel in every layer."""
-    size = size or math.gcd(network.config.experts, int(os.environ.get("LOCAL_WORLD_SIZE", ranks.world)), ranks.world)
+def split_experts(network: Transformer, dtype: torch.dtype, ranks: Ranks) -> Sharded:
+    """Make the parts of a network on the meta device, experts split over as many neighbouring ranks
+    of a machine as they divide by: tokens travel in every layer."""
+    size = math.gcd(network.config.experts, int(os.environ.get("LOCAL_WORLD_SIZE", ranks.world)), ranks.world)
     mesh = init_device_mesh(ranks.device.type, (ranks.world // size, size), mesh_dim_names=("rest", "experts"))
     group, rows = mesh["experts"].get_group(), network.config.experts * network.config.d_expert
     firsts = {}
