@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pyarrow as pa
 from prefect import Flow, Task, flow, get_run_logger, task
 from prefect.artifacts import (
     create_markdown_artifact,
@@ -36,15 +35,17 @@ from rich.console import Console
 from flows import openlineage
 from flows.home import Home, Receipt
 from flows.job import Job
-from flows.preflight import Preflight, check
+from flows.preflight import Preflight, check, check_home
 from flows.progress import Display, Page, counted, spark_tasks, spark_timeout
 from flows.status import State as StepState
 from flows.status import pending, plain, states
 from flows.steps import STEPS, Step
 from flows.summary import funnel_rows, markdown
+from pipelines.lake import from_rows
 from schemas import tables
 from schemas.errors import GateClosed
 from schemas.files import read_json
+from schemas.recipe import load
 
 RUNS = 2  # of one flow run: an automation starts it again after a crash (flows.deploy)
 
@@ -53,7 +54,7 @@ RUNS = 2  # of one flow run: an automation starts it again after a crash (flows.
 def curriculum(recipe: str, folder: str | None = None, only: str | None = None) -> State:
     """Run what is not done of a recipe (path to its YAML file), or the one step `only`, as if called in `folder`.
 
-    A home that is in use is waited for. Raises RecipeError or NotReady before anything is written; what a step raises
+    A home that is in use is waited for. Raises RecipeError or NotReady before any step; what a step raises
     is passed on, but a closed gate ends the run in a state of its own.
     """
     if flow_run.run_count > RUNS:
@@ -61,7 +62,9 @@ def curriculum(recipe: str, folder: str | None = None, only: str | None = None) 
             f"the run crashed {RUNS} times; its log and spark.log in the home's tmp/ say how far it came"
         )
     os.chdir(folder or ".")
-    home = Home(Path(check(Path(recipe)).recipe.home))
+    loaded = load(Path(recipe))
+    check_home(loaded)
+    home = Home(Path(loaded.home))
     home.require_space()
     with home.held(on_wait=patience(get_run_logger().info)):
         home.sweep()
@@ -108,16 +111,13 @@ def run_steps(checked: Preflight, only: str | None, display: Display) -> State:
     job = Job(checked.recipe, home, {state.step.name: state.hash for state in step_states})
     job.files, job.deliveries = checked.files, checked.deliveries
     by_name = {state.step.name: state for state in step_states}
-    run = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
-    job.run = run
+    job.run = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
     store_runs(job)
     tell_skipped(step_states, get_run_logger().info)
     ended: dict[str, State] = {}
     for step in pending(step_states, only):
         before = [ended[need] for need in step.needs if need in ended]
-        ended[step.name] = as_task(step)(
-            step, job, by_name[step.name], run, display, wait_for=before, return_state=True
-        )
+        ended[step.name] = as_task(step)(step, job, by_name[step.name], display, wait_for=before, return_state=True)
         if not ended[step.name].is_completed():
             ended[step.name].result()  # raises what the step raised
     publish(job)
@@ -167,14 +167,14 @@ def is_transient(_task: Any, _run: Any, state: State) -> bool:
     return isinstance(state.result(raise_on_failure=False), Py4JError | ConnectionError | TimeoutError)
 
 
-def told_work(step: Step, job: Job, state: StepState, run: str, display: Display) -> None:
+def told_work(step: Step, job: Job, state: StepState, display: Display) -> None:
     """`work`, told on the server too: why it is done, what it counts, how far it is."""
     page = ServerPage(f"{job.home.key}-{step.name}", f"how far `{step.name}` of {job.home.root} is")
     page.log(f"{step.name}: {state.state}, {state.why}")
-    work(step, job, plain(state.part), run, display, page)
+    work(step, job, plain(state.part), display, page)
 
 
-def work(step: Step, job: Job, part: Any, run: str, display: Display, page: Page | None = None) -> None:
+def work(step: Step, job: Job, part: Any, display: Display, page: Page | None = None) -> None:
     """Do a step's work, shown on one line, and leave its receipt."""
     number = [one.name for one in STEPS].index(step.name) + 1
     started = time.monotonic()
@@ -185,7 +185,7 @@ def work(step: Step, job: Job, part: Any, run: str, display: Display, page: Page
         with job.home.space_named(step.name), job.home.tables_named(), spark_timeout(step.name, minutes, session):
             counts = step.run(job)
         seconds = time.monotonic() - started
-        job.home.keep(receipt(step, job, part, run, counts, seconds))
+        job.home.keep(receipt(step, job, part, counts, seconds))
         openlineage.emit(job, step)
         bar.finish(counts, seconds)
 
@@ -205,7 +205,7 @@ class ServerPage(Page):
             update_progress_artifact(self._bar, progress=min(percent, 100.0))
 
 
-def receipt(step: Step, job: Job, part: Any, run: str, counts: dict[str, float], seconds: float) -> Receipt:
+def receipt(step: Step, job: Job, part: Any, counts: dict[str, float], seconds: float) -> Receipt:
     sizes, sha256 = job.home.contents(step.files(job))
     changes = {table.name: job.home.lake.last_change(table.name) for table in step.tables}
     return Receipt(
@@ -216,7 +216,7 @@ def receipt(step: Step, job: Job, part: Any, run: str, counts: dict[str, float],
         tables={name: change and change.version for name, change in changes.items()},
         files=sizes,
         counts={name: float(value) for name, value in counts.items()},
-        run=run,
+        run=job.run,
         seconds=round(seconds, 3),
         finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
         sha256=sha256,
@@ -229,12 +229,7 @@ def store_runs(job: Job) -> None:
     receipts = [one for step in STEPS if (one := job.home.receipt(step.name)) and (one.run, one.step) not in stored]
     rows = [{**asdict(one), "fingerprint": one.hash, "recipe": job.recipe.hash} for one in receipts]
     if rows:
-        columns = {name: pa.array([row[name] for row in rows]) for name in tables.RUNS.column_names if name not in MAPS}
-        maps = {
-            name: pa.array([list(row[name].items()) for row in rows], pa.map_(pa.string(), kind))
-            for name, kind in MAPS.items()
-        }
-        job.store(pa.table(columns | maps), tables.RUNS, {}, append=True)
+        job.store(from_rows(rows, tables.RUNS), tables.RUNS, {}, append=True)
 
 
 def stored_runs(job: Job) -> set[tuple[str, str]]:
@@ -243,9 +238,6 @@ def stored_runs(job: Job) -> set[tuple[str, str]]:
         return set()
     rows = job.home.lake.arrow(tables.RUNS, ["run", "step"])
     return set(zip(rows.column("run").to_pylist(), rows.column("step").to_pylist(), strict=True))
-
-
-MAPS = {"inputs": pa.string(), "tables": pa.int64(), "counts": pa.float64()}  # of ops.runs: what the values are
 
 
 def publish(job: Job) -> None:

@@ -30,6 +30,8 @@ SKIPPED_BY = "source", "snapshot", "run"
 PLAIN = "string", "float", "double", "boolean", "binary"
 DELTA_NAMES = {"int": "integer", "bigint": "long", **dict(zip(PLAIN, PLAIN, strict=True))}
 
+ARROW = {"string": pa.string(), "bigint": pa.int64(), "int": pa.int32(), "double": pa.float64(), "boolean": pa.bool_()}
+
 MENDED = "Delete the file, and `flows run curriculum` makes the table again"
 
 
@@ -247,3 +249,20 @@ class Lake:
             builder = builder.property(f"delta.constraints.{name}", condition)
         builder.execute()
         return True
+
+
+def from_rows(rows: list[dict[str, Any]], table: Table) -> pa.Table:
+    """Rows as the table's columns; what they hold besides is left out."""
+    columns = {column.name: arrow_type(column.type) for column in table.columns}
+    return pa.Table.from_pylist(rows, schema=pa.schema(list(columns.items())))
+
+
+def arrow_type(name: str) -> pa.DataType:
+    """The type that Spark calls so; of arrays, and of maps with plain keys, too. Raises KeyError for one that no table
+    of ours has."""
+    if name.startswith("array<"):
+        return pa.list_(arrow_type(name[6:-1]))
+    if name.startswith("map<"):
+        key, _, value = name[4:-1].partition(",")
+        return pa.map_(ARROW[key], arrow_type(value))
+    return ARROW[name]

@@ -15,7 +15,7 @@ import pytest
 from flows.home import DiskFull, Home
 from pipelines.dedup.verify import TEXTS, read_rows
 from pipelines.deliveries import Delivery, arrow_condition
-from pipelines.lake import Lake
+from pipelines.lake import Lake, from_rows
 from pipelines.signals import TABLE
 from schemas import tables
 
@@ -186,3 +186,17 @@ def test_workers_have_their_imports_from_before_the_fork(spark):
 
     rows = spark.range(4).repartition(2).mapInArrow(run, "frozen boolean, measure boolean, torch boolean").distinct().collect()
     assert [tuple(row) for row in rows] == [(True, True, False)]
+
+
+def test_rows_become_the_columns_of_each_table(spark):
+    """Against Spark's own reading of the same types."""
+    from pyspark.sql.pandas.types import to_arrow_schema
+    from pyspark.sql.types import StructType
+
+    for table in (tables.RUNS, tables.DELIVERIES, tables.DOCUMENTS):
+        made = from_rows([], table).schema
+        assert made.names == list(table.column_names)
+        assert made.types == to_arrow_schema(StructType.fromDDL(table.ddl)).types
+    row = {"source": "s", "documents": {"psi:x": ["a", "b"]}, "measured": {"bytes": 2.0}, "else": 1}
+    (back,) = from_rows([row], tables.DELIVERIES).to_pylist()
+    assert dict(back["documents"]) == row["documents"] and dict(back["measured"]) == row["measured"] and back["why"] is None and "else" not in back

@@ -223,16 +223,16 @@ def finish(recipe, home, spark, *, stop: str | None = None) -> list[str]:
     checked = preflight(recipe)
     step_states, ran = states(checked, home), []
     job = Job(recipe, home, {state.step.name: state.hash for state in step_states})
-    job.spark = spark
+    job.spark, job.run = spark, "run"
     for state in step_states:
         if state.state != "done":
             ran.append(state.step.name)
             if state.step.name == stop:
                 with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
                     patch.setattr(Home, "keep", interrupt)
-                    work(state.step, job, plain(state.part), "run", Display(Console(quiet=True)))
+                    work(state.step, job, plain(state.part), Display(Console(quiet=True)))
                 break
-            work(state.step, job, plain(state.part), "run", Display(Console(quiet=True)))
+            work(state.step, job, plain(state.part), Display(Console(quiet=True)))
     return ran
 
 

@@ -190,6 +190,7 @@ def test_each_step_that_the_flow_works_is_told(job, monkeypatch):
 
     step = replace(STEP["decontaminate"], run=lambda job: {"documents": 3.0}, tables=(), files=lambda job: [])
     job.hashes = dict.fromkeys(STEP, "h")
-    curriculum.work(step, job, None, "run-1", Display())
+    job.run = "run-1"
+    curriculum.work(step, job, None, Display())
     (event,) = lines(job)
     assert event["job"]["name"] == "curriculum.decontaminate" and event["run"]["facets"]["millrace_receipt"]["counts"] == {"documents": 3}

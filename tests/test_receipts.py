@@ -104,8 +104,8 @@ def step(files: list[Path]) -> Step:
 class Job:
     """As much of a job as a receipt is made from, and a tiny model."""
 
-    def __init__(self, home: Home):
-        self.home, self.hashes = home, {"judge": "h", "train": "t"}
+    def __init__(self, home: Home, run: str = "r"):
+        self.home, self.run, self.hashes = home, run, {"judge": "h", "train": "t"}
         self.run_folder, self.on_training = home.runs / "t", None
         self.recipe = SimpleNamespace(model=TINY, train=TrainConfig(batch_tokens=64, checkpoint_steps=2), spark=Spark())
 
@@ -117,7 +117,7 @@ def test_what_small_files_hold_is_compared_and_what_large_ones_weigh(tmp_path, l
     small.write_text("[1, 2]")
     large.write_bytes(b"12345")
     DeltaTable(lake.path(tables.PAIRS)).optimize.compact()  # by another, behind our commit 1
-    made = receipt(step([small, large]), Job(home), None, "r", {}, 1.0)
+    made = receipt(step([small, large]), Job(home), None, {}, 1.0)
     home.keep(made)
     told = home.receipt("judge")
     assert told == made and told.tables == {NAME: 1} and home.damage(told) is None
@@ -177,7 +177,7 @@ def test_a_step_runs_under_a_void_receipt_and_leaves_a_new_one(tmp_path):
     def run(job) -> dict:
         seen.append(home.receipt("judge"))
         return {"documents": 3}
-    work(replace(step([]), run=run), Job(home), None, "new", Display(Console(quiet=True)))
+    work(replace(step([]), run=run), Job(home, run="new"), None, Display(Console(quiet=True)))
     assert seen == [None] and home.receipt("judge").run == "new"
 
 
@@ -219,7 +219,7 @@ def test_another_byte_in_the_trained_model_is_seen_when_a_run_begins_and_put_rig
     """`flows status` compares what small files hold, a run models too; the last checkpoint has the weights."""
     train.train_model(job)
     home, one = job.home, replace(step([]), name="train", tables=(), files=train.files)
-    home.keep(receipt(one, job, None, "r", {}, 1.0))
+    home.keep(receipt(one, job, None, {}, 1.0))
     data = flip(file := job.run_folder / "final" / name)
     told = [_state(one, "t", None, {}, home, models) for models in (False, True)]
     assert [state.state for state in told] == ["done" if name.startswith("weights") else "stale", "stale"]

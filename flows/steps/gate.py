@@ -8,13 +8,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from flows.home import Home
 from flows.job import Counts, Job
 from flows.steps.edits import judged_tables, terms
 from pipelines.deliveries import Delivery
+from pipelines.lake import from_rows
 from schemas import tables
 from schemas.errors import DataError, GateClosed
 from schemas.recipe import Recipe
@@ -24,7 +24,7 @@ TABLES = (tables.DELIVERIES,)
 REVISION = 1
 
 ACCEPTED, CLOSED, BY_HAND = "accepted", "closed", "accepted by hand"
-MAPS = {"measured": pa.float64(), "drift": pa.float64(), "beyond": pa.float64(), "documents": pa.list_(pa.string())}
+MAPS = "measured", "drift", "beyond", "documents"
 Row = dict[str, Any]
 
 
@@ -44,7 +44,7 @@ def run(job: Job) -> Counts:
     rows = list(decide(job, known))
     new = [row for row in rows if not _same(row, known.get((row["source"], row["snapshot"], row["hash"])))]
     if new:
-        job.store(as_table(new), tables.DELIVERIES, {"step": "gate"}, append=True)
+        job.store(from_rows(new, tables.DELIVERIES), tables.DELIVERIES, {"step": "gate"}, append=True)
     closed = [row for row in rows if row["decision"] == CLOSED]
     if closed:
         raise GateClosed("\n".join([*(line for row in closed for line in complaint(job, row)), *ways_on(closed)]))
@@ -143,23 +143,9 @@ def accept(home: Home, name: str, why: str) -> None:
     if name not in closed:
         raise DataError(f"{name}: expected a closed delivery among {', '.join(closed) or 'none: no gate is closed'}")
     row = closed[name] | {"at": now(), "run": None, "decision": BY_HAND, "who": getpass.getuser(), "why": why.strip()}
-    home.lake.write(as_table([row]), tables.DELIVERIES, {"step": "gate"}, append=True)
+    home.lake.write(from_rows([row], tables.DELIVERIES), tables.DELIVERIES, {"step": "gate"}, append=True)
 
 
 def now() -> str:
     """UTC, to the microsecond, as the latest row holds."""
     return datetime.now(UTC).isoformat(timespec="microseconds")
-
-
-def as_table(rows: list[Row]) -> pa.Table:
-    """Rows as columns of ops.deliveries."""
-    plain = {
-        name: pa.array([row[name] for row in rows], pa.string())
-        for name in tables.DELIVERIES.column_names
-        if name not in MAPS
-    }
-    maps = {
-        name: pa.array([list(row[name].items()) for row in rows], pa.map_(pa.string(), kind))
-        for name, kind in MAPS.items()
-    }
-    return pa.table(plain | maps)
