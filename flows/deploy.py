@@ -6,6 +6,7 @@ for one another in a work queue of that home. Whatever is deployed again takes t
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -90,8 +91,18 @@ def serve_here(recipes: list[Path], when: When, notify: list[str]) -> None:
         one.work_queue_name = None
     with get_client(sync_client=True) as client:
         for one in made:
+            _leave_pool(client, one)
             _register(client, one, addresses)
     serve(*made)
+
+
+def _leave_pool(client: SyncPrefectClient, made: RunnerDeployment) -> None:
+    """A deployment that belongs to a pool keeps it whatever it is registered with, and a worker would run it too."""
+    _require_own_name(client, made)
+    with contextlib.suppress(ObjectNotFound):
+        there = client.read_deployment_by_name(f"{made.flow_name}/{made.name}")
+        if there.work_pool_name:
+            client.delete_deployment(there.id)
 
 
 def deployment(recipe: Path, when: When) -> RunnerDeployment:
@@ -122,6 +133,12 @@ def _require_server() -> None:
             "expected a Prefect server, found none named: `prefect server start`, then "
             "`export PREFECT_API_URL=http://127.0.0.1:4200/api`"
         )
+    with get_client(sync_client=True) as client:
+        if unwell := client.api_healthcheck():
+            raise DataError(
+                f"expected a Prefect server at {PREFECT_API_URL.value()}, found none that answers "
+                f"({type(unwell).__name__}): start it with `prefect server start`, or name another by PREFECT_API_URL"
+            )
 
 
 def _queue(client: SyncPrefectClient, name: str) -> None:

@@ -28,12 +28,22 @@ from flows.home import Home
 from schemas import tables
 
 pytestmark = pytest.mark.servers
-PATIENCE = 240  # seconds for a run of some steps, beside kills in every step
+PATIENCE = 480  # seconds for a run of some steps, beside kills in every step
+
+
+class Patient(httpx.HTTPTransport):
+    """Asks again, as Prefect's own client does, while the server's SQLite is locked by another writer."""
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        while (response := super().handle_request(request)).status_code == 503:
+            response.close()
+            time.sleep(0.5)
+        return response
 
 
 @pytest.fixture(scope="module")
 def server(prefect_server) -> httpx.Client:
-    return httpx.Client(base_url=os.environ["PREFECT_API_URL"], timeout=60)
+    return httpx.Client(base_url=os.environ["PREFECT_API_URL"], timeout=60, transport=Patient())
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +185,6 @@ def test_a_run_tells_what_it_does(deployed, hook, server):
     assert not deployed.java() and {one.name for one in (deployed.home.root / "tmp").iterdir()} <= {"spark.log"}
 
 
-@pytest.mark.skip(reason="written, and not yet seen to pass: the session ended")
 def test_a_killed_run_goes_on_once_by_itself(deployed, hook):
     deployed.save(tiers={"high": 0.5, "low": 0.0})
     run = deployed.run()
@@ -186,7 +195,6 @@ def test_a_killed_run_goes_on_once_by_itself(deployed, hook):
     wait(lambda: [one for one in hook[1] if one["title"] == "curriculum/nightly: Crashed"])
 
 
-@pytest.mark.skip(reason="written, and not yet seen to pass: the session ended")
 def test_a_run_that_crashes_twice_is_given_up(deployed):
     deployed.save(tiers={"high": 0.45, "low": 0.0})
     run = deployed.run()
@@ -200,7 +208,6 @@ def test_a_run_that_crashes_twice_is_given_up(deployed):
     assert "the run crashed 2 times" in end["state"]["message"]
 
 
-@pytest.mark.skip(reason="written, and not yet seen to pass: the session ended")
 def test_a_cancelled_run_leaves_nothing_and_the_next_goes_on(deployed, server):
     deployed.save(tiers={"high": 0.4, "low": 0.0})
     run = deployed.run()
@@ -213,7 +220,6 @@ def test_a_cancelled_run_leaves_nothing_and_the_next_goes_on(deployed, server):
     assert deployed.ended(deployed.run(), "Completed", "Failed")["state_name"] == "Completed"
 
 
-@pytest.mark.skip(reason="written, and not yet seen to pass: the session ended")
 def test_a_busy_home_is_waited_for_and_its_holder_named(deployed):
     with deployed.home.held():
         run = deployed.run()
@@ -224,7 +230,6 @@ def test_a_busy_home_is_waited_for_and_its_holder_named(deployed):
     assert deployed.ended(run, "Completed", "Failed")["state"]["message"] == "Nothing to do: every step is done"
 
 
-@pytest.mark.skip(reason="written, and not yet seen to pass: the session ended")
 def test_a_wrong_recipe_fails_with_its_sentence(deployed, hook):
     deployed.save(tiers="none")
     end = deployed.ended(deployed.run(), "Failed", "Completed")
@@ -234,7 +239,6 @@ def test_a_wrong_recipe_fails_with_its_sentence(deployed, hook):
     assert "nightly.yaml: tiers: " in told[-1]["message"]
 
 
-@pytest.mark.skip(reason="written, and not yet seen to pass: the session ended")
 def test_the_clock_and_the_file_of_deployments(deployed, server, tmp_path):
     deployed.deploy("--every", "6h")
     due = {"deployments": {"id": {"any_": [deployed.id]}}, "flow_runs": {"state": {"name": {"any_": ["Scheduled"]}}}}
@@ -253,7 +257,6 @@ def test_the_clock_and_the_file_of_deployments(deployed, server, tmp_path):
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.skip(reason="written, and not yet seen to pass: the session ended")
 def test_a_delivery_starts_a_run_of_its_home(deployed, server):
     deployed.deploy("--on-delivery")
     runs = {"deployments": {"id": {"any_": [deployed.id]}}, "sort": "EXPECTED_START_TIME_DESC"}
@@ -267,7 +270,6 @@ def test_a_delivery_starts_a_run_of_its_home(deployed, server):
     deployed.deploy()
 
 
-@pytest.mark.skip(reason="written, and not yet seen to pass: the session ended")
 def test_from_one_process_without_pool_and_worker(deployed, finished_home, server, hook, tmp_path):
     here = Deployed(finished_home, tmp_path / "here", server, hook[0])
     command = [sys.executable, "-m", "flows.cli", "deploy", here.file.name, "--here"]
@@ -280,7 +282,6 @@ def test_from_one_process_without_pool_and_worker(deployed, finished_home, serve
         serving.wait(60)
 
 
-@pytest.mark.skip(reason="written, and not yet seen to pass: the session ended")
 def test_what_cannot_be_deployed_is_said(deployed, tmp_path):
     def said(*arguments: str, env: dict | None = None) -> tuple[int, str]:
         done = conftest.flows("deploy", *arguments, env=env)
@@ -299,9 +300,10 @@ def test_what_cannot_be_deployed_is_said(deployed, tmp_path):
     assert code == 10 and str(deployed.file) in sentence and "prefect deployment delete curriculum/nightly" in sentence
     code, sentence = said(recipe, env={"PREFECT_API_URL": "", "PREFECT_HOME": str(tmp_path / "prefect")})
     assert code == 11 and "prefect server start" in sentence
+    code, sentence = said(recipe, env={"PREFECT_API_URL": "http://127.0.0.1:9/api"})
+    assert code == 11 and "found none that answers" in sentence
 
 
-@pytest.mark.skip(reason="written, and not yet seen to pass: the session ended")
 def test_a_night_in_miniature(server, worker, hook, tmp_path):
     """Three deliveries by event: one cancelled and told again, one that drifts, is held at the gate and accepted by hand."""
     good = corpus.write(tmp_path / "text")["docs"]["records"]
