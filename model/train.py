@@ -20,12 +20,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 
 from model import checkpoint
 from model.data import Batch, Batches
 from model.ledger import Journal, load_metrics, recorded_steps
 from model.optim import learning_rate
+from model.parallel.ranks import ALONE
 from model.speed import dense_rate, peak_memory, peak_rate
 from model.step import Division, Learner, Told
 from model.trace import Trace, span
@@ -203,21 +203,28 @@ class Run:
         self.state.micro_batches, self.state.recompute = division.micro_batches, division.recompute
         tokens = self.state.step * self.learner.config.batch_tokens
         content = {**dataclasses.asdict(self.state), "tokens": tokens, "made_with": self.identity}
-        checkpoint.save(self.folder, self.state.step, self.learner.adamw.masters, self.learner.adamw.moments(), content)
+        checkpoint.save(self.folder, self.state.step, _owned(self.learner), content, ALONE)
 
 
 def _resume(run: Path, learner: Learner, identity: dict) -> State:
     """Put the learner where the newest whole checkpoint stands; a new run starts at step 0."""
     run.mkdir(parents=True, exist_ok=True)
-    loaded, state = checkpoint.load_newest(run, recorded_steps(run)), State()
+    owned, state = _owned(learner), State()
+    loaded = checkpoint.load_newest(run, recorded_steps(run), identity, owned, ALONE)
     if loaded is not None:
-        folder, weights, tensors, content = loaded
-        checkpoint.check_same(content["made_with"], identity, content["tokens"], folder)
+        _, content = loaded
         state = State(**{field.name: content[field.name] for field in dataclasses.fields(State)})
-        learner.adamw.load(weights, tensors)
+        learner.adamw.load(owned.masters, learner.adamw.moments())
         learner.resume(state.last_load, Division(state.micro_batches, state.recompute))
     (run / "result.json").unlink(missing_ok=True)  # of a plan that was amended since
     return state
+
+
+def _owned(learner: Learner) -> checkpoint.Owned:
+    """All of weights and optimiser."""
+    adamw = learner.adamw
+    shapes = {name: tuple(master.shape) for name, master in adamw.masters.items()}
+    return checkpoint.Owned(shapes, dict.fromkeys(shapes, 0), adamw.masters, adamw.first, adamw.second, adamw.done)
 
 
 def _finished(run: Path, identity: dict) -> dict | None:
@@ -240,7 +247,7 @@ def _finish(run: Path, learner: Learner, manifest: Manifest, state: State, ident
     """Write final/ and, last, result.json."""
     network, vocab_size = learner.network, manifest.tokenizer["vocab_size"]
     (run / "final").mkdir(exist_ok=True)
-    save_file(learner.adamw.masters, run / "final" / "weights.safetensors")
+    checkpoint.save_weights(run / "final" / "weights.safetensors", _owned(learner), ALONE)
     about = {"model": dataclasses.asdict(network.config), "vocab_size": vocab_size, "tokenizer": manifest.tokenizer}
     write_json(run / "final" / "config.json", about)
     write_json(run / "evaluations.json", state.evaluations)
