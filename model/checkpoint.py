@@ -130,14 +130,13 @@ def _state(folder: Path, recorded: int, ranks: Ranks) -> tuple[dict, str]:
     state, damage = {}, ""
     if ranks.rank == 0:
         try:
-            require(
-                int(folder.name.partition("-")[2]) <= recorded, f"metrics, seconds and ledger tell of {recorded} steps"
-            )
+            step = int(folder.name.partition("-")[2])
+            require(step <= recorded, f"metrics, seconds and ledger tell of {recorded} steps")
             state = json.loads((folder / "state.json").read_text())
             whole = isinstance(state, dict) and {"made_with", "step", "tokens"} <= state.keys()
             require(whole, "state.json lacks what a run goes on from")
         except (OSError, ValueError) as error:
-            damage = f"{type(error).__name__}: {error}"
+            damage = _reason(error)
     return ranks.every((state, damage))[0]
 
 
@@ -154,7 +153,7 @@ def _damage(folder: Path, owned: Owned) -> str:
                     broken.append(name)
                 parts[name][1].view(-1).copy_(values)
     except (OSError, ValueError) as error:
-        return f"{type(error).__name__}: {error}"
+        return _reason(error)
     return f"numbers that are not finite in {', '.join(broken[:3])}" if broken else ""
 
 
@@ -219,6 +218,11 @@ def _together(ranks: Ranks, act: Callable[[], object], by: int | None = None) ->
         failure = str(error)
     if told := _told(ranks.every(failure)):
         raise OSError(told)
+
+
+def _reason(error: Exception) -> str:
+    """Ours say enough; others need their kind."""
+    return str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
 
 
 def _told(words: list[str]) -> str:

@@ -76,7 +76,7 @@ def test_what_has_no_place_is_refused_and_changes_nothing(file, parts, said):
 
 @pytest.mark.parametrize("range_", [(0, 8), (-1, 3), (5, 4)])
 def test_elements_that_are_not_there_are_not_read(file, range_):
-    with pytest.raises(ValueError, match="expected elements .* of a, found 7"):
+    with pytest.raises(ValueError, match=r"expected elements .* of a, found 7"):
         dict(tensors.read(file, {"a": range_}))
 
 
