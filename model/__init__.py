@@ -18,6 +18,7 @@ or flows.
     speed           what the machine could do
     trace           where a step's time goes
     checkpoint      what a killed run goes on from
+    tensors         files of weights, written and read in parts
     ledger          metrics, and what each document cost in which step
     evaluate        held-out bits per byte
     generate        a prompt continued

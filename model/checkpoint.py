@@ -9,28 +9,32 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
 import os
 import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from model import tensors
+from model.parallel.ranks import Ranks
 from schemas.files import differences, json_hash
 from schemas.manifest import Manifest, Plan
 from schemas.training import ModelConfig, TrainConfig, require
 
 log = logging.getLogger("millrace.checkpoint")
-TRAINER = 2  # raised when the same inputs train to other weights
+TRAINER = 3  # raised when the same inputs train to other weights
+SHARED_OUT = "parallel", "processes"  # say how the work is shared out, not what is computed
 KEEP = 2  # checkpoints; the older one is for when the newer one's disk or numbers turn out bad
 
 
-@dataclasses.dataclass
+@dataclass
 class Owned:
-    """What a rank keeps of a model and its optimiser: `shapes` of whole weights, the first flat element of each that is
-    kept here, and those elements of masters and moments, fp32; `done` counts the optimiser's steps."""
+    """What a rank keeps of weights and optimiser: of each tensor the flat elements from `starts` on, as many as there
+    are, maybe none. fp32, contiguous, of any shape; `shapes` are those of the whole tensors, `done` counts steps."""
 
     shapes: dict[str, tuple[int, ...]]
     starts: dict[str, int]
@@ -39,38 +43,59 @@ class Owned:
     second: dict[str, Tensor]
     done: Tensor
 
+    def weights(self) -> dict[str, tuple[int, Tensor]]:
+        """The masters by their names in weights.safetensors, each with its first element."""
+        return {name: (self.starts[name], values) for name, values in self.masters.items()}
 
-class Damaged(ValueError):
-    """A checkpoint that cannot be gone on from; the message says why."""
+    def moments(self) -> dict[str, tuple[int, Tensor]]:
+        """The optimiser's state by its names in optimizer.safetensors."""
+        parts = {f"{name}.exp_avg": (self.starts[name], values) for name, values in self.first.items()}
+        parts |= {f"{name}.exp_avg_sq": (self.starts[name], values) for name, values in self.second.items()}
+        return parts | {f"{name}.step": (0, self.done) for name in self.masters}
+
+    def files(self) -> dict[str, tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, Tensor]]]]:
+        """The files of a checkpoint: the shapes of all tensors in each, and the parts that this rank keeps."""
+        moments = {f"{name}.{kind}": shape for name, shape in self.shapes.items() for kind in ("exp_avg", "exp_avg_sq")}
+        moments |= {f"{name}.step": () for name in self.shapes}
+        return {
+            "weights.safetensors": (self.shapes, self.weights()),
+            "optimizer.safetensors": (moments, self.moments()),
+        }
 
 
-def save(run: Path, step: int, weights: dict[str, Tensor], moments: dict[str, Tensor], state: dict) -> None:
-    """Write the checkpoint of `step`, then delete all but the newest `KEEP`. Raises OSError, leaving the older ones, if
-    it cannot."""
-    folder = run / "checkpoints"
+def save(run: Path, step: int, owned: Owned, state: dict, ranks: Ranks) -> None:
+    """Write the checkpoint of `step`, then delete all but the newest `KEEP`; every rank calls this.
+
+    Raises OSError on all ranks, leaving the older ones, if any cannot write; ValueError if nobody keeps some element.
+    """
+    _require_whole(owned, ranks)
+    folder, files = run / "checkpoints", owned.files()
     scratch = folder / f".writing-{step:07d}"
     try:
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir(parents=True)
-        save_file(weights, scratch / "weights.safetensors")
-        save_file(moments, scratch / "optimizer.safetensors")
-        (scratch / "state.json").write_text(json.dumps(state, indent=1) + "\n")
-        for path in (*scratch.iterdir(), scratch):
-            to_disk(path)
-        target = folder / f"step-{step:07d}"
-        if target.exists():  # an earlier life of this run wrote the same step
-            _delete(target)
-        scratch.rename(target)
-        to_disk(folder)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(scratch, ignore_errors=True)
+        _together(ranks, lambda: _begin(scratch, {file: shapes for file, (shapes, _) in files.items()}), by=0)
+        _together(ranks, lambda: [tensors.write(scratch / file, parts) for file, (_, parts) in files.items()])
+        _together(ranks, lambda: _settle(scratch, folder / f"step-{step:07d}", state), by=0)
+    except OSError as error:
+        _together(ranks, lambda: shutil.rmtree(scratch, ignore_errors=True), by=0)
         older = newest(run)
         raise OSError(
             f"the checkpoint of step {step} could not be written to {folder} ({error}): free some space and start "
             f"again; the run goes on from {older.name if older else 'its beginning'}"
         ) from error
-    for path in _checkpoints(run)[:-KEEP]:
-        _delete(path)
+    _together(ranks, lambda: [_delete(path) for path in _checkpoints(run)[:-KEEP]], by=0)
+
+
+def save_weights(path: Path, owned: Owned, ranks: Ranks) -> None:
+    """Write the weights alone, whole or not at all; every rank calls this. Raises as `save` does."""
+    _require_whole(owned, ranks)
+    scratch = path.with_name(f".writing-{path.name}")
+    try:
+        _together(ranks, lambda: tensors.create(scratch, owned.shapes), by=0)
+        _together(ranks, lambda: tensors.write(scratch, owned.weights()))
+        _together(ranks, lambda: _rename(scratch, path), by=0)
+    except OSError as error:
+        _together(ranks, lambda: scratch.unlink(missing_ok=True), by=0)
+        raise OSError(f"{path} could not be written ({error}): free some space and start again") from error
 
 
 def newest(run: Path) -> Path | None:
@@ -78,44 +103,59 @@ def newest(run: Path) -> Path | None:
     return next(reversed(_checkpoints(run)), None)
 
 
-def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], dict]:
-    """(weights, optimiser's moments, state) of a checkpoint. Raises Damaged if it is not what `save` wrote."""
-    try:
-        state = json.loads((folder / "state.json").read_text())
-        weights, moments = (load_file(folder / f"{name}.safetensors") for name in ("weights", "optimizer"))
-    except (OSError, ValueError, SafetensorError) as error:
-        raise Damaged(f"{type(error).__name__}: {error}") from error
-    if not isinstance(state, dict) or not {"made_with", "step", "tokens"} <= state.keys():
-        raise Damaged("state.json lacks what a run goes on from")
-    if not weights or {name.rpartition(".")[0] for name in moments} != weights.keys():
-        raise Damaged("the optimiser's moments are not those of the weights")
-    tensors = [*weights.items(), *moments.items()]
-    broken = [name for name, tensor in tensors if not bool(torch.isfinite(tensor).all())]
-    if broken:
-        raise Damaged(f"numbers that are not finite in {', '.join(broken[:3])}")
-    return weights, moments, state
+def load_newest(run: Path, recorded: int, identity: dict, owned: Owned, ranks: Ranks) -> tuple[Path, dict] | None:
+    """Fill `owned` from the newest checkpoint that is whole and not beyond the `recorded` steps that the run's files
+    tell of, as nothing can tell of those again; return its folder and state, None if there is none at all. Every rank
+    calls this, and all take the same one.
 
-
-def load_newest(run: Path, recorded: int) -> tuple[Path, dict[str, Tensor], dict[str, Tensor], dict] | None:
-    """(folder, weights, moments, state) of the newest checkpoint that is whole and not beyond the `recorded` steps that
-    the run's files tell of, as nothing can tell of those again; None if there is none at all.
-
-    Those that are passed over are named. Raises ValueError if all are.
+    Those that are passed over are named. Raises ValueError if all are, and as `check_same` does for `identity`.
     """
+    folders, recorded = ranks.every((_checkpoints(run), recorded))[0]
     why = []
-    for folder in reversed(_checkpoints(run)):
-        try:
-            if int(folder.name.partition("-")[2]) > recorded:
-                raise Damaged(f"metrics, seconds and ledger tell of {recorded} steps")
-            loaded = folder, *load(folder)
-        except Damaged as error:
-            why.append(f"{folder} cannot be gone on from ({error})")
-            continue
-        if why:
-            log.warning("%s; the run goes on from %s", "; ".join(why), folder.name)
-        return loaded
+    for folder in reversed(folders):
+        state, damage = _state(folder, recorded, ranks)
+        if not damage:
+            check_same(state["made_with"], identity, state["tokens"], folder)
+            damage = _told(ranks.every(_damage(folder, owned)))
+        if not damage:
+            if why and ranks.rank == 0:
+                log.warning("%s; the run goes on from %s", "; ".join(why), folder.name)
+            return folder, state
+        why.append(f"{folder} cannot be gone on from ({damage})")
     require(not why, f"{'; '.join(why)}: put back what is missing, or delete {run} and train from the beginning")
     return None
+
+
+def _state(folder: Path, recorded: int, ranks: Ranks) -> tuple[dict, str]:
+    """A checkpoint's state as rank 0 reads it, and why it cannot be gone on from, if so."""
+    state, damage = {}, ""
+    if ranks.rank == 0:
+        try:
+            step = int(folder.name.partition("-")[2])
+            require(step <= recorded, f"metrics, seconds and ledger tell of {recorded} steps")
+            state = json.loads((folder / "state.json").read_text())
+            whole = isinstance(state, dict) and {"made_with", "step", "tokens"} <= state.keys()
+            require(whole, "state.json lacks what a run goes on from")
+        except (OSError, ValueError) as error:
+            damage = _reason(error)
+    return ranks.every((state, damage))[0]
+
+
+def _damage(folder: Path, owned: Owned) -> str:
+    """Fill `owned` from a checkpoint's files; why they cannot be gone on from, if so."""
+    broken = []
+    try:
+        for file, (shapes, parts) in owned.files().items():
+            for name, expected, found in differences(shapes, tensors.read_shapes(folder / file)):
+                raise ValueError(f"{file}: expected {name} of shape {expected}, found {found}")
+            ranges = {name: (first, first + target.numel()) for name, (first, target) in parts.items()}
+            for name, values in tensors.read(folder / file, ranges):
+                if not bool(torch.isfinite(values).all()):
+                    broken.append(name)
+                parts[name][1].view(-1).copy_(values)
+    except (OSError, ValueError) as error:
+        return _reason(error)
+    return f"numbers that are not finite in {', '.join(broken[:3])}" if broken else ""
 
 
 def identity(manifest: Manifest, plan: Plan, model: ModelConfig, config: TrainConfig) -> dict:
@@ -129,7 +169,7 @@ def identity(manifest: Manifest, plan: Plan, model: ModelConfig, config: TrainCo
         "manifest": data,
         "plan": dataclasses.asdict(plan),
         "model": dataclasses.asdict(model),
-        "train": {name: value for name, value in dataclasses.asdict(config).items() if name not in ("parallel", "processes")},
+        "train": {name: value for name, value in dataclasses.asdict(config).items() if name not in SHARED_OUT},
     }
     return json.loads(json.dumps(parts))
 
@@ -167,6 +207,64 @@ def to_disk(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _together(ranks: Ranks, act: Callable[[], object], by: int | None = None) -> None:
+    """Have all ranks, or that one, do something, and wait until it is done. What one cannot, all raise as OSError."""
+    failure = ""
+    try:
+        if by in (None, ranks.rank):
+            act()
+    except OSError as error:
+        failure = str(error)
+    if told := _told(ranks.every(failure)):
+        raise OSError(told)
+
+
+def _reason(error: Exception) -> str:
+    """Ours say enough; others need their kind."""
+    return str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
+
+
+def _told(words: list[str]) -> str:
+    """What some ranks said, in one sentence that says who."""
+    said = {rank: word for rank, word in enumerate(words) if word}
+    return "; ".join(f"rank {rank}: {word}" if len(words) > 1 else word for rank, word in list(said.items())[:3])
+
+
+def _require_whole(owned: Owned, ranks: Ranks) -> None:
+    """Refuse a file that would have holes: raises ValueError on all ranks unless they keep every element."""
+    sizes = {name: values.numel() for name, values in owned.masters.items()}
+    kept = ranks.every({name: (owned.starts[name], owned.starts[name] + size) for name, size in sizes.items() if size})
+    for name, shape in owned.shapes.items():
+        end = 0
+        for start, stop in sorted(ranges[name] for ranges in kept if name in ranges):
+            end = max(end, stop) if start <= end else end
+        size = math.prod(shape)
+        require(end == size, f"expected {size:,} elements of {name} on some rank each, found the first {end:,}")
+
+
+def _begin(scratch: Path, files: dict[str, dict[str, tuple[int, ...]]]) -> None:
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    for file, shapes in files.items():
+        tensors.create(scratch / file, shapes)
+
+
+def _settle(scratch: Path, target: Path, state: dict) -> None:
+    """Add the state and give the folder its name."""
+    (scratch / "state.json").write_text(json.dumps(state, indent=1) + "\n")
+    for path in scratch.iterdir():
+        to_disk(path)
+    if target.exists():  # an earlier life of this run wrote the same step
+        _delete(target)
+    _rename(scratch, target)
+
+
+def _rename(scratch: Path, target: Path) -> None:
+    to_disk(scratch)
+    scratch.rename(target)
+    to_disk(target.parent)
 
 
 def _checkpoints(run: Path) -> list[Path]:

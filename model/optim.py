@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.optim.adamw import adamw
 
 import kernels
-from model.transformer import Transformer
 from model.checkpoint import Owned
 from model.initial import initial_values
 from model.parallel.replicate import Replicated
 from model.parallel.shard import Sharded
+from model.transformer import Transformer
 from schemas.manifest import Stage
 from schemas.training import TrainConfig
 
@@ -45,7 +45,11 @@ class AdamW:
         self.added_by_kernels = [] if placed.sums_by_itself else experts_added_by_kernels(network)
         self.done, self.rate = (torch.zeros((), device=device, dtype=dtype) for dtype in (torch.float32, torch.float64))
         self.sums: dict[str, Tensor] = {}
-        self._fill(lambda name, start, stop: initial_values(name, placed.shapes[name], network.config, config.seed, start, stop))
+        self._fill(
+            lambda name, start, stop: initial_values(
+                name, placed.shapes[name], network.config, config.seed, start, stop
+            )
+        )
 
     @torch.no_grad()
     def _fill(self, values: Callable[[str, int, int], Tensor]) -> None:

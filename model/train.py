@@ -87,9 +87,9 @@ def train(
 ) -> dict:
     """Train, or go on where a killed run stopped, and return the content of `run`/result.json.
 
-    `shards` holds manifest.json, plan.json and what they name. Several ranks each call it, with one folder `run` that all
-    can write; rank 0 alone tells `on_step`. Raises ValueError if the plan does not fit shards or
-    batch, or if `run` holds a checkpoint made with other inputs; FloatingPointError on a loss that is not finite;
+    `shards` holds manifest.json, plan.json and what they name. Several ranks each call it, with one folder `run` that
+    all can write; rank 0 alone tells `on_step` and returns the result, the others {}. Raises ValueError if the plan
+    does not fit shards, batch or ranks, or if `run` holds a checkpoint made with other inputs; FloatingPointError on a loss that is not finite;
     OSError on a full disk.
     """
     manifest, plan = load_manifest(shards / "manifest.json"), load_plan(shards / "plan.json")
@@ -227,11 +227,10 @@ class Run:
 def _resume(run: Path, learner: Learner, identity: dict) -> State:
     """Put the learner where the newest whole checkpoint stands; a new run starts at step 0."""
     run.mkdir(parents=True, exist_ok=True)
-    loaded = checkpoint.load_newest(run, recorded_steps(run), learner.adamw.owned, learner.ranks)
+    loaded = checkpoint.load_newest(run, recorded_steps(run), identity, learner.adamw.owned, learner.ranks)
     state = State()
     if loaded is not None:
-        folder, content = loaded
-        checkpoint.check_same(content["made_with"], identity, content["tokens"], folder)
+        _, content = loaded
         state = State(**{field.name: content[field.name] for field in dataclasses.fields(State)})
         learner.adamw.loaded()
     learner.resume(state.last_load, _division(run, state, learner.ranks))

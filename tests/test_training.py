@@ -133,11 +133,11 @@ def damage_weights(folder):
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (lambda folder: os.truncate(folder / "weights.safetensors", 1000), "SafetensorError"),
+        (lambda folder: os.truncate(folder / "weights.safetensors", 1000), "weights.safetensors: expected .* bytes, found"),
         (damage_weights, "not finite in embedding"),
         (lambda folder: (folder / "state.json").write_text("{}"), "state.json lacks"),
         (lambda folder: os.truncate(folder / "state.json", 100), "JSONDecodeError"),
-        (lambda folder: save_file({}, folder / "optimizer.safetensors"), "moments are not those of the weights"),
+        (lambda folder: save_file({}, folder / "optimizer.safetensors"), "optimizer.safetensors: expected .*exp_avg of shape .*, found None"),
         (lambda folder: (folder / "optimizer.safetensors").unlink(), "No such file"),
     ],
     ids=["cut", "NaN", "empty state", "cut state", "empty moments", "no moments"],

@@ -1,9 +1,9 @@
 """Several processes train one model, one on each GPU.
 
-    ranks           which process this is, and what they tell one another
-    replicate       all weights on all ranks, the update split
-    shard           weights split over ranks, gathered block by block
-    experts         experts split over ranks, tokens gathered
+ranks           which process this is, and what they tell one another
+replicate       all weights on all ranks, the update split
+shard           weights split over ranks, gathered block by block
+experts         experts split over ranks, tokens gathered
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Every rank keeps a part of each weight and gathers a block's when it is at work on it: torch's FSDP2 (`fully_shard`; Zhao
-et al. 2304.11277).
+"""Every rank keeps a part of each weight and gathers a block's when it is at work on it: torch's FSDP2 (`fully_shard`;
+Zhao et al. 2304.11277).
 
 The parts are fp32 and their own masters; they are gathered rounded, and gradients are summed in fp32. Norms are next to
 nothing and stay whole. Where the rounded weights fit, they are kept from forward to backward, which saves the second
