@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from schemas.files import differences, json_hash
-from schemas.manifest import Manifest, Plan
+from schemas.manifest import Manifest, Plan, content
 from schemas.training import ModelConfig, TrainConfig, require
 
 log = logging.getLogger("millrace.checkpoint")
@@ -114,7 +114,7 @@ def identity(manifest: Manifest, plan: Plan, model: ModelConfig, config: TrainCo
     parts = {
         "trainer": TRAINER,
         "manifest": data,
-        "plan": dataclasses.asdict(plan),
+        "plan": content(plan),
         "model": dataclasses.asdict(model),
         "train": dataclasses.asdict(config),
     }

@@ -31,9 +31,12 @@ class Piece(NamedTuple):
     scored: int
 
 
-def bits_per_byte(model: Transformer, documents: list[dict], seq_len: int, batch_tokens: int) -> dict[str, dict]:
+def bits_per_byte(
+    model: Transformer, documents: list[dict], seq_len: int, batch_tokens: int, rope_theta: float | None = None
+) -> dict[str, dict]:
     """{domain: {bits_per_byte, documents, bytes, tokens}} of held-out samples (columns domain, n_bytes, tokens)."""
-    nats = document_nats(model, [document["tokens"] for document in documents], seq_len, batch_tokens)
+    tokens = [document["tokens"] for document in documents]
+    nats = document_nats(model, tokens, seq_len, batch_tokens, rope_theta)
     scores = {}
     for domain in sorted({document["domain"] for document in documents}):
         chosen = [i for i, document in enumerate(documents) if document["domain"] == domain]
@@ -49,8 +52,11 @@ def bits_per_byte(model: Transformer, documents: list[dict], seq_len: int, batch
     return scores
 
 
-def document_nats(model: Transformer, tokens: list[np.ndarray], seq_len: int, batch_tokens: int) -> np.ndarray:
-    """Sum of each document's cross-entropies in nats, float64; tokens hold end-of-text at both ends."""
+def document_nats(
+    model: Transformer, tokens: list[np.ndarray], seq_len: int, batch_tokens: int, rope_theta: float | None = None
+) -> np.ndarray:
+    """Sum of each document's cross-entropies in nats, float64; tokens hold end-of-text at both ends. `rope_theta` as in
+    `Transformer.forward`."""
     nats = np.zeros(len(tokens))
     rows = fill_rows(
         [piece for i, document in enumerate(tokens) for piece in pieces(i, len(document), seq_len)], seq_len
@@ -60,7 +66,8 @@ def document_nats(model: Transformer, tokens: list[np.ndarray], seq_len: int, ba
     with torch.inference_mode():
         for start in range(0, len(rows), size):
             tokens_BL, targets_BL, packing, owners = _batch(rows[start : start + size], tokens, seq_len)
-            states_TD = model(tokens_BL.to(device), packing.map(lambda tensor: tensor.to(device))).states_TD
+            packing = packing.map(lambda tensor: tensor.to(device))
+            states_TD = model(tokens_BL.to(device), packing, rope_theta=rope_theta).states_TD
             losses = token_losses(states_TD, model.head, targets_BL.flatten().to(device)).double().cpu().numpy()
             nats += np.bincount(owners.flatten(), weights=losses, minlength=len(tokens))
     return nats

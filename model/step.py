@@ -19,6 +19,7 @@ from model.ledger import document_losses
 from model.loss import head_loss
 from model.optim import AdamW
 from model.transformer import Transformer
+from schemas.manifest import Stage
 from schemas.training import ModelConfig, TrainConfig
 
 log = logging.getLogger(__name__)
@@ -128,7 +129,9 @@ class Learner:
     def _micro_batch(self, batch: Batch, share: Tensor, parts: int) -> tuple[Tensor, Tensor, Tensor]:
         """Forward and backward: (nats of each segment in float64, balance loss, rows per expert [layers, E])."""
         network, head = self.network, self.network.head
-        hidden = network(batch.tokens_BL, batch.packing, self.shares, recompute=self.division.recompute)
+        hidden = network(
+            batch.tokens_BL, batch.packing, self.shares, recompute=self.division.recompute, rope_theta=batch.rope_theta
+        )
         states_TD, total_VD = hidden.states_TD, self.adamw.sums.get("head")
         losses_T, dstates_TD, dhead_VD = head_loss(
             states_TD.detach(), head, batch.targets_BL.flatten(), share, total_VD
@@ -145,8 +148,9 @@ class Learner:
         nats_S = torch.segment_reduce(losses_T.double(), "sum", offsets=batch.packing.bounds_S.long())
         return nats_S, hidden.balance.detach(), hidden.load
 
-    def evaluate(self, documents: list[dict], seq_len: int) -> dict[str, dict]:
-        return bits_per_byte(self.network, documents, seq_len, self.config.batch_tokens)
+    def evaluate(self, documents: list[dict], stage: Stage) -> dict[str, dict]:
+        """As the stage reads: its sequence length, its rotation."""
+        return bits_per_byte(self.network, documents, stage.seq_len, self.config.batch_tokens, stage.rope_theta)
 
 
 class Told:
