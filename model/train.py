@@ -242,7 +242,11 @@ def _finish(run: Path, learner: Learner, manifest: Manifest, plan: Plan, state: 
     network, vocab_size = learner.network, manifest.tokenizer["vocab_size"]
     (run / "final").mkdir(exist_ok=True)
     save_file(learner.adamw.masters, run / "final" / "weights.safetensors")
-    about = {"model": dataclasses.asdict(final_config(network.config, plan)), "vocab_size": vocab_size, "tokenizer": manifest.tokenizer}
+    about = {
+        "model": dataclasses.asdict(final_config(network.config, plan)),
+        "vocab_size": vocab_size,
+        "tokenizer": manifest.tokenizer,
+    }
     write_json(run / "final" / "config.json", about)
     write_json(run / "evaluations.json", state.evaluations)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]

@@ -5,6 +5,7 @@ The words pick cases; compute-sanitizer is run with `one-token skewed-small`.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import math
 import sys
