@@ -61,7 +61,8 @@ class Line:
     def name(self) -> str:
         parts = [f"{self.shape}, {self.tokens // 1024} K", self.way]
         parts += [f"{self.micro_batches} micro-batches"] if self.micro_batches > 1 else []
-        parts += [f"rows of {self.length // 1024} K"] if self.length != 4096 else []
+        long = [f"rows of {self.length // 1024} K", f"documents of {self.mean:,.0f}"]
+        parts += long if self.length != 4096 else []
         return ", ".join(parts)
 
 
@@ -69,9 +70,13 @@ LINES = [
     Line("MoE-A slice", 32 << 10),
     Line("MoE-A slice", 32 << 10, "ours with FlashAttention"),
     Line("MoE-A slice", 128 << 10, micro_batches=4),
-    Line("MoE-A slice", 32 << 10, length=32 << 10, mean=16 << 10),
+    Line("MoE-A slice", 32 << 10, length=32 << 10),
+    Line("MoE-A slice", 32 << 10, length=32 << 10, mean=16_000),
+    Line("MoE-A slice", 128 << 10, length=32 << 10, mean=16_000, micro_batches=4),
     Line("small", 64 << 10),
     Line("small", 64 << 10, "ours, the whole loop on shards"),
+    Line("small", 64 << 10, length=32 << 10),
+    Line("small", 64 << 10, length=32 << 10, mean=16_000),
     Line("small", 16 << 10),
     Line("slim", 64 << 10),
     Line("MoE-A slice", 32 << 10, "dense GLU of equal active size"),
@@ -82,7 +87,7 @@ LINES = [
     Line("MoE-A slice", 16 << 10, "HF DbrxForCausalLM"),
     Line("MoE-A slice", 16 << 10, "HF DbrxForCausalLM, fp32 weights, autocast"),
 ]
-COLUMNS = "line", "ms", "host ms", "tokens/s", "MFU %", "of dense %", "peak GB", "dense TFLOP/s"
+COLUMNS = "line", "ms", "host ms", "us a token", "tokens/s", "MFU %", "of dense %", "peak GB", "dense TFLOP/s"
 
 
 def batch(line: Line, seed: int) -> Batch:
@@ -123,6 +128,7 @@ def measure(line: Line) -> dict:
         "line": line.name,
         "ms": 1e3 * seconds,
         "host ms": 1e3 * host,
+        "us a token": 1e6 * seconds / line.tokens,
         "tokens/s": line.tokens / seconds,
         "MFU %": 100 * flops / (peak_rate() or float("nan")),
         "of dense %": 100 * flops / dense,

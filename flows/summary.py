@@ -169,7 +169,8 @@ def curriculum(facts: dict[str, Any]) -> Table:
         "Curriculum", "stage", "stream", "share", "tokens", "length", "epochs so far", "effective tokens", words=2
     )
     for stage in facts["stages"]:
-        name = stage["stage"]
+        theta = stage.get("rope_theta")
+        name = stage["stage"] + (f" (rotary base {theta:,.0f})" if theta else "")
         for row in (row for row in stage["streams"] if row["tokens"]):
             worth = (f"{row['epochs']:.2f}", f"{row['effective_tokens']:,.0f}")
             table.add_row(

@@ -18,9 +18,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.varlen import varlen_attn
+from torch.utils.checkpoint import checkpoint
 
 log = logging.getLogger(__name__)
 
+SLICED = 4096  # tokens of a row from which on a CPU attends by slices: the mask of 32 K takes 4 GiB, scores more a head
+SLICE = 512  # queries
 LONGEST = 2048  # and the powers of two above it are what operators are told as the longest segment
 
 # q [T, H, C], k and v [T, G, C] and the layer's number to [T, H * C]
@@ -80,6 +83,8 @@ def attention(packing: Packing, dtype: torch.dtype, channels: int) -> Attend:
         return lambda q, k, v, layer: varlen_attn(
             q, k, v, bounds, bounds, longest, longest, window_size=(-1, 0)
         ).flatten(1)
+    if packing.segments_BL.device.type == "cpu" and packing.segments_BL.shape[1] > SLICED:
+        return sliced(packing, dtype)
     bias_BLL = mask_bias(packing.segments_BL, dtype)
 
     def attend(q_THC: Tensor, k_TGC: Tensor, v_TGC: Tensor, layer: int) -> Tensor:
@@ -116,12 +121,13 @@ def _report(chosen: str, why: str) -> None:
 # ------------------------------------------------------------------------------------------------ the definition
 
 
-def mask_bias(segments_BL: Tensor, dtype: torch.dtype) -> Tensor:
-    """What is added to attention scores, [B, L, L]: 0 for tokens of the same segment that are not later, else minus
-    infinity."""
+def mask_bias(segments_BL: Tensor, dtype: torch.dtype, queries: int | None = None) -> Tensor:
+    """What is added to attention scores, [B, L, L], or [B, Q, L] for the last Q queries: 0 for tokens of the same
+    segment that are not later, else minus infinity."""
     length = segments_BL.shape[1]
-    causal = torch.ones(length, length, dtype=torch.bool, device=segments_BL.device).tril()
-    allowed = causal & (segments_BL[:, :, None] == segments_BL[:, None, :])
+    first = length - (queries or length)
+    causal = torch.ones(length - first, length, dtype=torch.bool, device=segments_BL.device).tril(first)
+    allowed = causal & (segments_BL[:, first:, None] == segments_BL[:, None, :])
     return torch.zeros(allowed.shape, dtype=dtype, device=segments_BL.device).masked_fill_(~allowed, -math.inf)
 
 
@@ -149,6 +155,27 @@ def masked(q_BLHC: Tensor, k_BSGC: Tensor, v_BSGC: Tensor, bias_BLS: Tensor) -> 
     scores = torch.bmm(q, k.transpose(1, 2)).view(batch, heads, length, -1).add_(bias_BLS[:, None])
     out = torch.bmm(scores.softmax(-1).to(v.dtype).view(batch * groups, heads // groups * length, -1), v)
     return out.view(batch, heads, length, channels).transpose(1, 2).flatten(2)
+
+
+def sliced(packing: Packing, dtype: torch.dtype) -> Attend:
+    """The definition by slices of queries, on the host: each meets the keys from where its first query's segment
+    begins. Memory grows with L, not L^2: the backward computes a slice again."""
+
+    def one(q_QHC: Tensor, k_SGC: Tensor, v_SGC: Tensor, segments_S: Tensor) -> Tensor:
+        bias_QS = mask_bias(segments_S[None], dtype, len(q_QHC))
+        return masked(q_QHC[None], k_SGC[None], v_SGC[None], bias_QS)[0]
+
+    def attend(q_THC: Tensor, k_TGC: Tensor, v_TGC: Tensor, layer: int) -> Tensor:
+        positions_T, segments_T = packing.positions_BL.flatten(), packing.segments_BL.flatten()
+        slices = []
+        for start in range(0, len(q_THC), SLICE):
+            end = min(start + SLICE, len(q_THC))
+            keys = slice(start - int(positions_T[start]), end)
+            parts = q_THC[start:end], k_TGC[keys], v_TGC[keys], segments_T[keys]
+            slices.append(checkpoint(one, *parts, use_reentrant=False, preserve_rng_state=False))
+        return torch.cat(slices)
+
+    return attend
 
 
 class KeyValues:

@@ -39,7 +39,7 @@ Compute = Callable[[list[Batch], Tensor], Tensor]  # `Learner.compute`
 
 
 class CapturedSteps:
-    """Calls `compute`, or replays what it did for a batch of the same sizes."""
+    """Calls `compute`, or replays what it did for a batch of the same sizes and rotation."""
 
     def __init__(self, compute: Compute):
         self.compute, self.steps, self.pays = compute, 0, None
@@ -66,7 +66,7 @@ class CapturedSteps:
         return numbers
 
     def _replay(self, batch: Batch, count: Tensor) -> Tensor:
-        key = (*batch.tokens_BL.shape, len(batch.packing.bounds_S), batch.packing.longest)
+        key = (*batch.tokens_BL.shape, len(batch.packing.bounds_S), batch.packing.longest, batch.rope_theta)
         if key not in self.graphs:  # once launched, so that everything it needs is compiled and planned
             if len(self.graphs) < GRAPHS:
                 self.graphs[key] = None

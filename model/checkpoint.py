@@ -22,7 +22,7 @@ from torch import Tensor
 from model import tensors
 from model.parallel.ranks import Ranks
 from schemas.files import differences, json_hash
-from schemas.manifest import Manifest, Plan
+from schemas.manifest import Manifest, Plan, content
 from schemas.training import ModelConfig, TrainConfig, require
 
 log = logging.getLogger("millrace.checkpoint")
@@ -167,7 +167,7 @@ def identity(manifest: Manifest, plan: Plan, model: ModelConfig, config: TrainCo
     parts = {
         "trainer": TRAINER,
         "manifest": data,
-        "plan": dataclasses.asdict(plan),
+        "plan": content(plan),
         "model": dataclasses.asdict(model),
         "train": {name: value for name, value in dataclasses.asdict(config).items() if name not in SHARED_OUT},
     }

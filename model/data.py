@@ -35,13 +35,14 @@ MASK = (1 << 64) - 1
 @dataclass(frozen=True)
 class Batch:
     """What one rank reads in one step. Segments are numbered through the batch; `docs_S` has each one's 64-bit document
-    key; targets are those of `loss.targets`."""
+    key; targets are those of `loss.targets`; `rope_theta` is the stage's, None the model's."""
 
     stage: int
     tokens_BL: Tensor
     targets_BL: Tensor
     packing: Packing
     docs_S: Tensor
+    rope_theta: float | None = None
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
         """The same with `function` of each tensor that a model reads: on its device, or pinned."""
@@ -61,7 +62,7 @@ class Batch:
         starts = [*self.packing.segments_BL[:, 0].tolist(), len(self.docs_S)]
         segments = slice(starts[first], starts[last])
         parts = self.tokens_BL[first:last], self.targets_BL[first:last], self.packing.rows(first, last, segments)
-        return Batch(self.stage, *parts, self.docs_S[segments])
+        return Batch(self.stage, *parts, self.docs_S[segments], self.rope_theta)
 
 
 def draws_before(counts: tuple[int, ...], position: int) -> list[int]:
@@ -193,7 +194,8 @@ class Batches:
         size = self.batch_samples[stage]
         first, share = before * size + rank * size // world, size // world
         places = [self.sample(stage, position) for position in range(first, first + share)]
-        return make_batch(stage, [self.shards.sample(*place) for place in places])
+        samples = [self.shards.sample(*place) for place in places]
+        return make_batch(stage, samples, self.plan.stages[stage].rope_theta)
 
     def ahead(self, first: int, rank: int = 0, world: int = 1, depth: int = 2) -> Iterator[Batch]:
         """The batches of step `first` and all that follow, `depth` of them read and packed ahead by a thread; where
@@ -223,14 +225,14 @@ class Batches:
             reader.shutdown(cancel_futures=True)
 
 
-def make_batch(stage: int, samples: list[dict]) -> Batch:
+def make_batch(stage: int, samples: list[dict], rope_theta: float | None = None) -> Batch:
     """Stack samples (columns tokens, starts, docs) of one length into a batch."""
     tokens_BL = torch.from_numpy(np.stack([sample["tokens"] for sample in samples]).astype(np.int64))
     rows, length = tokens_BL.shape
     starts_S = np.concatenate([sample["starts"].astype(np.int64) + row * length for row, sample in enumerate(samples)])
     packing = pack(starts_S, rows, length)
     docs_S = torch.from_numpy(np.concatenate([sample["docs"] for sample in samples]))
-    return Batch(stage, tokens_BL, targets(tokens_BL, packing.segments_BL, docs_S), packing, docs_S)
+    return Batch(stage, tokens_BL, targets(tokens_BL, packing.segments_BL, docs_S), packing, docs_S, rope_theta)
 
 
 def _batch_samples(stage: Stage, batch_tokens: int) -> int:

@@ -32,10 +32,16 @@ class Piece(NamedTuple):
 
 
 def bits_per_byte(
-    model: Transformer, documents: list[dict], seq_len: int, batch_tokens: int, ranks: Ranks = ALONE
+    model: Transformer,
+    documents: list[dict],
+    seq_len: int,
+    batch_tokens: int,
+    rope_theta: float | None = None,
+    ranks: Ranks = ALONE,
 ) -> dict[str, dict]:
     """{domain: {bits_per_byte, documents, bytes, tokens}} of held-out samples (columns domain, n_bytes, tokens)."""
-    nats = document_nats(model, [document["tokens"] for document in documents], seq_len, batch_tokens, ranks)
+    tokens = [document["tokens"] for document in documents]
+    nats = document_nats(model, tokens, seq_len, batch_tokens, rope_theta, ranks)
     scores = {}
     for domain in sorted({document["domain"] for document in documents}):
         chosen = [i for i, document in enumerate(documents) if document["domain"] == domain]
@@ -52,10 +58,15 @@ def bits_per_byte(
 
 
 def document_nats(
-    model: Transformer, tokens: list[np.ndarray], seq_len: int, batch_tokens: int, ranks: Ranks = ALONE
+    model: Transformer,
+    tokens: list[np.ndarray],
+    seq_len: int,
+    batch_tokens: int,
+    rope_theta: float | None = None,
+    ranks: Ranks = ALONE,
 ) -> np.ndarray:
-    """Sum of each document's cross-entropies in nats, float64; tokens hold end-of-text at both ends. Ranks share the
-    rows."""
+    """Sum of each document's cross-entropies in nats, float64; tokens hold end-of-text at both ends. `rope_theta` as in
+    `Transformer.forward`; ranks share the rows."""
     nats = np.zeros(len(tokens))
     rows = fill_rows(
         [piece for i, document in enumerate(tokens) for piece in pieces(i, len(document), seq_len)], seq_len
@@ -66,7 +77,8 @@ def document_nats(
     with torch.no_grad():
         for start in range(ranks.rank * size, len(rows), size * ranks.world):
             tokens_BL, targets_BL, packing, owners = _batch(rows[start : start + size], tokens, seq_len)
-            states_TD = model(tokens_BL.to(device), packing.map(lambda tensor: tensor.to(device))).states_TD
+            packing = packing.map(lambda tensor: tensor.to(device))
+            states_TD = model(tokens_BL.to(device), packing, rope_theta=rope_theta).states_TD
             _, losses_T = model.head(states_TD, targets_BL.flatten().to(device), None)
             nats += np.bincount(owners.flatten(), weights=losses_T.double().cpu().numpy(), minlength=len(tokens))
     return sum(ranks.every(nats))

@@ -33,6 +33,8 @@ class PlannedSamples(Dataset):
         labels     int64  the token itself, -100 at the start of a segment and in padding; as in Transformers, a loss
                           compares logits[:, :-1] with labels[:, 1:]
 
+    `rope_theta` is the base of the rotary angles that the stage is to be read with, None: that of the model.
+
     `remote` is the URL of a copy of the folder, for a `shards` that holds manifest.json and plan.json alone: windows
     are fetched when first read, checked by SHA-256 and kept. Streaming then lets a stream's folder belong to one
     dataset at a time: drop a stage's samples and loader before the next stage is opened.
@@ -50,6 +52,7 @@ class PlannedSamples(Dataset):
         manifest, plan = load_manifest(root / "manifest.json"), load_plan(root / "plan.json")
         number = _number(plan, stage)
         self.samples, self.max_seq_len = plan.stages[number].samples, plan.stages[number].seq_len
+        self.rope_theta = plan.stages[number].rope_theta
         self.places = Places(manifest, plan, number)
         drawn = dict.fromkeys(draw.stream for draw in plan.stages[number].draws if draw.samples)
         folders = [manifest.folder(stream, self.max_seq_len) for stream in drawn]

@@ -19,6 +19,7 @@ from model.optim import AdamW, runs_on
 from model.parallel import place
 from model.parallel.ranks import ALONE, Ranks
 from model.transformer import Transformer
+from schemas.manifest import Stage
 from schemas.training import ModelConfig, TrainConfig
 
 log = logging.getLogger(__name__)
@@ -146,7 +147,8 @@ class Learner:
     def _micro_batch(self, batch: Batch, share: Tensor, parts: int) -> tuple[Tensor, Tensor, Tensor]:
         """Forward and backward: (nats of each segment in float64, balance loss, rows per expert [layers, E])."""
         network = self.network
-        hidden = network(batch.tokens_BL, batch.packing, self.shares, recompute=self.division.recompute)
+        how = {"recompute": self.division.recompute, "rope_theta": batch.rope_theta}
+        hidden = network(batch.tokens_BL, batch.packing, self.shares, **how)
         targets_T, total_VD = batch.targets_BL.flatten(), self.adamw.sums.get("head.weight")
         loss, losses_T = network.head(hidden.states_TD, targets_T, share, total_VD)
         roots, gradients = [loss], [torch.ones_like(loss)]
@@ -160,8 +162,10 @@ class Learner:
         nats_S = torch.segment_reduce(losses_T.double(), "sum", offsets=batch.packing.bounds_S.long())
         return nats_S, hidden.balance.detach(), hidden.load
 
-    def evaluate(self, documents: list[dict], seq_len: int) -> dict[str, dict]:
-        return bits_per_byte(self.network, documents, seq_len, self.config.batch_tokens, self.ranks)
+    def evaluate(self, documents: list[dict], stage: Stage) -> dict[str, dict]:
+        """As the stage reads: its sequence length, its rotation."""
+        how = stage.seq_len, self.config.batch_tokens, stage.rope_theta
+        return bits_per_byte(self.network, documents, *how, self.ranks)
 
 
 class Told:

@@ -31,7 +31,7 @@ from model.step import Divided, Division, Learner, Told
 from model.trace import Trace, span
 from model.transformer import parameter_counts, step_flops
 from schemas.files import file_sha256, json_hash, write_json
-from schemas.manifest import Manifest, load_manifest, load_plan
+from schemas.manifest import Manifest, Plan, Stage, load_manifest, load_plan
 from schemas.training import ModelConfig, TrainConfig
 
 FINAL = "weights.safetensors", "config.json"
@@ -109,7 +109,7 @@ def train(
         except Divided as smaller:
             write_json(run / DIVISION, dataclasses.asdict(smaller.division))
             raise
-    return _finish(run, learner, manifest, state, identity)
+    return _finish(run, learner, manifest, plan, state, identity)
 
 
 @dataclass
@@ -131,7 +131,7 @@ class Run:
         """All steps that are left, with the evaluations and checkpoints between them."""
         plan, every = self.batches.plan, self.learner.config.checkpoint_steps
         if not self.state.evaluations:
-            self.evaluate("before training", plan.stages[0].seq_len)
+            self.evaluate("before training", plan.stages[0])
         self.state.dense = self.state.dense or dense_rate()
         launched, self.mark = None, time.perf_counter()
         steps, ranks = self.batches.steps, self.learner.ranks
@@ -153,7 +153,7 @@ class Run:
                     self.tell(launched)
                     launched = None
                 if stage_ends:
-                    self.evaluate(plan.stages[batch.stage].name, plan.stages[batch.stage].seq_len)
+                    self.evaluate(plan.stages[batch.stage].name, plan.stages[batch.stage])
                 if saves:
                     self.save()
                     self.mark = time.perf_counter()
@@ -204,11 +204,12 @@ class Run:
         network = self.learner.network
         return step_flops(network.config, len(network.head.weight), np.diff(batch.packing.bounds_S.numpy()))
 
-    def evaluate(self, stage: str, seq_len: int) -> None:
+    def evaluate(self, when: str, stage: Stage) -> None:
+        """Held-out bits per byte, as `stage` reads."""
         began, state = time.perf_counter(), self.state
         entry = {"step": state.step, "tokens": state.step * self.learner.config.batch_tokens}
-        domains = self.learner.evaluate(self.documents, seq_len)
-        state.evaluations.append({**entry, "stage": stage, "seq_len": seq_len, "domains": domains})
+        domains = self.learner.evaluate(self.documents, stage)
+        state.evaluations.append({**entry, "stage": when, "seq_len": stage.seq_len, "domains": domains})
         if self.journal:
             write_json(self.folder / "evaluations.json", state.evaluations)
         state.seconds += time.perf_counter() - began
@@ -263,14 +264,18 @@ def changed_files(run: Path, result: dict) -> list[str]:
     return [name for name, file in files.items() if not file.is_file() or told[name] not in (None, file_sha256(file))]
 
 
-def _finish(run: Path, learner: Learner, manifest: Manifest, state: State, identity: dict) -> dict:
+def _finish(run: Path, learner: Learner, manifest: Manifest, plan: Plan, state: State, identity: dict) -> dict:
     """Write final/ and, last, result.json."""
     network, vocab_size, ranks = learner.network, manifest.tokenizer["vocab_size"], learner.ranks
     (run / "final").mkdir(exist_ok=True)
     checkpoint.save_weights(run / "final" / "weights.safetensors", learner.adamw.owned, ranks)
     if ranks.rank > 0:
         return {}
-    about = {"model": dataclasses.asdict(network.config), "vocab_size": vocab_size, "tokenizer": manifest.tokenizer}
+    about = {
+        "model": dataclasses.asdict(final_config(network.config, plan)),
+        "vocab_size": vocab_size,
+        "tokenizer": manifest.tokenizer,
+    }
     write_json(run / "final" / "config.json", about)
     write_json(run / "evaluations.json", state.evaluations)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -289,6 +294,12 @@ def _finish(run: Path, learner: Learner, manifest: Manifest, state: State, ident
     }
     write_json(run / "result.json", result)
     return result
+
+
+def final_config(model: ModelConfig, plan: Plan) -> ModelConfig:
+    """That of the model that a run ends with: it turns positions as the last stage did."""
+    last = [stage.rope_theta for stage in plan.stages if stage.samples][-1]
+    return dataclasses.replace(model, rope_theta=last or model.rope_theta)
 
 
 def speed(run: Path, learner: Learner, state: State) -> dict:

@@ -147,16 +147,18 @@ class Transformer(nn.Module):
         shares: Tensor | None = None,
         past: KeyValues | None = None,
         recompute: str = "none",
+        rope_theta: float | None = None,
     ) -> Hidden:
         """Tokens attend to earlier tokens of their segment; `positions` count from its start.
 
         `shares` [layers, E] are those of `kernels.route`. With `past` (one segment only), the tokens follow those
         already there, and are added to it. `recompute` says what the backward computes again instead of keeping it:
-        none, attention (the half of a block with it) or block.
+        none, attention (the half of a block with it) or block. `rope_theta` is the base of the positions' angles, the
+        config's unless named.
         """
         dtype, channels = self.dtype, self.config.d_model // self.config.heads
         x_TD, y_TD = self.embedding(tokens_BL.flatten()).to(dtype), None
-        turn = rotation(packing.positions_BL.flatten(), self.config)
+        turn = rotation(packing.positions_BL.flatten(), channels, rope_theta or self.config.rope_theta)
         attend = past.attend if past is not None else attention(packing, dtype, channels)
         balances, loads = [], []
         for layer, block in enumerate(self.blocks):
@@ -221,10 +223,10 @@ def layer_norm(x_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     return F.layer_norm(x_TD.float(), x_TD.shape[-1:], weight_D, None, eps).to(x_TD.dtype)
 
 
-def rotation(positions_T: Tensor, config: ModelConfig) -> tuple[Tensor, Tensor]:
-    """Cosine and sine [T, 1, C / 2] of RoPE's angles (Su et al. 2104.09864), fp32."""
-    half = config.d_model // config.heads // 2
-    frequencies = config.rope_theta ** (torch.arange(half, device=positions_T.device, dtype=torch.float32) / -half)
+def rotation(positions_T: Tensor, channels: int, theta: float) -> tuple[Tensor, Tensor]:
+    """Cosine and sine [T, 1, C / 2] of RoPE's angles of base `theta` (Su et al. 2104.09864), fp32."""
+    half = channels // 2
+    frequencies = theta ** (torch.arange(half, device=positions_T.device, dtype=torch.float32) / -half)
     angles = positions_T[:, None, None].float() * frequencies
     return angles.cos(), angles.sin()
 

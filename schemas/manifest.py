@@ -99,7 +99,8 @@ class LearningRate:
 
 @dataclass(frozen=True)
 class Stage:
-    """One entry of the plan: `samples` sequences of `seq_len` tokens, the first at `first_token` of the whole run."""
+    """One entry of the plan: `samples` sequences of `seq_len` tokens, the first at `first_token` of the whole run,
+    positions turned by angles of base `rope_theta`; None: the model's."""
 
     name: str
     first_token: int
@@ -107,8 +108,10 @@ class Stage:
     seq_len: int
     draws: tuple[Draw, ...]
     lr: LearningRate
+    rope_theta: float | None = doc(None, "base of the rotary position angles", above=0)
 
     def __post_init__(self):
+        check_numbers(self)
         drawn = sum(draw.samples for draw in self.draws)
         require(drawn == self.samples, f"stage {self.name}: its draws give {drawn} samples, expected {self.samples}")
 
@@ -154,7 +157,14 @@ class Manifest:
 
 def save(value: Manifest | Plan, path: Path) -> None:
     """Write as JSON with its own hash under `hash`."""
-    write_json(path, {"hash": json_hash(value), **dataclasses.asdict(value)})
+    told = content(value)
+    write_json(path, {"hash": json_hash(told), **told})
+
+
+def content(value: Manifest | Plan) -> dict:
+    """As JSON values. What says nothing (None) is left out, so that a plan without it has the hash that it had before
+    there was such a field."""
+    return dataclasses.asdict(value, dict_factory=lambda pairs: {name: one for name, one in pairs if one is not None})
 
 
 def load_manifest(path: Path) -> Manifest:

@@ -364,6 +364,13 @@ class Stage(Part):
     seq_len: int = Field(ge=16, le=1 << 20, description="tokens of a sequence")
     mixture: Mixture = Field(Mixture(), description="in what shares the sources are drawn")
     lr: LearningRate = Field(LearningRate(), description="the stage's phase of the learning rate")
+    rope_theta: float | None = Field(
+        None,
+        gt=0,
+        exclude_if=lambda theta: theta is None,  # so that recipes without it keep their hashes
+        description="base of the rotary position angles from this stage on, raised with seq_len; null: as in the stage "
+        "before, in the first model.rope_theta",
+    )
 
 
 class Drift(Part):

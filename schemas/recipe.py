@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,12 @@ class Recipe(Part):
     def domains(self) -> set[str]:
         """Domains of documents: those of the sources, and those that routes lead to."""
         return {source.domain for source in self.sources} | {route.to for route in self.routes}
+
+    @property
+    def rope_thetas(self) -> list[float | None]:
+        """Base of each stage's rotary angles, its own or that of the stage before it; None: the model's."""
+        said = (stage.rope_theta for stage in self.stages)
+        return list(accumulate(said, lambda before, own: before if own is None else own))
 
     def part(self, *names: str) -> dict[str, Any]:
         """The named fields as JSON values: what a step's hash is made of."""

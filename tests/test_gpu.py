@@ -5,6 +5,7 @@ The words pick cases; compute-sanitizer is run with `one-token skewed-small`.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import math
 import sys
@@ -445,18 +446,19 @@ def the_same_step_again(attention: str, deterministic: bool, **changes) -> str:
 
 
 def captured_steps_are_launched_ones() -> str:
-    """Twelve steps over batches of two sizes, launched and captured."""
+    """Steps over batches of two sizes, one of them with another rotation too, launched and captured."""
     batches = [packed_batch(8, 1024, 1000, seed) for seed in (0, 1, 2, 3)]
     longer = [packed_batch(4, 2048, 1000, seed) for seed in (4, 5)]
+    longer.append(dataclasses.replace(longer[0], rope_theta=900.0))
     told = {}
     for captured in (False, True):
         learner = learner_of(small_model(), deterministic=True)
         learner._compute.pays = captured
-        order = [(batches + longer)[n % 6] for n in range(18)]
+        order = [(batches + longer)[n % 7] for n in range(21)]
         told[captured] = [learner.step(n, batch, 1e-3) for n, batch in enumerate(order)]
         told[captured] = [each.read() for each in told[captured]]
         graphs = sum(graph is not None for graph in learner._compute.graphs.values())
-        assert graphs == (2 if captured else 0), graphs
+        assert graphs == (3 if captured else 0), graphs
     torch.use_deterministic_algorithms(False)
     for (numbers, rows, load), (wanted, wanted_rows, wanted_load) in zip(told[True], told[False], strict=True):
         assert numbers == wanted and (rows == wanted_rows).all() and torch.equal(load, wanted_load)

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from model import attention
 from model.attention import mask_bias, masked, pack
 from model.evaluate import bits_per_byte, pieces
 from model.generate import sample
@@ -23,18 +24,20 @@ def network():
     return Transformer(TINY, VOCAB, seed=1)
 
 
-def logits(network, ids):
+def logits(network, ids, **how):
     """Of one document by itself, [L, V]."""
     tokens = torch.as_tensor(ids)[None]
-    return network.logits(network(tokens, pack(np.array([0]), *tokens.shape)).states_TD)
+    return network.logits(network(tokens, pack(np.array([0]), *tokens.shape), **how).states_TD)
 
 
-def test_logits_are_those_of_hugging_faces_dbrx(network):
+@pytest.mark.parametrize("theta", [None, 20_000.0])
+def test_logits_are_those_of_hugging_faces_dbrx(network, theta):
+    """With the rotation of its config, and with a stage's."""
     from transformers import DbrxConfig, DbrxForCausalLM
 
     theirs = DbrxForCausalLM(DbrxConfig(
         d_model=32, n_heads=4, n_layers=2, max_seq_len=64, vocab_size=VOCAB, router_aux_loss_coef=0.0, resid_pdrop=0.0, emb_pdrop=0.0,
-        attn_config={"kv_n_heads": 2, "clip_qkv": 1.5, "rope_theta": 500.0, "attn_pdrop": 0.0},
+        attn_config={"kv_n_heads": 2, "clip_qkv": 1.5, "rope_theta": theta or TINY.rope_theta, "attn_pdrop": 0.0},
         ffn_config={"ffn_hidden_size": 16, "moe_num_experts": 4, "moe_top_k": 2, "moe_normalize_expert_weights": 1.0, "moe_loss_weight": 0.0},
         attn_implementation="eager",
     )).eval()
@@ -46,7 +49,7 @@ def test_logits_are_those_of_hugging_faces_dbrx(network):
     assert not unexpected and not [name for name in missing if "inv_freq" not in name]
     ids = torch.randint(0, VOCAB, (40,), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        torch.testing.assert_close(logits(network, ids), theirs(ids[None]).logits[0], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(logits(network, ids, rope_theta=theta), theirs(ids[None]).logits[0], rtol=1e-4, atol=1e-4)
 
 
 def hugging_face_names(network: Transformer) -> dict[str, torch.Tensor]:
@@ -80,6 +83,22 @@ def test_written_out_attention_is_sdpa(dtype):
     torch.testing.assert_close(ours, theirs, **tolerance)
     cotangent = torch.randn_like(ours)
     for found, expected in zip(*(torch.autograd.grad(out, (q, k, v), cotangent) for out in (ours, theirs)), strict=True):
+        torch.testing.assert_close(found, expected, **tolerance)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_by_slices_is_the_definition(dtype, monkeypatch):
+    """Segments that end at, before and behind the ends of slices and rows, one over several slices."""
+    monkeypatch.setattr(attention, "SLICED", 8)
+    monkeypatch.setattr(attention, "SLICE", 5)
+    packing = pack(np.array([0, 2, 5, 6, 20, 24, 41, 47]), 2, 24)
+    q, k, v = (torch.randn(48, heads, 8, dtype=dtype, requires_grad=True) for heads in (6, 2, 2))
+    ours = attention.attention(packing, dtype, 8)(q, k, v, 0)
+    theirs = masked(*(x.unflatten(0, (2, 24)) for x in (q, k, v)), mask_bias(packing.segments_BL, dtype)).flatten(0, 1)
+    tolerance = {"rtol": 0.02, "atol": 0.04} if dtype == torch.bfloat16 else {}
+    cotangent = torch.randn_like(ours)
+    gradients = (torch.autograd.grad(out, (q, k, v), cotangent) for out in (ours, theirs))
+    for found, expected in [(ours, theirs), *zip(*gradients, strict=True)]:
         torch.testing.assert_close(found, expected, **tolerance)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shutil
 import subprocess
@@ -73,6 +74,8 @@ def changed(value, path: str, new):
         ("sources.0.snapshots", ["../x"], r"sources\[0\]\.snapshots\[0\]: .*match pattern"),
         ("stages.0.tokens", 1000, r"stages\[0\]\.tokens \(1000\) must be at least those of one step, train\.batch_tokens \(1024\)"),
         ("stages.0.lr", {"warmup_tokens": 10**9}, r"stages\[0\]\.lr\.warmup_tokens \(1000000000\) must be at most the stage's tokens"),
+        ("stages.0.rope_theta", 0, r"stages\[0\]\.rope_theta: .*greater than 0, found 0"),
+        ("stages.0.rope_theta", float("inf"), r"stages\[0\]\.rope_theta: .*finite number, found inf"),
         ("stages.0.lr", {"start": 0.0}, r"stages\[0\]\.lr: start must be above 0"),
         ("sources.0.snapshots", [], r"sources\[0\]\.snapshots: .*at least 1"),
         ("heldout.fraction", 1.0, r"heldout\.fraction: .*less than 1, found 1.0"),
@@ -269,6 +272,21 @@ def test_a_recipe_that_names_default_numbers_is_the_recipe_that_names_none(good,
     assert loaded({"threshold": 0.6, "bands": 16, "rows": 7}).near_duplicates.bands == 16
 
 
+def test_a_stage_without_a_base_of_its_own_changes_no_hash_and_has_that_of_the_stage_before(good, tmp_path):
+    stages = [{"name": name, "tokens": 1024, "seq_len": 64} for name in ("one", "two", "three")]
+
+    def loaded(*thetas) -> recipes.Recipe:
+        said = [stage | ({} if theta == "unsaid" else {"rope_theta": theta}) for stage, theta in zip(stages, thetas, strict=True)]
+        return recipes.load(corpus.save(changed(good, "stages", said), tmp_path / "r.yaml"))
+
+    silent, null, raised = loaded(*["unsaid"] * 3), loaded(None, None, None), loaded("unsaid", 5e5, None)
+    assert silent.hash == null.hash != raised.hash and silent.data_hash != raised.data_hash
+    assert ["rope_theta" in stage for stage in raised.part("stages")["stages"]] == [False, True, False]
+    assert not any("rope_theta" in stage for stage in null.part("stages")["stages"])
+    assert silent.rope_thetas == [None] * 3 and raised.rope_thetas == [None, 5e5, 5e5]
+    assert loaded(1e3, "unsaid", 2e3).rope_thetas == [1e3, 1e3, 2e3]
+
+
 def test_every_field_is_described():
     rows = list(fields.fields())
     assert all(meaning for _, _, _, meaning in rows)
@@ -282,7 +300,12 @@ def test_manifest_and_plan_come_back_as_they_were_and_changes_by_hand_are_notice
     stage = Stage("one", 0, 8, 128, (Draw("a.high", 5, 0), Draw("b.all", 3, 2)), LearningRate("linear", 1.0, 0.1, 100))
     plan = Plan(17, (stage,))
     save(plan, tmp_path / "plan.json")
-    assert load_plan(tmp_path / "plan.json") == plan
+    assert load_plan(tmp_path / "plan.json") == plan and "rope_theta" not in (tmp_path / "plan.json").read_text()
+    raised = Plan(17, (stage, dataclasses.replace(stage, rope_theta=5e5)))
+    save(raised, tmp_path / "raised.json")
+    assert load_plan(tmp_path / "raised.json") == raised
+    with pytest.raises(ValueError, match="rope_theta must be above 0, found -1"):
+        dataclasses.replace(stage, rope_theta=-1.0)
     manifest = Manifest("r", {"eot": 1}, {"silver.tokens": "f"}, (), (), ())
     save(manifest, tmp_path / "manifest.json")
     assert load_manifest(tmp_path / "manifest.json") == manifest

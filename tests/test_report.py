@@ -18,6 +18,7 @@ from flows.job import Job
 from flows.report import census, corpus, distributions, plots, samples, training
 from flows.steps import STEPS
 from flows.steps.report import files
+from flows.summary import curriculum as curriculum_table
 from flows.summary import heldout as heldout_table
 from flows.summary import print_summary
 from pipelines.signals import COLUMNS, TABLE
@@ -338,6 +339,16 @@ def test_training_and_evaluation(facts):
     assert docs["beats"] == {"unigram": False, "gzip": True}
     assert not facts["evaluation"]["beats_both"]
     assert [stage["tokens"] for stage in facts["stages"]] == [256, 128]
+
+
+def test_the_rotary_base_is_told_where_stages_differ_in_it(job, facts, page):
+    assert not any("rope_theta" in stage for stage in facts["stages"]) and "rotary base" not in page.read_text()
+    _, anneal = job.recipe.stages
+    raised = job.recipe.model_copy(update={"stages": (job.recipe.stages[0], anneal.model_copy(update={"rope_theta": 5e5}))})
+    told = facts | {"stages": training.stages(job.home.lake.arrow(tables.MIXTURE).to_pylist(), raised)}
+    html = report.page(told)
+    assert "sequences of 64, rotary base 10,000; shares" in html and "sequences of 128, rotary base 500,000; shares" in html
+    assert [cell for cell in curriculum_table(told).columns[0].cells if cell] == ["broad (rotary base 10,000)", "anneal (rotary base 500,000)"]
 
 
 def test_the_page_says_which_reference_was_not_beaten(page):

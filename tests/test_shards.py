@@ -224,6 +224,14 @@ def test_a_stage_begins_at_the_window_after_the_last_one_touched():
     }  # fmt: skip
 
 
+def test_a_plan_says_the_base_of_each_stage_from_the_one_that_says_it_on():
+    stages = tuple(stage.model_copy(update={"rope_theta": theta}) for stage, theta in zip(RECIPE.stages, (None, 5e5, None), strict=True))
+    mixture = [{"position": p, "stream": "a", "samples": 2, "seq_len": stage.seq_len} for p, stage in enumerate(stages)]
+    counts = [{"stream": "a", "seq_len": n, "window": 0, "samples": 4} for n in (128, 512)]
+    plan, _ = plan_windows(RECIPE.model_copy(update={"stages": stages}), mixture, counts)
+    assert [stage.rope_theta for stage in plan.stages] == [None, 5e5, 5e5]
+
+
 def test_a_window_that_is_not_the_planned_one_is_refused(spark):
     written = spark.createDataFrame([("a", 128, 0, 3, 300, 9, "x")], "stream string, seq_len int, window int, samples bigint, "
                                     "tokens bigint, bytes bigint, sha256 string")  # fmt: skip

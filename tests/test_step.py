@@ -36,6 +36,11 @@ def all_tensors(adamw):
     return {f"{name}.{kind}": tensor for kind, tensors in kinds.items() for name, tensor in tensors.items()} | {"done": adamw.done}
 
 
+def test_parts_of_a_batch_are_turned_as_it_is():
+    batch = dataclasses.replace(batch_of(), rope_theta=9_000.0)
+    assert [part.rope_theta for part in (*batch.split(4), batch.map(torch.clone))] == [9_000.0] * 5
+
+
 def gradients(learner, batch, monkeypatch):
     """Of a step, before clipping, with what it tells."""
     kept = {}

@@ -16,12 +16,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
 from model import checkpoint, trace
+from model.data import Batches
+from model.evaluate import bits_per_byte
+from model.generate import load
 from model.ledger import Journal, ledger_files, recorded_steps
 from model.step import Learner
 from model.train import train
+from model.transformer import Transformer
 from schemas.manifest import Draw, LearningRate, Plan, Stage, load_manifest, load_plan, save
 from schemas.training import TrainConfig
 from tests.mds import pack_documents, write_shards
@@ -116,13 +121,13 @@ class Stopped(Exception):
     pass
 
 
-def train_until(shards, run, step):
+def train_until(shards, run, step, config=CONFIG):
     def stop(progress):
         if progress.step == step:
             raise Stopped
 
     with pytest.raises(Stopped):
-        train(shards, run, TINY, CONFIG, stop)
+        train(shards, run, TINY, config, stop)
 
 
 def damage_weights(folder):
@@ -304,6 +309,73 @@ def test_stages_may_be_added_to_a_plan_but_begun_ones_not_changed(shards, tmp_pa
     save(Plan(plan.seed, (plan.stages[0], changed)), shards / "plan.json")
     with pytest.raises(ValueError, match=r"plan.stages\[1\].lr"):
         train(shards, tmp_path / "amended", TINY, CONFIG)
+
+
+LONG = (
+    Stage("short", 0, 24, 64, (Draw("a", 24, 0),), LearningRate(warmup_tokens=512)),
+    Stage("long", 24 * 64, 4, 512, (Draw("a", 4, 1),), LearningRate(), rope_theta=20_000.0),
+)
+LONG_CONFIG = dataclasses.replace(CONFIG, batch_tokens=512, precision="fp32")
+
+
+@pytest.fixture
+def long_shards(tmp_path):
+    """Three steps of eight rows of 64, and four of one row of 512; documents of 5 to 700 tokens."""
+    random = np.random.default_rng(2)
+    documents = [np.array([0, *random.integers(1, VOCAB, n)]) for n in random.integers(5, 700, 40)]
+    folders = {("a", n): [pack_documents(documents[i : i + 20], list(range(1 + i, 21 + i)), n) for i in (0, 20)] for n in (64, 512)}
+    write_shards(tmp_path / "shards", folders, [{"doc": i, **one} for i, one in enumerate(heldout_documents((90, 700)))], LONG, VOCAB)
+    return tmp_path / "shards"
+
+
+def test_a_long_stage_turns_positions_by_its_own_base(long_shards, tmp_path):
+    """Losses and evaluations are those of a network that was configured so from the beginning, and so is what is left."""
+    result = train(long_shards, tmp_path / "run", TINY, LONG_CONFIG)
+    plan, manifest = load_plan(long_shards / "plan.json"), load_manifest(long_shards / "manifest.json")
+    batches, documents = Batches(long_shards, manifest, plan, 512), heldout_documents((90, 700))
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    configured = {theta: dataclasses.replace(TINY, rope_theta=theta) for theta in (500.0, 20_000.0)}
+    def loss(folder, step, theta):
+        network, batch = Transformer(configured[theta], VOCAB), batches.batch(step)
+        network.load_state_dict(load_file(folder / "weights.safetensors"))
+        with torch.no_grad():
+            given = network.logits(network(batch.tokens_BL, batch.packing).states_TD)
+            return F.cross_entropy(given, batch.targets_BL.flatten(), ignore_index=-1).item()
+    for step, theta, other in ((2, 500.0, 20_000.0), (3, 20_000.0, 500.0), (5, 20_000.0, 500.0)):
+        train_until(long_shards, tmp_path / f"to {step}", step + 1, dataclasses.replace(LONG_CONFIG, checkpoint_steps=step))
+        folder = tmp_path / f"to {step}/checkpoints/step-{step:07d}"
+        assert losses[step] == pytest.approx(loss(folder, step, theta), rel=1e-5)
+        assert losses[step] != pytest.approx(loss(folder, step, other), rel=1e-5)
+    model = load(tmp_path / "run/final")
+    assert model.config == configured[20_000.0]
+    assert result["evaluations"][-1]["domains"] == bits_per_byte(model, documents, 512, 512)
+    begun = Transformer(configured[500.0], VOCAB, LONG_CONFIG.seed)
+    assert result["evaluations"][0]["domains"] == bits_per_byte(begun, documents, 64, 512)
+
+
+def test_a_run_killed_before_or_in_a_long_stage_ends_in_the_same_bits(long_shards, tmp_path):
+    assert apart(train, long_shards, tmp_path / "whole", TINY, LONG_CONFIG) == 0
+    for where in (1, 3, 4, "rename", "ledger", 6):
+        assert apart(train_and_die, long_shards, tmp_path / "killed", LONG_CONFIG, where) == -signal.SIGKILL
+    assert apart(train, long_shards, tmp_path / "killed", TINY, LONG_CONFIG) == 0
+    assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
+
+
+def test_the_base_may_be_amended_in_stages_that_are_not_begun(long_shards, tmp_path):
+    train_until(long_shards, tmp_path / "run", 4, LONG_CONFIG)  # the checkpoint is of step 3
+    def amend(number, theta):
+        stages = list(LONG)
+        stages[number] = dataclasses.replace(LONG[number], rope_theta=theta)
+        save(Plan(3, tuple(stages)), long_shards / "plan.json")
+    amend(0, 1_000.0)
+    with pytest.raises(ValueError, match=r"different are plan.stages\[0\].rope_theta: null, now 1000.0. Restore"):
+        train(long_shards, tmp_path / "run", TINY, LONG_CONFIG)
+    amend(1, 9_000.0)
+    train(long_shards, tmp_path / "run", TINY, LONG_CONFIG)
+    assert load(tmp_path / "run/final").config.rope_theta == 9_000.0
+    amend(1, 20_000.0)
+    with pytest.raises(ValueError, match=r"plan.stages\[1\].rope_theta: 9000.0, now 20000.0"):
+        train(long_shards, tmp_path / "run", TINY, LONG_CONFIG)
 
 
 def test_a_full_disk_leaves_the_older_checkpoint(shards, tmp_path):

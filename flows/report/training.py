@@ -27,15 +27,14 @@ PACKAGES = ("pyspark", "delta-spark", "torch", "mosaicml-streaming", "gigatoken"
 
 
 def stages(mixture: Rows, recipe: Recipe) -> Rows:
-    """The curriculum: every stage with what it draws of each stream."""
-    curriculum = []
+    """The curriculum: every stage with what it draws of each stream, and its `rope_theta` where stages differ in it."""
+    curriculum, thetas = [], [theta or recipe.model.rope_theta for theta in recipe.rope_thetas]
     best_first = sorted(recipe.tiers, key=lambda tier: -recipe.tiers[tier])
     ordered = sorted(
         mixture, key=lambda row: (row["position"], row["source"], best_first.index(row["stream"].split(".", 1)[1]))
     )
-    for stage, members in zip(
-        recipe.stages, (list(m) for _, m in groupby(ordered, lambda row: row["position"])), strict=False
-    ):
+    drawn = (list(members) for _, members in groupby(ordered, lambda row: row["position"]))
+    for stage, theta, members in zip(recipe.stages, thetas, drawn, strict=False):
         told = [{**row, "drawn_so_far": row["epochs"] * row["unique_tokens"]} for row in members]
         lr = stage.lr
         curriculum.append({
@@ -44,6 +43,7 @@ def stages(mixture: Rows, recipe: Recipe) -> Rows:
             "tokens": sum(row["tokens"] for row in members),
             "lr": {"shape": lr.shape, "start": lr.start, "end": lr.end, "warmup_tokens": lr.warmup_tokens},
             "method": stage.mixture.method,
+            **({"rope_theta": theta} if len(set(thetas)) > 1 else {}),
             "streams": told,
         })  # fmt: skip
     return curriculum

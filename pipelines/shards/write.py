@@ -86,7 +86,7 @@ def plan_windows(recipe: Recipe, mixture: list[dict], counts: list[dict]) -> tup
     samples = {folder: np.array([row["samples"] for row in rows]) for folder, rows in by_folder}
     cursor = {stream: 0 for stream, _ in samples}
     needed, stages, first_token = set(), [], 0
-    for position, stage in enumerate(recipe.stages):
+    for position, (stage, theta) in enumerate(zip(recipe.stages, recipe.rope_thetas, strict=True)):
         draws = []
         for row in sorted(
             (r for r in mixture if r["position"] == position and r["samples"] > 0), key=lambda r: r["stream"]
@@ -100,7 +100,7 @@ def plan_windows(recipe: Recipe, mixture: list[dict], counts: list[dict]) -> tup
             }
             cursor[stream] = (cursor[stream] + touched) % len(of_window)
         total = sum(draw.samples for draw in draws)
-        stages.append(Stage(stage.name, first_token, total, stage.seq_len, tuple(draws), stage.lr))
+        stages.append(Stage(stage.name, first_token, total, stage.seq_len, tuple(draws), stage.lr, theta))
         first_token += total * stage.seq_len
     return Plan(recipe.seed, tuple(stages)), needed
 
