@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -45,22 +44,15 @@ class AdamW:
         self.added_by_kernels = [] if placed.sums_by_itself else experts_added_by_kernels(network)
         self.done, self.rate = (torch.zeros((), device=device, dtype=dtype) for dtype in (torch.float32, torch.float64))
         self.sums: dict[str, Tensor] = {}
-        self._fill(
-            lambda name, start, stop: initial_values(
-                name, placed.shapes[name], network.config, config.seed, start, stop
-            )
-        )
+        for name, master in self.masters.items():
+            part = placed.starts[name], placed.starts[name] + master.numel()
+            values = initial_values(name, placed.shapes[name], network.config, config.seed, *part)
+            master.copy_(values.view(master.shape))
+        self.publish()
 
     @torch.no_grad()
-    def _fill(self, values: Callable[[str, int, int], Tensor]) -> None:
-        """Give the masters values, by name and range of flat elements, and all weights those."""
-        for name, master in self.masters.items():
-            start = self.placed.starts[name]
-            master.copy_(values(name, start, start + master.numel()).view(master.shape))
-        self._publish()
-
-    def _publish(self) -> None:
-        """Bring the masters into the weights, on all ranks."""
+    def publish(self) -> None:
+        """Bring the masters, which were filled from elsewhere, into the weights of all ranks."""
         for name, master in self.masters.items():
             if name in self.rounded:
                 self.placed.own[name].copy_(master)
@@ -145,7 +137,7 @@ class AdamW:
                 lr=self.rate.item(), weight_decay=decay, eps=EPS, maximize=False,
             )  # fmt: skip
         self.done += 1
-        self._publish()
+        self.publish()
         return norm
 
     def moments(self) -> dict[str, Tensor]:
@@ -153,11 +145,6 @@ class AdamW:
         tensors = {f"{name}.exp_avg": moment for name, moment in self.first.items()}
         tensors |= {f"{name}.exp_avg_sq": moment for name, moment in self.second.items()}
         return tensors | {f"{name}.step": self.done.clone() for name in self.masters}
-
-    def loaded(self) -> None:
-        """Masters and moments were filled from a checkpoint: bring them into the weights."""
-        with torch.no_grad():
-            self._publish()
 
 
 def experts_added_by_kernels(network: Transformer) -> list[str]:

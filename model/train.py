@@ -89,8 +89,8 @@ def train(
 
     `shards` holds manifest.json, plan.json and what they name. Several ranks each call it, with one folder `run` that
     all can write; rank 0 alone tells `on_step` and returns the result, the others {}. Raises ValueError if the plan
-    does not fit shards, batch or ranks, or if `run` holds a checkpoint made with other inputs; FloatingPointError on a loss that is not finite;
-    OSError on a full disk.
+    does not fit shards, batch or ranks, or if `run` holds a checkpoint made with other inputs; FloatingPointError on a
+    loss that is not finite; Divided where one of several ranks ran out of memory; OSError on a full disk.
     """
     manifest, plan = load_manifest(shards / "manifest.json"), load_plan(shards / "plan.json")
     identity = checkpoint.identity(manifest, plan, model, config)
@@ -233,7 +233,7 @@ def _resume(run: Path, learner: Learner, identity: dict) -> State:
     if loaded is not None:
         _, content = loaded
         state = State(**{field.name: content[field.name] for field in dataclasses.fields(State)})
-        learner.adamw.loaded()
+        learner.adamw.publish()
     learner.resume(state.last_load, _division(run, state, learner.ranks))
     learner.ranks.barrier()  # all have read what rank 0 changes next
     if learner.ranks.rank == 0:

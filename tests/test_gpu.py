@@ -429,7 +429,7 @@ def step_against_fp32(attention: str, micro_batches: int = 1, recompute: str = "
     limits = {"loss": 1e-3, "nats": 1e-2}
     bad = {n: e for n, e in errors.items() if not e <= limits.get(n, 0.1 if "router" in n else 0.04)}
     assert not bad, bad
-    return f"worst {worst} {errors[worst]:.3f}, head {errors["head.weight"]:.4f}, loss {errors['loss']:.1e}"
+    return f"worst {worst} {errors[worst]:.3f}, head {errors['head.weight']:.4f}, loss {errors['loss']:.1e}"
 
 
 def the_same_step_again(attention: str, deterministic: bool, **changes) -> str:

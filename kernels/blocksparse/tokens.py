@@ -68,8 +68,8 @@ def combine_kernel(
 def combine(
     y_RD: Tensor, place_R: Tensor, top_k: int, weights_TK: Tensor | None, end_1: Tensor | None = None
 ) -> Tensor:
-    """The sum of each token's K rows, weighted where there are weights: [T, D]. Rows from `end` (int32, on the device) on
-    add nothing."""
+    """The sum of each token's K rows, weighted where there are weights: [T, D]. Rows from `end` (int32, on the device)
+    on add nothing."""
     return _combine_launch(y_RD, place_R, top_k, weights_TK, end_1)
 
 

@@ -1,9 +1,9 @@
 """Every rank has all weights; masters, moments and the update are split between ranks (ZeRO-1, Rajbhandari et al.
 1910.02054).
 
-Behind the backward the gradients are summed, each rank receiving the part that it updates; behind its update a part goes
-to all. A rank sends 2 bytes a weight and receives as many, twice, however many ranks there are, and keeps 4 + 12 / N
-bytes of it. Alone, nothing is sent and everything is updated here.
+Behind the backward the gradients are summed, each rank receiving the part that it updates; behind its update a part
+goes to all. A rank sends 2 bytes a weight and receives as many, twice, however many ranks there are, and keeps
+4 + 12 / N bytes of it. Alone, nothing is sent and everything is updated here.
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ class Replicated:
 
 
 def replicate(network: Transformer, dtype: torch.dtype, ranks: Ranks) -> Replicated:
-    """Make the weights of a network on the meta device: matrices in `dtype`, the others as they are. They have no values
-    yet."""
+    """Make the weights of a network on the meta device: matrices in `dtype`, the others as they are. They have no
+    values yet."""
     for name in network.matrices():
         weight = network.get_parameter(name)
         weight.data = weight.data.to(dtype)
