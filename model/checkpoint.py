@@ -20,7 +20,7 @@ from torch import Tensor
 
 from schemas.files import differences, json_hash
 from schemas.manifest import Manifest, Plan
-from schemas.training import ModelConfig, TrainConfig, require
+from schemas.training import PLACE, ModelConfig, TrainConfig, require
 
 log = logging.getLogger("millrace.checkpoint")
 TRAINER = 2  # raised when the same inputs train to other weights
@@ -116,7 +116,7 @@ def identity(manifest: Manifest, plan: Plan, model: ModelConfig, config: TrainCo
         "manifest": data,
         "plan": dataclasses.asdict(plan),
         "model": dataclasses.asdict(model),
-        "train": dataclasses.asdict(config),
+        "train": {name: value for name, value in dataclasses.asdict(config).items() if name not in PLACE},
     }
     return json.loads(json.dumps(parts))
 

@@ -26,6 +26,7 @@ from model import checkpoint
 from model.data import Batch, Batches
 from model.ledger import Journal, load_metrics, recorded_steps
 from model.optim import learning_rate
+from model.parallel.ranks import ALONE, Ranks
 from model.speed import dense_rate, peak_memory, peak_rate
 from model.step import Division, Learner, Told
 from model.trace import Trace, span
@@ -77,7 +78,12 @@ class State:
 
 
 def train(
-    shards: Path, run: Path, model: ModelConfig, config: TrainConfig, on_step: Callable[[Progress], None] | None = None
+    shards: Path,
+    run: Path,
+    model: ModelConfig,
+    config: TrainConfig,
+    on_step: Callable[[Progress], None] | None = None,
+    ranks: Ranks = ALONE,
 ) -> dict:
     """Train, or go on where a killed run stopped, and return the content of `run`/result.json.
 

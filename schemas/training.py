@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import operator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -94,9 +95,29 @@ class TrainConfig:
     deterministic: bool = doc(False, "same bits from same inputs on a GPU too, a few percent slower; a CPU always does")
     profile: int = doc(0, "steps in the middle of the run that are traced: profile.json and a timeline", least=0)
     checkpoint_steps: int = doc(100, "steps between checkpoints; one is also written at the end of each stage", least=1)
+    processes: int = doc(0, "processes that train together; 0 is one for each GPU, and one without any", least=0)
+    parallel: str = doc("auto", "how they share the model: replicate, shard, experts, or auto, by the memory there is")
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 - read by pydantic when a recipe is checked
 
     def __post_init__(self):
         check_numbers(self)
         require(self.precision in ("bf16", "fp32"), f"precision must be bf16 or fp32, found {self.precision!r}")
+        require(
+            self.parallel in ("auto", "replicate", "shard", "experts"),
+            f"parallel must be auto, replicate, shard or experts, found {self.parallel!r}",
+        )
+
+
+PLACE = "processes", "parallel"  # fields of TrainConfig: where a run is computed, which decides nothing of its result
+
+
+def check_shares(batch_tokens: int, lengths: Iterable[int], ranks: int) -> None:
+    """Raises ValueError for a batch whose sequences, of one of these lengths, cannot be shared evenly by the ranks."""
+    for length in lengths:
+        rows = batch_tokens // length
+        require(
+            rows % ranks == 0,
+            f"train.batch_tokens ({batch_tokens}) must divide by {ranks * length}, a sequence of {length} tokens "
+            f"for each of {ranks} processes; found {rows} sequences. Change it, or train.processes",
+        )
