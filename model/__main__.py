@@ -24,8 +24,6 @@ from model.parallel.watch import Watch
 from model.settings import load_settings
 from model.train import Progress, train
 from schemas.errors import DATA, DISK, FAULT, STOPPED
-from schemas.manifest import load_plan
-from schemas.training import check_shares
 
 SECONDS = 10.0  # between two lines
 
@@ -51,7 +49,6 @@ def work(shards: Path, run: Path, on_step: Callable[[Progress], None], watch: Wa
     """All of it, in this process."""
     model, config = load_settings(shards)
     ranks = join(watch.doing) if watch else ALONE
-    check_shares(config.batch_tokens, [stage.seq_len for stage in load_plan(shards / "plan.json").stages], ranks.world)
     result = train(shards, run, model, config, on_step, ranks)
     if ranks.rank == 0:
         print(f"{result['steps']} steps, loss {result['final_loss']:.4f}: {run / 'result.json'}", file=sys.stderr)

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+READING = "reading data"  # what a rank does that others may wait for without end
 PATIENCE = datetime.timedelta(minutes=10)  # for one that is late; `watch` is told of those that are gone long before
 
 

@@ -24,7 +24,8 @@ from typing import Any, NoReturn
 
 import torch.distributed as dist
 
-READING = "reading data"
+from model.parallel.ranks import READING
+
 MEETING = datetime.timedelta(minutes=10)  # until the first machine's store is there
 LOST = dist.DistError, ConnectionError, RuntimeError  # what a store raises that is gone
 
