@@ -86,7 +86,8 @@ def sentence(error: Exception) -> str:
 
 
 def told_as_json(progress: Progress) -> None:
-    print(json.dumps(dataclasses.asdict(progress)), flush=True)
+    """Print a line in one write, whatever Python buffers: the process may be ended between two."""
+    print(json.dumps(dataclasses.asdict(progress)) + "\n", end="", flush=True)
 
 
 def told_now_and_then() -> Callable[[Progress], None]:

@@ -115,7 +115,7 @@ def main(processes: int, run: Path, program: list[str]) -> NoReturn:
                 break
         except SignalException:
             sys.exit(STOPPED)
-    print(json.dumps(_reason(failed)), flush=True)
+    print("\n" + json.dumps(_reason(failed)), flush=True)
     sys.exit(1)
 
 
