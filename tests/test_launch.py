@@ -294,6 +294,12 @@ def test_where_a_run_is_made_decides_nothing():
     assert there.hash == recipe.hash != other.hash and train_step.part(there) == train_step.part(recipe) != train_step.part(other)
 
 
+def test_a_recipe_whose_batch_cannot_be_shared_is_refused():
+    value = recipes.load(ROOT / "flows/recipes/local.yaml").model_dump()
+    with pytest.raises(ValueError, match=r"train\.batch_tokens \(\d+\) must divide by \d+, a sequence of \d+ tokens for each of 3 processes"):
+        recipes.Recipe.model_validate(value | {"train": value["train"] | {"processes": 3}})
+
+
 @NO_RANKS
 def test_two_processes_train_as_one_does(shards, tmp_path):
     steps = []
