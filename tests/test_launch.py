@@ -177,7 +177,7 @@ def test_a_stop_of_the_call_ends_the_ranks(sums, tmp_path):
 
     began = time.monotonic()
     with pytest.raises(Stopped):
-        follow(sums(""), tmp_path, stop, 2)
+        follow(sums("if step == 1: time.sleep(100)"), tmp_path, stop, 2)  # nothing is told that would find the pipe closed
     assert not running(tmp_path) and time.monotonic() - began < 60
 
 
