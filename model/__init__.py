@@ -1,6 +1,8 @@
 """The trainer: a mixture-of-experts language model shaped like DBRX, fed by shards and a plan. Knows nothing of Spark
 or flows.
 
+    __main__        `python -m model SHARDS RUN`: a run alone, or one rank of it
+    settings        what a run is told besides its data
     train           a run: every step, evaluation and checkpoint of it
     data            plan and position to samples, samples to batches
     shards          reader of MDS files

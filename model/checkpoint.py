@@ -23,11 +23,10 @@ from model import tensors
 from model.parallel.ranks import Ranks
 from schemas.files import differences, json_hash
 from schemas.manifest import Manifest, Plan, content
-from schemas.training import ModelConfig, TrainConfig, require
+from schemas.training import PLACE, ModelConfig, TrainConfig, require
 
 log = logging.getLogger("millrace.checkpoint")
 TRAINER = 3  # raised when the same inputs train to other weights
-SHARED_OUT = "parallel", "processes"  # say how the work is shared out, not what is computed
 KEEP = 2  # checkpoints; the older one is for when the newer one's disk or numbers turn out bad
 
 
@@ -169,7 +168,7 @@ def identity(manifest: Manifest, plan: Plan, model: ModelConfig, config: TrainCo
         "manifest": data,
         "plan": content(plan),
         "model": dataclasses.asdict(model),
-        "train": {name: value for name, value in dataclasses.asdict(config).items() if name not in SHARED_OUT},
+        "train": {name: value for name, value in dataclasses.asdict(config).items() if name not in PLACE},
     }
     return json.loads(json.dumps(parts))
 

@@ -25,7 +25,7 @@ from model import checkpoint
 from model.data import Batch, Batches
 from model.ledger import Journal, load_metrics, recorded_steps
 from model.optim import learning_rate
-from model.parallel.ranks import ALONE, Ranks
+from model.parallel.ranks import ALONE, READING, Ranks
 from model.speed import dense_rate, peak_memory, peak_rate
 from model.step import Divided, Division, Learner, Told
 from model.trace import Trace, span
@@ -140,7 +140,9 @@ class Run:
         depth = 2 if self.learner.device.type == "cuda" else 0
         with contextlib.closing(self.batches.ahead(self.state.step, ranks.rank, ranks.world, depth)) as ahead:
             for number in range(self.state.step, steps):
+                ranks.doing(number, READING)
                 batch = self.wait(ahead)
+                ranks.doing(number, "computing")
                 trace.before(number)
                 told = self.learner.step(number, batch, self.rate(number))
                 trace.after(number)
@@ -208,6 +210,7 @@ class Run:
         """Held-out bits per byte, as `stage` reads."""
         began, state = time.perf_counter(), self.state
         entry = {"step": state.step, "tokens": state.step * self.learner.config.batch_tokens}
+        self.learner.ranks.doing(state.step, "evaluating")
         domains = self.learner.evaluate(self.documents, stage)
         state.evaluations.append({**entry, "stage": when, "seq_len": stage.seq_len, "domains": domains})
         if self.journal:
@@ -216,6 +219,7 @@ class Run:
 
     def save(self) -> None:
         """Write a checkpoint."""
+        self.learner.ranks.doing(self.state.step, "saving")
         if self.journal:
             self.journal.settle(self.state.step)
         division = self.learner.division

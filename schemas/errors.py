@@ -1,5 +1,7 @@
 """What a command says of data, in one place for all rooms: the recipe is right, what it is given is not."""
 
+FAULT, DATA, DISK, STOPPED = 1, 11, 13, 14  # exit codes, of `flows` and of the trainer alone
+
 
 class DataError(ValueError):
     """Sources, tables or files do not hold what is needed: the message names the place, what was expected and found."""

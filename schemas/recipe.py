@@ -33,7 +33,7 @@ from schemas.parts import (
     Tokenizer,
 )
 from schemas.strict_yaml import load_yaml
-from schemas.training import ModelConfig, TrainConfig
+from schemas.training import PLACE, ModelConfig, TrainConfig, check_shares
 
 RECIPE_BYTES = 1 << 20  # a recipe is written by hand; anything larger is another kind of file
 
@@ -125,6 +125,7 @@ class Recipe(Part):
                     f"stages[{i}].seq_len ({stage.seq_len}) must be at most a quarter of window_tokens "
                     f"({self.window_tokens})"
                 )
+        check_shares(self.train.batch_tokens, [stage.seq_len for stage in self.stages], self.train.processes or 1)
         return self
 
     def _references(self, sources: set[str], domains: set[str]) -> Iterator[tuple[str, Any, set[str]]]:
@@ -162,8 +163,9 @@ class Recipe(Part):
 
     @property
     def hash(self) -> str:
-        """Hash of everything that decides the result: home folder, Spark's place and the gate's limits left out."""
-        return json_hash(self.model_dump(mode="json", exclude={"home", "spark", "drift"}))
+        """Hash of everything that decides the result: home folder, where it is made and the gate's limits left out."""
+        left_out = {"home": True, "spark": True, "drift": True, "train": set(PLACE)}
+        return json_hash(self.model_dump(mode="json", exclude=left_out))
 
 
 def load(path: Path, arrival: tuple[str, str] | None = None) -> Recipe:

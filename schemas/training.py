@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import operator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -109,4 +110,18 @@ class TrainConfig:
         require(self.precision in ("bf16", "fp32"), f"precision must be bf16 or fp32, found {self.precision!r}")
         require(
             self.parallel in PARALLEL, f"parallel must be one of {', '.join(PARALLEL)}, found {self.parallel!r}"
+        )
+
+
+PLACE = "processes", "parallel"  # fields of TrainConfig: where a run is computed, which decides nothing of its result
+
+
+def check_shares(batch_tokens: int, lengths: Iterable[int], ranks: int) -> None:
+    """Raises ValueError for a batch whose sequences, of one of these lengths, cannot be shared evenly by the ranks."""
+    for length in lengths:
+        rows = batch_tokens // length
+        require(
+            rows % ranks == 0,
+            f"train.batch_tokens ({batch_tokens}) must divide by {ranks * length}, a sequence of {length} tokens "
+            f"for each of {ranks} processes; found {rows} sequences. Change it, or train.processes",
         )

@@ -37,11 +37,13 @@ def files(job: Job) -> list[Path]:
 
 def run(job: Job) -> Counts:
     """Writes the windows that the stages will draw."""
+    from model.settings import write_settings
     from pipelines.shards.write import shard
 
     mix = [row.asDict() for row in job.read(tables.MIXTURE).orderBy("position", "stream").collect()]
     written_by = {table.name: job.hashes[name] for name, step in BEFORE.items() for table in step.TABLES}
     made = shard(job.read(tables.TOKENS), mix, job.recipe, job.home.shards, tokenizer_card(job), written_by)
+    write_settings(job.home.shards, job.recipe.model, job.recipe.train)  # no output: a run is told them anew
     job.write(made.spans, tables.SPANS, "shard")
     windows = [window for folder in made.manifest.folders for window in folder.windows]
     return {"windows": len(windows), "samples": sum(w.samples for w in windows), "bytes": sum(w.bytes for w in windows)}

@@ -10,6 +10,7 @@ from flows.job import Counts, Job
 from schemas import tables
 from schemas.errors import DataError
 from schemas.recipe import Recipe
+from schemas.training import PLACE
 
 STEP = "train"
 NEEDS = ("shard",)
@@ -18,8 +19,9 @@ REVISION = 2
 
 
 def part(recipe: Recipe) -> dict[str, Any]:
-    """The model's shape and how it is optimised."""
-    return recipe.part("model", "train")
+    """The model's shape and how it is optimised; not by how many processes."""
+    both = recipe.part("model", "train")
+    return {**both, "train": {name: value for name, value in both["train"].items() if name not in PLACE}}
 
 
 def files(job: Job) -> list[Path]:
@@ -41,15 +43,23 @@ def run(job: Job) -> Counts:
 def train_model(job: Job) -> dict[str, Any]:
     """What result.json holds. A run that was stopped, or lost what it ended with, goes on from its last checkpoint.
 
-    Raises DataError for shards that are not those of the manifest, and for checkpoints that were made with others.
+    Raises DataError for shards that are not those of the manifest, and for checkpoints that were made with others;
+    RuntimeError naming the process of several that died, hung or raised.
     """
+    from model.parallel.launch import launch, processes_here
+    from model.settings import write_settings
     from model.train import train
 
+    model, config = job.recipe.model, job.recipe.train
     last = job.home.last_receipt(STEP)
     if last and last.hash == job.hashes[STEP] and job.home.damage(last):
         (job.run_folder / "result.json").unlink(missing_ok=True)  # the trainer takes the run for finished while it lies
     try:
-        return train(job.home.shards, job.run_folder, job.recipe.model, job.recipe.train, job.on_training)
+        processes = processes_here(config)
+        write_settings(job.home.shards, model, config)
+        if processes > 1:
+            return launch(job.home.shards, job.run_folder, job.on_training, processes)
+        return train(job.home.shards, job.run_folder, model, config, job.on_training)
     except ValueError as error:  # the trainer knows no exit codes: shards, plan and checkpoints are files
         raise DataError(str(error)) from error
 

@@ -1,9 +1,11 @@
 """Several processes train one model, one on each GPU.
 
-ranks           which process this is, and what they tell one another
-replicate       all weights on all ranks, the update split
-shard           weights split over ranks, gathered block by block
-experts         experts split over ranks, tokens gathered
+    ranks           which process this is, and what they tell one another
+    replicate       all weights on all ranks, the update split
+    shard           weights split over ranks, gathered block by block
+    experts         experts split over ranks, tokens gathered
+    launch          as many as a machine has GPUs, started and followed
+    watch           a rank that dies or hangs ends the run, and is named
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+READING = "reading data"  # what a rank does that others may wait for without end
 PATIENCE = datetime.timedelta(minutes=10)  # for one that is late; `watch` is told of those that are gone long before
 
 
@@ -23,6 +25,7 @@ class Ranks:
     rank: int = 0
     world: int = 1
     local: int = 0
+    doing: Callable[[int | None, str], None] = lambda step, what: None  # tells the watch
 
     @cached_property
     def device(self) -> torch.device:
@@ -64,14 +67,14 @@ class Ranks:
 ALONE = Ranks()
 
 
-def join() -> Ranks:
+def join(doing: Callable[[int | None, str], None] = ALONE.doing) -> Ranks:
     """The place of this process among those that torch's launcher started, by its environment; alone without one.
 
     Raises ValueError where the machine lacks what they need: a GPU for each, NCCL to talk.
     """
     if "WORLD_SIZE" not in os.environ:
         return ALONE
-    ranks = Ranks(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
+    ranks = Ranks(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")), doing)
     if ranks.world == 1:
         return ranks
     if torch.cuda.is_available():

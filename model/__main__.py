@@ -1,0 +1,110 @@
+"""Train on shards without the rest of the house: alone, or as one rank of many.
+
+python -m model SHARDS RUN
+torchrun --nproc-per-node N -m model SHARDS RUN
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import errno
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import torch.distributed as dist
+
+from model.parallel.ranks import ALONE, join, leave
+from model.parallel.watch import Watch
+from model.settings import load_settings
+from model.train import Progress, train
+from schemas.errors import DATA, DISK, FAULT, STOPPED
+
+SECONDS = 10.0  # between two lines
+
+
+def main() -> None:
+    """Ends with one message and an exit code; with several ranks, by way of the watch that all of them keep."""
+    parser = argparse.ArgumentParser("model", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("shards", type=Path, help="folder of manifest.json, plan.json, settings.json, what they name")
+    parser.add_argument("run", type=Path, help="folder of the run; one that was stopped goes on")
+    parser.add_argument("--json", action="store_true", help="print every step as a line of JSON")
+    options = parser.parse_args()
+    watch = Watch() if int(os.environ.get("WORLD_SIZE", 1)) > 1 else None
+    try:
+        work(options.shards, options.run, told_as_json if options.json else told_now_and_then(), watch)
+    except KeyboardInterrupt:
+        print("\nStopped. The same command goes on from here.", file=sys.stderr)
+        sys.exit(STOPPED)
+    except Exception as error:
+        end(error, watch)
+
+
+def work(shards: Path, run: Path, on_step: Callable[[Progress], None], watch: Watch | None) -> None:
+    """All of it, in this process."""
+    model, config = load_settings(shards)
+    ranks = join(watch.doing) if watch else ALONE
+    result = train(shards, run, model, config, on_step, ranks)
+    if ranks.rank == 0:
+        print(f"{result['steps']} steps, loss {result['final_loss']:.4f}: {run / 'result.json'}", file=sys.stderr)
+    if watch:
+        watch.close()
+        leave()
+
+
+def end(error: Exception, watch: Watch | None) -> None:
+    """Say what was wrong. A rank that lost touch with others knows less than the watch, and waits for its word."""
+    if os.environ.get("MILLRACE_TRACEBACK"):
+        traceback.print_exception(error)
+    if watch:
+        if is_lost_touch(error):
+            watch.wait_for_word()
+        watch.fail(sentence(error), exit_code(error))
+    print(sentence(error), file=sys.stderr)
+    sys.exit(exit_code(error))
+
+
+def is_lost_touch(error: Exception) -> bool:
+    """Whether it says that other ranks did not answer: gloo's is a plain RuntimeError."""
+    return isinstance(error, dist.DistError | ConnectionError) or (type(error) is RuntimeError and "gloo" in str(error))
+
+
+def exit_code(error: Exception) -> int:
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return DISK if full else DATA if isinstance(error, ValueError | FileNotFoundError) else FAULT
+
+
+def sentence(error: Exception) -> str:
+    """An error of data or of the system is a sentence; of another the class says as much as its words."""
+    is_sentence = exit_code(error) != FAULT or isinstance(error, OSError)
+    return str(error) if is_sentence and str(error) else f"{type(error).__name__}: {error}"
+
+
+def told_as_json(progress: Progress) -> None:
+    """Print a line in one write, whatever Python buffers: the process may be ended between two."""
+    print(json.dumps(dataclasses.asdict(progress)) + "\n", end="", flush=True)
+
+
+def told_now_and_then() -> Callable[[Progress], None]:
+    """Print a line for people at most every SECONDS, and for the last step."""
+    said_at = -SECONDS
+
+    def tell(step: Progress) -> None:
+        nonlocal said_at
+        if time.monotonic() - said_at < SECONDS and step.step < step.steps:
+            return
+        said_at = time.monotonic()
+        speed = f"{100 * step.of_dense:.0f} % of dense" if step.mfu is None else f"MFU {100 * step.mfu:.0f} %"
+        said = f"step {step.step} of {step.steps}  {step.stage}  loss {step.loss:.3f}"
+        print(f"{said}  {step.tokens_per_second:,.0f} tokens/s, {speed}", flush=True)
+
+    return tell
+
+
+if __name__ == "__main__":
+    main()
