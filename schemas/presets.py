@@ -1,4 +1,4 @@
-"""Shapes of models by name, from presets.yaml. A recipe's `model` is resolved here, so that a trainer never reads YAML."""
+"""Shapes of models by name, from presets.yaml. A recipe's `model` is written out here: a trainer reads no YAML."""
 
 from __future__ import annotations
 
