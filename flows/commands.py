@@ -269,7 +269,13 @@ def model(
         print_presets(wide_console())
         return
     with _said_plainly():
-        print_model(read_task(what, gpus, seq, tokens, vocab, memory), wide_console(100))
+        try:
+            asked = read_task(what, gpus, seq, tokens, vocab, memory)
+        except RecipeError:
+            raise
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from None
+        print_model(asked, wide_console(100))
 
 
 @recipe_app.command("check")

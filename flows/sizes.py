@@ -44,8 +44,8 @@ class Task:
 def read_task(
     what: str, gpus: int, length: int | None, tokens: int | None, vocab_size: int | None, memory_gb: float
 ) -> Task:
-    """What is asked for, of a preset or a recipe's file. Raises RecipeError for what is neither, ValueError for tokens
-    that are no whole rows."""
+    """What is asked for, of a preset or a recipe's file. Raises RecipeError for a recipe that is wrong, ValueError for
+    what is neither and for tokens that are no whole rows."""
     if Path(what).suffix in (".yaml", ".yml"):
         recipe = load(Path(what))
         model, source = recipe.model, ""
@@ -57,7 +57,7 @@ def read_task(
         length = length or ROW
         tokens = tokens or max(TOKENS // length, 1) * length
     else:
-        raise RecipeError(f"expected a recipe's file (.yaml) or a preset among {', '.join(presets())}; found {what!r}")
+        raise ValueError(f"expected a recipe's file (.yaml) or a preset among {', '.join(presets())}; found {what!r}")
     if tokens % length:
         raise ValueError(f"expected --tokens in whole rows of {length:,}, found {tokens:,}")
     return Task(what, model, source, gpus, length, tokens, vocab_size or VOCAB, memory_gb * 1e9)
@@ -100,8 +100,8 @@ def print_model(asked: Task, console: Console) -> None:
         f"{short(flops)} FLOP a token in rows of {asked.length:,}"
     )
     console.print(
-        f"{asked.gpus:,} GPUs of {size(asked.capacity)}, of which tensors may fill {ROOM:.0%}; {asked.tokens:,} tokens "
-        f"each a step, {asked.tokens * asked.gpus:,} in all"
+        f"GPUs: {asked.gpus:,}, each of {size(asked.capacity)}, of which tensors may fill {ROOM:.0%}; tokens of a step: "
+        f"{asked.tokens:,} each, {asked.tokens * asked.gpus:,} in all"
     )
     is_measured = asked.model.d_model >= NARROWEST
     fits = [fit(*shape, layout, *rows) for layout in layouts(asked.model, asked.gpus)]

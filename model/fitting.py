@@ -74,14 +74,14 @@ def _fit(config: ModelConfig, vocab_size: int, layout: Layout, step: Step, lengt
 def choose(
     config: ModelConfig, vocab_size: int, world: int, tokens: int, length: int, capacity: float, host: int = HOST
 ) -> Fit:
-    """The first of replicate, shard and experts that fits with nothing computed again, else the fastest that fits.
+    """Replicate where it fits with nothing computed again, else the fastest that fits.
 
     Raises MemoryError that says what is short and what would fit, ValueError as `fit`.
     """
     fits = [fit(config, vocab_size, one, tokens, length, capacity) for one in layouts(config, world, host)]
     if able := [one for one in fits if one.fits]:
-        fastest = max(able, key=lambda one: one.tokens_per_second)
-        return next((one for one in able if one.step.recompute == "none"), fastest)
+        is_simple = able[0].layout.kind == "replicate" and able[0].step.recompute == "none"
+        return able[0] if is_simple else max(able, key=lambda one: one.tokens_per_second)
     least = min(fits, key=lambda one: sum(one.held.values()))
     raise MemoryError(
         f"expected at most {ROOM * capacity / 1e9:,.0f} GB on each of {world:,} GPUs ({ROOM:.0%} of "
