@@ -100,7 +100,7 @@ def print_model(asked: Task, console: Console) -> None:
         f"{short(flops)} FLOP a token in rows of {asked.length:,}"
     )
     console.print(
-        f"GPUs: {asked.gpus:,}, each of {size(asked.capacity)}, of which tensors may fill {ROOM:.0%}; tokens of a step: "
+        f"GPUs: {asked.gpus:,}, each of {size(asked.capacity)}, of which tensors may fill {ROOM:.0%}; tokens a step: "
         f"{asked.tokens:,} each, {asked.tokens * asked.gpus:,} in all"
     )
     is_measured = asked.model.d_model >= NARROWEST
