@@ -41,6 +41,7 @@ def experts(
     w2: Tensor,
     n_experts: int,
     implementation: str = "auto",
+    elsewhere: bool = False,
 ) -> Tensor:
     """Weighted sum of each token's experts, [T, D]: expert e gives (silu(x w1_e^T) * (x v1_e^T)) w2_e. No token is
     dropped.
@@ -49,6 +50,9 @@ def experts(
     publishes them (w2 is stored transposed). Products run in the dtype of x: weights of another dtype are cast once,
     and get gradients of their own dtype. An index outside 0 .. E - 1 is undefined behaviour: to look would be to wait
     for the GPU. `implementation` is that of `choose`.
+
+    `elsewhere`: an index of E is an expert that lives on another GPU: it adds nothing here, and its routing weight has
+    no gradient.
 
     Main gradients: where a weight that requires a gradient has an attribute `main_grad`, an fp32 tensor of its shape on
     its device, contiguous and 16-byte aligned, every backward adds the gradient there before it is rounded, and the
@@ -64,7 +68,10 @@ def experts(
         raise ValueError(f"expected weights without main_grad, to which only hopper adds, found some on {chosen}")
     if chosen != "reference":  # which casts where it joins w1 and v1
         w1, v1, w2 = (w.to(x_TD.dtype) for w in (w1, v1, w2))
-    more = mains if chosen == "hopper" else ()
+    if elsewhere and chosen != "hopper":  # one more, of zeros
+        w1, v1, w2 = (torch.cat([w, w.new_zeros(len(w) // n_experts, w.shape[1])]) for w in (w1, v1, w2))
+        n_experts += 1
+    more = (*mains, elsewhere) if chosen == "hopper" else ()
     with _on(x_TD.device):
         return PATHS[chosen].Experts.apply(x_TD, indices_TK, weights_TK, w1, v1, w2, n_experts, *more)
 

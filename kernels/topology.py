@@ -44,6 +44,14 @@ def build(indices_TK: Tensor, n_experts: int) -> Topology:
     return Topology(*_build(indices_TK, n_experts))
 
 
+def build_here(indices_TK: Tensor, n_experts: int) -> Topology:
+    """As `build`, where an index of `n_experts` is an expert that lives elsewhere: its rows lie behind all others, and
+    belong to none."""
+    place_R, offsets, _ = _build(indices_TK, n_experts + 1)
+    offsets_E1 = offsets[: n_experts + 1].contiguous()
+    return Topology(place_R, offsets_E1, offsets_E1.diff().argsort(descending=True, stable=True).int())
+
+
 def row_tiles(topology: Topology, rows: int, group: int) -> tuple[Tensor, Tensor]:
     """Cut each expert's rows into tiles of `rows`: (tiles [M, 4] int32, how many are in use [1] int32).
 

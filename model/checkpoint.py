@@ -27,6 +27,19 @@ TRAINER = 2  # raised when the same inputs train to other weights
 KEEP = 2  # checkpoints; the older one is for when the newer one's disk or numbers turn out bad
 
 
+@dataclasses.dataclass
+class Owned:
+    """What a rank keeps of a model and its optimiser: `shapes` of whole weights, the first flat element of each that is
+    kept here, and those elements of masters and moments, fp32; `done` counts the optimiser's steps."""
+
+    shapes: dict[str, tuple[int, ...]]
+    starts: dict[str, int]
+    masters: dict[str, Tensor]
+    first: dict[str, Tensor]
+    second: dict[str, Tensor]
+    done: Tensor
+
+
 class Damaged(ValueError):
     """A checkpoint that cannot be gone on from; the message says why."""
 
@@ -116,7 +129,7 @@ def identity(manifest: Manifest, plan: Plan, model: ModelConfig, config: TrainCo
         "manifest": data,
         "plan": dataclasses.asdict(plan),
         "model": dataclasses.asdict(model),
-        "train": dataclasses.asdict(config),
+        "train": {name: value for name, value in dataclasses.asdict(config).items() if name not in ("parallel", "processes")},
     }
     return json.loads(json.dumps(parts))
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from model.attention import Packing, pack
-from model.loss import token_losses
+from model.parallel.ranks import ALONE, Ranks
 from model.transformer import Transformer
 
 
@@ -31,9 +31,11 @@ class Piece(NamedTuple):
     scored: int
 
 
-def bits_per_byte(model: Transformer, documents: list[dict], seq_len: int, batch_tokens: int) -> dict[str, dict]:
+def bits_per_byte(
+    model: Transformer, documents: list[dict], seq_len: int, batch_tokens: int, ranks: Ranks = ALONE
+) -> dict[str, dict]:
     """{domain: {bits_per_byte, documents, bytes, tokens}} of held-out samples (columns domain, n_bytes, tokens)."""
-    nats = document_nats(model, [document["tokens"] for document in documents], seq_len, batch_tokens)
+    nats = document_nats(model, [document["tokens"] for document in documents], seq_len, batch_tokens, ranks)
     scores = {}
     for domain in sorted({document["domain"] for document in documents}):
         chosen = [i for i, document in enumerate(documents) if document["domain"] == domain]
@@ -49,21 +51,25 @@ def bits_per_byte(model: Transformer, documents: list[dict], seq_len: int, batch
     return scores
 
 
-def document_nats(model: Transformer, tokens: list[np.ndarray], seq_len: int, batch_tokens: int) -> np.ndarray:
-    """Sum of each document's cross-entropies in nats, float64; tokens hold end-of-text at both ends."""
+def document_nats(
+    model: Transformer, tokens: list[np.ndarray], seq_len: int, batch_tokens: int, ranks: Ranks = ALONE
+) -> np.ndarray:
+    """Sum of each document's cross-entropies in nats, float64; tokens hold end-of-text at both ends. Ranks share the
+    rows."""
     nats = np.zeros(len(tokens))
     rows = fill_rows(
         [piece for i, document in enumerate(tokens) for piece in pieces(i, len(document), seq_len)], seq_len
     )
-    size, device = max(1, batch_tokens // seq_len), model.head.device
-    rows += [[]] * (-len(rows) % size)  # all batches have one shape, to which a GPU's code is compiled
-    with torch.inference_mode():
-        for start in range(0, len(rows), size):
+    size, device = max(1, batch_tokens // seq_len // ranks.world), model.head.weight.device
+    # all batches have one shape, to which a GPU's code is compiled, and all ranks as many
+    rows += [[]] * (-len(rows) % (size * ranks.world))
+    with torch.no_grad():
+        for start in range(ranks.rank * size, len(rows), size * ranks.world):
             tokens_BL, targets_BL, packing, owners = _batch(rows[start : start + size], tokens, seq_len)
             states_TD = model(tokens_BL.to(device), packing.map(lambda tensor: tensor.to(device))).states_TD
-            losses = token_losses(states_TD, model.head, targets_BL.flatten().to(device)).double().cpu().numpy()
-            nats += np.bincount(owners.flatten(), weights=losses, minlength=len(tokens))
-    return nats
+            _, losses_T = model.head(states_TD, targets_BL.flatten().to(device), None)
+            nats += np.bincount(owners.flatten(), weights=losses_T.double().cpu().numpy(), minlength=len(tokens))
+    return sum(ranks.every(nats))
 
 
 def pieces(document: int, n_tokens: int, seq_len: int) -> Iterator[Piece]:

@@ -17,8 +17,9 @@ from schemas.training import ModelConfig
 def load(folder: Path) -> Transformer:
     """A trained model from its `final` folder: weights.safetensors and config.json; nothing is unpickled."""
     about = json.loads((folder / "config.json").read_text())
-    model = Transformer(ModelConfig(**about["model"]), about["vocab_size"])
-    model.load_state_dict(load_file(folder / "weights.safetensors"))
+    with torch.device("meta"):
+        model = Transformer(ModelConfig(**about["model"]), about["vocab_size"])
+    model.load_state_dict(load_file(folder / "weights.safetensors"), assign=True)
     return model.eval()
 
 
@@ -31,7 +32,7 @@ def sample(
 
     Temperature 0 takes the likeliest token; else one is drawn from the `top_k` likeliest (0: from all).
     """
-    device = model.head.device
+    device = model.head.weight.device
     generator, past = torch.Generator().manual_seed(seed), KeyValues(len(model.blocks))
     ids, new = list(prompt_ids), []
     for _ in range(n_tokens):

@@ -25,12 +25,19 @@ from model.data import Batch
 ROW = np.dtype([("step", "<u4"), ("doc", "<i8"), ("tokens", "<u4"), ("loss", "<f4")])
 
 
-def document_losses(step: int, batch: Batch, nats_S: np.ndarray) -> np.ndarray:
-    """Ledger rows of one step from each segment's nats, by document key; documents of which nothing is predicted have 0
-    tokens, padding has no row."""
-    docs, document_S = np.unique(batch.docs_S.numpy(), return_inverse=True)
-    segment_T = batch.packing.segments_BL.flatten().numpy()
-    predicted_S = np.bincount(segment_T, weights=(batch.targets_BL.flatten() >= 0).numpy(), minlength=len(document_S))
+NO_ROWS = np.zeros(0, ROW)
+
+
+def segments(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+    """Document key of each segment of a batch, and how many of its tokens are predicted."""
+    segment_T, is_predicted_T = batch.packing.segments_BL.flatten().numpy(), (batch.targets_BL.flatten() >= 0).numpy()
+    return batch.docs_S.numpy(), np.bincount(segment_T, weights=is_predicted_T, minlength=len(batch.docs_S))
+
+
+def document_losses(step: int, docs_S: np.ndarray, predicted_S: np.ndarray, nats_S: np.ndarray) -> np.ndarray:
+    """Ledger rows of one step from each segment's document, predicted tokens and nats, by document key; documents of
+    which nothing is predicted have 0 tokens, padding has no row."""
+    docs, document_S = np.unique(docs_S, return_inverse=True)
     rows = np.zeros(len(docs), ROW)
     rows["step"], rows["doc"] = step, docs
     for name, values_S in (("tokens", predicted_S), ("loss", nats_S)):

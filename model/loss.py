@@ -6,6 +6,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 # bytes of logits held at once. A CPU's cache holds 512 rows of 4,096 in fp32; on a GPU the head's gradient is read and
 # written once a chunk, which took a third of a step with chunks as small
@@ -49,6 +50,28 @@ def head_loss(
         torch.mm(logits_RV, head_VD, out=dstates_TD[here])
         add_product(total_VD, logits_RV.t(), states_TD[here])
     return torch.cat(losses), dstates_TD, total_VD
+
+
+class HeadLoss(torch.autograd.Function):
+    """apply(states [T, D], head [V, D], targets [T], share, total [V, D] or None) -> (share times the sum of the
+    cross-entropies, cross-entropies [T]).
+
+    The gradients are made in the forward: its sum is to be derived with a factor of 1. That of the head is rounded to
+    its dtype, or added to `total`.
+    """
+
+    @staticmethod
+    def forward(ctx, states_TD, head_VD, targets_T, share, total_VD):
+        losses_T, dstates_TD, dhead_VD = head_loss(states_TD, head_VD, targets_T, share, total_VD)
+        ctx.gradients = dstates_TD, None if total_VD is not None else dhead_VD.to(head_VD.dtype)
+        ctx.mark_non_differentiable(losses_T)
+        return losses_T.sum() * share, losses_T
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, _one, _losses):
+        (dstates_TD, dhead_VD), ctx.gradients = ctx.gradients, None
+        return dstates_TD, dhead_VD, None, None, None
 
 
 def cross_entropy(logits_RV: Tensor, targets_R: Tensor, share: Tensor | None) -> Tensor:

@@ -12,28 +12,38 @@ from model.pieces import piece
 from schemas.training import ModelConfig
 
 
+class Experts(nn.Module):
+    """Parameters: w1, v1, w2 [E * F, D], the layout of the published DBRX weights."""
+
+    def __init__(self, number: int, d_expert: int, d_model: int):
+        super().__init__()
+        self.number = number
+        self.w1, self.v1, self.w2 = (nn.Parameter(torch.empty(number * d_expert, d_model)) for _ in range(3))
+
+    def forward(self, x_TD: Tensor, indices_TK: Tensor | None, weights_TK: Tensor | None) -> Tensor:
+        """[T, D]; without choices, of the only one."""
+        if indices_TK is None or weights_TK is None:
+            return dense(x_TD, self.w1, self.v1, self.w2)
+        return kernels.experts(x_TD, indices_TK, weights_TK, self.w1, self.v1, self.w2, self.number)
+
+
 class MoE(nn.Module):
-    """Parameters: router [E, D] (none for one expert); w1, v1, w2 [E * F, D], the layout of the published DBRX
-    weights."""
+    """Experts, and where there are several a parameter router [E, D]."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.experts, self.top_k = config.experts, config.top_k
-        rows = config.experts * config.d_expert
+        self.top_k = config.top_k
         if config.experts > 1:
             self.router = nn.Parameter(torch.empty(config.experts, config.d_model))
-        self.w1 = nn.Parameter(torch.empty(rows, config.d_model))
-        self.v1 = nn.Parameter(torch.empty(rows, config.d_model))
-        self.w2 = nn.Parameter(torch.empty(rows, config.d_model))
+        self.experts = Experts(config.experts, config.d_expert, config.d_model)
 
     def forward(self, x_TD: Tensor, shares_E: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """(output [T, D], balance loss, rows that each expert received [E]); `shares_E` is that of `kernels.route`."""
-        if self.experts == 1:
+        if not hasattr(self, "router"):
             rows_E = torch.full((1,), len(x_TD), device=x_TD.device)
-            return dense(x_TD, self.w1, self.v1, self.w2), torch.ones((), device=x_TD.device), rows_E
+            return self.experts(x_TD, None, None), torch.ones((), device=x_TD.device), rows_E
         weights_TK, indices_TK, balance, counts_E = kernels.route(x_TD, self.router, self.top_k, shares_E)
-        out_TD = kernels.experts(x_TD, indices_TK, weights_TK, self.w1, self.v1, self.w2, self.experts)
-        return out_TD, balance, counts_E
+        return self.experts(x_TD, indices_TK, weights_TK), balance, counts_E
 
 
 @piece

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -10,6 +11,10 @@ from torch.optim.adamw import adamw
 
 import kernels
 from model.transformer import Transformer
+from model.checkpoint import Owned
+from model.initial import initial_values
+from model.parallel.replicate import Replicated
+from model.parallel.shard import Sharded
 from schemas.manifest import Stage
 from schemas.training import TrainConfig
 
@@ -25,22 +30,44 @@ class AdamW:
     there, and the host waits for nothing.
     """
 
-    def __init__(self, network: Transformer, config: TrainConfig):
-        self.config, self.weights = config, dict(network.named_parameters())
-        dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
-        self.masters = {name: weight.data for name, weight in self.weights.items()}
-        self.matrices = network.matrices()
-        for name in self.matrices:
-            self.weights[name].data = self.masters[name].to(dtype)
-        self.decays = {name: config.weight_decay if name in self.matrices else 0.0 for name in self.weights}
+    def __init__(self, network: Transformer, config: TrainConfig, placed: Replicated | Sharded):
+        self.config, self.placed, self.weights = config, placed, placed.weights
+        wide = torch.get_default_dtype()
+        # of what this rank updates, as all below
+        self.masters = {name: own if own.dtype == wide else own.to(wide) for name, own in placed.own.items()}
+        self.rounded = [name for name, own in placed.own.items() if own.dtype != wide]
+        matrices = network.matrices()
+        self.decays = {name: config.weight_decay if name in matrices else 0.0 for name in self.weights}
         self.first, self.second = (
             {name: torch.zeros_like(master) for name, master in self.masters.items()} for _ in range(2)
         )
-        device = network.head.device
-        by_kernels = kernels.choose(network.head, network.blocks[0].moe.w1, network.config.experts) == "hopper"
-        self.added_by_kernels = [name for name in self.weights if by_kernels and name.endswith(EXPERTS)]
+        device = placed.ranks.device
+        self.added_by_kernels = [] if placed.sums_by_itself else experts_added_by_kernels(network)
         self.done, self.rate = (torch.zeros((), device=device, dtype=dtype) for dtype in (torch.float32, torch.float64))
         self.sums: dict[str, Tensor] = {}
+        self._fill(lambda name, start, stop: initial_values(name, placed.shapes[name], network.config, config.seed, start, stop))
+
+    @torch.no_grad()
+    def _fill(self, values: Callable[[str, int, int], Tensor]) -> None:
+        """Give the masters values, by name and range of flat elements, and all weights those."""
+        for name, master in self.masters.items():
+            start = self.placed.starts[name]
+            master.copy_(values(name, start, start + master.numel()).view(master.shape))
+        self._publish()
+
+    def _publish(self) -> None:
+        """Bring the masters into the weights, on all ranks."""
+        for name, master in self.masters.items():
+            if name in self.rounded:
+                self.placed.own[name].copy_(master)
+            self.placed.publish(name)
+        self.placed.settle()
+
+    @property
+    def owned(self) -> Owned:
+        """What this rank writes to a checkpoint, and reads from one."""
+        placed = self.placed
+        return Owned(placed.shapes, placed.starts, self.masters, self.first, self.second, self.done)
 
     def add_up(self, micro_batches: int) -> None:
         """Get ready for a step: gradients of more than one micro-batch are summed in fp32, those of experts by their
@@ -49,8 +76,9 @@ class AdamW:
             self.sums = {}
         for total in self.sums.values():
             total.zero_()
-        if micro_batches > 1 and not self.sums:
-            self.sums = {name: torch.zeros_like(master) for name, master in self.masters.items()}
+        if micro_batches > 1 and not self.sums and not self.placed.sums_by_itself:
+            wide = torch.get_default_dtype()
+            self.sums = {name: torch.zeros_like(weight, dtype=wide) for name, weight in self.weights.items()}
         for name in self.added_by_kernels:
             self.weights[name].main_grad = self.sums.get(name)
 
@@ -66,8 +94,9 @@ class AdamW:
     def step(self) -> Tensor:
         """Update by the gradients at the learning rate `rate` (which is filled in before), forget them, and return
         their norm before clipping (fp32, on the device)."""
-        gradients = self.sums or {name: weight.grad for name, weight in self.weights.items()}
+        gradients = self.placed.reduce(self.sums or {name: weight.grad for name, weight in self.weights.items()})
         norm = (self._step_gpu if self.done.is_cuda else self._step_cpu)(gradients)
+        self.placed.settle()
         self.forget()
         return norm
 
@@ -80,20 +109,26 @@ class AdamW:
         from kernels.adamw import update
 
         norms = [torch.linalg.vector_norm(gradient, dtype=torch.float32) for gradient in gradients.values()]
-        norm = torch.linalg.vector_norm(torch.stack(norms))
+        norm = self._whole_norm(torch.linalg.vector_norm(torch.stack(norms)))
         is_finite = torch.isfinite(norm).float()
         self.done += is_finite
         corrections = [1 / (1 - beta**self.done) for beta in self.config.betas]
         scale = (self.config.clip_norm / norm).clamp(max=1.0)
         numbers = torch.stack([self.rate.float(), *corrections, scale, is_finite])
         for name, master in self.masters.items():
-            weight, moments = self.weights[name].data, (self.first[name], self.second[name])
-            update(weight, master, gradients[name], *moments, numbers, self.config.betas, EPS, self.decays[name])
+            own, moments = self.placed.own[name], (self.first[name], self.second[name])
+            update(own, master, gradients[name], *moments, numbers, self.config.betas, EPS, self.decays[name])
+            self.placed.publish(name)
         return norm
+
+    def _whole_norm(self, norm: Tensor) -> Tensor:
+        """That of all ranks' parts, from that of the own."""
+        ranks = self.placed.ranks
+        return norm if ranks.world == 1 else ranks.sum(norm.square()).sqrt()
 
     def _step_cpu(self, gradients: dict[str, Tensor]) -> Tensor:
         wide = {name: gradient.to(self.masters[name].dtype) for name, gradient in gradients.items()}
-        norm = torch.nn.utils.get_total_norm(wide.values())
+        norm = self._whole_norm(torch.nn.utils.get_total_norm(wide.values()))
         if not torch.isfinite(norm):
             return norm
         torch._foreach_mul_(list(wide.values()), (self.config.clip_norm / norm).clamp(max=1.0))
@@ -106,8 +141,7 @@ class AdamW:
                 lr=self.rate.item(), weight_decay=decay, eps=EPS, maximize=False,
             )  # fmt: skip
         self.done += 1
-        for name in self.matrices:  # the others are their own masters
-            self.weights[name].data.copy_(self.masters[name])
+        self._publish()
         return norm
 
     def moments(self) -> dict[str, Tensor]:
@@ -116,15 +150,24 @@ class AdamW:
         tensors |= {f"{name}.exp_avg_sq": moment for name, moment in self.second.items()}
         return tensors | {f"{name}.step": self.done.clone() for name in self.masters}
 
-    @torch.no_grad()
-    def load(self, masters: dict[str, Tensor], moments: dict[str, Tensor]) -> None:
-        """Put back masters and what `moments` gave."""
-        for name, master in self.masters.items():
-            master.copy_(masters[name])
-            self.weights[name].data.copy_(master)
-            self.first[name].copy_(moments[f"{name}.exp_avg"])
-            self.second[name].copy_(moments[f"{name}.exp_avg_sq"])
-            self.done.copy_(moments[f"{name}.step"])
+    def loaded(self) -> None:
+        """Masters and moments were filled from a checkpoint: bring them into the weights."""
+        with torch.no_grad():
+            self._publish()
+
+
+def experts_added_by_kernels(network: Transformer) -> list[str]:
+    """Names of the weights whose gradients the expert kernels add up themselves (`main_grad` of `kernels.experts`)."""
+    weights = dict(network.named_parameters())
+    by_kernels = runs_on(network) == "hopper"
+    return [name for name in weights if by_kernels and name.endswith(EXPERTS)]
+
+
+def runs_on(network: Transformer) -> str:
+    """The kernels of its experts, `kernels.choose`; "dense" where there is one expert."""
+    experts = network.config.experts
+    head, w1 = network.head.weight, network.blocks[0].moe.experts.w1
+    return kernels.choose(head, w1, experts) if experts > 1 else "dense"
 
 
 def learning_rate(stage: Stage, tokens: float, peak: float) -> float:

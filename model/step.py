@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import kernels
 from model.capture import CapturedSteps, Compute
 from model.data import Batch
 from model.evaluate import bits_per_byte
-from model.ledger import document_losses
-from model.loss import head_loss
-from model.optim import AdamW
+from model.ledger import NO_ROWS, document_losses, segments
+from model.optim import AdamW, runs_on
+from model.parallel import place
+from model.parallel.ranks import ALONE, Ranks
 from model.transformer import Transformer
 from schemas.training import ModelConfig, TrainConfig
 
@@ -42,6 +42,14 @@ class Division:
         return Division(self.micro_batches, left[0]) if left else None
 
 
+class Divided(RuntimeError):
+    """A rank ran out of memory: all are to begin again from the last checkpoint, divided as `division` says."""
+
+    def __init__(self, division: Division):
+        super().__init__(f"memory ran out: the run goes on from its last checkpoint with {division}")
+        self.division = division
+
+
 class Learner:
     """Model and optimiser, and what a step does to them.
 
@@ -50,34 +58,37 @@ class Learner:
     the first micro-batch, and any division into micro-batches gives the same gradients.
     """
 
-    def __init__(self, model: ModelConfig, config: TrainConfig, vocab_size: int):
-        self.config, self.device = config, torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    def __init__(self, model: ModelConfig, config: TrainConfig, vocab_size: int, ranks: Ranks = ALONE):
+        self.config, self.ranks, self.device = config, ranks, ranks.device
         if config.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
         torch.use_deterministic_algorithms(config.deterministic)
-        self.network = Transformer(model, vocab_size, config.seed).to(self.device)
-        self.adamw = AdamW(self.network, config)
+        with torch.device("meta"):
+            self.network = Transformer(model, vocab_size)
+        self.adamw = AdamW(self.network, config, place(self.network, config, ranks))
         self.shares = torch.full((model.layers, model.experts), 1 / model.experts, device=self.device)
         self.division = Division()
         self._compute = self._launch()
 
     def _launch(self) -> Compute:
         """How steps are computed: captured where that pays, unless experts run on their definition, which waits for the
-        host."""
-        network, experts = self.network, self.network.config.experts
-        path = kernels.choose(network.head, network.blocks[0].moe.w1, experts) if experts > 1 else "dense"
-        return CapturedSteps(self.compute) if self.device.type == "cuda" and path != "reference" else self.compute
+        host, or others are waited for."""
+        if self.device.type == "cpu" or self.ranks.world > 1 or runs_on(self.network) == "reference":
+            return self.compute
+        return CapturedSteps(self.compute)
 
     def resume(self, last_load: list[list[int]], division: Division) -> None:
         """Go on as the run did that a checkpoint is of."""
-        load = torch.tensor(last_load, device=self.device)
-        self.shares.copy_(load / load.sum(1, keepdim=True))
+        if last_load:
+            load = torch.tensor(last_load, device=self.device)
+            self.shares.copy_(load / load.sum(1, keepdim=True))
         self.division = division
 
     def step(self, number: int, batch: Batch, rate: float) -> Told:
         """Update the model by a batch. A loss that is not finite leaves it as it was, and is told by `Told.read`.
 
-        Where memory runs out the step is divided further and done again. Raises MemoryError if it cannot be.
+        Where memory runs out the step is divided further and done again; with several ranks Divided is raised instead,
+        as others wait for this one's part. Raises MemoryError if it cannot be divided.
         """
         while (told := self._try(number, batch, rate)) is None:
             self._divide(batch)
@@ -101,6 +112,8 @@ class Learner:
                 f"one row of {length} tokens does not fit beside weights and optimiser ({held} of {there}), though "
                 "every block is computed again in the backward: choose a smaller model, or a shorter seq_len"
             )
+        if self.ranks.world > 1:
+            raise Divided(smaller)
         self.division = smaller
         log.warning("memory ran out: %s", self.division)
 
@@ -110,35 +123,37 @@ class Learner:
         parts = batch.split(self.division.micro_batches)
         self.adamw.rate.fill_(rate)
         sent = [part.map(lambda tensor: tensor.to(self.device, non_blocking=True)) for part in parts]
-        return Told(number, batch, rate, parts, self._compute(sent, count))
+        return Told(number, batch, rate, parts, self._compute(sent, count), self.ranks)
 
     def compute(self, parts: list[Batch], count: Tensor) -> Tensor:
         """All that a step does on the device, from its micro-batches and how many tokens they predict, to its numbers:
         [loss, balance, norm, nats of each segment of each part, rows per expert of each layer] in float64."""
         self.adamw.add_up(len(parts))
+        count = self.ranks.sum(count)
         told = [self._micro_batch(part, 1 / count.clamp(min=1), len(parts)) for part in parts]
         norm = self.adamw.step()
         nats, balances, loads = zip(*told, strict=True)
         nats_S, load = torch.cat(nats), torch.stack(loads).sum(0)
-        self.shares.copy_(load / load.sum(1, keepdim=True))
-        loss = nats_S.sum() / count.clamp(min=1)
-        numbers = torch.stack([loss, torch.stack(balances).mean().double(), norm.double()])
-        return torch.cat([numbers, nats_S, load.flatten().double()])
+        # one sum over ranks of all that they have in common
+        balance = torch.stack(balances).mean().double() / self.ranks.world
+        common = torch.cat([torch.stack([nats_S.sum(), balance]), load.flatten().double()])
+        (nats_sum, balance), load = self.ranks.sum(common).split([2, load.numel()])
+        self.shares.copy_(load.view(self.shares.shape))
+        self.shares /= self.shares.sum(1, keepdim=True)
+        numbers = torch.stack([nats_sum / count.clamp(min=1), balance, norm.double()])
+        return torch.cat([numbers, nats_S, load])
 
     def _micro_batch(self, batch: Batch, share: Tensor, parts: int) -> tuple[Tensor, Tensor, Tensor]:
         """Forward and backward: (nats of each segment in float64, balance loss, rows per expert [layers, E])."""
-        network, head = self.network, self.network.head
+        network = self.network
         hidden = network(batch.tokens_BL, batch.packing, self.shares, recompute=self.division.recompute)
-        states_TD, total_VD = hidden.states_TD, self.adamw.sums.get("head")
-        losses_T, dstates_TD, dhead_VD = head_loss(
-            states_TD.detach(), head, batch.targets_BL.flatten(), share, total_VD
-        )
-        if total_VD is None:
-            head.grad = dhead_VD.to(head.dtype)
-        roots, gradients = [states_TD], [dstates_TD]
+        targets_T, total_VD = batch.targets_BL.flatten(), self.adamw.sums.get("head.weight")
+        loss, losses_T = network.head(hidden.states_TD, targets_T, share, total_VD)
+        roots, gradients = [loss], [torch.ones_like(loss)]
         if hidden.balance.requires_grad:  # a dense model has no router
             roots.append(hidden.balance)
-            gradients.append(torch.full_like(hidden.balance, network.config.balance_weight / parts))
+            weight = network.config.balance_weight / (parts * self.ranks.world)
+            gradients.append(torch.full_like(hidden.balance, weight))
         torch.autograd.backward(roots, gradients)
         self.adamw.add()
         # one after the other in each segment, so that the sums are always the same
@@ -146,14 +161,14 @@ class Learner:
         return nats_S, hidden.balance.detach(), hidden.load
 
     def evaluate(self, documents: list[dict], seq_len: int) -> dict[str, dict]:
-        return bits_per_byte(self.network, documents, seq_len, self.config.batch_tokens)
+        return bits_per_byte(self.network, documents, seq_len, self.config.batch_tokens, self.ranks)
 
 
 class Told:
     """What a step tells, on its way from the device: one copy, which `read` waits for."""
 
-    def __init__(self, number: int, batch: Batch, rate: float, parts: list[Batch], numbers: Tensor):
-        self.number, self.batch, self.rate = number, batch, rate
+    def __init__(self, number: int, batch: Batch, rate: float, parts: list[Batch], numbers: Tensor, ranks: Ranks):
+        self.number, self.batch, self.rate, self.ranks = number, batch, rate, ranks
         self._segments = [(len(part.docs_S), len(part.packing.bounds_S) - 1) for part in parts]
         self._numbers = numbers.to("cpu", non_blocking=True)
         self._sent = torch.cuda.Event() if numbers.is_cuda else None
@@ -166,17 +181,18 @@ class Told:
         return self._sent is not None
 
     def read(self) -> tuple[dict, np.ndarray, Tensor]:
-        """(metrics, ledger rows, rows per expert [layers * E]). Raises FloatingPointError for numbers that are not
-        finite."""
+        """(metrics, ledger rows of all ranks, which rank 0 alone is given, rows per expert [layers * E]). Raises
+        FloatingPointError for numbers that are not finite."""
         if self._sent:
             self._sent.synchronize()
         loss, balance, norm = self._numbers[:3].tolist()
         numbers = {"loss": loss, "balance": balance, "lr": self.rate, "grad_norm": norm}
         nats, at = [], 3
-        for segments, filled_up in self._segments:
-            nats.append(self._numbers[at : at + segments])
+        for number, filled_up in self._segments:
+            nats.append(self._numbers[at : at + number])
             at += filled_up
-        rows = document_losses(self.number, self.batch, torch.cat(nats).numpy())
+        told = self.ranks.gather((*segments(self.batch), torch.cat(nats).numpy()))
+        rows = document_losses(self.number, *map(np.concatenate, zip(*told, strict=True))) if told else NO_ROWS
         _check_finite(self.number, numbers, rows)
         return numbers, rows, self._numbers[at:].long()
 

@@ -20,14 +20,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 
 from model import checkpoint
 from model.data import Batch, Batches
 from model.ledger import Journal, load_metrics, recorded_steps
 from model.optim import learning_rate
+from model.parallel.ranks import ALONE, Ranks
 from model.speed import dense_rate, peak_memory, peak_rate
-from model.step import Division, Learner, Told
+from model.step import Divided, Division, Learner, Told
 from model.trace import Trace, span
 from model.transformer import parameter_counts, step_flops
 from schemas.files import file_sha256, json_hash, write_json
@@ -35,6 +35,7 @@ from schemas.manifest import Manifest, load_manifest, load_plan
 from schemas.training import ModelConfig, TrainConfig
 
 FINAL = "weights.safetensors", "config.json"
+DIVISION = "division.json"  # how several ranks divide a step, where one ran out of memory
 LAST_STEPS = 20  # over which result.json's final loss is averaged
 
 
@@ -77,11 +78,17 @@ class State:
 
 
 def train(
-    shards: Path, run: Path, model: ModelConfig, config: TrainConfig, on_step: Callable[[Progress], None] | None = None
+    shards: Path,
+    run: Path,
+    model: ModelConfig,
+    config: TrainConfig,
+    on_step: Callable[[Progress], None] | None = None,
+    ranks: Ranks = ALONE,
 ) -> dict:
     """Train, or go on where a killed run stopped, and return the content of `run`/result.json.
 
-    `shards` holds manifest.json, plan.json and what they name. Raises ValueError if the plan does not fit shards or
+    `shards` holds manifest.json, plan.json and what they name. Several ranks each call it, with one folder `run` that all
+    can write; rank 0 alone tells `on_step`. Raises ValueError if the plan does not fit shards or
     batch, or if `run` holds a checkpoint made with other inputs; FloatingPointError on a loss that is not finite;
     OSError on a full disk.
     """
@@ -91,11 +98,17 @@ def train(
         return done
     keep_memory()
     batches = Batches(shards, manifest, plan, config.batch_tokens)
-    learner = Learner(model, config, manifest.tokenizer["vocab_size"])
+    batches.check_ranks(ranks.world)
+    learner = Learner(model, config, manifest.tokenizer["vocab_size"], ranks)
     state = _resume(run, learner, identity)
-    documents, journal = list(batches.shards.heldout()), Journal(run, state.step)
-    with contextlib.closing(journal):
-        Run(run, learner, batches, documents, state, journal, identity, on_step or (lambda progress: None)).go()
+    documents, journal = list(batches.shards.heldout()), Journal(run, state.step) if ranks.rank == 0 else None
+    with contextlib.closing(journal) if journal else contextlib.nullcontext():
+        work = Run(run, learner, batches, documents, state, journal, identity, on_step or (lambda progress: None))
+        try:
+            work.go()
+        except Divided as smaller:
+            write_json(run / DIVISION, dataclasses.asdict(smaller.division))
+            raise
     return _finish(run, learner, manifest, state, identity)
 
 
@@ -108,7 +121,7 @@ class Run:
     batches: Batches
     documents: list[dict]  # held out
     state: State
-    journal: Journal
+    journal: Journal | None  # rank 0's
     identity: dict
     on_step: Callable[[Progress], None]
     mark: float = 0.0  # when the step told last was, in seconds of the wall
@@ -121,11 +134,11 @@ class Run:
             self.evaluate("before training", plan.stages[0].seq_len)
         self.state.dense = self.state.dense or dense_rate()
         launched, self.mark = None, time.perf_counter()
-        steps = self.batches.steps
+        steps, ranks = self.batches.steps, self.learner.ranks
         pauses = {*range(0, steps, every), *self.batches.stage_ends}
-        trace = Trace(self.folder, *span(pauses, self.learner.config.profile))
+        trace = Trace(self.folder, *span(pauses, self.learner.config.profile if ranks.rank == 0 else 0))
         depth = 2 if self.learner.device.type == "cuda" else 0
-        with contextlib.closing(self.batches.ahead(self.state.step, depth=depth)) as ahead:
+        with contextlib.closing(self.batches.ahead(self.state.step, ranks.rank, ranks.world, depth)) as ahead:
             for number in range(self.state.step, steps):
                 batch = self.wait(ahead)
                 trace.before(number)
@@ -170,54 +183,69 @@ class Run:
         now = time.perf_counter()
         seconds, self.mark = now - self.mark, now
         state.seconds += seconds
+        if self.journal is None:
+            return
         stage, tokens = self.batches.plan.stages[told.batch.stage].name, state.step * batch_tokens
         line = {"step": told.number, "stage": stage, "tokens": tokens, **numbers, **load_metrics(load)}
-        flops = self.flops(told.batch)
+        flops = self.flops(told.batch) * self.learner.ranks.world
         spent = {"seconds": round(seconds, 4), "waited": round(self.waited, 4), "flops": flops, "memory": peak_memory()}
         self.journal.add(line, spent, rows)
-        peak = peak_rate()
+        world = self.learner.ranks.world
+        peak, dense = (rate and rate * world for rate in (peak_rate(), state.dense))
         self.on_step(Progress(
             state.step, self.batches.steps, stage, line["loss"], line["lr"], tokens, batch_tokens / seconds,
-            flops / seconds / state.dense, flops / seconds / peak if peak else None, self.waited / seconds,
+            flops / seconds / dense, flops / seconds / peak if peak else None, self.waited / seconds,
             line["load_max"], spent["memory"],
         ))  # fmt: skip
         self.waited = 0.0
 
     def flops(self, batch: Batch) -> float:
-        """Those of a step."""
+        """Those of a step on this rank."""
         network = self.learner.network
-        return step_flops(network.config, len(network.head), np.diff(batch.packing.bounds_S.numpy()))
+        return step_flops(network.config, len(network.head.weight), np.diff(batch.packing.bounds_S.numpy()))
 
     def evaluate(self, stage: str, seq_len: int) -> None:
         began, state = time.perf_counter(), self.state
         entry = {"step": state.step, "tokens": state.step * self.learner.config.batch_tokens}
         domains = self.learner.evaluate(self.documents, seq_len)
         state.evaluations.append({**entry, "stage": stage, "seq_len": seq_len, "domains": domains})
-        write_json(self.folder / "evaluations.json", state.evaluations)
+        if self.journal:
+            write_json(self.folder / "evaluations.json", state.evaluations)
         state.seconds += time.perf_counter() - began
 
     def save(self) -> None:
         """Write a checkpoint."""
-        self.journal.settle(self.state.step)
+        if self.journal:
+            self.journal.settle(self.state.step)
         division = self.learner.division
         self.state.micro_batches, self.state.recompute = division.micro_batches, division.recompute
         tokens = self.state.step * self.learner.config.batch_tokens
         content = {**dataclasses.asdict(self.state), "tokens": tokens, "made_with": self.identity}
-        checkpoint.save(self.folder, self.state.step, self.learner.adamw.masters, self.learner.adamw.moments(), content)
+        checkpoint.save(self.folder, self.state.step, self.learner.adamw.owned, content, self.learner.ranks)
 
 
 def _resume(run: Path, learner: Learner, identity: dict) -> State:
     """Put the learner where the newest whole checkpoint stands; a new run starts at step 0."""
     run.mkdir(parents=True, exist_ok=True)
-    loaded, state = checkpoint.load_newest(run, recorded_steps(run)), State()
+    loaded = checkpoint.load_newest(run, recorded_steps(run), learner.adamw.owned, learner.ranks)
+    state = State()
     if loaded is not None:
-        folder, weights, tensors, content = loaded
+        folder, content = loaded
         checkpoint.check_same(content["made_with"], identity, content["tokens"], folder)
         state = State(**{field.name: content[field.name] for field in dataclasses.fields(State)})
-        learner.adamw.load(weights, tensors)
-        learner.resume(state.last_load, Division(state.micro_batches, state.recompute))
-    (run / "result.json").unlink(missing_ok=True)  # of a plan that was amended since
+        learner.adamw.loaded()
+    learner.resume(state.last_load, _division(run, state, learner.ranks))
+    learner.ranks.barrier()  # all have read what rank 0 changes next
+    if learner.ranks.rank == 0:
+        (run / "result.json").unlink(missing_ok=True)  # of a plan that was amended since
     return state
+
+
+def _division(run: Path, state: State, ranks: Ranks) -> Division:
+    """That of the checkpoint; of several ranks, the one that a rank left which ran out of memory."""
+    if ranks.world > 1 and (run / DIVISION).exists():
+        return Division(**json.loads((run / DIVISION).read_text()))
+    return Division(state.micro_batches, state.recompute)
 
 
 def _finished(run: Path, identity: dict) -> dict | None:
@@ -238,9 +266,11 @@ def changed_files(run: Path, result: dict) -> list[str]:
 
 def _finish(run: Path, learner: Learner, manifest: Manifest, state: State, identity: dict) -> dict:
     """Write final/ and, last, result.json."""
-    network, vocab_size = learner.network, manifest.tokenizer["vocab_size"]
+    network, vocab_size, ranks = learner.network, manifest.tokenizer["vocab_size"], learner.ranks
     (run / "final").mkdir(exist_ok=True)
-    save_file(learner.adamw.masters, run / "final" / "weights.safetensors")
+    checkpoint.save_weights(run / "final" / "weights.safetensors", learner.adamw.owned, ranks)
+    if ranks.rank > 0:
+        return {}
     about = {"model": dataclasses.asdict(network.config), "vocab_size": vocab_size, "tokenizer": manifest.tokenizer}
     write_json(run / "final" / "config.json", about)
     write_json(run / "evaluations.json", state.evaluations)
@@ -275,6 +305,7 @@ def speed(run: Path, learner: Learner, state: State) -> dict:
         "micro_batches": learner.division.micro_batches,
         "recompute": learner.division.recompute,
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "ranks": learner.ranks.world,
     }
 
 

@@ -11,7 +11,6 @@ the last one gave to the residual stream.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import cache
 
@@ -22,6 +21,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from model.attention import Attend, KeyValues, Packing, attention
+from model.initial import initial_values
+from model.loss import HeadLoss, token_losses
 from model.moe import MoE
 from model.pieces import piece
 from schemas.training import ModelConfig
@@ -87,6 +88,37 @@ class Block(nn.Module):
         return before_experts(x_TD, o_TD, weights.out, self.norm_2.weight, config.norm_eps)
 
 
+class Embedding(nn.Module):
+    """Parameter: weight [V, D]."""
+
+    def __init__(self, vocab_size: int, d_model: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(vocab_size, d_model))
+
+    def forward(self, tokens_T: Tensor) -> Tensor:
+        """[T, D]."""
+        return F.embedding(tokens_T, self.weight)
+
+
+class Head(nn.Module):
+    """Parameter: weight [V, D]. It is applied in the loss, in chunks."""
+
+    compute_dtype: torch.dtype | None = None  # where weights are kept in another than they are multiplied in
+
+    def __init__(self, vocab_size: int, d_model: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(vocab_size, d_model))
+
+    def forward(
+        self, states_TD: Tensor, targets_T: Tensor, share: Tensor | None, total_VD: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(`share` times the sum of the cross-entropies, which may be derived; cross-entropies [T] in nats, fp32).
+        Without a share no derivative, and the sum is 0."""
+        if share is None:
+            return states_TD.new_zeros(()), token_losses(states_TD, self.weight, targets_T)
+        return HeadLoss.apply(states_TD, self.weight, targets_T, share, total_VD)
+
+
 class Transformer(nn.Module):
     """Token ids to hidden states; `logits` applies the head, which is not tied to the embedding. Products and what lies
     between them have the dtype of the matrices."""
@@ -94,25 +126,19 @@ class Transformer(nn.Module):
     def __init__(self, config: ModelConfig, vocab_size: int, seed: int = 0):
         super().__init__()
         self.config = config
-        self.embedding = nn.Parameter(torch.empty(vocab_size, config.d_model))
+        self.embedding = Embedding(vocab_size, config.d_model)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.d_model, config.norm_eps, bias=False)
-        self.head = nn.Parameter(torch.empty(vocab_size, config.d_model))
-        self._initialise(seed)
-
-    def _initialise(self, seed: int) -> None:
-        """Normal weights; those that write into the residual stream are smaller, so its variance does not grow with
-        depth."""
-        generator = torch.Generator().manual_seed(seed)
+        self.head = Head(vocab_size, config.d_model)
         for name, parameter in self.named_parameters():
-            if parameter.ndim == 2:
-                residual = math.sqrt(2 * self.config.layers) if name.endswith((".out", ".w2")) else 1.0
-                nn.init.normal_(parameter, std=self.config.init_std / residual, generator=generator)
+            if not parameter.is_meta:
+                parameter.data = initial_values(name, parameter.shape, config, seed).view(parameter.shape)
 
     def matrices(self) -> list[str]:
         """Names of the weights that something is multiplied with, which may be rounded. Norms and the embedding are
         not: the gradient of a frequent token is a long sum."""
-        return [name for name, weight in self.named_parameters() if weight.ndim == 2 and name != "embedding"]
+        named = self.named_parameters()
+        return [name for name, weight in named if weight.ndim == 2 and name != "embedding.weight"]
 
     def forward(
         self,
@@ -128,8 +154,8 @@ class Transformer(nn.Module):
         already there, and are added to it. `recompute` says what the backward computes again instead of keeping it:
         none, attention (the half of a block with it) or block.
         """
-        dtype, channels = self.head.dtype, self.config.d_model // self.config.heads
-        x_TD, y_TD = F.embedding(tokens_BL.flatten(), self.embedding).to(dtype), None
+        dtype, channels = self.dtype, self.config.d_model // self.config.heads
+        x_TD, y_TD = self.embedding(tokens_BL.flatten()).to(dtype), None
         turn = rotation(packing.positions_BL.flatten(), self.config)
         attend = past.attend if past is not None else attention(packing, dtype, channels)
         balances, loads = [], []
@@ -144,9 +170,14 @@ class Transformer(nn.Module):
         states_TD = after_blocks(x_TD, y_TD, self.norm.weight, self.config.norm_eps)
         return Hidden(states_TD, torch.stack(balances).mean(), torch.stack(loads))
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of products, and of what lies between them."""
+        return self.head.compute_dtype or self.head.weight.dtype
+
     def logits(self, states: Tensor) -> Tensor:
         """[..., D] to [..., V]."""
-        return F.linear(states, self.head)
+        return F.linear(states, self.head.weight)
 
 
 # ------------------------------------------------------------------------------------------------ pieces

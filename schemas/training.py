@@ -77,6 +77,9 @@ class ModelConfig:
         require(self.top_k <= self.experts, f"top_k ({self.top_k}) must not exceed experts ({self.experts})")
 
 
+PARALLEL = "auto", "replicate", "shard", "experts"
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """How the model is optimised: AdamW (Loshchilov & Hutter 2019) with phases of the learning rate that belong to
@@ -91,6 +94,10 @@ class TrainConfig:
     clip_norm: float = doc(1.0, "gradients are scaled down to this global norm", above=0)
     seed: int = doc(17, "seed of the initial weights", least=0, most=2**31 - 1)
     precision: str = doc("bf16", "bf16 (masters of the weights stay fp32) or fp32")
+    parallel: str = doc(
+        "auto", "how several processes share the model: replicate, shard, experts; auto: what fits in their memory"
+    )
+    processes: int = doc(0, "processes that train; 0: one for each GPU, one without any", least=0)
     deterministic: bool = doc(False, "same bits from same inputs on a GPU too, a few percent slower; a CPU always does")
     profile: int = doc(0, "steps in the middle of the run that are traced: profile.json and a timeline", least=0)
     checkpoint_steps: int = doc(100, "steps between checkpoints; one is also written at the end of each stage", least=1)
@@ -100,3 +107,6 @@ class TrainConfig:
     def __post_init__(self):
         check_numbers(self)
         require(self.precision in ("bf16", "fp32"), f"precision must be bf16 or fp32, found {self.precision!r}")
+        require(
+            self.parallel in PARALLEL, f"parallel must be one of {', '.join(PARALLEL)}, found {self.parallel!r}"
+        )

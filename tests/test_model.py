@@ -51,14 +51,14 @@ def test_logits_are_those_of_hugging_faces_dbrx(network):
 
 def hugging_face_names(network: Transformer) -> dict[str, torch.Tensor]:
     ours = network.state_dict()
-    names = {"transformer.wte.weight": "embedding", "transformer.norm_f.weight": "norm.weight", "lm_head.weight": "head"}
+    names = {"transformer.wte.weight": "embedding.weight", "transformer.norm_f.weight": "norm.weight", "lm_head.weight": "head.weight"}
     for i in range(len(network.blocks)):
         theirs, mine = f"transformer.blocks.{i}.", f"blocks.{i}."
         names |= {theirs + "norm_attn_norm." + a: mine + b for a, b in {
             "norm_1.weight": "norm_1.weight", "attn.Wqkv.weight": "attention.qkv", "attn.out_proj.weight": "attention.out",
             "norm_2.weight": "norm_2.weight"}.items()}
         names |= {theirs + "ffn.router.layer.weight": mine + "moe.router"}
-        names |= {theirs + f"ffn.experts.mlp.{w}": mine + f"moe.{w}" for w in ("w1", "v1", "w2")}
+        names |= {theirs + f"ffn.experts.mlp.{w}": mine + f"moe.experts.{w}" for w in ("w1", "v1", "w2")}
     return {theirs: ours[mine] for theirs, mine in names.items()}
 
 

@@ -20,15 +20,20 @@ CONFIG = TrainConfig(batch_tokens=ROWS * LENGTH, precision="fp32", peak_lr=1e-2)
 DENSE = dataclasses.replace(TINY, experts=1, top_k=1, d_expert=TINY.top_k * TINY.d_expert)
 
 
-def batch_of(seed=0):
-    """Rows of one to four documents, some of one token, padding behind."""
+def batch_of(seed=0, rank=0, world=1):
+    """Rows of one to four documents, some of one token, padding behind; a rank's part of them."""
     random, samples = np.random.default_rng(seed), []
     for row in range(ROWS):
         starts = np.unique([0, *random.integers(1, LENGTH, row % 4)])
         docs = 1 + random.integers(30, size=len(starts))
         docs[-1] = docs[-1] if row % 3 else 0
         samples.append({"tokens": random.integers(1, VOCAB, LENGTH), "starts": starts, "docs": docs})
-    return make_batch(0, samples)
+    return make_batch(0, samples[rank * ROWS // world : (rank + 1) * ROWS // world])
+
+
+def all_tensors(adamw):
+    kinds = {"master": adamw.masters, "first": adamw.first, "second": adamw.second}
+    return {f"{name}.{kind}": tensor for kind, tensors in kinds.items() for name, tensor in tensors.items()} | {"done": adamw.done}
 
 
 def gradients(learner, batch, monkeypatch):
@@ -129,11 +134,11 @@ def test_a_step_that_is_not_finite_changes_nothing(precision):
     learner = Learner(TINY, dataclasses.replace(CONFIG, precision=precision), VOCAB)
     learner.step(0, batch_of(), 1e-3).read()
     with torch.no_grad():
-        learner.network.blocks[1].moe.w1[3, 2] = torch.nan
-    before = {name: tensor.clone() for name, tensor in (learner.adamw.masters | learner.adamw.moments()).items()}
+        learner.network.blocks[1].moe.experts.w1[3, 2] = torch.nan
+    before = {name: tensor.clone() for name, tensor in (all_tensors(learner.adamw)).items()}
     with pytest.raises(FloatingPointError, match="step 1: loss and grad_norm not finite"):
         learner.step(1, batch_of(), 1e-3).read()
-    for name, tensor in (learner.adamw.masters | learner.adamw.moments()).items():
+    for name, tensor in (all_tensors(learner.adamw)).items():
         assert torch.equal(tensor.nan_to_num(), before[name].nan_to_num()), name
 
 
@@ -147,7 +152,7 @@ def test_masters_keep_what_rounded_weights_lose():
         master = learner.adamw.masters[name]
         assert not torch.equal(master, first[name]) and torch.equal(weight.data, master.to(weight.dtype))
         assert weight.dtype == (torch.bfloat16 if name in learner.network.matrices() else torch.float32)
-    assert {"norm.weight", "embedding"} & set(learner.network.matrices()) == set()
+    assert {"norm.weight", "embedding.weight"} & set(learner.network.matrices()) == set()
 
 
 @pytest.mark.parametrize("weight_decay", [0.1, 0.0])
@@ -155,7 +160,7 @@ def test_adamw_with_clipping_is_torchs(weight_decay):
     learner = Learner(TINY, dataclasses.replace(CONFIG, weight_decay=weight_decay), VOCAB)
     adamw = learner.adamw
     theirs = {name: torch.nn.Parameter(master.clone()) for name, master in adamw.masters.items()}
-    decays = {name: 0.0 if p.ndim == 1 or name == "embedding" else weight_decay for name, p in theirs.items()}
+    decays = {name: 0.0 if p.ndim == 1 or name == "embedding.weight" else weight_decay for name, p in theirs.items()}
     optimizer = torch.optim.AdamW([{"params": [p], "weight_decay": decays[name]} for name, p in theirs.items()], betas=CONFIG.betas)
     for step in range(5):
         for name, weight in adamw.weights.items():
@@ -180,7 +185,7 @@ def test_a_dense_model_is_a_block_of_one_expert():
     weights = {name: tensor[: TINY.d_expert] if name.endswith((".w1", ".v1", ".w2")) else tensor for name, tensor in sparse.state_dict().items()}
     dense.load_state_dict({name: tensor for name, tensor in weights.items() if "router" not in name})
     for block in sparse.blocks:
-        for matrix in (block.moe.w1, block.moe.v1, block.moe.w2):
+        for matrix in block.moe.experts.parameters():
             matrix.data = matrix.data[: TINY.d_expert].repeat(TINY.experts, 1)
     with torch.no_grad():
         documents = heldout_documents()

@@ -127,7 +127,7 @@ def train_until(shards, run, step):
 
 def damage_weights(folder):
     weights = load_file(folder / "weights.safetensors")
-    save_file(weights | {"embedding": torch.full_like(weights["embedding"], math.nan)}, folder / "weights.safetensors")
+    save_file(weights | {"embedding.weight": torch.full_like(weights["embedding.weight"], math.nan)}, folder / "weights.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -327,7 +327,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_documents(sh
     def poisoned(self, number, batch, rate):
         if number == 3:
             with torch.no_grad():
-                self.network.embedding[batch.tokens_BL[0, 1]] = math.nan
+                self.network.embedding.weight[batch.tokens_BL[0, 1]] = math.nan
         return step(self, number, batch, rate)
 
     monkeypatch.setattr(Learner, "step", poisoned)

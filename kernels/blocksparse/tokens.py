@@ -45,17 +45,19 @@ def _spread_launch(x_TD, place_R, top_k):
 
 @triton.jit
 def combine_kernel(
-    y_ptr, place_ptr, weight_ptr, out_ptr, tokens, width,
-    WEIGHTED: tl.constexpr, K: tl.constexpr, TOKENS: tl.constexpr, COLUMNS: tl.constexpr,
+    y_ptr, place_ptr, weight_ptr, end_ptr, out_ptr, tokens, width,
+    WEIGHTED: tl.constexpr, ENDS: tl.constexpr, K: tl.constexpr, TOKENS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """out[t] = sum over j of weight[t, j] y[place[t, j]], in the order of j; without weights where not WEIGHTED."""
+    """out[t] = sum over j of weight[t, j] y[place[t, j]], in the order of j; without weights where not WEIGHTED.
+    Where it ENDS, rows from `end` on add nothing."""
     t = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)
     n = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     inside = (t < tokens)[:, None] & (n < width)[None, :]
     acc = tl.zeros((TOKENS, COLUMNS), tl.float32)
     for j in tl.static_range(K):
         place = tl.load(place_ptr + t * K + j, mask=t < tokens, other=0).to(tl.int64)
-        y = tl.load(y_ptr + place[:, None] * width + n[None, :], mask=inside, other=0.0).to(tl.float32)
+        there = inside & (place < tl.load(end_ptr))[:, None] if ENDS else inside
+        y = tl.load(y_ptr + place[:, None] * width + n[None, :], mask=there, other=0.0).to(tl.float32)
         if WEIGHTED:
             y *= tl.load(weight_ptr + t * K + j, mask=t < tokens, other=0.0).to(tl.float32)[:, None]
         acc += y
@@ -63,24 +65,28 @@ def combine_kernel(
 
 
 @operator("blocksparse_combine")
-def combine(y_RD: Tensor, place_R: Tensor, top_k: int, weights_TK: Tensor | None) -> Tensor:
-    """The sum of each token's K rows, weighted where there are weights: [T, D]."""
-    return _combine_launch(y_RD, place_R, top_k, weights_TK)
+def combine(
+    y_RD: Tensor, place_R: Tensor, top_k: int, weights_TK: Tensor | None, end_1: Tensor | None = None
+) -> Tensor:
+    """The sum of each token's K rows, weighted where there are weights: [T, D]. Rows from `end` (int32, on the device) on
+    add nothing."""
+    return _combine_launch(y_RD, place_R, top_k, weights_TK, end_1)
 
 
 @combine.register_fake
-def _(y_RD, place_R, top_k, weights_TK):
+def _(y_RD, place_R, top_k, weights_TK, end_1=None):
     return y_RD.new_empty(y_RD.shape[0] // top_k, y_RD.shape[1])
 
 
-def _combine_launch(y_RD, place_R, top_k, weights_TK):
+def _combine_launch(y_RD, place_R, top_k, weights_TK, end_1):
     tokens, width = len(y_RD) // top_k, y_RD.shape[1]
     out_TD = y_RD.new_empty(tokens, width)
     weights = y_RD if weights_TK is None else weights_TK.contiguous()  # unused where there are none
     grid, sizes = _token_grid(tokens, width, 2048)
     combine_kernel[grid](
-        y_RD, place_R, weights, out_TD, tokens, width, WEIGHTED=weights_TK is not None, K=top_k, **sizes
-    )
+        y_RD, place_R, weights, place_R if end_1 is None else end_1, out_TD, tokens, width,
+        WEIGHTED=weights_TK is not None, ENDS=end_1 is not None, K=top_k, **sizes,
+    )  # fmt: skip
     return out_TD
 
 

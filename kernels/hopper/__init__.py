@@ -39,7 +39,7 @@ from torch.autograd.function import once_differentiable
 from kernels.blocksparse.tokens import combine, spread
 from kernels.hopper.choices import DACT_GROUP, DACT_SLABS, SLABS, outer_in_pairs, plan
 from kernels.hopper.operators import add_outer_products, outer_products, row_products, swiglu, swiglu_backward
-from kernels.topology import Topology, build, row_tiles
+from kernels.topology import Topology, build, build_here, row_tiles
 
 __all__ = ["Experts", "supports"]
 
@@ -66,20 +66,25 @@ class Experts(torch.autograd.Function):
     weight is <da', a>, so neither y nor a need be kept. The backward overwrites gate and linear: a second one raises
     RuntimeError. Products that only an input without requires_grad would need are left out. Where a main gradient is
     given, fp32, the weight's is added there and None returned (3.7 % of a step at DBRX's shape; a gradient in bf16 that
-    is added later costs four times as much).
+    is added later costs four times as much). With `elsewhere` an index of E is an expert that lives elsewhere: its rows
+    are behind all others, and no tile covers them.
     """
 
     @staticmethod
-    def forward(ctx, x_TD, indices_TK, weights_TK, w1, v1, w2, n_experts, main_w1=None, main_v1=None, main_w2=None):
-        ctx.mains = (main_w1, main_v1, main_w2)
+    def forward(
+        ctx, x_TD, indices_TK, weights_TK, w1, v1, w2, n_experts,
+        main_w1=None, main_v1=None, main_w2=None, elsewhere=False,
+    ):  # fmt: skip
+        ctx.mains, ctx.elsewhere = (main_w1, main_v1, main_w2), elsewhere
         w1, v1, w2 = (w.contiguous() for w in (w1, v1, w2))
-        topology, top_k = build(indices_TK, n_experts), indices_TK.shape[1]
+        topology, top_k = (build_here if elsewhere else build)(indices_TK, n_experts), indices_TK.shape[1]
         tiles = row_tiles(topology, 64 * SLABS, plan(x_TD.shape[1]).group)
         gate_RF, linear_RF, a_RF = swiglu(spread(x_TD, topology.place_R, top_k), w1, v1, *tiles, n_experts)
         y_RD = row_products([a_RF], [w2], *tiles)
         del a_RF
         ctx.save_for_backward(x_TD, weights_TK, w1, v1, w2, gate_RF, linear_RF, *topology, *tiles)
-        return combine(y_RD, topology.place_R, top_k, weights_TK)
+        end = topology.offsets_E1[-1:] if elsewhere else None  # behind it nothing was written
+        return combine(y_RD, topology.place_R, top_k, weights_TK, end)
 
     @staticmethod
     @once_differentiable
@@ -94,10 +99,15 @@ class Experts(torch.autograd.Function):
         a_RF, dweights_TK = swiglu_backward(dy_RD, w2, gate_RF, linear_RF, weights_TK, place_R, *dact_tiles)
         dw2 = _gradient(a_RF, dy_RD, main_w2, *spans) if needs_w2 else None
         del a_RF, dy_RD
+        end = offsets_E1[-1:] if ctx.elsewhere else None
+        if end is not None:
+            dweights_TK = torch.where((place_R < end).view_as(dweights_TK), dweights_TK, 0)
         dgate_RF, dlinear_RF = gate_RF, linear_RF
         del gate_RF, linear_RF
         dx_TD = (
-            combine(row_products([dgate_RF, dlinear_RF], [w1, v1], *tiles), place_R, top_k, None) if needs_x else None
+            combine(row_products([dgate_RF, dlinear_RF], [w1, v1], *tiles), place_R, top_k, None, end)
+            if needs_x
+            else None
         )
         x_RD = spread(x_TD, place_R, top_k) if needs_w1 or needs_v1 else None
         n_experts, plain = len(order_E), needs_w1 and needs_v1 and main_w1 is None and main_v1 is None
@@ -107,7 +117,7 @@ class Experts(torch.autograd.Function):
             dw1 = _gradient(dgate_RF, x_RD, main_w1, *spans) if needs_w1 else None
             del dgate_RF
             dv1 = _gradient(dlinear_RF, x_RD, main_v1, *spans) if needs_v1 else None
-        return dx_TD, None, dweights_TK, dw1, dv1, dw2, None, None, None, None
+        return dx_TD, None, dweights_TK, dw1, dv1, dw2, None, None, None, None, None
 
 
 def _gradient(a_RF: Tensor, b_RD: Tensor, main: Tensor | None, offsets_E1: Tensor, order_E: Tensor) -> Tensor | None:
