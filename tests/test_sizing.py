@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from flows.commands import app
 from model import sizing
-from model.fitting import MFU, ROOM, choose, choose_parallel, fit, layouts, remedy, token_flops, traffic
+from model.fitting import MFU, ROOM, _fit, choose, choose_parallel, fit, layouts, remedy, token_flops, traffic
 from model.moe import dense
 from model.sizing import Layout, Step, kept, memory, parameters
 from model.transformer import before_attention, before_experts, parameter_counts
@@ -247,8 +247,6 @@ def test_what_is_computed_again_costs_what_it_did():
 
 
 def fit_of(recompute: str):
-    from model.fitting import _fit
-
     return _fit(SLICE, 32 * K, Layout("replicate"), Step(32 * K, 1, recompute), 4 * K, 150e9)
 
 
@@ -273,6 +271,8 @@ def test_bytes_received_are_those_of_rings():
     assert traffic(model, 8, Layout("shard", 2), step, H200).inside == shared / 2
     split = traffic(model, 8, Layout("experts", 2), step, H200)
     assert split.inside == (6 * (attention + vocab) + 8 * vocab) / 2 and split.tokens == 4 * 2 * 4 * 16  # x and y, there and back
+    assert traffic(model, 8, Layout("experts", 2), Step(16, 1, "block"), H200).tokens == split.tokens * 6 / 4
+    assert traffic(model, 8, Layout("experts", 2), Step(8, 2), H200) == (split.inside * 2, 0, split.tokens)
     apart = traffic(model, 8, Layout("experts", 4, host=2), step, H200)
     assert apart.outside == (6 * (attention + vocab) + 8 * vocab) / 2 / 2 + 6 * experts / 2 / 2
 
