@@ -16,6 +16,7 @@ The files:
     job         what a step works with
     steps/      a file a step
     progress    what a step tells while it runs, and the limit on its Spark jobs
+    sizes       the tables of `flows model`
     summary     the tables that a run ends with
     report/     the report: one HTML page
     recipes/    the default recipe and larger ones

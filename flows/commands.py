@@ -247,6 +247,37 @@ def similar(
         print_similar(nearest(home.lake, query, context, most), context, wide_console())
 
 
+@app.command()
+def model(
+    what: Annotated[str | None, typer.Argument(metavar="[PRESET|RECIPE]", help="a preset's name, or a recipe")] = None,
+    gpus: Annotated[int, typer.Option(min=1, max=1 << 16, help="GPUs, eight to a machine.")] = 8,
+    seq: Annotated[int | None, typer.Option(min=1, help="Tokens of a row; a recipe's longest, else 4,096.")] = None,
+    tokens: Annotated[
+        int | None, typer.Option(min=1, help="Of a GPU and step; a recipe's share, else 32,768 or one row.")
+    ] = None,
+    vocab: Annotated[int | None, typer.Option(min=2, help="Tokens known; a recipe's, else DBRX's 100,352.")] = None,
+    memory: Annotated[float, typer.Option(min=1, help="Of a GPU, in GB.")] = 141,
+) -> None:
+    """Tell what a model needs: parameters, memory of each GPU by kind, the parallelism that fits, tokens a second to
+    expect. Without a name, list the presets. Nothing is made, and no GPU is needed.
+
+    Example: `flows model moe-a --gpus 8 --seq 4096`
+    """
+    from flows.sizes import print_model, print_presets, read_task
+
+    if what is None:
+        print_presets(wide_console())
+        return
+    with _said_plainly():
+        try:
+            asked = read_task(what, gpus, seq, tokens, vocab, memory)
+        except RecipeError:
+            raise
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from None
+        print_model(asked, wide_console(100))
+
+
 @recipe_app.command("check")
 def recipe_check(file: Path) -> None:
     """Check a recipe without running it. Example: `flows recipe check my.yaml`"""

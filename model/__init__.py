@@ -16,6 +16,8 @@ or flows.
     optim           AdamW and the phases of the learning rate
     step            an optimiser step, in micro-batches if need be
     parallel        several processes that train one model
+    sizing          bytes on each GPU by kind, before anything is made
+    fitting         which parallelism fits a model, what it sends, how fast that is likely to be
     capture         steps as CUDA graphs
     speed           what the machine could do
     trace           where a step's time goes

@@ -8,6 +8,7 @@ tables         every Delta table: columns, types, meanings, checks
 manifest       the shards' manifest and the plan of stages
 errors         what is wrong with data, said by a name of its own
 training       the shape of the model and how it is optimised
+presets        shapes of models by name
 strict_yaml    YAML with every key once and nothing guessed
 files          JSON values written whole or not at all, told apart by a hash, and where two differ
 """

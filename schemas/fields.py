@@ -10,11 +10,15 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from schemas.presets import presets
 from schemas.recipe import Recipe
+from schemas.training import ModelConfig
 
 
 def fields(part: type = Recipe, prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
     """Every field of a recipe as (path, type, default, description), parts within parts."""
+    if part is ModelConfig:
+        yield f"{prefix}preset", "str", "None", f"one of {', '.join(presets())}; fields beside it differ from it"
     if dataclasses.is_dataclass(part):
         for item in dataclasses.fields(part):
             yield f"{prefix}{item.name}", str(item.type), f"{item.default}", item.metadata["description"]

@@ -32,6 +32,7 @@ from schemas.parts import (
     Stage,
     Tokenizer,
 )
+from schemas.presets import resolve
 from schemas.strict_yaml import load_yaml
 from schemas.training import PLACE, ModelConfig, TrainConfig, check_shares
 
@@ -74,7 +75,10 @@ class Recipe(Part):
     )
     max_epochs: float = Field(4.0, gt=0, description="no stream is read more often than this, all stages together")
     stages: tuple[Stage, ...] = Field(min_length=1, description="the curriculum, in order")
-    model: ModelConfig = Field(ModelConfig(), description="shape of the model")
+    model: ModelConfig = Field(
+        ModelConfig(),
+        description="shape of the model: these fields, or a preset's name (`model: moe-a`; `flows model` lists them)",
+    )
     train: TrainConfig = Field(TrainConfig(), description="how the model is optimised")
     prompts: tuple[str, ...] = Field(("def ", "The "), description="beginnings that the trained model continues")
     spark: Spark = Field(Spark(), description="where Spark runs")
@@ -87,6 +91,11 @@ class Recipe(Part):
         if twice:
             raise ValueError(f"names must differ, found twice: {', '.join(twice)}")
         return parts
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _model_written_out(cls, model: Any) -> Any:
+        return resolve(model)
 
     @field_validator("tiers")
     @classmethod

@@ -63,6 +63,12 @@ def changed(value, path: str, new):
         ("quality.poems", {"positives": [{"source": "docs"}]}, "quality: expected names among code, docs; found poems"),
         ("quality.docs.positives", [{"source": "dcos"}], r"quality\.docs\.positives: expected names among code, docs; found dcos"),
         ("model.heads", 5, r"model: d_model \(32\) must divide by heads \(5\)"),
+        ("model", "moe", r"model: expected a preset among dbrx, moe-b, moe-a, .*; found 'moe'$"),
+        ("model", {"preset": "moe"}, r"model: expected a preset among dbrx, .*; found 'moe'$"),
+        ("model", {"preset": None, "layers": 2}, r"model: expected a preset among dbrx, .*; found None$"),
+        ("model", {"preset": "moe-a", "layer": 2}, r"model\.layer: .*found 2$"),
+        ("model", {"preset": "moe-a", "heads": 5}, r"model: d_model \(2048\) must divide by heads \(5\)"),
+        ("model", 7, r"model: .*found 7$"),
         ("train.precision", "fp8", "precision must be bf16 or fp32, found 'fp8'"),
         ("home", 7, r"home: .*string.*found 7"),
         ("sources.0.snapshots", ["a", "b"], r"sources\[0\]: path must hold \{snapshot\} where there are several snapshots"),
@@ -104,6 +110,7 @@ def test_masters_that_spark_knows_are_taken(good, tmp_path, master):
         ("max_epochs", True),
         ("seed", False),
         ("model.layers", True),
+        ("model", {"preset": "moe-a", "layers": True}),
         ("train.betas", [False, 0.9]),
         ("stages.0.lr.start", True),
         ("stages.1.mixture.tiers", {"high": True}),
@@ -287,12 +294,30 @@ def test_a_stage_without_a_base_of_its_own_changes_no_hash_and_has_that_of_the_s
     assert loaded(1e3, "unsaid", 2e3).rope_thetas == [1e3, 1e3, 2e3]
 
 
+def test_a_preset_is_its_fields_written_out(good, tmp_path):
+    """Name, name with other fields and fields give one recipe, one hash and one part of the train step."""
+    def loaded(model):
+        return recipes.load(corpus.save(changed(good, "model", model), tmp_path / "r.yaml"))
+
+    written = {"layers": 20, "d_model": 2048, "heads": 16, "kv_heads": 8, "experts": 16, "top_k": 4, "d_expert": 3584, "rope_theta": 500000}
+    for model, fields_of_it in (("moe-a", written), ({"preset": "moe-a"}, written), ({"preset": "moe-a", "layers": 8}, written | {"layers": 8})):
+        by_name, by_fields = loaded(model), loaded(fields_of_it)
+        assert by_name == by_fields and by_name.hash == by_fields.hash
+        assert by_name.part("model", "train") == by_fields.part("model", "train")
+    assert loaded("moe-a").hash != loaded("moe-b").hash
+
+
+def test_presets_are_listed_where_fields_are():
+    described = {path: (kind, meaning) for path, kind, _, meaning in fields.fields()}
+    assert "moe-a" in described["model.preset"][1] and "flows model" in described["model"][1]
+
+
 def test_every_field_is_described():
     rows = list(fields.fields())
     assert all(meaning for _, _, _, meaning in rows)
     paths = [path for path, *_ in rows]
     assert len(set(paths)) == len(paths)
-    for expected in ("sources[].reader", "stages[].mixture.weights", "stages[].lr.shape", "model.top_k", "quality.<name>.positives[].uri"):
+    for expected in ("sources[].reader", "stages[].mixture.weights", "stages[].lr.shape", "model.top_k", "model.preset", "quality.<name>.positives[].uri"):
         assert expected in paths
 
 
