@@ -21,6 +21,8 @@ or flows.
     capture         steps as CUDA graphs
     speed           what the machine could do
     trace           where a step's time goes
+    result          what a run ends with
+    identity        what a run was made with
     checkpoint      what a killed run goes on from
     tensors         files of weights, written and read in parts
     ledger          metrics, and what each document cost in which step

@@ -6,28 +6,41 @@ steps were done. It is written under another name, brought to disk and renamed.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import math
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from model import tensors
+from model.identity import check_same
 from model.parallel.ranks import Ranks
-from schemas.files import differences, json_hash
-from schemas.manifest import Manifest, Plan, content
-from schemas.training import PLACE, ModelConfig, TrainConfig, require
+from schemas.files import differences
+from schemas.training import require
 
 log = logging.getLogger("millrace.checkpoint")
-TRAINER = 3  # raised when the same inputs train to other weights
 KEEP = 2  # checkpoints; the older one is for when the newer one's disk or numbers turn out bad
+
+
+@dataclass
+class State:
+    """What a checkpoint keeps besides weights and moments. `load` counts rows per expert over the current stage,
+    `last_load` in the last step, [layers][E]."""
+
+    step: int = 0
+    load: list[list[int]] = field(default_factory=list)
+    last_load: list[list[int]] = field(default_factory=list)
+    evaluations: list[dict] = field(default_factory=list)
+    seconds: float = 0.0
+    dense: float = 0.0  # FLOP/s of dense products here when the run began
+    micro_batches: int = 1
+    recompute: str = "none"
 
 
 @dataclass
@@ -157,48 +170,6 @@ def _damage(folder: Path, owned: Owned) -> str:
     return f"numbers that are not finite in {', '.join(broken[:3])}" if broken else ""
 
 
-def identity(manifest: Manifest, plan: Plan, model: ModelConfig, config: TrainConfig) -> dict:
-    """All that decides what a run computes, in parts that can be told apart."""
-    windows = {window.file: window.sha256 for folder in manifest.folders for window in folder.windows}
-    streams = {stream.name: json_hash(stream) for stream in manifest.streams}
-    data = {"recipe": manifest.recipe, "tokenizer": manifest.tokenizer, "tables": manifest.tables, "streams": streams}
-    data |= {"windows": windows, "heldout": [window.sha256 for window in manifest.heldout]}
-    parts = {
-        "trainer": TRAINER,
-        "manifest": data,
-        "plan": content(plan),
-        "model": dataclasses.asdict(model),
-        "train": {name: value for name, value in dataclasses.asdict(config).items() if name not in PLACE},
-    }
-    return json.loads(json.dumps(parts))
-
-
-def check_same(made_with: dict, given: dict, tokens_done: int, where: Path) -> None:
-    """Refuse to go on from a checkpoint unless what it was made with is still so; identities as `identity` gives them.
-
-    The plan may be amended: stages that begin at or behind `tokens_done` may be added or changed, and with them the
-    windows that were written, the recipe and the hashes of the steps that wrote its tables. Raises ValueError naming
-    every part that differs.
-    """
-    begun = [stage for stage in made_with["plan"]["stages"] if stage["first_token"] < tokens_done]
-    amended = made_with["plan"] != given["plan"]
-    plan = {**given["plan"], "stages": given["plan"]["stages"][: len(begun)]}
-    data = dict(given["manifest"])
-    if amended:
-        data |= {key: made_with["manifest"][key] for key in ("recipe", "tables")}
-        data["windows"] = {
-            file: data["windows"].get(file, sha256) for file, sha256 in made_with["manifest"]["windows"].items()
-        }
-    changed = differences(
-        {**made_with, "plan": {**made_with["plan"], "stages": begun}}, {**given, "plan": plan, "manifest": data}
-    )
-    told = "; ".join(f"{place}: {_short(old)}, now {_short(new)}" for place, old, new in changed)
-    require(
-        not told,
-        f"{where} was made with other inputs; different are {told}. Restore them or train into a new folder",
-    )
-
-
 def to_disk(path: Path) -> None:
     """Wait until a file or folder is on disk."""
     handle = os.open(path, os.O_RDONLY)
@@ -276,8 +247,3 @@ def _delete(folder: Path) -> None:
     shutil.rmtree(doomed, ignore_errors=True)
     folder.rename(doomed)
     shutil.rmtree(doomed, ignore_errors=True)
-
-
-def _short(value: object) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -179,15 +179,6 @@ class Batches:
         """(file, sample in it) that stands at a position of a stage."""
         return self.places[stage].at(position)
 
-    def check_ranks(self, world: int) -> None:
-        """Raises ValueError where a stage's batch does not divide by `world` ranks."""
-        for stage, size in zip(self.plan.stages, self.batch_samples, strict=True):
-            require(
-                size % world == 0,
-                f"stage {stage.name}: expected a batch that divides by {world} ranks, found {size} samples of "
-                f"{stage.seq_len} tokens: change batch_tokens, or the number of processes",
-            )
-
     def batch(self, step: int, rank: int = 0, world: int = 1) -> Batch:
         """What `rank` of `world` reads in `step`; all ranks together read the same samples for every `world`."""
         stage, before = self.stage_of(step)

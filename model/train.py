@@ -11,32 +11,32 @@ import contextlib
 import ctypes
 import dataclasses
 import json
-import math
-import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from model import checkpoint
+from model.checkpoint import State
 from model.data import Batch, Batches
+from model.identity import identity
 from model.ledger import Journal, load_metrics, recorded_steps
 from model.optim import learning_rate
+from model.parallel import kind_of
 from model.parallel.ranks import ALONE, READING, Ranks
+from model.result import finish, finished
 from model.speed import dense_rate, peak_memory, peak_rate
 from model.step import Divided, Division, Learner, Told
 from model.trace import Trace, span
-from model.transformer import parameter_counts, step_flops
-from schemas.files import file_sha256, json_hash, write_json
-from schemas.manifest import Manifest, Plan, Stage, load_manifest, load_plan
-from schemas.training import ModelConfig, TrainConfig
+from model.transformer import step_flops
+from schemas.files import write_json
+from schemas.manifest import Stage, load_manifest, load_plan
+from schemas.training import ModelConfig, TrainConfig, check_shares
 
-FINAL = "weights.safetensors", "config.json"
 DIVISION = "division.json"  # how several ranks divide a step, where one ran out of memory
-LAST_STEPS = 20  # over which result.json's final loss is averaged
 
 
 @dataclass(frozen=True)
@@ -62,21 +62,6 @@ class Progress:
     memory: int
 
 
-@dataclass
-class State:
-    """What a checkpoint keeps besides weights and moments. `load` counts rows per expert over the current stage,
-    `last_load` in the last step, [layers][E]."""
-
-    step: int = 0
-    load: list[list[int]] = field(default_factory=list)
-    last_load: list[list[int]] = field(default_factory=list)
-    evaluations: list[dict] = field(default_factory=list)
-    seconds: float = 0.0
-    dense: float = 0.0  # FLOP/s of dense products here when the run began
-    micro_batches: int = 1
-    recompute: str = "none"
-
-
 def train(
     shards: Path,
     run: Path,
@@ -93,23 +78,25 @@ def train(
     loss that is not finite; Divided where one of several ranks ran out of memory; OSError on a full disk.
     """
     manifest, plan = load_manifest(shards / "manifest.json"), load_plan(shards / "plan.json")
-    identity = checkpoint.identity(manifest, plan, model, config)
-    if (done := _finished(run, identity)) is not None:
+    made_with = identity(manifest, plan, model, config)
+    if (done := finished(run, made_with)) is not None:
         return done
     keep_memory()
     batches = Batches(shards, manifest, plan, config.batch_tokens)
-    batches.check_ranks(ranks.world)
-    learner = Learner(model, config, manifest.tokenizer["vocab_size"], ranks)
-    state = _resume(run, learner, identity)
+    check_shares(config.batch_tokens, [stage.seq_len for stage in plan.stages], ranks.world)
+    vocab_size, longest = manifest.tokenizer["vocab_size"], max(stage.seq_len for stage in plan.stages)
+    kind = kind_of(model, config, vocab_size, longest, ranks)
+    learner = Learner(model, dataclasses.replace(config, parallel=kind), vocab_size, ranks)
+    state = _resume(run, learner, made_with)
     documents, journal = list(batches.shards.heldout()), Journal(run, state.step) if ranks.rank == 0 else None
     with contextlib.closing(journal) if journal else contextlib.nullcontext():
-        work = Run(run, learner, batches, documents, state, journal, identity, on_step or (lambda progress: None))
+        work = Run(run, learner, batches, documents, state, journal, made_with, on_step or (lambda progress: None))
         try:
             work.go()
         except Divided as smaller:
             write_json(run / DIVISION, dataclasses.asdict(smaller.division))
             raise
-    return _finish(run, learner, manifest, plan, state, identity)
+    return finish(run, learner, manifest, plan, state, made_with)
 
 
 @dataclass
@@ -122,7 +109,7 @@ class Run:
     documents: list[dict]  # held out
     state: State
     journal: Journal | None  # rank 0's
-    identity: dict
+    made_with: dict
     on_step: Callable[[Progress], None]
     mark: float = 0.0  # when the step told last was, in seconds of the wall
     waited: float = 0.0  # seconds since then in which no batch was there
@@ -225,14 +212,14 @@ class Run:
         division = self.learner.division
         self.state.micro_batches, self.state.recompute = division.micro_batches, division.recompute
         tokens = self.state.step * self.learner.config.batch_tokens
-        content = {**dataclasses.asdict(self.state), "tokens": tokens, "made_with": self.identity}
+        content = {**dataclasses.asdict(self.state), "tokens": tokens, "made_with": self.made_with}
         checkpoint.save(self.folder, self.state.step, self.learner.adamw.owned, content, self.learner.ranks)
 
 
-def _resume(run: Path, learner: Learner, identity: dict) -> State:
+def _resume(run: Path, learner: Learner, made_with: dict) -> State:
     """Put the learner where the newest whole checkpoint stands; a new run starts at step 0."""
     run.mkdir(parents=True, exist_ok=True)
-    loaded = checkpoint.load_newest(run, recorded_steps(run), identity, learner.adamw.owned, learner.ranks)
+    loaded = checkpoint.load_newest(run, recorded_steps(run), made_with, learner.adamw.owned, learner.ranks)
     state = State()
     if loaded is not None:
         _, content = loaded
@@ -250,77 +237,6 @@ def _division(run: Path, state: State, ranks: Ranks) -> Division:
     if ranks.world > 1 and (run / DIVISION).exists():
         return Division(**json.loads((run / DIVISION).read_text()))
     return Division(state.micro_batches, state.recompute)
-
-
-def _finished(run: Path, identity: dict) -> dict | None:
-    """The result of a run with the same inputs, if there is one and the model that it ended with is there."""
-    result = None
-    with contextlib.suppress(FileNotFoundError, ValueError):
-        result = json.loads((run / "result.json").read_text())
-    same = result and result["inputs"] == json_hash(identity)
-    return result if same and not changed_files(run, result) else None
-
-
-def changed_files(run: Path, result: dict) -> list[str]:
-    """Those files of `run`/final that are missing, or not what the run left by its result.json."""
-    told = result.get("final") or dict.fromkeys(FINAL)  # runs from before December 2026 tell no hashes
-    files = {name: run / "final" / name for name in told}
-    return [name for name, file in files.items() if not file.is_file() or told[name] not in (None, file_sha256(file))]
-
-
-def _finish(run: Path, learner: Learner, manifest: Manifest, plan: Plan, state: State, identity: dict) -> dict:
-    """Write final/ and, last, result.json."""
-    network, vocab_size, ranks = learner.network, manifest.tokenizer["vocab_size"], learner.ranks
-    (run / "final").mkdir(exist_ok=True)
-    checkpoint.save_weights(run / "final" / "weights.safetensors", learner.adamw.owned, ranks)
-    if ranks.rank > 0:
-        return {}
-    about = {
-        "model": dataclasses.asdict(final_config(network.config, plan)),
-        "vocab_size": vocab_size,
-        "tokenizer": manifest.tokenizer,
-    }
-    write_json(run / "final" / "config.json", about)
-    write_json(run / "evaluations.json", state.evaluations)
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    last = [line["loss"] for line in lines[-LAST_STEPS:]]
-    result = {
-        "inputs": json_hash(identity),
-        "steps": state.step,
-        "tokens": state.step * learner.config.batch_tokens,
-        "seconds": round(state.seconds, 1),
-        "final_loss": math.fsum(last) / max(1, len(last)),
-        "evaluations": state.evaluations,
-        "expert_load": [[count / sum(layer) for count in layer] for layer in state.load],
-        "parameters": parameter_counts(network.config, vocab_size),
-        "speed": speed(run, learner, state),
-        "final": {name: file_sha256(run / "final" / name) for name in FINAL},
-    }
-    write_json(run / "result.json", result)
-    return result
-
-
-def final_config(model: ModelConfig, plan: Plan) -> ModelConfig:
-    """That of the model that a run ends with: it turns positions as the last stage did."""
-    last = [stage.rope_theta for stage in plan.stages if stage.samples][-1]
-    return dataclasses.replace(model, rope_theta=last or model.rope_theta)
-
-
-def speed(run: Path, learner: Learner, state: State) -> dict:
-    """How fast the run was and how it was fitted into memory; rates are medians of its steps."""
-    lines = [json.loads(line) for line in (run / "seconds.jsonl").read_text().splitlines()]
-    rates = [line["flops"] / max(line["seconds"], 1e-4) for line in lines]  # seconds are told to four places
-    return {
-        "flops_per_second": statistics.median(rates),
-        "dense_flops_per_second": state.dense,
-        "peak_flops_per_second": peak_rate(),
-        "waited": sum(line["waited"] for line in lines) / sum(line["seconds"] for line in lines),
-        "memory": max(line["memory"] for line in lines),
-        "micro_batches": learner.division.micro_batches,
-        "recompute": learner.division.recompute,
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "ranks": learner.ranks.world,
-    }
 
 
 def keep_memory() -> None:

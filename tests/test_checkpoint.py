@@ -14,6 +14,7 @@ import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 
 from model import checkpoint
+from model.identity import TRAINER
 from model.parallel.ranks import ALONE, Ranks
 
 SHAPES = {"b": (5, 7), "a": (1,), "c": (2, 3, 4)}
@@ -21,7 +22,7 @@ CUTS = {  # first elements of ranks, and the end: uneven, and some keep nothing
     2: {"b": (0, 3, 35), "a": (0, 0, 1), "c": (0, 24, 24)},
     3: {"b": (0, 11, 12, 35), "a": (0, 1, 1, 1), "c": (0, 0, 8, 24)},
 }
-IDENTITY = {"trainer": checkpoint.TRAINER, "manifest": {"recipe": "r"}, "plan": {"seed": 1, "stages": []}, "model": {"layers": 2}}
+IDENTITY = {"trainer": TRAINER, "manifest": {"recipe": "r"}, "plan": {"seed": 1, "stages": []}, "model": {"layers": 2}}
 STATE = {"made_with": IDENTITY, "step": 0, "tokens": 0}
 
 

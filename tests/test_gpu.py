@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import math
+import subprocess
 import sys
 import time
 import traceback
@@ -304,6 +305,91 @@ def master_weights(implementation: str) -> str:
     found, wanted = step(path(implementation), wide), step(path(implementation), inputs)
     assert [g.dtype for g in found[3:]] == [torch.float32] * 3 and same(found, (*wanted[:3], *(g.float() for g in wanted[3:])))
     return ""
+
+
+def experts_elsewhere(held: str) -> str:
+    """The layer's first experts alone, the others' rows marked as elsewhere, against zeros in their place."""
+    inputs = make(SHAPES["skewed"])
+    n = SHAPES["skewed"].n_experts
+    here = {"none": 2, "some": 6, "all": n}[held]
+    rows = here * SHAPES["skewed"].hidden
+    indices = inputs.indices_TK if held != "none" else here + inputs.indices_TK % (n - here)
+    found_in = [t.detach().clone().requires_grad_() for t in (inputs.x_TD, inputs.weights_TK, *(w[:rows] for w in (inputs.w1, inputs.v1, inputs.w2)))]
+    wanted_in = [t.detach().clone().requires_grad_() for t in found_in]
+    x, weights, *matrices = found_in
+    torch.empty(1 << 28, device="cuda").fill_(math.nan)  # what is not written is not a number
+    out = kernels.experts(x, torch.where(indices < here, indices, here), weights, *matrices, here, "hopper", elsewhere=True)
+    x, weights, *matrices = wanted_in
+    zeros = [torch.cat([w, w.new_zeros(len(inputs.w1) - rows, w.shape[1])]) for w in matrices]
+    expected = kernels.experts(x, indices, weights, *zeros, n, "hopper")
+    torch.empty(1 << 28, device="cuda").fill_(math.nan)
+    out.backward(inputs.dout_TD)
+    expected.backward(inputs.dout_TD)
+    assert torch.equal(out, expected)
+    for name, a, b in zip(NAMES[1:], found_in, wanted_in, strict=True):
+        wide = b.grad.float().norm().item() or 1.0
+        assert torch.isfinite(a.grad).all() and (a.grad.float() - b.grad.float()).norm().item() <= 1e-3 * wide, name
+    return f"{(indices < here).float().mean():.2f} of rows"
+
+
+def ranks_agree(kind: str) -> str:
+    """As many ranks as there are GPUs (with one, its own group) do what one process does, to bf16's rounding."""
+    world = torch.cuda.device_count()
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world), __file__, "--rank", kind]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout.strip().splitlines()[-1]
+
+
+def one_of_the_ranks(kind: str) -> None:
+    """Some steps of the small model by all ranks, and on rank 0 by one process; errors of losses and masters."""
+    import os
+
+    import torch.distributed as dist
+
+    from model import step
+    from model.parallel import experts, replicate, shard
+    from model.parallel.ranks import ALONE, join
+    from schemas.training import TrainConfig
+
+    ranks = join()
+    if ranks.world == 1:  # the same code, with a group of one
+        dist.init_process_group("nccl", device_id=torch.device("cuda", 0))
+    config, steps, rows = small_model(), 4, 8
+    batches = [packed_batch(rows, 1024, 1000, seed) for seed in range(steps)]
+
+    def place(network, train_config, ranks):
+        kinds = {"replicate": replicate.replicate, "shard": shard.shard, "experts": experts.split_experts}
+        return kinds[kind](network, torch.bfloat16, ranks)
+
+    def train(ranks, place=None):
+        with mock.patch.object(step, "place", place or step.place):
+            learner = step.Learner(config, TrainConfig(batch_tokens=rows * 1024, parallel=kind), 1000, ranks)
+        if place and ranks.world == 1:
+            learner._compute = learner.compute
+        told = []
+        for number, batch in enumerate(batches):
+            part = batch.split(ranks.world)[ranks.rank]
+            segments = part.packing.segments_BL - part.packing.segments_BL.min()
+            part = dataclasses.replace(part, packing=dataclasses.replace(part.packing, segments_BL=segments))
+            told.append(learner.step(number, part, 1e-3).read()[0])
+        return told, learner.adamw
+
+    found, adamw = train(ranks, place)
+    wanted, alone = train(ALONE) if ranks.rank == 0 else (found, None)
+    losses = max(abs(a["loss"] - b["loss"]) for a, b in zip(found, wanted, strict=True))
+    norms = max(abs(a["grad_norm"] / b["grad_norm"] - 1) for a, b in zip(found, wanted, strict=True))
+    assert losses < 5e-3 and norms < 0.03, (found, wanted)
+    worst = 0.0
+    if alone:
+        for name, mine in adamw.masters.items():
+            start = adamw.placed.starts[name]
+            theirs = alone.masters[name].flatten()[start : start + mine.numel()]
+            worst = max(worst, ((mine.flatten() - theirs).norm() / theirs.norm()).item())
+        assert worst < 0.03, worst
+        print(f"{ranks.world} ranks: losses apart by {losses:.1e}, norms by {norms:.1e}, masters by {worst:.1e}", flush=True)
+    dist.barrier()
+    os._exit(0)
 
 
 @triton.jit
@@ -661,6 +747,10 @@ def cases() -> dict[str, Callable[[], str]]:
         memory_that_runs_out_divides_the_step,
     ):
         checks[f"step {each.__name__.replace('_', ' ')}"] = each
+    for held in ("none", "some", "all"):
+        checks[f"hopper experts of which {held} are here"] = partial(experts_elsewhere, held)
+    for kind in ("replicate", "shard", "experts"):
+        checks[f"step of {torch.cuda.device_count()} ranks, {kind}"] = partial(ranks_agree, kind)
     checks["hopper trains as the reference"] = same_losses_as_the_reference
     return checks
 
@@ -700,4 +790,6 @@ else:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["--rank"]:
+        one_of_the_ranks(sys.argv[2])
     sys.exit(main(sys.argv[1:]))

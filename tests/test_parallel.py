@@ -10,6 +10,7 @@ from test_step import CONFIG, batch_of
 
 from model.parallel.ranks import ALONE
 from model.step import Division, Learner
+from schemas.manifest import LearningRate, Stage
 from tests.tiny import TINY, VOCAB, heldout_documents
 
 STEPS = 3
@@ -23,7 +24,7 @@ def train(ranks, model, config, micro_batches, expert_ranks=None):
     for step in range(STEPS):
         numbers, rows, load = learner.step(step, batch_of(step, ranks.rank, ranks.world), 1e-2).read()
         told.append((numbers, rows, load.numpy()))
-    bits = learner.evaluate(heldout_documents(), 16)
+    bits = learner.evaluate(heldout_documents(), Stage("stage", 0, 0, 16, (), LearningRate()))
     return told, bits, whole_tensors(learner.adamw.owned, ranks)
 
 

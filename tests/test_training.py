@@ -80,7 +80,7 @@ def train_and_die(shards, run, config, where):
     """Train until `where`: at step n, or when a checkpoint is renamed, or when result.json is written."""
     if isinstance(where, int):
         train(shards, run, TINY, config, lambda progress: die() if progress.step == where else None)
-    module, name = {"rename": ("pathlib.Path", "rename"), "final": ("model.train", "_finish"), "ledger": ("model.checkpoint", "save")}[where]
+    module, name = {"rename": ("pathlib.Path", "rename"), "final": ("model.train", "finish"), "ledger": ("model.checkpoint", "save")}[where]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(f"{module}.{name}", die)
         train(shards, run, TINY, config)

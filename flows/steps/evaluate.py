@@ -73,7 +73,7 @@ def figures(
 
 def check_final(run_folder: Path, result: dict[str, Any]) -> None:
     """Raises DataError naming the files of the trained model that are not what the run left."""
-    from model.train import changed_files
+    from model.result import changed_files
 
     if changed := changed_files(run_folder, result):
         raise DataError(

@@ -15,9 +15,8 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from model.parallel.ranks import Ranks
 from model.parallel.replicate import Replicated
+from model.sizing import KEPT
 from model.transformer import Transformer
-
-KEPT = 0.25  # of a GPU's memory, up to which the gathered weights of all blocks are kept until the backward
 
 
 class Sharded:
