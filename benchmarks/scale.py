@@ -1,103 +1,150 @@
-"""Several GPUs against one: the same step per GPU, with nothing sent and by each kind of parallelism.
+"""What more text costs, step by step to the verdicts: ten times the documents, and a new snapshot of a tenth; memory of
+Python workers.
 
-    torchrun --standalone --nproc-per-node N -m benchmarks.scale [KIND ...] [--out benchmarks/results]
+    python -m benchmarks scale FOLDER
 
-Needs what `benchmarks.trainer` needs, whose shapes and documents these are: MoE-A's slice, 32 K tokens a GPU.
-"alone" is one GPU's step on each at once, so that power and heat are those of the others. Beside peak memory stands
-what `model.sizing` predicts. Each step is read as the trainer reads it, one step late.
+FOLDER holds JSONL (plain, .gz, .zst; field `text`), of which texts of 200 characters or more are taken, each once, and
+no pages. The recipe has no edits, evaluations and quality models. Wall time, Spark's start apart, Java and compiled
+passes warm (a small run and an increment of it went before). The kept set of the run that had the new snapshot added
+must be that of a run from nothing over both.
 """
 
 from __future__ import annotations
 
-import argparse
-import gc
 import json
+import os
+import tempfile
+import threading
 import time
+from collections.abc import Callable
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import torch
+import psutil
 
-from benchmarks.trainer import SHAPES, VOCAB, Line, batch
-from model.parallel.ranks import Ranks, join, leave
-from model.sizing import Layout, Step, memory
-from model.step import Learner
-from schemas.training import TrainConfig
+from benchmarks.anchors import documents
+from benchmarks.timing import row
+from flows.home import Home
+from flows.job import Job
+from flows.steps import STEPS
+from pipelines import workers
+from schemas import tables
+from schemas.recipe import Recipe
 
-LINE = Line("MoE-A slice", 32 << 10)
-KINDS = "alone", "replicate", "shard", "experts"
-WARM, STEPS = 6, 10
-
-
-def measure(kind: str, ranks: Ranks, line: Line) -> dict:
-    """Milliseconds a step (the slowest rank's), loss and norm of the last, peak memory."""
-    own = Ranks(0, 1, ranks.local) if kind == "alone" else ranks
-    config = TrainConfig(batch_tokens=line.tokens * own.world, parallel="auto" if kind == "alone" else kind)
-    learner = Learner(SHAPES[line.shape], config, VOCAB, own)
-    batches = [batch(line, 10 * ranks.rank + seed) for seed in range(4)]
-    told = None
-    for number in range(WARM + STEPS):
-        if number == WARM:
-            torch.cuda.synchronize()
-            ranks.barrier()
-            torch.cuda.reset_peak_memory_stats()
-            began = time.perf_counter()
-        launched = learner.step(number, batches[number % 4], 3e-4)
-        numbers = told.read()[0] if told else {}
-        told = launched
-    torch.cuda.synchronize()
-    seconds = max(ranks.every((time.perf_counter() - began) / STEPS))
-    peak = max(ranks.every(torch.cuda.max_memory_allocated()))
-    return {
-        "kind": kind,
-        "ms": 1e3 * seconds,
-        "peak GB": peak / 1e9,
-        "predicted GB": predicted(kind, ranks, line),
-        "loss": numbers["loss"],
-        "norm": numbers["grad_norm"],
-    }
+TIMES = 10  # the new snapshot is one document in so many, and the small run is over it alone
+FILE_DOCUMENTS = 3000
+WARMING = 2000
+DECIDING = ("ingest", "learn", "measure", "dedup", "decontaminate", "edits", "judge")
+MOST_SHARE, MOST_GROWTH, MOST_MEMORY_GB, LEAST_MB = 0.15, 1.05 * TIMES, 2.0, 25.0
 
 
-def predicted(kind: str, ranks: Ranks, line: Line) -> float:
-    """GB on each GPU."""
-    capacity = torch.cuda.get_device_properties(ranks.device).total_memory
-    layout = Layout("replicate") if kind == "alone" else Layout(kind, ranks.world, ranks.world)
-    return sum(memory(SHAPES[line.shape], VOCAB, layout, Step(line.tokens), capacity).values()) / 1e9
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kinds", nargs="*", default=KINDS, metavar="KIND", help=", ".join(KINDS))
-    parser.add_argument("--out", type=Path, help="folder for scale.json and scale.md")
-    options = parser.parse_args()
-    ranks, rows = join(), []
-    for kind in options.kinds:
-        row = measure(kind, ranks, LINE)
-        alone = rows[0]["ms"] if rows else row["ms"]
-        rows.append(row | {"times one": alone / row["ms"] * (1 if kind == "alone" else ranks.world)})
-        if ranks.rank == 0:
-            print(json.dumps(rows[-1]), flush=True)
-        gc.collect()
-        torch.cuda.empty_cache()
-    if ranks.rank == 0 and options.out:
-        write(rows, ranks.world, options.out)
-    leave()
-
-
-def write(rows: list[dict], world: int, folder: Path) -> None:
-    """The table, for people and for programs."""
-    (folder / "scale.json").write_text(json.dumps({"world": world, "rows": rows}, indent=1) + "\n")
-    names = "kind", "ms", "times one", "peak GB", "predicted GB"
-    lines = [
-        f"{torch.cuda.get_device_name()} x {world}: {LINE.name} a GPU",
-        "",
-        f"| {' | '.join(names)} |",
-        "|---" * len(names) + "|",
+def rows(folder: str | None = None) -> list[dict]:
+    with tempfile.TemporaryDirectory(dir=Path.cwd()) as scratch:
+        place = Path(scratch)
+        texts, size = deliver(place / "in", folder)
+        run(place, "warm", ["few"])
+        run(place, "warm", ["few", "new"])
+        small, _, few = run(place, "small", ["new"])
+        run(place, "grown", ["old"])
+        new, kept, _ = run(place, "grown", ["old", "new"])
+        whole, expected, many = run(place, "whole", ["old", "new"])
+    if kept != expected:
+        raise RuntimeError(f"expected the same kept documents; {len(kept ^ expected)} of {len(expected):,} differ")
+    given = [row("documents", texts, ""), row("size", size / 1e6, "MB")]
+    steps = [row(f"{name}: all / a tenth", whole[name], "s", small[name]) for name in DECIDING]
+    steps += [row(f"{name}: a tenth added / all", new[name], "s", whole[name]) for name in DECIDING]
+    rate = size / 1e6 / whole["measure"] / os.cpu_count()
+    measuring = row("measuring pass, Delta write included / the least we accept", rate, "MB/s a core", LEAST_MB, 1.0)
+    limit = {"at_most": True}
+    growth = row("to the verdicts: all / a tenth", sum(whole.values()), "s", sum(small.values()), MOST_GROWTH) | limit
+    share = (
+        row(
+            "to the verdicts: a tenth added / all, the same kept set",
+            sum(new.values()),
+            "s",
+            sum(whole.values()),
+            MOST_SHARE,
+        )
+        | limit
+    )
+    memory = row("Python workers, peak of all / the most we accept", many / 1e9, "GB", MOST_MEMORY_GB, 1.0) | limit
+    return [
+        *given,
+        *steps,
+        measuring,
+        growth,
+        share,
+        row("Python workers, peak: all / a tenth", many / 1e9, "GB", few / 1e9),
+        memory,
     ]
-    for row in rows:
-        figures = f"{row['ms']:.1f} | {row['times one']:.3f} | {row['peak GB']:.1f} | {row['predicted GB']:.1f}"
-        lines.append(f"| {row['kind']} | {figures} |")
-    (folder / "scale.md").write_text("\n".join(lines) + "\n")
 
 
-if __name__ == "__main__":
-    main()
+def deliver(folder: Path, origin: str | None) -> tuple[int, int]:
+    """Two snapshots of the documents of `origin`, dealt by turns, and a few of the old ones; how many there are, and
+    their bytes."""
+    texts = documents(origin, most=None, cut=None)
+    old = [text for i, text in enumerate(texts) if i % TIMES]
+    for name, chosen in (("old", old), ("new", texts[::TIMES]), ("few", old[:WARMING])):
+        (folder / name).mkdir(parents=True)
+        for begin in range(0, len(chosen), FILE_DOCUMENTS):
+            with open(folder / name / f"{begin:08d}.jsonl", "w") as out:
+                out.writelines(json.dumps({"text": text}) + "\n" for text in chosen[begin : begin + FILE_DOCUMENTS])
+    return len(texts), sum(len(text.encode()) for text in texts)
+
+
+def run(place: Path, home: str, snapshots: list[str]) -> tuple[dict[str, float], set[str], int]:
+    """Seconds of each step, the kept documents, and the most bytes that all Python workers together held."""
+    source = {
+        "name": "texts",
+        "reader": "jsonl",
+        "domain": "docs",
+        "path": f"{place}/in/{{snapshot}}",
+        "snapshots": snapshots,
+    }
+    value = {"home": str(place / home), "sources": [source], "stages": [{"name": "one", "tokens": 1, "seq_len": 512}]}
+    job = Job(Recipe.model_validate(value), Home(place / home), {step.name: step.name for step in STEPS})
+    job.home.root.mkdir(exist_ok=True)
+    job.spark  # noqa: B018 - started before the clock
+    seconds = {}
+    with peak_memory(is_worker) as peak:
+        for step in [step for step in STEPS if step.name in DECIDING]:
+            started = time.perf_counter()
+            step.run(job)
+            seconds[step.name] = time.perf_counter() - started
+    kept = job.home.lake.arrow(tables.VERDICTS, ["doc_id", "keep"])
+    return seconds, {one["doc_id"] for one in kept.to_pylist() if one["keep"]}, peak()
+
+
+def is_worker(process: psutil.Process) -> bool:
+    return workers.__name__ in process.cmdline()
+
+
+@contextmanager
+def peak_memory(wanted: Callable[[psutil.Process], bool] = lambda process: True, root: int | None = None):
+    """A function that gives the most bytes which processes below `root` (this one) held together, shared pages counted
+    once.
+
+    Sampled twice a second.
+    """
+    above, most, done = psutil.Process(root), 0, threading.Event()
+
+    def sample() -> None:
+        nonlocal most
+        while not done.wait(0.5):
+            with suppress(psutil.NoSuchProcess):  # the last sample may come late
+                most = max(most, sum(_pss(process, wanted) for process in [above, *above.children(recursive=True)]))
+
+    sampler = threading.Thread(target=sample, daemon=True)
+    sampler.start()
+    try:
+        yield lambda: most
+    finally:
+        done.set()
+        sampler.join()
+
+
+def _pss(process: psutil.Process, wanted: Callable[[psutil.Process], bool]) -> int:
+    try:
+        return process.memory_full_info().pss if wanted(process) else 0
+    except psutil.Error:
+        return 0  # it ended meanwhile

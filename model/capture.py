@@ -85,7 +85,8 @@ class CapturedSteps:
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool):
+        # the thread that reads batches ahead pins memory meanwhile, which would otherwise end the capture
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
             numbers = self.compute([fixed], fixed_count)
         return Graph(graph, fixed, fixed_count, numbers)
 
