@@ -275,7 +275,8 @@ def test_from_one_process_without_pool_and_worker(deployed, finished_home, serve
     command = [sys.executable, "-m", "flows.cli", "deploy", here.file.name, "--here"]
     serving = subprocess.Popen(command, cwd=here.file.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
-        wait(lambda: server.get(f"/deployments/{here.id}").json()["work_pool_name"] is None)
+        named = "/deployments/name/curriculum/here"  # gone for a moment, when it leaves the pool
+        wait(lambda: (one := server.get(named)).status_code == 200 and one.json()["work_pool_name"] is None)
         assert here.ended(here.run(), "Completed", "Failed")["state_name"] == "Completed"
     finally:
         serving.send_signal(signal.SIGINT)
