@@ -13,6 +13,7 @@ or flows.
     cudnn           attention by cuDNN, where its frontend is installed
     pieces          what lies between large operators, compiled on a GPU
     loss            cross-entropy without the logits in memory
+    initial         weights before the first step
     optim           AdamW and the phases of the learning rate
     step            an optimiser step, in micro-batches if need be
     parallel        several processes that train one model

@@ -1,7 +1,7 @@
 """How a model is laid out on GPUs: what fits, what is sent, how fast that is likely to be.
 
 Tokens a second are an expectation: MFU and scaling were measured on one and two H200 of one machine
-(benchmarks/results/trainer.md and, for kinds of parallelism, the same step on two GPUs), and are carried over to other
+(benchmarks/results/trainer.md and ranks.md), and are carried over to other
 sizes as they are.
 """
 
@@ -19,7 +19,7 @@ from schemas.training import ModelConfig
 
 # share of the chip's peak that a step reaches, by width and whether there are experts; one H200, documents of 700
 MFU = {True: {768: 0.416, 1024: 0.467, 2048: 0.541}, False: {768: 0.450, 1024: 0.500, 2048: 0.585}}
-SCALING = {"shard": 1.80 / 2, "experts": 1.61 / 2}  # on two H200, against nothing sent
+SCALING = {"shard": 1.96 / 2, "experts": 1.68 / 2}  # on two H200, against nothing sent
 NARROWEST = 768  # whose rate was measured
 UPDATE = 28 / 4.07e12  # seconds a parameter that AdamW takes: bytes, and bytes a second on an H200
 NVLINK = 267e9  # bytes a second that a GPU receives within its machine: reduce-scatter on two H200 (all-gather: 289)
@@ -139,14 +139,15 @@ def again(config: ModelConfig, vocab_size: int, length: int, recompute: str) -> 
 def step_seconds(config: ModelConfig, vocab_size: int, layout: Layout, step: Step, length: int, sent: Traffic) -> float:
     """Seconds of a step, from the work of a GPU at the rate of one.
 
-    `replicate` sends behind its backward, and updates a part. Others send while they work, slowed as two GPUs were,
-    unless the links take longer; tokens of more than one peer, which is what was measured, come on top.
+    `replicate` sums gradients behind its backward and updates a part; weights travel while others are updated. Others
+    send while they work, slowed as two GPUs were, unless the links take longer; tokens of more than one peer, which is
+    what was measured, come on top.
     """
     tokens = step.tokens * step.micro_batches
     flops = tokens * token_flops(config, vocab_size, length) * again(config, vocab_size, length, step.recompute)
     work, inside, outside = flops / (mfu(config) * PEAKS["H200"]), sent.inside / NVLINK, sent.outside / NETWORK
     if layout.kind == "replicate":
-        return work + inside + outside - UPDATE * sum(parameters(config, vocab_size)) * (1 - 1 / layout.world)
+        return work + (inside + outside) / 2 - UPDATE * sum(parameters(config, vocab_size)) * (1 - 1 / layout.world)
     peers = layout.group(config) - 1
     more = sent.tokens / NVLINK * (1 - 1 / peers) if peers else 0.0
     return max(work / SCALING[layout.kind], inside, outside) + more

@@ -2,7 +2,6 @@
 they do between is a sum over all of them, as fast as it goes."""
 
 import dataclasses
-import importlib.util
 import json
 import os
 import re
@@ -210,7 +209,6 @@ def test_a_run_ends_within_a_minute():
 
 # Settings, and the trainer alone
 
-NO_RANKS = pytest.mark.skipif(importlib.util.find_spec("model.tensors") is None, reason="checkpoints in parts are not merged yet")
 
 
 @pytest.fixture
@@ -228,7 +226,6 @@ def python_m_model(*arguments, without=(), **env):
     return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, env=os.environ | env)
 
 
-@NO_RANKS
 def test_the_trainer_alone_needs_shards_and_torch_only(shards, tmp_path):
     absent = ("pyspark", "py4j", "delta", "deltalake", "prefect", "pydantic", "pyarrow", "streaming", "rich", "typer", "yaml", "flows", "pipelines")
     done = python_m_model(shards, tmp_path / "run", without=absent)
@@ -300,7 +297,6 @@ def test_a_recipe_whose_batch_cannot_be_shared_is_refused():
         recipes.Recipe.model_validate(value | {"train": value["train"] | {"processes": 3}})
 
 
-@NO_RANKS
 def test_two_processes_train_as_one_does(shards, tmp_path):
     steps = []
     told = launch(shards, tmp_path / "two", lambda step: steps.append(step.step), 2)
