@@ -72,7 +72,7 @@ def main() -> None:
     ranks, rows = join(), []
     for kind in options.kinds:
         row = measure(kind, ranks, LINE)
-        alone = rows[0]["ms"] if rows else row["ms"]
+        alone = rows[0]["ms"] if rows and rows[0]["kind"] == "alone" else row["ms"] if kind == "alone" else float("nan")
         rows.append(row | {"times one": alone / row["ms"] * (1 if kind == "alone" else ranks.world)})
         if ranks.rank == 0:
             print(json.dumps(rows[-1]), flush=True)

@@ -52,7 +52,8 @@ def update(
     `numbers` [5], fp32 on the device: learning rate, 1 / (1 - beta_1^t), 1 / (1 - beta_2^t), what the gradient is
     multiplied with, and 0 if nothing is to happen.
     """
-    n = master.numel()
+    if not (n := master.numel()):
+        return
     adamw_kernel[(triton.cdiv(n, BLOCK),)](
         weight, master, gradient, first, second, numbers, n, decay, BETA_1=betas[0], BETA_2=betas[1], EPS=eps,
         ROUND=weight.dtype != master.dtype, BLOCK=BLOCK, num_warps=8,

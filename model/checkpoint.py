@@ -11,7 +11,7 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -90,9 +90,10 @@ def save(run: Path, step: int, owned: Owned, state: dict, ranks: Ranks) -> None:
     except OSError as error:
         _together(ranks, lambda: shutil.rmtree(scratch, ignore_errors=True), by=0)
         older = newest(run)
-        raise OSError(
+        raise _failure(
             f"the checkpoint of step {step} could not be written to {folder} ({error}): free some space and start "
-            f"again; the run goes on from {older.name if older else 'its beginning'}"
+            f"again; the run goes on from {older.name if older else 'its beginning'}",
+            error.errno,
         ) from error
     _together(ranks, lambda: [_delete(path) for path in _checkpoints(run)[:-KEEP]], by=0)
 
@@ -107,7 +108,8 @@ def save_weights(path: Path, owned: Owned, ranks: Ranks) -> None:
         _together(ranks, lambda: _rename(scratch, path), by=0)
     except OSError as error:
         _together(ranks, lambda: scratch.unlink(missing_ok=True), by=0)
-        raise OSError(f"{path} could not be written ({error}): free some space and start again") from error
+        told = f"{path} could not be written ({error}): free some space and start again"
+        raise _failure(told, error.errno) from error
 
 
 def newest(run: Path) -> Path | None:
@@ -122,9 +124,9 @@ def load_newest(run: Path, recorded: int, identity: dict, owned: Owned, ranks: R
 
     Those that are passed over are named. Raises ValueError if all are, and as `check_same` does for `identity`.
     """
-    folders, recorded = ranks.every((_checkpoints(run), recorded))[0]
+    names, recorded = ranks.every(([folder.name for folder in _checkpoints(run)], recorded))[0]
     why = []
-    for folder in reversed(folders):
+    for folder in (run / "checkpoints" / name for name in reversed(names)):
         state, damage = _state(folder, recorded, ranks)
         if not damage:
             check_same(state["made_with"], identity, state["tokens"], folder)
@@ -181,14 +183,22 @@ def to_disk(path: Path) -> None:
 
 def _together(ranks: Ranks, act: Callable[[], object], by: int | None = None) -> None:
     """Have all ranks, or that one, do something, and wait until it is done. What one cannot, all raise as OSError."""
-    failure = ""
+    failure, number = "", None
     try:
         if by in (None, ranks.rank):
             act()
     except OSError as error:
-        failure = str(error)
-    if told := _told(ranks.every(failure)):
-        raise OSError(told)
+        failure, number = str(error), error.errno
+    words, numbers = zip(*ranks.every((failure, number)), strict=True)
+    if told := _told(words):
+        raise _failure(told, next(filter(None, numbers), None))
+
+
+def _failure(told: str, number: int | None) -> OSError:
+    """With its number, by which a full disk is known, and no other words than ours."""
+    failure = OSError(told)
+    failure.errno = number
+    return failure
 
 
 def _reason(error: Exception) -> str:
@@ -196,7 +206,7 @@ def _reason(error: Exception) -> str:
     return str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
 
 
-def _told(words: list[str]) -> str:
+def _told(words: Sequence[str]) -> str:
     """What some ranks said, in one sentence that says who."""
     said = {rank: word for rank, word in enumerate(words) if word}
     return "; ".join(f"rank {rank}: {word}" if len(words) > 1 else word for rank, word in list(said.items())[:3])

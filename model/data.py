@@ -54,8 +54,11 @@ class Batch:
         )
 
     def split(self, parts: int) -> list[Batch]:
-        """The batch, on the host, in parts of equal rows, in order."""
-        size = len(self.tokens_BL) // parts
+        """The batch, on the host, in parts of equal rows, in order: as many as asked for, or the next number that the
+        rows divide by, as a stage of longer rows has fewer."""
+        rows = len(self.tokens_BL)
+        parts = next(number for number in range(min(parts, rows), rows + 1) if rows % number == 0)
+        size = rows // parts
         return [self._rows(size * part, size * (part + 1)) for part in range(parts)] if parts > 1 else [self]
 
     def _rows(self, first: int, last: int) -> Batch:

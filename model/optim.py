@@ -92,7 +92,6 @@ class AdamW:
         their norm before clipping (fp32, on the device)."""
         gradients = self.placed.reduce(self.sums or {name: weight.grad for name, weight in self.weights.items()})
         norm = (self._step_gpu if self.done.is_cuda else self._step_cpu)(gradients)
-        self.placed.settle()
         self.forget()
         return norm
 
@@ -115,6 +114,7 @@ class AdamW:
             own, moments = self.placed.own[name], (self.first[name], self.second[name])
             update(own, master, gradients[name], *moments, numbers, self.config.betas, EPS, self.decays[name])
             self.placed.publish(name)
+        self.placed.settle()
         return norm
 
     def _whole_norm(self, norm: Tensor) -> Tensor:
@@ -139,12 +139,6 @@ class AdamW:
         self.done += 1
         self.publish()
         return norm
-
-    def moments(self) -> dict[str, Tensor]:
-        """The optimiser's state as named tensors, for a checkpoint."""
-        tensors = {f"{name}.exp_avg": moment for name, moment in self.first.items()}
-        tensors |= {f"{name}.exp_avg_sq": moment for name, moment in self.second.items()}
-        return tensors | {f"{name}.step": self.done.clone() for name in self.masters}
 
 
 def experts_added_by_kernels(network: Transformer) -> list[str]:

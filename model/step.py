@@ -47,7 +47,7 @@ class Divided(RuntimeError):
     """A rank ran out of memory: all are to begin again from the last checkpoint, divided as `division` says."""
 
     def __init__(self, division: Division):
-        super().__init__(f"memory ran out: the run goes on from its last checkpoint with {division}")
+        super().__init__(f"memory ran out: start again, and the run goes on from its last checkpoint with {division}")
         self.division = division
 
 
@@ -195,7 +195,9 @@ class Told:
         for number, filled_up in self._segments:
             nats.append(self._numbers[at : at + number])
             at += filled_up
-        told = self.ranks.gather((*segments(self.batch), torch.cat(nats).numpy()))
+        is_finite = all(map(math.isfinite, (loss, balance, norm)))  # the same on all ranks
+        share = self.ranks.gather if is_finite else self.ranks.every  # all name the documents
+        told = share((*segments(self.batch), torch.cat(nats).numpy()))
         rows = document_losses(self.number, *map(np.concatenate, zip(*told, strict=True))) if told else NO_ROWS
         _check_finite(self.number, numbers, rows)
         return numbers, rows, self._numbers[at:].long()

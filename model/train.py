@@ -2,7 +2,8 @@
 same bits.
 
 The folder of a run holds: checkpoints/ (model/checkpoint.py), metrics.jsonl, seconds.jsonl and ledger/
-(model/ledger.py), evaluations.json, final/ (weights.safetensors, config.json) and, last of all, result.json.
+(model/ledger.py), evaluations.json, final/ (weights.safetensors, config.json) and, last of all, result.json; of several
+ranks also division.json, where memory ran out, and logs/.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ from model.speed import dense_rate, peak_memory, peak_rate
 from model.step import Divided, Division, Learner, Told
 from model.trace import Trace, span
 from model.transformer import step_flops
-from schemas.files import write_json
+from schemas.files import json_hash, write_json, write_whole
 from schemas.manifest import Stage, load_manifest, load_plan
-from schemas.training import ModelConfig, TrainConfig, check_shares
+from schemas.training import ModelConfig, TrainConfig, check_shares, require
 
 DIVISION = "division.json"  # how several ranks divide a step, where one ran out of memory
 
@@ -45,7 +46,7 @@ class Progress:
 
     `of_dense` is the model's FLOP/s over those of dense products here, `mfu` over the chip's peak where it is known,
     `waited` the share of the step spent waiting for data, `busiest` the rows of the busiest expert over an even share,
-    `memory` the most bytes held.
+    `memory` the most bytes held; of several ranks `waited` and `memory` are rank 0's.
     """
 
     step: int
@@ -79,8 +80,11 @@ def train(
     """
     manifest, plan = load_manifest(shards / "manifest.json"), load_plan(shards / "plan.json")
     made_with = identity(manifest, plan, model, config)
-    if (done := finished(run, made_with)) is not None:
-        return done
+    told = ranks.every(json_hash([made_with, config.parallel]))
+    others = [rank for rank, one in enumerate(told) if one != told[0]]
+    require(not others, f"expected shards and settings of rank 0 on all machines, found others on ranks {others[:8]}")
+    if (done := ranks.every(finished(run, made_with) if ranks.rank == 0 else None)[0]) is not None:
+        return done if ranks.rank == 0 else {}
     keep_memory()
     batches = Batches(shards, manifest, plan, config.batch_tokens)
     check_shares(config.batch_tokens, [stage.seq_len for stage in plan.stages], ranks.world)
@@ -94,7 +98,7 @@ def train(
         try:
             work.go()
         except Divided as smaller:
-            write_json(run / DIVISION, dataclasses.asdict(smaller.division))
+            keep_division(run, smaller.division, learner)
             raise
     return finish(run, learner, manifest, plan, state, made_with)
 
@@ -225,18 +229,27 @@ def _resume(run: Path, learner: Learner, made_with: dict) -> State:
         _, content = loaded
         state = State(**{field.name: content[field.name] for field in dataclasses.fields(State)})
         learner.adamw.publish()
-    learner.resume(state.last_load, _division(run, state, learner.ranks))
+    learner.resume(state.last_load, kept_division(run, learner) or Division(state.micro_batches, state.recompute))
     learner.ranks.barrier()  # all have read what rank 0 changes next
     if learner.ranks.rank == 0:
         (run / "result.json").unlink(missing_ok=True)  # of a plan that was amended since
     return state
 
 
-def _division(run: Path, state: State, ranks: Ranks) -> Division:
-    """That of the checkpoint; of several ranks, the one that a rank left which ran out of memory."""
-    if ranks.world > 1 and (run / DIVISION).exists():
-        return Division(**json.loads((run / DIVISION).read_text()))
-    return Division(state.micro_batches, state.recompute)
+def keep_division(run: Path, division: Division, learner: Learner) -> None:
+    """Leave word, as this rank ran out of memory, how all are to divide their steps when they start again."""
+    told = {"ranks": learner.ranks.world, "parallel": learner.config.parallel, **dataclasses.asdict(division)}
+    write_whole(run / DIVISION, (json.dumps(told) + "\n").encode(), attempt=str(learner.ranks.rank))
+
+
+def kept_division(run: Path, learner: Learner) -> Division | None:
+    """What such a rank left, as rank 0 reads it; None for a run of other ranks, or of another kind of parallelism."""
+    ranks, told = learner.ranks, {}
+    if ranks.rank == 0 and (run / DIVISION).exists():
+        told = json.loads((run / DIVISION).read_text())
+    told = ranks.every(told)[0]
+    is_of_these = (told.get("ranks"), told.get("parallel")) == (ranks.world, learner.config.parallel)
+    return Division(told["micro_batches"], told["recompute"]) if ranks.world > 1 and is_of_these else None
 
 
 def keep_memory() -> None:

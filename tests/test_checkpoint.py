@@ -193,11 +193,12 @@ def test_damage_that_one_rank_sees_takes_all_to_the_older_checkpoint(tmp_path, c
 
 
 def load_what_rank_0_knows(ranks, run):
-    """Only rank 0's folder and record count."""
-    return load(ranks, run if ranks.rank == 0 else run / "elsewhere", 1 if ranks.rank == 0 else 99)
+    """Only rank 0's record counts; another machine has the folder elsewhere."""
+    return load(ranks, run if ranks.rank == 0 else run / "mounted", 1 if ranks.rank == 0 else 99)
 
 
 def test_all_take_what_rank_0_lists(tmp_path):
+    (tmp_path / "mounted").symlink_to(tmp_path)
     for step in (1, 2):
         save(ALONE, tmp_path, step)
     assert [name for name, _ in by(2, load_what_rank_0_knows, tmp_path)] == ["step-0000001"] * 2

@@ -5,10 +5,12 @@ import os
 
 import numpy as np
 import pytest
+import torch
 from ranks import in_ranks
 from test_step import CONFIG, batch_of
 
 from model.parallel.ranks import ALONE
+from model.parallel.replicate import Replicated
 from model.step import Division, Learner
 from schemas.manifest import LearningRate, Stage
 from tests.tiny import TINY, VOCAB, heldout_documents
@@ -86,3 +88,21 @@ def ranks_told(request):
 def test_ranks_do_what_one_does(ranks_told, alone):
     for found in ranks_told.values():
         same(found, alone, 2e-4)
+
+
+def share_odd(ranks):
+    """Gradients of weights that do not divide by the ranks, reduced, and each part's square of it published."""
+    weights = {"odd": torch.zeros(3, 5), "norm": torch.zeros(4), "even": torch.zeros(4, 2), "small": torch.zeros(1, 1)}
+    placed = Replicated({name: torch.nn.Parameter(weight) for name, weight in weights.items()}, ranks)
+    gradients = {name: torch.arange(w.numel()).view(w.shape) + 10.0**ranks.rank for name, w in weights.items()}
+    for name, part in placed.reduce(gradients).items():
+        placed.own[name].copy_(part**2)
+        placed.publish(name)
+    placed.settle()
+    return {name: weight.data.numpy() for name, weight in placed.weights.items()}
+
+
+def test_what_does_not_divide_by_the_ranks_is_shared_too():
+    for told in in_ranks(3, share_odd):
+        for values in told.values():
+            np.testing.assert_array_equal(values.flatten(), (3 * np.arange(values.size) + 111.0) ** 2)

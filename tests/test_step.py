@@ -216,3 +216,10 @@ def test_segments_of_a_packing_are_filled_up_with_empty_ones():
     assert second.bounds_S.tolist() == [0, 1] + [8] * 15 and second.segments_BL.tolist() == [[2] + [3] * 7]
     many = pack(np.arange(300), 1, 300)
     assert len(many.bounds_S) - 1 == 320
+
+
+def test_a_division_of_more_rows_than_a_batch_has_leaves_none_out():
+    for asked, parts in ((1, 1), (3, 4), (5, 8), (8, 8), (16, 8)):
+        split = batch_of().split(asked)
+        assert len(split) == parts and len({len(part.tokens_BL) for part in split}) == 1
+        assert torch.equal(torch.cat([part.tokens_BL for part in split]), batch_of().tokens_BL)

@@ -15,7 +15,7 @@ from schemas.training import PLACE
 STEP = "train"
 NEEDS = ("shard",)
 TABLES = (tables.LEDGER,)
-REVISION = 2
+REVISION = 3
 
 
 def part(recipe: Recipe) -> dict[str, Any]:

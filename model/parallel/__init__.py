@@ -1,11 +1,11 @@
 """Several processes train one model, one on each GPU.
 
-    ranks           which process this is, and what they tell one another
-    replicate       all weights on all ranks, the update split
-    shard           weights split over ranks, gathered block by block
-    experts         experts split over ranks, tokens gathered
-    launch          as many as a machine has GPUs, started and followed
-    watch           a rank that dies or hangs ends the run, and is named
+ranks           which process this is, and what they tell one another
+replicate       all weights on all ranks, the update split
+shard           weights split over ranks, gathered block by block
+experts         experts split over ranks, tokens gathered
+launch          as many as a machine has GPUs, started and followed
+watch           a rank that dies or hangs ends the run, and is named
 """
 
 from __future__ import annotations
@@ -34,8 +34,10 @@ def kind_of(model: ModelConfig, config: TrainConfig, vocab_size: int, longest: i
     from model.fitting import choose_parallel
 
     capacity = torch.cuda.get_device_properties(ranks.device).total_memory
+    capacity = capacity if config.precision == "bf16" else capacity / 2  # sizes are those of bf16
     tokens, host = config.batch_tokens // ranks.world, int(os.environ["LOCAL_WORLD_SIZE"])
-    return choose_parallel(model, vocab_size, ranks.world, tokens, longest, capacity, host)
+    kind = choose_parallel(model, vocab_size, ranks.world, tokens, longest, capacity, host)
+    return ranks.every(kind)[0]  # drivers differ in how much memory they report
 
 
 def place(network: Transformer, config: TrainConfig, ranks: Ranks) -> Replicated | Sharded:

@@ -84,7 +84,8 @@ class SplitExperts(nn.Module):
 def split_experts(network: Transformer, dtype: torch.dtype, ranks: Ranks) -> Sharded:
     """Make the parts of a network on the meta device, experts split over as many neighbouring ranks
     of a machine as they divide by: tokens travel in every layer."""
-    size = math.gcd(network.config.experts, int(os.environ.get("LOCAL_WORLD_SIZE", ranks.world)), ranks.world)
+    of_machines = ranks.every(int(os.environ.get("LOCAL_WORLD_SIZE", ranks.world)))
+    size = math.gcd(network.config.experts, ranks.world, *of_machines)
     mesh = init_device_mesh(ranks.device.type, (ranks.world // size, size), mesh_dim_names=("rest", "experts"))
     group, rows = mesh["experts"].get_group(), network.config.experts * network.config.d_expert
     firsts = {}

@@ -72,7 +72,7 @@ def follow(program: list[str], run: Path, on_step: Callable[[Progress], None], p
         for told in filter(None, map(_parsed, launcher.stdout)):
             if "failed" in told:
                 failed = told
-            else:
+            elif "step" in told:
                 step = told["step"]
                 on_step(Progress(**told))
     if failed:

@@ -1,4 +1,7 @@
-"""The processes of a run: which one this is, and what they tell one another."""
+"""The processes of a run: which one this is, and what they tell one another.
+
+Objects travel pickled: ranks trust one another and the network between them, as torch.distributed does.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from torch import Tensor
 
 READING = "reading data"  # what a rank does that others may wait for without end
 PATIENCE = datetime.timedelta(minutes=10)  # for one that is late; `watch` is told of those that are gone long before
+SAVING = datetime.timedelta(hours=2)  # between hosts, where one may write a checkpoint to a slow disk
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class Ranks:
     @cached_property
     def host(self) -> dist.ProcessGroup:
         """The group in which hosts talk: objects and barriers, past the GPUs."""
-        return dist.new_group(backend="gloo", timeout=PATIENCE)
+        return dist.new_group(backend="gloo", timeout=SAVING)
 
     def sum(self, tensor: Tensor) -> Tensor:
         """The tensor, in place, as the sum over all ranks."""

@@ -88,5 +88,5 @@ def keeps(network: nn.Module, ranks: Ranks) -> bool:
     """Whether the gathered weights stay between forward and backward."""
     if ranks.device.type == "cpu":
         return True
-    there = torch.cuda.get_device_properties(ranks.device).total_memory
+    there = min(ranks.every(torch.cuda.get_device_properties(ranks.device).total_memory))
     return 2 * sum(weight.numel() for weight in network.parameters()) < KEPT * there

@@ -1,10 +1,10 @@
-"""A rank that dies or hangs ends the run within a minute, and is named with its step.
+"""A rank that dies, is stopped or reads data for ever ends the run within a minute, and is named with its step.
 
 Every two seconds each process tells how it is, in the store through which torch's launcher brought the ranks together,
 and looks at the next rank: the same little work for each in a run of any size. Whoever finds that rank silent, or
 reading data while others wait for it, leaves a last word; whoever finds a last word ends. So does a process whose
-launcher is gone, or that store with the launcher which keeps it. Where all ranks do the same, be it for an hour, none
-is at fault.
+launcher is gone, or that store with the launcher which keeps it. Ranks that compute or save are waited for: for
+ten minutes on GPUs, two hours where hosts wait for one another.
 """
 
 from __future__ import annotations
@@ -115,6 +115,8 @@ class Watch:
         step, what, since = self._now
         beat = {"round": self._rounds, "step": step, "what": what, "seconds": time.monotonic() - since}
         self._store.set(str(self.rank), json.dumps(beat | {"process": [self.machine, os.getpid()]}))
+        if self._done:  # meanwhile
+            self._store.set(str(self.rank), "done")
         self._rounds += 1
         return self._read("last word")
 
@@ -135,7 +137,7 @@ class Watch:
 
     def _obey(self, word: dict[str, Any]) -> NoReturn:
         """End as the last word says. One process of a machine prints it."""
-        if word["hung"] and word["hung"][0] == self.machine and word["hung"][1] != os.getpid():
+        if word["hung"] and word["hung"][0] == self.machine and word["hung"][1] not in (os.getpid(), 0, 1, -1):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(word["hung"][1], signal.SIGKILL)  # its launcher would give it 30 s for SIGTERM
         prints = word["rank"] == self.rank if word["machine"] == self.machine else self.local == 0
