@@ -195,7 +195,7 @@ def spread(x_TD: Tensor, place_R: Tensor, top_k: int) -> Tensor:
     return x_TD.new_empty(len(place_R), x_TD.shape[1]).index_copy_(0, place_R.long(), x_TD.repeat_interleave(top_k, 0))
 
 
-def combine(y_RD: Tensor, place_R: Tensor, top_k: int, weights_TK: Tensor | None) -> Tensor:
+def combine(y_RD: Tensor, place_R: Tensor, top_k: int, weights_TK: Tensor | None, end_1: None = None) -> Tensor:
     y_TKD = y_RD[place_R].view(-1, top_k, y_RD.shape[1])
     return (y_TKD if weights_TK is None else y_TKD * weights_TK[:, :, None]).sum(1)
 

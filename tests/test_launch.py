@@ -105,6 +105,7 @@ def test_what_a_rank_raises_arrives_whole_and_it_is_not_started_again(sums, tmp_
     assert said == "rank 1 in step 30: FloatingPointError: loss not finite; documents [7]" and (tmp_path / "starts").read_text() == "x"
 
 
+@pytest.mark.servers
 def test_all_start_again_where_a_rank_leaves_a_smaller_division_and_only_then(sums, tmp_path):
     """Here it fits the second time, and then the data are wrong."""
     code = "divided = (run / 'division.json').exists()\n"
@@ -144,6 +145,7 @@ def test_under_torchrun_rank_and_step_are_named(sums, tmp_path, code, said):
     assert launcher.returncode == 1 and not running(tmp_path) and time.monotonic() - began < 30
 
 
+@pytest.mark.servers
 def test_of_two_machines_one_ends_where_the_other_s_launcher_is_gone(sums, tmp_path):
     free = subprocess.run([sys.executable, "-c", "import socket; s = socket.socket(); s.bind(('127.0.0.1', 0)); print(s.getsockname()[1])"], capture_output=True, text=True)
     nodes = ["--nnodes", 2, "--nproc-per-node", 1, "--master-addr", "127.0.0.1", "--master-port", free.stdout.strip(), "--node-rank"]

@@ -271,7 +271,7 @@ def test_every_file_that_a_step_left_counts(finished_home, tmp_path):
     every = {name for receipt in receipts for name in receipt.files}
     written = {str(path.relative_to(copy.root)) for folder in ("shards", "models", "report", "runs") for path in (copy.root / folder).rglob("*")
                if path.is_file() and "checkpoints" not in path.parts}
-    assert every == written
+    assert every == written - {"shards/settings.json"}  # what the trainer is told, for machines without recipes
 
 
 def test_what_a_finished_run_lost_is_made_again_the_same(finished_home, spark, tmp_path):

@@ -78,7 +78,7 @@ def _(y_RD, place_R, top_k, weights_TK, end_1=None):
     return y_RD.new_empty(y_RD.shape[0] // top_k, y_RD.shape[1])
 
 
-def _combine_launch(y_RD, place_R, top_k, weights_TK, end_1):
+def _combine_launch(y_RD, place_R, top_k, weights_TK, end_1=None):
     tokens, width = len(y_RD) // top_k, y_RD.shape[1]
     out_TD = y_RD.new_empty(tokens, width)
     weights = y_RD if weights_TK is None else weights_TK.contiguous()  # unused where there are none
