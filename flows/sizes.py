@@ -69,7 +69,7 @@ def _share(recipe: Recipe, gpus: int, length: int) -> int:
     if batch % (gpus * length):
         raise RecipeError(
             f"expected train.batch_tokens that divide by {gpus:,} GPUs into whole rows of {length:,}, found {batch:,}: "
-            f"choose a multiple of {gpus * length:,}, or say --tokens"
+            f"choose a multiple of {gpus * length:,}, or say --gpus or --tokens"
         )
     return batch // gpus
 

@@ -123,5 +123,5 @@ def check_shares(batch_tokens: int, lengths: Iterable[int], ranks: int) -> None:
         require(
             rows % ranks == 0,
             f"train.batch_tokens ({batch_tokens}) must divide by {ranks * length}, a sequence of {length} tokens "
-            f"for each of {ranks} processes; found {rows} sequences. Change it, or train.processes",
+            f"for each of {ranks} processes; found {rows} sequences. Change it, or the number of processes",
         )

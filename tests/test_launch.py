@@ -128,7 +128,7 @@ def torchrun(*arguments, **options):
 @pytest.mark.parametrize(
     ("code", "said"),
     [
-        ("os.kill(os.getpid(), signal.SIGSTOP)", r"^rank 1 gave no sign of life for 4 s; it was last seen (computing|reading data) in step 30$"),
+        ("os.kill(os.getpid(), signal.SIGSTOP)", r"^rank 1 gave no sign of life for 4 s in step 30; it was last seen (computing|reading data)$"),
         pytest.param("os.kill(os.getpid(), signal.SIGKILL)", r"^rank 0 was computing in step 30 when its launcher ended it$", marks=pytest.mark.servers),
         pytest.param("raise FloatingPointError('loss not finite')", r"^rank 1 in step 30: FloatingPointError: loss not finite$", marks=pytest.mark.servers),
         pytest.param("time.sleep(100)", r"^rank 1 has been reading data for [23] s in step 30; the others wait for it$", marks=pytest.mark.servers),
@@ -192,7 +192,7 @@ BEAT = {"round": 3, "step": 7, "what": "saving", "seconds": 500.0, "process": [0
         ("done", 1000.0, (8, "computing"), None),
         (BEAT, 0.0, (8, "computing"), None),  # checkpoints, evaluations and compilers may take minutes
         (BEAT, 30.0, (8, "computing"), None),
-        (BEAT, 32.0, (8, "computing"), "rank 5 gave no sign of life for 32 s; it was last seen saving in step 8"),
+        (BEAT, 32.0, (8, "computing"), "rank 5 gave no sign of life for 32 s in step 8; it was last seen saving"),
         (BEAT | {"what": "reading data", "seconds": 44.0}, 0.0, (8, "computing"), None),
         (BEAT | {"what": "reading data", "seconds": 46.0}, 0.0, (8, "reading data"), None),  # a slow disk is slow for all
         (BEAT | {"what": "reading data", "seconds": 46.0}, 0.0, (8, "computing"), "rank 5 has been reading data for 46 s in step 7; the others wait for it"),

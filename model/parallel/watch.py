@@ -104,8 +104,9 @@ class Watch:
 
     def _heed(self) -> None:
         """What the launcher says until the next beat, or that it is gone."""
+        signalled = select.select([self._signals], [], [], self.limits.beat)[0]
         step, what, _ = self._now
-        if select.select([self._signals], [], [], self.limits.beat)[0]:
+        if signalled:
             self._leave(f"rank {self.rank} was {what}{_in(step)} when its launcher ended it", 1, told=False)
         if os.getppid() != self._launcher:
             self._end(f"the launcher of rank {self.rank} is gone{_in(step)}", 1)
@@ -162,7 +163,7 @@ def fault(rank: int, beat: str | None, silent: float, mine: tuple[int | None, st
         return None
     told = json.loads(beat)
     if silent > limits.silence:
-        return f"rank {rank} gave no sign of life for {silent:.0f} s; it was last seen {told['what']}{_in(mine[0])}"
+        return f"rank {rank} gave no sign of life for {silent:.0f} s{_in(mine[0])}; it was last seen {told['what']}"
     if told["what"] == READING != mine[1] and told["seconds"] > limits.reading:
         return f"rank {rank} has been {READING} for {told['seconds']:.0f} s{_in(told['step'])}; the others wait for it"
     return None
