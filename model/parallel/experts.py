@@ -1,4 +1,4 @@
-"""Experts are split over a group of ranks, and each group's sharded over the groups; the rest is sharded over all ranks.
+"""Experts are split over a group of ranks, and each group's sharded over the groups; the rest is sharded over all.
 
 Every rank of a group gathers the tokens of all and applies its own experts to those that chose them; the partial sums
 come back summed. With 4 of 16 experts over 2 ranks 96 % of tokens need both, so that this sends less than rows one by
@@ -82,8 +82,8 @@ class SplitExperts(nn.Module):
 
 
 def split_experts(network: Transformer, dtype: torch.dtype, ranks: Ranks) -> Sharded:
-    """Make the parts of a network on the meta device, experts split over as many neighbouring ranks of a machine as they
-    divide by: tokens travel in every layer."""
+    """Make the parts of a network on the meta device, experts split over as many neighbouring ranks of a machine as
+    they divide by: tokens travel in every layer."""
     of_machines = ranks.every(int(os.environ.get("LOCAL_WORLD_SIZE", ranks.world)))
     size = math.gcd(network.config.experts, ranks.world, *of_machines)
     mesh = init_device_mesh(ranks.device.type, (ranks.world // size, size), mesh_dim_names=("rest", "experts"))
