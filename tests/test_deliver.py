@@ -204,14 +204,15 @@ def test_a_server_hears_of_it_each_time(prefect_server, place, monkeypatch):
         command = [sys.executable, "-m", "flows.cli", "deliver", "web/2026-01", "-r", "recipe.yaml"]
         done = subprocess.run(command, env={**os.environ, "PREFECT_HOME": str(place / "prefect")}, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0 and known in done.stdout and f"{url} has heard of it" in done.stdout, done.stdout + done.stderr
-    wanted = {"filter": {"event": {"name": ["millrace.delivery"]}}}
+    key = f"millrace.home.{Home(place / 'home').key}"
+    wanted = {"filter": {"event": {"name": ["millrace.delivery"]}, "resource": {"id": [key]}}}  # other tests deliver to their homes
     events, waited = [], threading.Event()
     for _ in range(100):  # the server stores what it heard in its own time
         events = httpx.post(f"{url}/events/filter", json=wanted).json()["events"]
         if len(events) == 2:
             break
         waited.wait(0.3)
-    home = {"prefect.resource.id": f"millrace.home.{Home(place / 'home').key}", "prefect.resource.name": "home"}
+    home = {"prefect.resource.id": key, "prefect.resource.name": "home"}
     assert [event["resource"] for event in events] == [home, home]
     assert events[0]["payload"] == {"source": "web", "snapshot": "2026-01", "recipe": str(place / "recipe.yaml")}
 
