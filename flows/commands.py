@@ -250,7 +250,10 @@ def similar(
 @app.command()
 def model(
     what: Annotated[str | None, typer.Argument(metavar="[PRESET|RECIPE]", help="a preset's name, or a recipe")] = None,
-    gpus: Annotated[int, typer.Option(min=1, max=1 << 16, help="GPUs, eight to a machine.")] = 8,
+    gpus: Annotated[
+        int | None,
+        typer.Option(min=1, max=1 << 16, help="GPUs, eight to a machine; as many of 8 as share a recipe's batch."),
+    ] = None,
     seq: Annotated[int | None, typer.Option(min=1, help="Tokens of a row; a recipe's longest, else 4,096.")] = None,
     tokens: Annotated[
         int | None, typer.Option(min=1, help="Of a GPU and step; a recipe's share, else 32,768 or one row.")

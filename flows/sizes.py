@@ -16,6 +16,7 @@ from schemas.presets import VOCAB, Preset, preset, presets
 from schemas.recipe import Recipe, RecipeError, load
 from schemas.training import ModelConfig
 
+MACHINE = 8  # GPUs
 TOKENS, ROW = 32_768, 4_096  # of a GPU and step, of a row, where nobody says
 CL100K = 100_277  # ids of cl100k_base, special ones included
 EXPECTED = (
@@ -42,7 +43,7 @@ class Task:
 
 
 def read_task(
-    what: str, gpus: int, length: int | None, tokens: int | None, vocab_size: int | None, memory_gb: float
+    what: str, gpus: int | None, length: int | None, tokens: int | None, vocab_size: int | None, memory_gb: float
 ) -> Task:
     """What is asked for, of a preset or a recipe's file. Raises RecipeError for a recipe that is wrong, ValueError for
     what is neither and for tokens that are no whole rows."""
@@ -50,6 +51,7 @@ def read_task(
         recipe = load(Path(what))
         model, source = recipe.model, ""
         length = length or max(stage.seq_len for stage in recipe.stages)
+        gpus = gpus or recipe.train.processes or (MACHINE if tokens else _divisor(recipe, length))
         tokens = tokens or _share(recipe, gpus, length)
         vocab_size = vocab_size or (CL100K if recipe.tokenizer.name == "cl100k_base" else recipe.tokenizer.vocab_size)
     elif what in presets():
@@ -60,7 +62,12 @@ def read_task(
         raise ValueError(f"expected a recipe's file (.yaml) or a preset among {', '.join(presets())}; found {what!r}")
     if tokens % length:
         raise ValueError(f"expected --tokens in whole rows of {length:,}, found {tokens:,}")
-    return Task(what, model, source, gpus, length, tokens, vocab_size or VOCAB, memory_gb * 1e9)
+    return Task(what, model, source, gpus or MACHINE, length, tokens, vocab_size or VOCAB, memory_gb * 1e9)
+
+
+def _divisor(recipe: Recipe, length: int) -> int:
+    """The most GPUs of one machine that share the batch in whole rows."""
+    return max(gpus for gpus in range(1, MACHINE + 1) if gpus == 1 or recipe.train.batch_tokens % (gpus * length) == 0)
 
 
 def _share(recipe: Recipe, gpus: int, length: int) -> int:

@@ -48,6 +48,7 @@ def main() -> None:
 def work(shards: Path, run: Path, on_step: Callable[[Progress], None], watch: Watch | None) -> None:
     """All of it, in this process."""
     model, config = load_settings(shards)
+    make_folder(run)
     ranks = join(watch.doing) if watch else ALONE
     result = train(shards, run, model, config, on_step, ranks)
     if ranks.rank == 0:
@@ -55,6 +56,14 @@ def work(shards: Path, run: Path, on_step: Callable[[Progress], None], watch: Wa
     if watch:
         watch.close()
         leave()
+
+
+def make_folder(run: Path) -> None:
+    """Raises ValueError where there can be none."""
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError, FileNotFoundError, PermissionError) as error:
+        raise ValueError(f"expected a folder for the run that can be made, found {run}: {error.strerror}") from None
 
 
 def end(error: Exception, watch: Watch | None) -> None:

@@ -29,7 +29,7 @@ def load_settings(shards: Path) -> tuple[ModelConfig, TrainConfig]:
         one for name, kind in KINDS.items() for one in _wrong(settings[name], _defaults(kind), f"{name}.")
     ]:
         raise DataError(
-            f"{file}: expected every field of `flows recipe fields` for model and train; {'; '.join(wrong)}"
+            f"{file}: expected what `flows run shard` writes, every field of model and train; {'; '.join(wrong)}"
         )
     try:
         return tuple(kind(**_tuples(settings[name])) for name, kind in KINDS.items())

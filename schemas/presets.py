@@ -40,11 +40,13 @@ def preset(name: str) -> Preset:
 def resolve(model: Any) -> Any:
     """What a recipe says under `model`, a preset written out: of its name, or of `preset` beside fields that differ.
 
-    Raises ValueError for a preset that is not known; anything else is returned as it is.
+    Raises ValueError for a preset that is not known, and for what is neither a name nor fields.
     """
     if isinstance(model, str):
         return dataclasses.asdict(preset(model).model)
     if isinstance(model, dict) and "preset" in model:
         changes = {name: value for name, value in model.items() if name != "preset"}
         return dataclasses.asdict(preset(model["preset"]).model) | changes
-    return model
+    if isinstance(model, dict | ModelConfig):
+        return model
+    raise ValueError(f"expected fields, or a preset's name among {', '.join(presets())}; found {model!r:.80}")

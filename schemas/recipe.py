@@ -255,7 +255,7 @@ def _place(loc: tuple) -> str:
 
 def _said(error: dict) -> str:
     value = error["input"]
-    if error["type"] == "extra_forbidden":
+    if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):  # of a model, of a dataclass
         return "no such field; `flows recipe fields` lists them"
     if error["type"] == "missing":
         return "missing"

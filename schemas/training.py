@@ -4,6 +4,7 @@ pydantic."""
 from __future__ import annotations
 
 import dataclasses
+import math
 import operator
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -108,20 +109,17 @@ class TrainConfig:
     def __post_init__(self):
         check_numbers(self)
         require(self.precision in ("bf16", "fp32"), f"precision must be bf16 or fp32, found {self.precision!r}")
-        require(
-            self.parallel in PARALLEL, f"parallel must be one of {', '.join(PARALLEL)}, found {self.parallel!r}"
-        )
+        require(self.parallel in PARALLEL, f"parallel must be one of {', '.join(PARALLEL)}, found {self.parallel!r}")
 
 
 PLACE = "processes", "parallel"  # fields of TrainConfig: where a run is computed, which decides nothing of its result
 
 
 def check_shares(batch_tokens: int, lengths: Iterable[int], ranks: int) -> None:
-    """Raises ValueError for a batch whose sequences, of one of these lengths, cannot be shared evenly by the ranks."""
-    for length in lengths:
-        rows = batch_tokens // length
-        require(
-            rows % ranks == 0,
-            f"train.batch_tokens ({batch_tokens}) must divide by {ranks * length}, a sequence of {length} tokens "
-            f"for each of {ranks} processes; found {rows} sequences. Change it, or the number of processes",
-        )
+    """Raises ValueError for a batch whose sequences, of each of these lengths, cannot be shared evenly by the ranks."""
+    share = ranks * math.lcm(*lengths)
+    require(
+        batch_tokens % share == 0,
+        f"train.batch_tokens ({batch_tokens:,}) must divide by {share:,}, so that each of {ranks} processes takes "
+        f"whole sequences of every stage. Change it, or the number of processes",
+    )

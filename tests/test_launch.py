@@ -16,6 +16,7 @@ import pytest
 
 from flows.exits import Exit
 from flows.steps import train as train_step
+from model.__main__ import make_folder
 from model.parallel import watch
 from model.parallel.launch import follow, launch
 from model.settings import load_settings, write_settings
@@ -277,9 +278,21 @@ def test_every_rank_needs_as_many_sequences(shards, tmp_path, ranks, fits):
     """64 tokens are four sequences of 16."""
     if fits:
         return check_shares(64, [16], ranks)
-    with pytest.raises(ValueError, match=rf"batch_tokens \(64\) must divide by {16 * ranks}, .* for each of {ranks} processes; found 4 sequences"):
+    with pytest.raises(ValueError, match=rf"batch_tokens \(64\) must divide by {16 * ranks}, so that each of {ranks} processes takes whole"):
         launch(shards, tmp_path / "run", lambda step: None, ranks)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_batch_to_choose_fits_every_stage():
+    with pytest.raises(ValueError, match=r"\(32,768\) must divide by 196,608, so that each of 3 processes"):
+        check_shares(32_768, [4_096, 65_536, 16_384], 3)
+    check_shares(196_608, [4_096, 65_536, 16_384], 3)
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"expected a folder for the run that can be made, found .*file/run: Not a directory"):
+        make_folder(tmp_path / "file/run")
 
 
 def test_exit_codes_are_those_of_flows():
@@ -295,7 +308,7 @@ def test_where_a_run_is_made_decides_nothing():
 
 def test_a_recipe_whose_batch_cannot_be_shared_is_refused():
     value = recipes.load(ROOT / "flows/recipes/local.yaml").model_dump()
-    with pytest.raises(ValueError, match=r"train\.batch_tokens \(\d+\) must divide by \d+, a sequence of \d+ tokens for each of 3 processes"):
+    with pytest.raises(ValueError, match=r"train\.batch_tokens \([\d,]+\) must divide by [\d,]+, so that each of 3 processes takes"):
         recipes.Recipe.model_validate(value | {"train": value["train"] | {"processes": 3}})
 
 

@@ -303,6 +303,7 @@ def test_a_recipe_is_told_with_its_own_batch(tmp_path):
     domains = next(path for path in RECIPES if path.stem == "domains")
     said = told(str(domains), "--gpus", "2").output
     assert "vocabulary 16,384" in said and "1,024 each, 2,048 in all" in said and "No rate is told" in said
+    assert "GPUs: 2, each" in told(str(domains)).output
     done = told(str(domains), "--gpus", "3")
     assert done.exit_code == 10 and "divide by 3 GPUs into whole rows of 1,024, found 2,048" in done.output
 
