@@ -112,21 +112,37 @@ def spark_tasks(bar: Bar, session: Callable[[], SparkSession | None]) -> Iterato
     """Move the bar with the tasks of Spark's running stages, once `session` returns a session."""
     from py4j.protocol import Py4JError  # `flows status` starts without it
 
+    def show(done: int, total: int) -> None:
+        if total:
+            bar.update(done, total, f"{done} of {total} tasks")
+
     def look() -> bool:
         if (spark := session()) is None:
             return True
+        if is_remote(spark):
+            spark.registerProgressHandler(
+                lambda stages, *_: show(
+                    sum(s.num_completed_tasks for s in stages or ()), sum(s.num_tasks for s in stages or ())
+                )
+            )
+            return False  # it tells by itself from now on
         try:
             tracker = spark.sparkContext.statusTracker()
             stages = [info for stage in tracker.getActiveStageIds() if (info := tracker.getStageInfo(stage))]
         except (OSError, Py4JError):
             return False  # Spark is gone: the step will say so
-        if stages:
-            done, total = sum(s.numCompletedTasks for s in stages), sum(s.numTasks for s in stages)
-            bar.update(done, total, f"{done} of {total} tasks")
+        show(sum(s.numCompletedTasks for s in stages), sum(s.numTasks for s in stages))
         return True
 
     with _repeated(look):
         yield
+    if (spark := session()) and is_remote(spark):
+        spark.clearProgressHandlers()
+
+
+def is_remote(spark: SparkSession) -> bool:
+    """Whether the session is one of Spark Connect."""
+    return type(spark).__module__.startswith("pyspark.sql.connect.")
 
 
 class TookTooLong(RuntimeError):
@@ -147,7 +163,9 @@ def spark_timeout(step: str, minutes: float | None, session: Callable[[], SparkS
         nonlocal late
         late = time.monotonic() >= until
         if late and (spark := session()):
-            with contextlib.suppress(OSError, Py4JError):  # Spark is gone: the step will say so
+            from pyspark.errors import PySparkException  # loaded with the session
+
+            with contextlib.suppress(OSError, Py4JError, PySparkException):  # Spark is gone: the step will say so
                 spark.interruptAll()  # again and again: a step has many jobs
         return True
 

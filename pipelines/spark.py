@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import signal
+import socket
 import sys
 import threading
+import uuid
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 from pyspark import SparkContext
-from pyspark.sql import Column, DataFrame, SparkSession, Window
+from pyspark.errors import PySparkException
+from pyspark.sql import Column, DataFrame, SparkSession, Window, is_remote
 from pyspark.sql import functions as F
 
 from pipelines import assets
-from schemas.parts import Spark
+from schemas.errors import DataError
+from schemas.parts import FIXED, Spark
 
 SETTINGS = {
     "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
@@ -60,6 +67,8 @@ LOCAL_SETTINGS = {
 # compiler alone gets 48 MB for its code, which a run of 60 MB of text fills; Java then interprets what comes after.
 # Java writes counters to /tmp, whatever its tmpdir, where a full disk ends it.
 JAVA_OPTIONS = "-XX:-UsePerfData -XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m -XX:+UseParallelGC"
+CONNECTED = {"spark": 7077, "sc": 15002}  # masters that listen at an address, with their usual ports
+CONNECT_SECONDS = 10.0
 SENT_BYTES = 64 << 20  # 600,000 documents' ids; Java holds them twice
 ID_BYTES = 100  # of a row with a document's id and little else
 
@@ -102,15 +111,102 @@ def _stderr_to(log: Path) -> Iterator[None]:
 def session(spark: Spark, home: str) -> SparkSession:
     """Start Spark, or return the session of this process.
 
-    `SPARK_REMOTE` in the environment connects to that Spark Connect server; its settings are then the server's.
-    Raises FileNotFoundError if Delta's JARs are not installed.
+    `SPARK_REMOTE` in the environment, or a master sc://..., connects to that Spark Connect server. Raises
+    FileNotFoundError if Delta's JARs are not installed, DataError for a cluster that would give other results, does not
+    see `home`, or does not answer.
     """
-    if os.environ.get("SPARK_REMOTE"):
-        return SparkSession.builder.getOrCreate()
+    master = os.environ.get("SPARK_REMOTE") or spark.master
+    check_address(master)
+    started = connect(master, spark.values) if master.startswith("sc://") else start(spark, home)
+    if not master.startswith("local"):
+        check_workers(started, Path(home))
+    return started
+
+
+def check_address(master: str) -> None:
+    """Raises DataError for a master or Spark Connect server where nothing listens: Spark itself asks for minutes."""
+    kind, _, rest = master.partition("://")
+    if kind not in CONNECTED:
+        return
+    said = []
+    for address in re.split(r"[/;]", rest)[0].split(","):  # of several masters one leads
+        parts = urlsplit(f"//{address}")
+        try:
+            socket.create_connection((parts.hostname, parts.port or CONNECTED[kind]), CONNECT_SECONDS).close()
+            return
+        except (OSError, ValueError) as error:
+            said.append(str(error))
+    raise DataError(f"spark.master: expected {master:.200} to answer, found {'; '.join(said)}")
+
+
+def connect(address: str, settings: dict[str, str]) -> SparkSession:
+    """A session of the Spark Connect server, with those of SETTINGS and of `settings` that a session may set. Raises
+    DataError for one whose own settings lack what the lake needs."""
+    try:
+        started = SparkSession.builder.remote(address).getOrCreate()
+        found = {name: started.conf.get(name, None) for name in FIXED}
+    except PySparkException as error:
+        raise DataError(f"spark.master: expected a Spark Connect server at {address:.200}, found {error}") from None
+    for name, value in (SETTINGS | settings).items():
+        if started.conf.isModifiable(name):
+            started.conf.set(name, value)
+        elif name.startswith("spark.hadoop."):
+            started.conf.set(name.removeprefix("spark.hadoop."), value)  # a session hands it on to what writes
+    fixed = {name: SETTINGS[name] for name in FIXED if not started.conf.isModifiable(name)}
+    if wrong := [f"{name}={value}, found {found[name]}" for name, value in fixed.items() if value != found[name]]:
+        raise DataError(
+            f"the Spark Connect server at {address}: expected it to be started with --conf {'; --conf '.join(wrong)}"
+        )
+    return started
+
+
+def check_workers(started: SparkSession, home: Path) -> None:
+    """Raises DataError for workers that do not see the home folder, in which they write shards, or that have other
+    code than this process. (Another Python is Spark's own error.)"""
+    (home / "tmp").mkdir(parents=True, exist_ok=True)
+    mark, ours = home / "tmp" / f"seen-{uuid.uuid4().hex}", code_hash()
+    mark.write_text(ours)
+
+    def look(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        yield from ()
+        for _ in batches:
+            told = [socket.gethostname(), mark.is_file(), code_hash()]
+            yield pa.RecordBatch.from_pylist([dict(zip(("host", "sees", "code"), told, strict=True))])
+
+    try:
+        tasks = 4 * int(started.conf.get("spark.default.parallelism", "4"))
+        rows = started.range(0, tasks, 1, tasks).mapInArrow(look, "host string, sees boolean, code string").collect()
+    finally:
+        mark.unlink(missing_ok=True)
+    if blind := sorted({row.host for row in rows if not row.sees}):
+        raise DataError(
+            f"home: expected a folder that this machine and Spark's workers share, found {home} unseen by "
+            f"{', '.join(blind[:5])}: choose one on a file system that all mount"
+        )
+    if others := sorted({row.host for row in rows if row.code != ours}):
+        raise DataError(
+            f"expected the same Millrace and libraries on Spark's workers as here, found others on "
+            f"{', '.join(others[:5])}: install this one there, from the same lock"
+        )
+
+
+def code_hash() -> str:
+    """Hash of what decides results: our code that workers call, Python's version and those of numeric libraries."""
+    versions = [sys.version, *(version(name) for name in ("numpy", "numba", "pyarrow", "pyspark"))]
+    digest = hashlib.sha256("\n".join(versions).encode())
+    for folder in ("pipelines", "schemas"):
+        for file in sorted((Path(__file__).parents[1] / folder).rglob("*.py")):
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def start(spark: Spark, home: str) -> SparkSession:
+    """Spark itself, driven by this process."""
     assets.check()
     assets.java()
     os.environ["SPARK_LAUNCHER_OPTS"] = "-XX:-UsePerfData"
-    os.environ["PYSPARK_PYTHON"] = sys.executable  # else workers may be another Python, without our packages
+    # else workers may be another Python, without our packages
+    os.environ["PYSPARK_PYTHON"] = spark.values.get("spark.pyspark.python", sys.executable)
     local = spark.master.startswith("local")
     builder = SparkSession.builder.master(spark.master).appName("millrace")
     settings = SETTINGS | (LOCAL_SETTINGS if local else {})
@@ -125,7 +221,7 @@ def session(spark: Spark, home: str) -> SparkSession:
         # The JVM's own scratch files too: a full or read-only /tmp must not stop a run.
         "spark.driver.extraJavaOptions": f'"-Djava.io.tmpdir={quoted}/tmp" {java_options() if local else ""}',
     }
-    for name, value in settings.items():
+    for name, value in (settings | spark.values).items():
         builder = builder.config(name, value)
     with (
         _stderr_to(Path(home, "tmp", "spark.log")),
@@ -140,6 +236,8 @@ def session(spark: Spark, home: str) -> SparkSession:
 def end() -> None:
     """End the session of this process and its Java, if there are any, with the files that they hold open. For
     processes that end."""
+    if is_remote() and (remote := SparkSession.getActiveSession()):
+        remote.stop()
     if context := SparkContext._active_spark_context:
         context.stop()
     if gateway := SparkContext._gateway:

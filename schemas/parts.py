@@ -29,9 +29,22 @@ def _local_path(path: str) -> str:
     return expanded
 
 
-# As SparkContext parses them
+# As SparkContext parses them, and as Spark Connect does
 MASTER = re.compile(
-    r"local(?:\[(?:\*|[1-9]\d*)(?:\s*,\s*\d+)?\])?|local-cluster\[\s*\d+\s*,\s*\d+\s*,\s*\d+\s*\]|yarn|(?:spark|k8s)://\S+"
+    r"local(?:\[(?:\*|[1-9]\d*)(?:\s*,\s*\d+)?\])?|local-cluster\[\s*\d+\s*,\s*\d+\s*,\s*\d+\s*\]|yarn|(?:spark|k8s|sc)://\S+"
+)
+SETTING, SECRET = (
+    re.compile(r"spark\.[A-Za-z0-9_.-]+"),
+    re.compile(r"secret|password|token|access\.?key|credential", re.I),
+)
+# Without them no table can be written, other bytes come out, or workers lack what they call.
+FIXED = (
+    "spark.sql.extensions",
+    "spark.sql.catalog.spark_catalog",
+    "spark.sql.catalogImplementation",
+    "spark.sql.session.timeZone",
+    "spark.sql.ansi.enabled",
+    "spark.python.daemon.module",
 )
 
 LocalPath = Annotated[str, AfterValidator(_local_path)]
@@ -406,7 +419,15 @@ class Drift(Part):
 class Spark(Part):
     """Where Spark runs. No part of any step's hash: the same bytes come out of any cluster."""
 
-    master: str = Field("local[*]", description="Spark master; SPARK_REMOTE in the environment wins")
+    master: str = Field(
+        "local[*]",
+        description="local[N], spark://host:port, yarn, k8s://..., or sc://host:port of a Spark Connect server; "
+        "SPARK_REMOTE in the environment wins",
+    )
+    settings: dict[str, str | int | float | bool] = Field(
+        {},
+        description="Spark's own, such as spark.executor.memory: 8g; of a Connect server those that it lets change",
+    )
     driver_memory: str = Field(
         "2g", pattern=r"^[1-9]\d*[mg]$", description="heap of the driver, which does all the work in local mode"
     )
@@ -419,6 +440,29 @@ class Spark(Part):
     def _known_to_spark(cls, master: str) -> str:
         if not MASTER.fullmatch(master):
             raise ValueError(
-                f"expected local, local[4], local[*], spark://host:port, yarn or k8s://..., found {master!r:.100}"
+                f"expected local, local[4], local[*], spark://host:port, sc://host:port, yarn or k8s://..., "
+                f"found {master!r:.100}"
             )
         return master
+
+    @field_validator("settings")
+    @classmethod
+    def _may_be_set(cls, settings: dict) -> dict:
+        for name in settings:
+            if not SETTING.fullmatch(name):
+                raise ValueError(f"expected names of Spark's such as spark.executor.memory, found {name!r:.100}")
+            if name in FIXED:
+                raise ValueError(f"expected settings that change no result, found {name}, which Millrace sets itself")
+            if SECRET.search(name):
+                raise ValueError(
+                    f"expected no secrets in a recipe, found {name}: set the environment's variable, such as "
+                    "AWS_SECRET_ACCESS_KEY, or Spark's own spark-defaults.conf"
+                )
+        return settings
+
+    @property
+    def values(self) -> dict[str, str]:
+        """The settings as Spark takes them."""
+        return {
+            name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in self.settings.items()
+        }
