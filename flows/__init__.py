@@ -19,9 +19,10 @@ The files:
     sizes       the tables of `flows model`
     summary     the tables that a run ends with
     report/     the report: one HTML page
+    publish     shards, training run and report, sent to an object store
     recipes/    the default recipe and larger ones
     numbers     numbers as people read them
 """
 
 STEPS = ("ingest", "learn", "measure", "dedup", "decontaminate", "edits", "gate", "judge",
-         "tokenise", "mixture", "shard", "train", "evaluate", "report")  # fmt: skip
+         "tokenise", "mixture", "shard", "train", "evaluate", "report", "publish")  # fmt: skip

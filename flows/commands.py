@@ -7,6 +7,7 @@ import errno
 import os
 import sqlite3
 import sys
+import time
 import webbrowser
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ from flows.scratch import HomeBusy
 from schemas import fields
 from schemas import recipe as recipes
 from schemas.errors import DataError, GateClosed
+from schemas.parts import store_url
 from schemas.recipe import RecipeError
 
 DEFAULT = Path(__file__).parent / "recipes" / "local.yaml"
@@ -245,6 +247,36 @@ def similar(
         context = fingerprint_context(home)
         query = read_query(home.lake, what, sys.stdin.buffer)
         print_similar(nearest(home.lake, query, context, most), context, wide_console())
+
+
+@app.command()
+def publish(
+    url: Annotated[
+        str | None, typer.Argument(help="s3://bucket/folder, gs:// or abfs://; the recipe's by default")
+    ] = None,
+    recipe: RecipePath = DEFAULT,
+) -> None:
+    """Send shards, and what is done of the training run and its report, to an object store; each file once.
+
+    Credentials and endpoint are the environment's (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL).
+    Example: `flows publish s3://bucket/mine -r my.yaml`, then anywhere `python -m model s3://bucket/mine/shards RUN`
+    """
+    with _said_plainly():
+        from flows.preflight import check
+        from flows.progress import counted
+        from flows.publish import publish
+        from flows.status import states
+
+        checked = check(recipe)
+        if not (place := url and store_url(url) or checked.recipe.publish):
+            raise RecipeError(
+                f"{recipe}: expected publish: s3://bucket/folder, or a URL on the command line; found neither"
+            )
+        home, started = Home(Path(checked.recipe.home)), time.monotonic()
+        run = next(state.hash[:12] for state in states(checked, home) if state.step.name == "train")
+        with home.held():
+            sent = publish(home, home.runs / run, place, lambda done, total: None)
+        console.print(f"{place}: {counted(sent, time.monotonic() - started)}")
 
 
 @app.command()

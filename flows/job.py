@@ -27,13 +27,14 @@ Counts = dict[str, float]
 
 @dataclass
 class Job:
-    """What a step works with. `hashes` are those of all steps; `on_training` is told of every optimiser step; `run` is
-    the id of the run."""
+    """What a step works with. `hashes` are those of all steps; `on_training` is told of every optimiser step,
+    `on_bytes` of bytes sent, and of how many; `run` is the id of the run."""
 
     recipe: Recipe
     home: Home
     hashes: dict[str, str]
     on_training: Callable[[Any], None] = lambda step: None
+    on_bytes: Callable[[int, int], None] = lambda done, total: None
     run: str | None = None
 
     @cached_property

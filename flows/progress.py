@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from flows.numbers import size
+
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
@@ -87,6 +89,10 @@ class Bar:
         said += f"  busiest expert {step.busiest:.2f}" if step.busiest > 1 else ""
         said += f"  waits {100 * step.waited:.0f} % for data" if step.waited > 0.02 else ""
         self.update(step.step, step.steps, said)
+
+    def sending(self, done: int, total: int) -> None:
+        """Show how many bytes were sent."""
+        self.update(done, total, f"{size(done)} of {size(total)}")
 
     def finish(self, counts: dict[str, float], seconds: float) -> None:
         """Set the closing line from what the step counted."""

@@ -6,6 +6,7 @@ or flows.
     train           a run: every step, evaluation and checkpoint of it
     data            plan and position to samples, samples to batches
     shards          reader of MDS files
+    source          shards in an object store
     samples         the same samples for other people's trainers, through stock Streaming
     transformer     the network, but for
     attention       attention inside documents, and

@@ -22,8 +22,10 @@ import torch.distributed as dist
 from model.parallel.ranks import ALONE, join, leave
 from model.parallel.watch import Watch
 from model.settings import load_settings
+from model.source import open_folder
 from model.train import Progress, train
 from schemas.errors import DATA, DISK, FAULT, STOPPED
+from schemas.store import is_url
 
 SECONDS = 10.0  # between two lines
 
@@ -31,13 +33,15 @@ SECONDS = 10.0  # between two lines
 def main() -> None:
     """Ends with one message and an exit code; with several ranks, by way of the watch that all of them keep."""
     parser = argparse.ArgumentParser("model", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("shards", type=Path, help="folder of manifest.json, plan.json, settings.json, what they name")
+    parser.add_argument("shards", help="folder of manifest.json, plan.json, settings.json, what they name; or its URL")
     parser.add_argument("run", type=Path, help="folder of the run; one that was stopped goes on")
+    parser.add_argument("--cache", type=Path, help="folder for shards of a URL; RUN/shards where none is named")
+    parser.add_argument("--cache-gb", type=float, default=50, help="of which so much is kept")
     parser.add_argument("--json", action="store_true", help="print every step as a line of JSON")
     options = parser.parse_args()
     watch = Watch() if int(os.environ.get("WORLD_SIZE", 1)) > 1 else None
     try:
-        work(options.shards, options.run, told_as_json if options.json else told_now_and_then(), watch)
+        work(options, told_as_json if options.json else told_now_and_then(), watch)
     except KeyboardInterrupt:
         print("\nStopped. The same command goes on from here.", file=sys.stderr)
         sys.exit(STOPPED)
@@ -45,10 +49,14 @@ def main() -> None:
         end(error, watch)
 
 
-def work(shards: Path, run: Path, on_step: Callable[[Progress], None], watch: Watch | None) -> None:
+def work(options: argparse.Namespace, on_step: Callable[[Progress], None], watch: Watch | None) -> None:
     """All of it, in this process."""
-    model, config = load_settings(shards)
+    run = options.run
     make_folder(run)
+    shards = Path(options.shards)
+    if is_url(options.shards):
+        shards = open_folder(options.shards, options.cache or run / "shards", int(options.cache_gb * 1e9))
+    model, config = load_settings(shards)
     ranks = join(watch.doing) if watch else ALONE
     result = train(shards, run, model, config, on_step, ranks)
     if ranks.rank == 0:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from model.source import Source
 from schemas.files import file_sha256
 from schemas.manifest import Manifest, Window
 from schemas.training import require
@@ -26,7 +27,8 @@ class Shards:
         self.root, self._open = Path(root), {}
         self.windows = {window.file: window for window in manifest.windows}
         self.heldout_files = [window.file for window in manifest.heldout]
-        for window in manifest.windows:
+        self.source = Source.of(self.root)
+        for window in () if self.source else manifest.windows:
             check_size(self.root, window)
 
     def sample(self, file: str, index: int) -> dict:
@@ -42,7 +44,11 @@ class Shards:
 
     def _verified(self, file: str) -> Shard:
         """The file is read once for its hash, which brings it into memory where its samples are wanted next."""
-        verify(self.root, self.windows[file])
+        if self.source:
+            self.source.bring(self.windows[file])
+            self._open = {name: shard for name, shard in self._open.items() if (self.root / name).exists()}
+        else:
+            verify(self.root, self.windows[file])
         return Shard(self.root / file)
 
 

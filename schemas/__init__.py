@@ -10,5 +10,6 @@ errors         what is wrong with data, said by a name of its own
 training       the shape of the model and how it is optimised
 presets        shapes of models by name
 strict_yaml    YAML with every key once and nothing guessed
+store          files in an object store, by URL
 files          JSON values written whole or not at all, told apart by a hash, and where two differ
 """

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from schemas.manifest import LearningRate
+from schemas.store import is_url
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")]
 Snapshot = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,39}$")]
@@ -47,6 +48,15 @@ FIXED = (
     "spark.python.daemon.module",
 )
 
+
+def store_url(url: str) -> str:
+    """Without a slash at its end. Raises ValueError for what is no object store's URL, or has secrets in it."""
+    if not is_url(url) or re.search(r"//[^/]*:[^/]*@", url):
+        raise ValueError(f"expected s3://bucket/folder (gs:// and abfs:// too), without secrets; found {url!r:.200}")
+    return url.rstrip("/")
+
+
+StoreUrl = Annotated[str, AfterValidator(store_url)]
 LocalPath = Annotated[str, AfterValidator(_local_path)]
 
 

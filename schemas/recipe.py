@@ -30,6 +30,7 @@ from schemas.parts import (
     Source,
     Spark,
     Stage,
+    StoreUrl,
     Tokenizer,
 )
 from schemas.presets import resolve
@@ -82,6 +83,10 @@ class Recipe(Part):
     train: TrainConfig = Field(TrainConfig(), description="how the model is optimised")
     prompts: tuple[str, ...] = Field(("def ", "The "), description="beginnings that the trained model continues")
     spark: Spark = Field(Spark(), description="where Spark runs")
+    publish: StoreUrl | None = Field(
+        None,
+        description="object store that shards, training run and report are sent to: s3://bucket/folder, gs:, abfs:",
+    )
 
     @field_validator("sources", "stages")
     @classmethod
@@ -168,12 +173,14 @@ class Recipe(Part):
     @property
     def data_hash(self) -> str:
         """Hash of what decides the shards: the trainer's part left out."""
-        return json_hash(self.model_dump(mode="json", exclude={"home", "spark", "drift", "model", "train", "prompts"}))
+        return json_hash(
+            self.model_dump(mode="json", exclude={"home", "spark", "publish", "drift", "model", "train", "prompts"})
+        )
 
     @property
     def hash(self) -> str:
-        """Hash of everything that decides the result: home folder, where it is made and the gate's limits left out."""
-        left_out = {"home": True, "spark": True, "drift": True, "train": set(PLACE)}
+        """Hash of everything that decides the result: home, place, where it is sent and the gate's limits left out."""
+        left_out = {"home": True, "spark": True, "publish": True, "drift": True, "train": set(PLACE)}
         return json_hash(self.model_dump(mode="json", exclude=left_out))
 
 

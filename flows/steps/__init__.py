@@ -14,6 +14,7 @@
     train          shards -> weights, metrics, ledger
     evaluate       held-out documents -> bits per byte beside references; continuations
     report         everything -> one HTML page
+    publish        shards, training run, report -> an object store
 
 Each has the same names:
 
