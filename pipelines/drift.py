@@ -16,8 +16,10 @@ import duckdb
 import numpy as np
 
 from pipelines.deliveries import Delivery
+from pipelines.lake import Lake
 from pipelines.rules.judge import Terms, create_verdicts
 from schemas.parts import Drift
+from schemas.tables import REJECTS, Table
 
 SHOWN = 5  # documents that are named of each measure beyond its limit
 CHANCE = 0.9999  # of the differences that chance makes of a signal's PSI so many are no larger
@@ -86,14 +88,17 @@ SIZES = f"""
 """
 
 
-def load(db: duckdb.DuckDBPyConnection, tables: dict[str, list[str]], terms: Terms, order: list[Delivery]) -> None:
+def load(
+    db: duckdb.DuckDBPyConnection, lake: Lake, judged: dict[str, Table], terms: Terms, order: list[Delivery]
+) -> None:
     """Make tables of all documents ready in `db` for `profile` and `compare`.
 
-    tables: Parquet files of signals, clusters and rejects, and where the recipe has them of rests and contamination.
-    order: every delivery, those of a source oldest first.
+    judged: signals and clusters, and where the recipe has them rests and contamination. order: every delivery, those of
+    a source oldest first.
     """
-    create_verdicts(db, {name: files for name, files in tables.items() if name != "rejects"}, terms)
-    db.read_parquet(tables["rejects"]).create_view("rejects")
+    for name, table in (judged | {"rejects": REJECTS}).items():
+        lake.view(db, name, table)
+    create_verdicts(db, judged, terms)
     positions = [sum(other.source == one.source for other in order[:i]) for i, one in enumerate(order)]
     db.execute(DOCUMENTS, [list(map(str, order)), positions])
 

@@ -19,6 +19,7 @@ from schemas.errors import DataError
 from schemas.tables import Table
 
 if TYPE_CHECKING:  # 1 s of imports that `flows status` and `flows trace` do without
+    from duckdb import DuckDBPyConnection
     from pyarrow.dataset import Dataset
     from pyspark.sql import DataFrame, SparkSession
 
@@ -219,6 +220,16 @@ class Lake:
         """Paths of the Parquet files that make up the table now, or of those that may hold rows `where` a condition on
         SKIPPED_BY holds, for readers of plain Parquet."""
         return [f"{self.path(table)}/{file.path}" for file in self._dataset(table).get_fragments(where)]
+
+    def view(self, db: DuckDBPyConnection, name: str, table: Table) -> None:
+        """Let DuckDB know the table by that name; of one without a row there is no file, and of its columns it knows
+        nothing but their types."""
+        from deltalake import DeltaTable as RustTable
+
+        if files := self.files(table):
+            db.read_parquet(files).create_view(name)
+        else:
+            db.register(name, pa.schema(RustTable(self.path(table)).schema().to_arrow()).empty_table())
 
     def _create(self, table: Table, spark: SparkSession | None = None) -> bool:
         """Create the table with its columns, comments and constraints, unless it is there with just these columns; by

@@ -11,7 +11,7 @@ import pytest
 
 from pipelines import rules
 from pipelines.rules import Rule
-from pipelines.rules.judge import Terms, judge, judge_here
+from pipelines.rules.judge import Terms, create_verdicts, judge
 from schemas import tables
 from schemas.parts import Heldout
 
@@ -34,27 +34,27 @@ ROWS = [
 ]
 
 
-def judged(way, folder, terms, **given) -> dict[str, dict]:
+def judged(way, terms, **given) -> dict[str, dict]:
     """Verdicts by doc_id, by Spark or by this process."""
     if way == "spark":
         table = judge(given, terms).toArrow()
     else:
-        files = {}
-        for name, rows in given.items():
-            rows.write.parquet(str(folder / name))
-            files[name] = sorted(map(str, (folder / name).glob("*.parquet")))
-        table = judge_here(files, terms)
+        with duckdb.connect() as db:
+            for name, rows in given.items():
+                db.register(name, rows.toArrow())
+            create_verdicts(db, given, terms)
+            table = db.sql("from verdicts order by doc_id").to_arrow_table()
     assert table.column_names == list(tables.VERDICTS.column_names)
     return {row["doc_id"]: SimpleNamespace(**row) for row in table.to_pylist()}
 
 
 @pytest.fixture(scope="module", params=["spark", "here"])
-def verdicts(request, spark, tmp_path_factory):
+def verdicts(request, spark):
     schema = "doc_id string, source string, domain string, n_bytes long, n_words long, mean_word_len double, max_line_len long, quality double, quality_model string"
     signals = spark.createDataFrame([(r[0], "s", r[1], 100 * i, *r[2:6], r[1]) for i, r in enumerate(ROWS)], schema)
     clusters = spark.createDataFrame([(r[0], f"cluster{r[0]}", r[6], r[7]) for r in ROWS], "doc_id string, component string, rank int, exact boolean")
     terms = Terms(RULES, TIERS, Heldout(fraction=1 - 2**-53, max_bytes=500), 1)
-    return judged(request.param, tmp_path_factory.mktemp("tables"), terms, signals=signals, clusters=clusters)
+    return judged(request.param, terms, signals=signals, clusters=clusters)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0])
@@ -81,7 +81,7 @@ EDITED = [
 
 
 @pytest.mark.parametrize("way", ["spark", "here"])
-def test_what_edits_leave_is_judged_in_the_documents_place_and_evaluation_items_count(spark, tmp_path, way):
+def test_what_edits_leave_is_judged_in_the_documents_place_and_evaluation_items_count(spark, way):
     columns = "doc_id string, source string, domain string, n_bytes long, n_words long, mean_word_len double, quality double, quality_model string"
     signals = spark.createDataFrame([(row[0], "s", "docs", 100, 50, 5.0, 0.5, "docs") for row in EDITED], columns)
     clusters = spark.createDataFrame([(row[0], row[0], row[3], False) for row in EDITED], "doc_id string, component string, rank int, exact boolean")
@@ -89,17 +89,17 @@ def test_what_edits_leave_is_judged_in_the_documents_place_and_evaluation_items_
     covers = [(row[0], cover) for row in EDITED for cover in ((0.5, 0.9) if row[2] else (0.49,))]  # two items, or none so far
     contamination = spark.createDataFrame(covers, "doc_id string, cover double")
     terms = Terms({"docs": RULES["docs"]}, {"all": 0.0}, Heldout(fraction=0.0), 1, torso=0.3, cover=0.5)
-    rows = judged(way, tmp_path, terms, signals=signals, clusters=clusters, rests=rests, contamination=contamination)
+    rows = judged(way, terms, signals=signals, clusters=clusters, rests=rests, contamination=contamination)
     assert {doc_id: (row.reasons, row.percentile) for doc_id, row in rows.items()} == {row[0]: row[4:] for row in EDITED}
     assert not any(row.heldout for row in rows.values())
 
 
 @pytest.mark.parametrize("way", ["spark", "here"])
-def test_the_held_out_share_is_drawn_by_component(spark, tmp_path, way):
+def test_the_held_out_share_is_drawn_by_component(spark, way):
     n = 4000
     signals = spark.range(n).selectExpr("cast(id as string) doc_id", "'s' source", "'x' domain", "1L n_bytes", "0.5D quality", "'x' quality_model")
     clusters = spark.range(n).selectExpr("cast(id as string) doc_id", "cast(id div 2 as string) component", "1 rank", "true exact")
-    rows = judged(way, tmp_path, Terms({}, {"all": 0.0}, Heldout(fraction=0.1), 4), signals=signals, clusters=clusters)
+    rows = judged(way, Terms({}, {"all": 0.0}, Heldout(fraction=0.1), 4), signals=signals, clusters=clusters)
     ids = {int(doc_id) for doc_id, row in rows.items() if row.heldout}
     assert ids == {i for i in range(n) if int(hashlib.md5(f"4/heldout/{i // 2}".encode()).hexdigest()[:8], 16) < int(0.1 * 2**32)}
     assert 0.08 * n < len(ids) < 0.12 * n

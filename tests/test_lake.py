@@ -45,6 +45,22 @@ def test_a_table_has_comments_constraints_and_ancestry_and_others_can_read_it(sp
     assert duckdb.sql(f"select text from '{path}/*.parquet'").fetchall() == [("hello",)]
 
 
+def test_duckdb_sees_a_table_with_rows_and_one_without(spark, lake):
+    """Of contamination, say, where no document holds an evaluation's item: delta-rs leaves no file."""
+    import duckdb
+
+    one, none = frame(spark, ROW), from_rows([], tables.DOCUMENTS)
+    for rows, count in ((one, 1), (frame(spark), 0), (none, 0), (one, 1)):
+        lake.write(rows, tables.DOCUMENTS, {})
+        with duckdb.connect() as db:
+            lake.view(db, "documents", tables.DOCUMENTS)
+            read = db.sql("select * from documents").to_arrow_table()
+        assert read.column_names == list(tables.DOCUMENTS.column_names)
+        assert read.num_rows == count
+    lake.write(none, tables.DOCUMENTS, {})
+    assert lake.files(tables.DOCUMENTS) == []
+
+
 def test_a_write_that_changes_nothing_carries_its_ancestry_all_the_same(spark, lake):
     for told in ({"step": "a"}, {"step": "b"}, {"step": "a"}):
         lake.write(frame(spark), tables.DOCUMENTS, told, where="source = 't'")

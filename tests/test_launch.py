@@ -126,13 +126,14 @@ def torchrun(*arguments, **options):
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
 
 
+@pytest.mark.servers
 @pytest.mark.parametrize(
     ("code", "said"),
     [
         ("os.kill(os.getpid(), signal.SIGSTOP)", r"^rank 1 gave no sign of life for 4 s in step 30; it was last seen (computing|reading data)$"),
-        pytest.param("os.kill(os.getpid(), signal.SIGKILL)", r"^rank 0 was computing in step 30 when its launcher ended it$", marks=pytest.mark.servers),
-        pytest.param("raise FloatingPointError('loss not finite')", r"^rank 1 in step 30: FloatingPointError: loss not finite$", marks=pytest.mark.servers),
-        pytest.param("time.sleep(100)", r"^rank 1 has been reading data for [23] s in step 30; the others wait for it$", marks=pytest.mark.servers),
+        ("os.kill(os.getpid(), signal.SIGKILL)", r"^rank 0 was computing in step 30 when its launcher ended it$"),
+        ("raise FloatingPointError('loss not finite')", r"^rank 1 in step 30: FloatingPointError: loss not finite$"),
+        ("time.sleep(100)", r"^rank 1 has been reading data for [23] s in step 30; the others wait for it$"),
     ],
     ids=["stopped", "killed", "raises", "reads"],
 )
@@ -170,6 +171,7 @@ def test_ranks_end_with_the_process_that_called(sums, tmp_path):
     wait_until(lambda: not running(tmp_path), 10)
 
 
+@pytest.mark.servers
 def test_a_stop_of_the_call_ends_the_ranks(sums, tmp_path):
     class Stopped(BaseException):
         pass
@@ -229,6 +231,7 @@ def python_m_model(*arguments, without=(), **env):
     return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, env=os.environ | env)
 
 
+@pytest.mark.servers
 def test_the_trainer_alone_needs_shards_and_torch_only(shards, tmp_path):
     absent = ("pyspark", "py4j", "delta", "deltalake", "prefect", "pydantic", "pyarrow", "streaming", "rich", "typer", "yaml", "flows", "pipelines")
     done = python_m_model(shards, tmp_path / "run", without=absent)

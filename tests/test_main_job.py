@@ -274,6 +274,7 @@ def test_every_file_that_a_step_left_counts(finished_home, tmp_path):
     assert every == written - {"shards/settings.json"}  # what the trainer is told, for machines without recipes
 
 
+@pytest.mark.servers
 def test_what_a_finished_run_lost_is_made_again_the_same(finished_home, spark, tmp_path):
     """Final weights, a window's folder, the report: from what is there, without training again."""
     copy, kept = copy_of(finished_home, tmp_path), finished_home.home
@@ -292,6 +293,7 @@ def test_what_a_finished_run_lost_is_made_again_the_same(finished_home, spark, t
         assert (copy.shards / window.file).read_bytes() == (kept.shards / window.file).read_bytes()
 
 
+@pytest.mark.servers
 def test_a_run_that_lost_what_it_told_on_its_way_is_not_done_and_says_what_to_do(finished_home, spark, tmp_path):
     """Steps before all checkpoints: nothing can tell of them again but training from the beginning, which nobody is made to do."""
     copy, kept = copy_of(finished_home, tmp_path), finished_home.home
@@ -307,6 +309,7 @@ def test_a_run_that_lost_what_it_told_on_its_way_is_not_done_and_says_what_to_do
     assert copy.lake.arrow(tables.LEDGER).num_rows == kept.lake.arrow(tables.LEDGER).num_rows
 
 
+@pytest.mark.servers
 def test_a_step_that_was_stopped_under_a_recipe_that_was_given_up_is_done_again(finished_home, spark, tmp_path):
     """Its receipt of before is void from its first write on: the other recipe's plan is there, of the same size."""
     copy, plan = copy_of(finished_home, tmp_path), (finished_home.home.shards / "plan.json").read_text()
@@ -354,6 +357,7 @@ def test_two_runs_in_one_home_are_refused(finished_home, tmp_path):
     assert second.returncode == Exit.BUSY and f"is in use by process {os.getpid()}" in second.stderr
 
 
+@pytest.mark.servers
 def test_a_full_disk_is_named_and_the_run_goes_on_once_there_is_room(finished_home, prefect_server, tmp_path):
     """Files may not grow past 400 kB, as on a disk that is nearly full: the first checkpoint does not fit."""
     shutil.copytree(finished_home.home.root, tmp_path / "home")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import conftest
+import pytest
 
 from schemas import tables
 
@@ -24,6 +25,7 @@ def test_it_is_short_and_names_the_two_commands():
     assert {command.split()[1] for command in COMMANDS if command.startswith("make")} <= set(targets)
 
 
+@pytest.mark.servers
 def test_every_flows_command_runs(finished_home, prefect_server, tmp_path):
     """On the finished small run, where there is nothing left to do; ids and recipes are replaced by those of that run."""
     doc_id = next(iter(finished_home.home.lake.arrow(tables.DOCUMENTS, ["doc_id"]).column(0).to_pylist()))

@@ -97,7 +97,7 @@ def test_a_chain_of_near_copies_that_comes_in_any_order_leaves_what_a_run_from_n
     assert kept == {row["doc_id"] for row in clusters if row["rank"] == 1} and 6 <= len(kept) <= 10
 
 
-@pytest.mark.parametrize("fitting", [2, 3, 4])  # 3 texts are new and near one other: not even these fit, these alone, all of them
+@pytest.mark.parametrize("fitting", [2, pytest.param(3, marks=pytest.mark.servers), pytest.param(4, marks=pytest.mark.servers)])  # 3 texts are new and near one other: not even these fit, these alone, all of them
 def test_what_does_not_fit_into_one_process_is_said_and_gives_the_same(spark, delivered, monkeypatch, fitting):
     whole, parts = job(spark, delivered, ["old", "new"]), [job(spark, delivered, names, "parts") for names in (["old"], ["old", "new"])]
     for one in (whole, *parts):
@@ -204,13 +204,13 @@ def cut_log(lake, table) -> None:
 
 
 CHANGES = [
-    (delete_row, append_row, cut_file, delete_and_compact, lose_file),
-    (lose_file, cut_log, append_row, restore, delete_row),
-    (None, delete_row, cut_file, None, append_row),
+    pytest.param((delete_row, append_row, cut_file, delete_and_compact, lose_file), id="mostly rows", marks=pytest.mark.servers),
+    pytest.param((lose_file, cut_log, append_row, restore, delete_row), id="mostly files", marks=pytest.mark.servers),
+    pytest.param((None, delete_row, cut_file, None, append_row), id="some"),
 ]
 
 
-@pytest.mark.parametrize("changes", CHANGES, ids=["mostly rows", "mostly files", "some"])
+@pytest.mark.parametrize("changes", CHANGES)
 def test_tables_that_others_changed_or_damaged_are_made_again(spark, delivered, changes):
     """By the step that writes each, as a run from nothing makes them; a delivery that comes now is added."""
     first, both, fresh = (job(spark, delivered, *made) for made in ((["old"],), (["old", "new"],), (["old", "new"], "other")))

@@ -24,6 +24,7 @@ TABLES = (tables.DELIVERIES,)
 REVISION = 1
 
 ACCEPTED, CLOSED, BY_HAND = "accepted", "closed", "accepted by hand"
+TOLD = 8  # measures of a closed delivery with their documents; more are a wall of text
 MAPS = "measured", "drift", "beyond", "documents"
 Row = dict[str, Any]
 
@@ -75,9 +76,8 @@ def decide(job: Job, known: dict[tuple[str, str, str], Row]) -> Iterator[Row]:
     accepted = {one for one, print_ in names.items() if _accepted(known.get((*one, print_)))}
     if len(accepted) == len(names):
         return
-    read = judged_tables(job) | {"rejects": tables.REJECTS}
     with duckdb.connect() as db:
-        drift.load(db, {name: job.home.lake.files(table) for name, table in read.items()}, terms(job), list(names))
+        drift.load(db, job.home.lake, judged_tables(job), terms(job), list(names))
         for one in names:
             if one in accepted:
                 continue
@@ -110,12 +110,15 @@ def complaint(job: Job, row: Row) -> Iterator[str]:
     named = {one for members in row["documents"].values() for one in members}
     found = job.home.lake.arrow(tables.DOCUMENTS, ["doc_id", "uri"], pc.field("doc_id").isin(sorted(named))).to_pylist()
     uris = {one["doc_id"]: f"{one['doc_id'][:12]} ({one['uri']})" for one in found}
-    for measure, limit in sorted(row["beyond"].items(), key=lambda one: -_excess(row["drift"][one[0]], *one)):
+    farthest = sorted(row["beyond"].items(), key=lambda one: -_excess(row["drift"][one[0]], *one))
+    for measure, limit in farthest[:TOLD]:
         values = "" if measure.startswith("psi:") else (
             f", {row['reference'].get(measure, 0):.4g} -> {row['measured'].get(measure, 0):.4g}"
         )  # fmt: skip
         shown = ", ".join(uris.get(one, one) for one in row["documents"].get(measure, [])) or "none"
         yield f"  {measure}: {row['drift'][measure]:+.3g}, limit {limit:g}{values}; such as {shown}"
+    if len(farthest) > TOLD:
+        yield f"  and {len(farthest) - TOLD} more: {', '.join(measure for measure, _ in farthest[TOLD:])}"
 
 
 def _excess(change: float, measure: str, limit: float) -> float:

@@ -77,5 +77,5 @@ def verdicts(job: Job) -> pa.Table | DataFrame:
 
     lake, read = job.home.lake, judged_tables(job)
     if capacity.fits(documents=lake.rows(tables.SIGNALS)):
-        return judge_here({name: lake.files(table) for name, table in read.items()}, terms(job))
+        return judge_here(lake, read, terms(job))
     return judge({name: job.read(table) for name, table in read.items()}, terms(job))

@@ -14,8 +14,10 @@ import duckdb
 import pyarrow as pa
 from pyspark.sql import DataFrame
 
+from pipelines.lake import Lake
 from pipelines.rules import Rule, number
 from schemas.parts import Heldout
+from schemas.tables import Table
 
 # Percentiles are read off a histogram of so many bins, exact to one bin: no task sorts a whole domain.
 BINS = 10_000
@@ -49,17 +51,17 @@ def judge(tables: dict[str, DataFrame], terms: Terms) -> DataFrame:
     return spark.sql(statement(tables, terms, "cast(array() as array<string>)"), **tables)
 
 
-def judge_here(tables: dict[str, list[str]], terms: Terms) -> pa.Table:
-    """The same of what fits into this process, in the order of doc_id; the tables as paths of their Parquet files."""
+def judge_here(lake: Lake, tables: dict[str, Table], terms: Terms) -> pa.Table:
+    """The same of what fits into this process, in the order of doc_id."""
     with duckdb.connect() as db:
+        for name, table in tables.items():
+            lake.view(db, name, table)
         create_verdicts(db, tables, terms)
         return db.sql("from verdicts order by doc_id").to_arrow_table()
 
 
-def create_verdicts(db: duckdb.DuckDBPyConnection, tables: dict[str, list[str]], terms: Terms) -> None:
-    """The tables, and `verdicts`, as views of a DuckDB that is there."""
-    for name, files in tables.items():
-        db.read_parquet(files).create_view(name)
+def create_verdicts(db: duckdb.DuckDBPyConnection, tables: Collection[str], terms: Terms) -> None:
+    """`verdicts` as a view of a DuckDB that has the tables under these names."""
     text = statement(tables, terms, "[]::varchar[]").format(**{name: name for name in tables})
     db.sql(text).create_view("verdicts")
 
