@@ -267,8 +267,8 @@ def creation(table: Table, path: str) -> str:
 
 
 def literal(text: str) -> str:
-    """A text as Spark's SQL reads it."""
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    """A text as Spark's SQL reads it; it would put a setting in the place of ${...}."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'").replace("$", "\\u0024") + "'"
 
 
 def from_rows(rows: list[dict[str, Any]], table: Table) -> pa.Table:

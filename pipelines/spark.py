@@ -126,6 +126,8 @@ def session(spark: Spark, home: str) -> SparkSession:
 def check_address(master: str) -> None:
     """Raises DataError for a master or Spark Connect server where nothing listens: Spark itself asks for minutes."""
     kind, _, rest = master.partition("://")
+    if os.environ.get("SPARK_REMOTE") and kind != "sc":
+        raise DataError(f"SPARK_REMOTE: expected sc://host:port of a Spark Connect server, found {master!r:.200}")
     if kind not in CONNECTED:
         return
     said = []

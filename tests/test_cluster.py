@@ -142,11 +142,15 @@ def test_workers_with_other_code_are_named(spark, tmp_path, monkeypatch):
         check_workers(spark, tmp_path)
 
 
-def test_an_address_where_nothing_listens_is_told_at_once():
+def test_an_address_where_nothing_listens_is_told_at_once(monkeypatch):
     for master in (f"spark://127.0.0.1:{free_port()}", f"sc://127.0.0.1:{free_port()}/;user_id=x"):
         with pytest.raises(DataError, match=rf"spark\.master: expected {re.escape(master)} to answer, found .*refused"):
             check_address(master)
     check_address("local[2]")
+    monkeypatch.setenv("SPARK_REMOTE", "local[2]")
+    with pytest.raises(DataError, match=r"SPARK_REMOTE: expected sc://host:port of a Spark Connect server, found 'local\[2\]'"):
+        check_address("local[2]")
+    monkeypatch.delenv("SPARK_REMOTE")
     with socket.create_server(("127.0.0.1", 0)) as listening:
         check_address(f"spark://127.0.0.1:{free_port()},127.0.0.1:{listening.getsockname()[1]}")
 
