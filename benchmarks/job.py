@@ -60,7 +60,7 @@ def job(folder: Path, size: int) -> Job:
         "window_tokens": 1 << 17,
     }
     recipe = Recipe.model_validate(value)
-    return Job(recipe, Home(Path(recipe.home)), {step.name: step.name for step in STEPS})
+    return Job(recipe, Home.of(recipe), {step.name: step.name for step in STEPS})
 
 
 def corpus(file: Path, size: int) -> Path:

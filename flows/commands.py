@@ -80,7 +80,7 @@ def run(
         from flows.status import pending, states
 
         checked = check(recipe)
-        home = Home(Path(checked.recipe.home))
+        home = Home.of(checked.recipe)
         # Bytes of models are compared once: here where all else is done, else by the flow.
         if not any(pending(states(checked, home, models=models), only) for models in (False, True)):
             console.print(f"Nothing to do: every step of {recipe} is done. The report: {home.report_page()}")
@@ -114,7 +114,7 @@ def status(recipe: RecipePath = DEFAULT) -> None:
         checked = check(recipe)
         table = Table("step", "state", "seconds", "finished, UTC", Column("why", overflow="fold"), box=None)
         colours = {"done": "green", "stale": "yellow", "missing": "red"}
-        for state in states(checked, Home(Path(checked.recipe.home))):
+        for state in states(checked, Home.of(checked.recipe)):
             seconds = f"{state.receipt.seconds:.1f}" if state.receipt else ""
             finished = state.receipt.finished_at[:16].replace("T", " ") if state.receipt else ""
             table.add_row(state.step.name, f"[{colours[state.state]}]{state.state}[/]", seconds, finished, state.why)
@@ -272,7 +272,7 @@ def publish(
             raise RecipeError(
                 f"{recipe}: expected publish: s3://bucket/folder, or a URL on the command line; found neither"
             )
-        home, started = Home(Path(checked.recipe.home)), time.monotonic()
+        home, started = Home.of(checked.recipe), time.monotonic()
         run = next(state.hash[:12] for state in states(checked, home) if state.step.name == "train")
         with home.held():
             sent = publish(home, home.runs / run, place, lambda done, total: None)
@@ -369,7 +369,7 @@ def rules_explain(
 
 def _home(recipe: Path) -> Home:
     """The home folder of a recipe whose sources need not be there any more."""
-    return Home(Path(recipes.load(recipe).home))
+    return Home.of(recipes.load(recipe))
 
 
 def _prepare_environment(home: Home) -> None:

@@ -64,7 +64,7 @@ def curriculum(recipe: str, folder: str | None = None, only: str | None = None) 
     os.chdir(folder or ".")
     loaded = load(Path(recipe))
     check_home(loaded)
-    home = Home(Path(loaded.home))
+    home = Home.of(loaded)
     home.require_space()
     with home.held(on_wait=patience(get_run_logger().info)):
         home.sweep()
@@ -105,7 +105,7 @@ def curriculum_of(checked: Preflight) -> Flow:
 
 def run_steps(checked: Preflight, only: str | None, display: Display) -> State:
     """What is not done, or the one step `only`, in the home folder of the recipe. To be called while that is held."""
-    home = Home(Path(checked.recipe.home))
+    home = Home.of(checked.recipe)
     remember_server(home)
     step_states = states(checked, home, models=True)
     job = Job(checked.recipe, home, {state.step.name: state.hash for state in step_states})

@@ -63,7 +63,7 @@ def deliver(delivery: Delivery, file: Path) -> Told:
     has no files there, Unheard for a server that does not answer.
     """
     recipe = load(file, tuple(delivery))
-    home = Home(Path(recipe.home))
+    home = Home.of(recipe)
     try:
         check_home(recipe)
         files = _files(delivery, recipe)

@@ -108,7 +108,7 @@ def _leave_pool(client: SyncPrefectClient, made: RunnerDeployment) -> None:
 def deployment(recipe: Path, when: When) -> RunnerDeployment:
     """What is registered for a recipe."""
     checked = check(recipe)
-    home = Home(Path(checked.recipe.home))
+    home = Home.of(checked.recipe)
     _require_server()
     delivered = DeploymentEventTrigger(
         name=f"{EVENT} {home.key}", expect={EVENT}, match={"prefect.resource.id": f"millrace.home.{home.key}"}

@@ -19,7 +19,7 @@ from flows import scratch
 from pipelines.lake import MENDED, Lake
 from schemas.errors import DataError
 from schemas.files import file_sha256, write_json
-from schemas.recipe import RecipeError
+from schemas.recipe import Recipe, RecipeError
 
 FULL = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))  # Java quotes the same words
 UNREADABLE = re.compile(r"FAILED_READ_FILE\S* .*?file:/*(/\S+?\.parquet)")  # as Spark says it
@@ -56,13 +56,21 @@ class Receipt:
 
 @dataclass(frozen=True)
 class Home:
-    """Paths below `root`. Deleting the folder is a complete uninstall of the run."""
+    """Paths below `root`. Deleting the folder is a complete uninstall of the run, tables in an object store left out.
+
+    tables: URL of the lake; None: it is below root too.
+    """
 
     root: Path
+    tables: str | None = None
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Home:
+        return cls(Path(recipe.home), recipe.lake)
 
     @property
     def lake(self) -> Lake:
-        return Lake(self.root / "lake")
+        return Lake(self.tables or self.root / "lake")
 
     @property
     def models(self) -> Path:
@@ -201,8 +209,8 @@ class Home:
         except Exception as error:
             named = UNREADABLE.search(str(error))
             file = Path(unquote(named[1])) if named else self.root
-            lake = self.lake.root.resolve()
-            if not file.is_relative_to(lake):
+            lake = (self.root / "lake").resolve()
+            if self.tables or not file.is_relative_to(lake):
                 raise
             raise DataError(
                 f"table {'.'.join(file.parent.relative_to(lake).parts)}: expected a Parquet file, found {file}, which "

@@ -41,7 +41,7 @@ class Job:
     def spark(self) -> SparkSession:
         from pipelines.spark import session
 
-        return session(self.recipe.spark, str(self.home.root.resolve()))
+        return session(self.recipe.spark, str(self.home.root.resolve()), on_s3=self.home.lake.is_remote)
 
     @property
     def run_folder(self) -> Path:
@@ -73,11 +73,13 @@ class Job:
     def delivered(self, table: Table, chosen: list[Delivery]) -> DataFrame:
         """The rows of these deliveries, read from the files alone that may hold some: Delta takes two jobs, half a
         second, to find them."""
+        from pipelines.lake import spark_url
         from pipelines.spark import escape_globs
 
         files = self.home.lake.files(table, deliveries.arrow_condition(chosen))
         reader = self.spark.read.schema(table.ddl)
-        rows = reader.parquet(*map(escape_globs, files)) if files else self.spark.createDataFrame([], table.ddl)
+        paths = [spark_url(escape_globs(file)) for file in files]
+        rows = reader.parquet(*paths) if paths else self.spark.createDataFrame([], table.ddl)
         return rows.where(deliveries.sql_condition(chosen))
 
     def write(

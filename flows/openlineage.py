@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 from flows.home import Home, Receipt
 from flows.job import Job
 from flows.steps import Step
+from schemas.store import is_url
 
 SPEC = "https://openlineage.io/spec/2-0-2/OpenLineage.json#/$defs/RunEvent"
 FACETS = "https://openlineage.io/spec/facets"
@@ -54,7 +55,7 @@ def _posted(url: str | None, event: bytes, file: Path) -> bool:
 def run_event(home: Home, kept: Receipt, read: list[dict[str, Any]], rows: dict[str, int]) -> dict[str, Any]:
     """The COMPLETE event of a step: `kept` is its receipt, `read` are datasets, `rows` those that it wrote by table."""
     written = [
-        dataset(home.lake.root.joinpath(*name.split(".")), str(version), _statistics(rows.get(name)))
+        dataset(home.lake.place(name), str(version), _statistics(rows.get(name)))
         for name, version in kept.tables.items()
         if version is not None
     ]
@@ -70,10 +71,16 @@ def run_event(home: Home, kept: Receipt, read: list[dict[str, Any]], rows: dict[
     }
 
 
-def dataset(path: Path, version: str, output: dict[str, Any] | None = None) -> dict[str, Any]:
-    """A table or folder by OpenLineage's naming of local files: namespace `file`, name the absolute path."""
+def dataset(place: Path | str, version: str, output: dict[str, Any] | None = None) -> dict[str, Any]:
+    """A table or folder by OpenLineage's naming: of local files namespace `file`, name the absolute path; of an object
+    store's the bucket, and the key."""
     facet = {**_facet("1-0-1", "DatasetVersionDatasetFacet"), "datasetVersion": version}
-    named = {"namespace": "file", "name": os.path.abspath(path), "facets": {"version": facet}}
+    namespace, name = "file", os.path.abspath(place)
+    if is_url(str(place)):
+        scheme, _, rest = str(place).partition("://")
+        bucket, _, name = rest.partition("/")
+        namespace = f"{scheme}://{bucket}"
+    named = {"namespace": namespace, "name": name, "facets": {"version": facet}}
     return named if output is None else named | {"outputFacets": output}
 
 
@@ -87,11 +94,11 @@ def _folders(home: Home, kept: Receipt) -> list[dict[str, Any]]:
 def _read(job: Job, step: Step) -> list[dict[str, Any]]:
     """Tables and folders of the steps that it needs; of the first, the deliveries."""
     receipts = [job.home.receipt(need) for need in step.needs]
-    lake = job.home.lake.root
+    lake = job.home.lake
     return [
         *_sources(job, step),
         *(
-            dataset(lake.joinpath(*name.split(".")), str(version))
+            dataset(lake.place(name), str(version))
             for one in receipts
             if one
             for name, version in one.tables.items()

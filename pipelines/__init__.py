@@ -19,6 +19,7 @@ flat:
     drift       two deliveries of a source compared: sizes, shares, signals (step gate, ops.deliveries)
     capacity    what fits into one process, and who carries the rest
     spark       the session; what is sent to every task; parts that hold whole groups
+    s3          Spark and Delta on S3: JARs, settings, a log that many may write
     workers     Spark's daemon of Python workers
     assets      files that a package installer does not bring
     lineage     a document's life; a rule beside what was measured

@@ -123,11 +123,11 @@ def fetch_models(folder: Path) -> None:
             shutil.copyfileobj(source, target)
 
 
-def fetch_jars(folder: Path) -> None:
+def fetch_jars(folder: Path, modules: tuple[tuple[str, str, str, str], ...]) -> None:
     """Download the JARs with the Ivy that ships in PySpark, through a cache of its own."""
     dependencies = "".join(
         f'<dependency org="{org}" name="{name}" rev="{revision}" transitive="false" conf="default->master"/>'
-        for org, name, revision, _ in MODULES
+        for org, name, revision, _ in modules
     )
     (folder / "settings.xml").write_text(IVY_SETTINGS)
     (folder / "ivy.xml").write_text(
@@ -167,7 +167,7 @@ def main() -> None:
     for rest in HOME.glob(".fetch-*"):  # of a set-up that was killed
         shutil.rmtree(rest)
     fetch("language model and cl100k vocabulary", {path: SHA256[path] for path, *_ in MODELS}, fetch_models)
-    fetch("Delta Lake's JARs", {path: SHA256[path] for path in JARS}, fetch_jars)
+    fetch("Delta Lake's JARs", {path: SHA256[path] for path in JARS}, lambda folder: fetch_jars(folder, MODULES))
     if not CLASSES.is_file():
         archive_classes()
 

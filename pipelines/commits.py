@@ -7,9 +7,12 @@ other files or delete files that no version needs (OPTIMIZE, VACUUM), and those 
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from pyarrow.fs import FileSelector, FileSystem
 
 
 @dataclass(frozen=True)
@@ -21,32 +24,39 @@ class Commit:
     author: str
 
 
-def commit_files(folder: Path) -> list[Path]:
-    """The commits of the table in `folder`, oldest first."""
-    return sorted(entry for entry in (folder / "_delta_log").glob("*.json") if entry.stem.isdigit())
+def commit_files(table: FileSystem) -> list[str]:
+    """Names of the commits in a table's folder, oldest first."""
+    listed = table.get_file_info(FileSelector("_delta_log", allow_not_found=True))
+    return sorted(info.path for info in listed if re.search(r"/\d+\.json$", info.path))
 
 
-def read_actions(file: Path) -> list[dict[str, Any]]:
+def version_of(commit: str) -> int:
+    """The version that a commit made, by its name."""
+    return int(Path(commit).stem)
+
+
+def read_actions(table: FileSystem, commit: str) -> list[dict[str, Any]]:
     """Raises ValueError naming the commit if it is not whole."""
     try:
-        return [json.loads(line) for line in file.read_text().splitlines()]
+        with table.open_input_stream(commit) as stream:
+            return [json.loads(line) for line in stream.read().decode().splitlines()]
     except ValueError as error:
-        raise ValueError(f"{file}: expected a commit of Delta, JSON lines; found {error}") from None
+        raise ValueError(f"{commit}: expected a commit of Delta, JSON lines; found {error}") from None
 
 
-def last_change(folder: Path) -> Commit | None:
+def last_change(table: FileSystem) -> Commit | None:
     """The newest commit that changed rows or carries an ancestry of ours; None if the log holds none.
 
     Ours carry one even where no row came or went. An append of ours stands on the rows that were there: if those are
     another's, it is the other's commit that is returned. Raises ValueError for a commit that is not whole.
     """
     newest = None
-    for file in reversed(commit_files(folder)):
-        actions = read_actions(file)
+    for file in reversed(commit_files(table)):
+        actions = read_actions(table, file)
         info = next((action["commitInfo"] for action in actions if "commitInfo" in action), {})
         ancestry = _ancestry(info.get("userMetadata"))
         if ancestry is not None or any(map(_changes_rows, actions)):
-            commit = Commit(int(file.stem), ancestry, _author(info))
+            commit = Commit(version_of(file), ancestry, _author(info))
             if ancestry is None:
                 return commit
             newest = newest or commit

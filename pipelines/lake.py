@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
+from pyarrow.fs import FileType, SubTreeFileSystem
 
-from pipelines.commits import Commit, commit_files, last_change, read_actions
+from pipelines.commits import Commit, commit_files, last_change, read_actions, version_of
 from schemas.errors import DataError
+from schemas.store import endpoint, files_at, is_url
 from schemas.tables import Table
 
 if TYPE_CHECKING:  # 1 s of imports that `flows status` and `flows trace` do without
+    from deltalake import DeltaTable
     from duckdb import DuckDBPyConnection
     from pyarrow.dataset import Dataset
     from pyspark.sql import DataFrame, SparkSession
@@ -38,32 +39,51 @@ MENDED = "Delete the file, and `flows run curriculum` makes the table again"
 
 @dataclass(frozen=True)
 class Lake:
-    """Delta tables below `root`, one folder a table: bronze.documents is root/bronze/documents."""
+    """Delta tables below `root`, a folder or an object store's URL: bronze.documents is root/bronze/documents."""
 
-    root: Path
+    root: Path | str
 
     def path(self, table: Table) -> str:
-        return str(self._folder(table.name).resolve())  # Delta takes relative paths for names
+        """Where the table is, for delta-rs and Arrow."""
+        return self.place(table.name)
 
-    def _folder(self, name: str) -> Path:
-        return self.root.joinpath(*name.split("."))
+    def place(self, name: str) -> str:
+        """The same of a table's name. Delta takes relative paths for names."""
+        root = str(self.root) if self.is_remote else str(Path(self.root).resolve())
+        return "/".join([root, *name.split(".")])
+
+    @property
+    def is_remote(self) -> bool:
+        return isinstance(self.root, str) and is_url(self.root)
+
+    def spark_path(self, table: Table) -> str:
+        """Where the table is, for Spark."""
+        return spark_url(self.path(table))
+
+    def _folder(self, name: str) -> SubTreeFileSystem:
+        return files_at(self.place(name))
+
+    def _delta(self, name: str, version: int | None = None) -> DeltaTable:
+        """The table as delta-rs has it."""
+        from deltalake import DeltaTable
+
+        return DeltaTable(self.place(name), version=version, storage_options=storage_options(self.place(name)))
 
     def version(self, table: Table) -> int | None:
         """Newest committed version, read from the log's file names; None if there is no table."""
         return self.version_of(table.name)
 
     def version_of(self, name: str) -> int | None:
-        return max((int(commit.stem) for commit in commit_files(self._folder(name))), default=None)
+        return max(map(version_of, commit_files(self._folder(name))), default=None)
 
     def has(self, table: Table) -> bool:
         """Whether the table is there with just these columns, of these types, and its log can be read."""
-        from deltalake import DeltaTable as RustTable
         from deltalake.exceptions import DeltaError
 
         if self.version(table) is None:
             return False
         try:
-            fields = RustTable(self.path(table)).schema().fields
+            fields = self._delta(table.name).schema().fields
         except DeltaError:
             return False
         stored = {field.name: getattr(field.type, "type", None) for field in fields}
@@ -72,15 +92,14 @@ class Lake:
 
     def rows_written(self, table: Table) -> int:
         """Rows of the newest commit, as Delta counted them while it wrote."""
-        actions = read_actions(commit_files(self._folder(table.name))[-1])
+        folder = self._folder(table.name)
+        actions = read_actions(folder, commit_files(folder)[-1])
         metrics = next(action["commitInfo"] for action in actions if "commitInfo" in action).get("operationMetrics", {})
         return int(metrics.get("numOutputRows", metrics.get("num_added_rows", 0)))  # as Spark and delta-rs call them
 
     def rows(self, table: Table) -> int:
         """Rows of the table, from the statistics in its log."""
-        from deltalake import DeltaTable as RustTable
-
-        files = RustTable(self.path(table)).get_add_actions(flatten=True)
+        files = self._delta(table.name).get_add_actions(flatten=True)
         return sum(pa.table(files).column("num_records").to_pylist())
 
     def ancestry(self, table: Table) -> dict[str, Any]:
@@ -110,17 +129,16 @@ class Lake:
 
     def _damaged_file(self, name: str) -> str | None:
         """What is wrong with the first file that is not as large as the log says."""
-        from deltalake import DeltaTable as RustTable
         from deltalake.exceptions import DeltaError
 
-        folder = self._folder(name).resolve()
         try:
-            listed = RustTable(str(folder)).get_add_actions(flatten=True)  # pa.table() of it would import pandas: 1 s
+            listed = self._delta(name).get_add_actions(flatten=True)  # pa.table() of it would import pandas: 1 s
         except DeltaError as error:
             return f"table {name}: its log cannot be read: {error}"
-        for file, size in zip(listed.column("path").to_pylist(), listed.column("size_bytes").to_pylist(), strict=True):
-            path = folder / file
-            found = f"{path.stat().st_size:,} bytes" if path.is_file() else "no file"
+        files, sizes = listed.column("path").to_pylist(), listed.column("size_bytes").to_pylist()
+        infos = self._folder(name).get_file_info(files)
+        for file, size, info in zip(files, sizes, infos, strict=True):
+            found = f"{info.size:,} bytes" if info.is_file else "no file"
             if found != f"{size:,} bytes":
                 return f"table {name}: expected {file} with {size:,} bytes, found {found}"
         return None
@@ -128,7 +146,7 @@ class Lake:
     def read(self, spark: SparkSession, table: Table, version: int | None = None) -> DataFrame:
         """The table as it is now, or at an older version."""
         reader = spark.read.format("delta")
-        return (reader if version is None else reader.option("versionAsOf", version)).load(self.path(table))
+        return (reader if version is None else reader.option("versionAsOf", version)).load(self.spark_path(table))
 
     def write(
         self,
@@ -155,7 +173,7 @@ class Lake:
         if where and not append:
             writer = writer.option("replaceWhere", where)
         before = self.version(table)
-        writer.option("userMetadata", json.dumps(ancestry, sort_keys=True)).save(self.path(table))
+        writer.option("userMetadata", json.dumps(ancestry, sort_keys=True)).save(self.spark_path(table))
         if self.version(table) == before:  # no row came and none went: Delta commits nothing
             self._commit(None, table, ancestry, "append" if where or append else "overwrite")
         return self.version(table)
@@ -164,12 +182,11 @@ class Lake:
         """By delta-rs: rows that are here already take it .01 s, Spark a second; and it commits where there are
         none."""
         from deltalake import CommitProperties, write_deltalake
-        from deltalake import DeltaTable as RustTable
 
         if rows is None:
-            rows = pa.schema(RustTable(self.path(table)).schema().to_arrow()).empty_table()
+            rows = pa.schema(self._delta(table.name).schema().to_arrow()).empty_table()
         told = CommitProperties(custom_metadata={"userMetadata": json.dumps(ancestry, sort_keys=True)})
-        write_deltalake(self.path(table), rows, mode=mode, commit_properties=told)
+        write_deltalake(self._delta(table.name), rows, mode=mode, commit_properties=told)
         return self.version(table)
 
     def arrow(
@@ -211,10 +228,7 @@ class Lake:
         """Arrow reads the files itself. Through delta-rs's own file system (Python) its threads can outlive the
         interpreter, and then abort the process at exit (apache/arrow#45214; 1 of some 60 exits).
         """
-        from deltalake import DeltaTable as RustTable
-
-        files = SubTreeFileSystem(self.path(table), LocalFileSystem())
-        return RustTable(self.path(table), version=version).to_pyarrow_dataset(filesystem=files)
+        return self._delta(table.name, version).to_pyarrow_dataset(filesystem=self._folder(table.name))
 
     def files(self, table: Table, where: pc.Expression | None = None) -> list[str]:
         """Paths of the Parquet files that make up the table now, or of those that may hold rows `where` a condition on
@@ -222,14 +236,13 @@ class Lake:
         return [f"{self.path(table)}/{file.path}" for file in self._dataset(table).get_fragments(where)]
 
     def view(self, db: DuckDBPyConnection, name: str, table: Table) -> None:
-        """Let DuckDB know the table by that name; of one without a row there is no file, and of its columns it knows
-        nothing but their types."""
-        from deltalake import DeltaTable as RustTable
-
-        if files := self.files(table):
+        """Let DuckDB know the table by that name. Of one without a row there is no file; those in an object store Arrow
+        reads for it."""
+        files = self.files(table)
+        if files and not self.is_remote:
             db.read_parquet(files).create_view(name)
         else:
-            db.register(name, pa.schema(RustTable(self.path(table)).schema().to_arrow()).empty_table())
+            db.register(name, self._dataset(table))
 
     def _create(self, table: Table, spark: SparkSession | None = None) -> bool:
         """Create the table with its columns, comments and constraints, unless it is there with just these columns; by
@@ -243,8 +256,10 @@ class Lake:
             return False
         from pyspark.sql import SparkSession
 
-        shutil.rmtree(self.path(table), ignore_errors=True)
-        (spark or SparkSession.active()).sql(creation(table, self.path(table)))
+        folder = self._folder(table.name)
+        if folder.get_file_info("").type == FileType.Directory:
+            folder.delete_dir_contents("")
+        (spark or SparkSession.active()).sql(creation(table, self.spark_path(table)))
         return True
 
 
@@ -269,6 +284,19 @@ def creation(table: Table, path: str) -> str:
 def literal(text: str) -> str:
     """A text as Spark's SQL reads it; it would put a setting in the place of ${...}."""
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'").replace("$", "\\u0024") + "'"
+
+
+def spark_url(place: str) -> str:
+    """A path or URL as Hadoop's file systems take it: theirs for S3 is called s3a."""
+    return place.replace("s3://", "s3a://", 1) if place.startswith("s3://") else place
+
+
+def storage_options(place: str) -> dict[str, str] | None:
+    """What delta-rs is to know of a store, besides what it reads in the environment itself."""
+    if not is_url(place):
+        return None
+    told = {"AWS_ENDPOINT_URL": endpoint()} if endpoint() else {}
+    return told | ({"AWS_ALLOW_HTTP": "true"} if (endpoint() or "").startswith("http://") else {})
 
 
 def from_rows(rows: list[dict[str, Any]], table: Table) -> pa.Table:

@@ -22,7 +22,7 @@ from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession, Window, is_remote
 from pyspark.sql import functions as F
 
-from pipelines import assets
+from pipelines import assets, s3
 from schemas.errors import DataError
 from schemas.parts import FIXED, Spark
 
@@ -108,8 +108,8 @@ def _stderr_to(log: Path) -> Iterator[None]:
         os.close(kept)
 
 
-def session(spark: Spark, home: str) -> SparkSession:
-    """Start Spark, or return the session of this process.
+def session(spark: Spark, home: str, *, on_s3: bool = False) -> SparkSession:
+    """Start Spark, or return the session of this process; with what a lake on S3 needs.
 
     `SPARK_REMOTE` in the environment, or a master sc://..., connects to that Spark Connect server. Raises
     FileNotFoundError if Delta's JARs are not installed, DataError for a cluster that would give other results, does not
@@ -117,7 +117,7 @@ def session(spark: Spark, home: str) -> SparkSession:
     """
     master = os.environ.get("SPARK_REMOTE") or spark.master
     check_address(master)
-    started = connect(master, spark.values) if master.startswith("sc://") else start(spark, home)
+    started = connect(master, spark.values) if master.startswith("sc://") else start(spark, home, on_s3)
     if not master.startswith("local"):
         check_workers(started, Path(home))
     return started
@@ -202,7 +202,7 @@ def code_hash() -> str:
     return digest.hexdigest()
 
 
-def start(spark: Spark, home: str) -> SparkSession:
+def start(spark: Spark, home: str, on_s3: bool) -> SparkSession:
     """Spark itself, driven by this process."""
     assets.check()
     assets.java()
@@ -211,8 +211,9 @@ def start(spark: Spark, home: str) -> SparkSession:
     os.environ["PYSPARK_PYTHON"] = spark.values.get("spark.pyspark.python", sys.executable)
     local = spark.master.startswith("local")
     builder = SparkSession.builder.master(spark.master).appName("millrace")
-    settings = SETTINGS | (LOCAL_SETTINGS if local else {})
-    jars = [str(jar) for jar in assets.JARS]  # a cluster has them sent; here they need not even be copied
+    settings = SETTINGS | (LOCAL_SETTINGS if local else {}) | (s3.settings() if on_s3 else {})
+    jars = [str(jar) for jar in (*assets.JARS, *(s3.jars() if on_s3 else ()))]
+    # A cluster has them sent; here they need not even be copied.
     settings |= {"spark.driver.extraClassPath": os.pathsep.join(jars)} if local else {"spark.jars": ",".join(jars)}
     quoted = home.replace('"', '\\"')
     settings |= {

@@ -83,6 +83,9 @@ class Recipe(Part):
     train: TrainConfig = Field(TrainConfig(), description="how the model is optimised")
     prompts: tuple[str, ...] = Field(("def ", "The "), description="beginnings that the trained model continues")
     spark: Spark = Field(Spark(), description="where Spark runs")
+    lake: StoreUrl | None = Field(
+        None, description="where the tables are, s3://bucket/folder; the home's lake/ where none is named"
+    )
     publish: StoreUrl | None = Field(
         None,
         description="object store that shards, training run and report are sent to: s3://bucket/folder, gs:, abfs:",
@@ -174,13 +177,15 @@ class Recipe(Part):
     def data_hash(self) -> str:
         """Hash of what decides the shards: the trainer's part left out."""
         return json_hash(
-            self.model_dump(mode="json", exclude={"home", "spark", "publish", "drift", "model", "train", "prompts"})
+            self.model_dump(
+                mode="json", exclude={"home", "lake", "spark", "publish", "drift", "model", "train", "prompts"}
+            )
         )
 
     @property
     def hash(self) -> str:
         """Hash of everything that decides the result: home, place, where it is sent and the gate's limits left out."""
-        left_out = {"home": True, "spark": True, "publish": True, "drift": True, "train": set(PLACE)}
+        left_out = {"home": True, "lake": True, "spark": True, "publish": True, "drift": True, "train": set(PLACE)}
         return json_hash(self.model_dump(mode="json", exclude=left_out))
 
 

@@ -13,10 +13,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from schemas.errors import DataError
 from schemas.files import file_sha256
+
+if TYPE_CHECKING:
+    from pyarrow.fs import SubTreeFileSystem
 
 URL = re.compile(r"(s3|gs|gcs|abfss?)://[^/?#\s]+(/[^?#\s]*)?")
 PART = 16 << 20  # bytes read or sent at a time
@@ -27,6 +31,25 @@ def is_url(place: str) -> bool:
     return URL.fullmatch(place) is not None
 
 
+def endpoint() -> str | None:
+    """Where the environment says that S3 is, if not at AWS."""
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+
+
+def files_at(place: str) -> SubTreeFileSystem:
+    """Arrow's file system of what is below a URL, or a path of this machine. Raises OSError or ValueError."""
+    from pyarrow.fs import FileSystem, LocalFileSystem, SubTreeFileSystem
+
+    if not is_url(place):
+        return SubTreeFileSystem(place, LocalFileSystem())
+    uri = place
+    if place.startswith("s3://") and endpoint():  # its scheme pyarrow does not take from the environment
+        parts = urlsplit(endpoint())
+        uri = f"{place}?endpoint_override={parts.netloc}&scheme={parts.scheme}"
+    system, path = FileSystem.from_uri(uri)
+    return SubTreeFileSystem(path, system)
+
+
 class Store:
     """The files below a URL. Every method raises OSError, naming the URL, for a store that does not answer as it
     should."""
@@ -35,21 +58,9 @@ class Store:
         self.url = url.rstrip("/")
 
     @cached_property
-    def _files(self):
-        from pyarrow.fs import FileSystem, SubTreeFileSystem
-
+    def _files(self) -> SubTreeFileSystem:
         with self._named(""):
-            system, path = FileSystem.from_uri(self._uri)
-            return SubTreeFileSystem(path, system)
-
-    @property
-    def _uri(self) -> str:
-        """Where the environment names an endpoint, its scheme too, which pyarrow does not take from there."""
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-        if not (endpoint and self.url.startswith("s3://")):
-            return self.url
-        parts = urlsplit(endpoint)
-        return f"{self.url}?endpoint_override={parts.netloc}&scheme={parts.scheme}"
+            return files_at(self.url)
 
     @contextmanager
     def _named(self, name: str) -> Iterator[None]:

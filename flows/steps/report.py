@@ -15,7 +15,7 @@ REVISION = 3
 
 def part(recipe: Recipe) -> dict[str, Any]:
     """All of the recipe that decides the result: the page shows it."""
-    return recipe.model_dump(mode="json", exclude={"home", "spark", "publish"})
+    return recipe.model_dump(mode="json", exclude={"home", "lake", "spark", "publish"})
 
 
 def files(job: Job) -> list[Path]:
