@@ -45,17 +45,26 @@ def log_store() -> Path:
 
 def compile_java(source: Path, folder: Path) -> None:
     """Its classes into a folder, by the Janino that comes with Spark: no JDK is needed."""
-    jars = sorted(Path(pyspark.__file__).parent.joinpath("jars").glob("*.jar")) + [*assets.JARS]
-    (py4j,) = (str(jar) for jar in jars if jar.name.startswith("py4j"))
-    path = os.pathsep.join(map(str, jars))
-    gateway = JavaGateway.launch_gateway(jarpath=py4j, classpath=path, java_path=assets.java(), die_on_exit=True)
+    gateway = java_gateway([])
     try:
-        java, janino = gateway.jvm.java.io, gateway.jvm.org.codehaus.janino.Compiler()
-        janino.setDestinationDirectory(java.File(str(folder)), False)
-        janino.setClassPath(_array(gateway, jars))
+        janino = gateway.jvm.org.codehaus.janino.Compiler()
+        janino.setDestinationDirectory(gateway.jvm.java.io.File(str(folder)), False)
+        janino.setClassPath(_array(gateway, _spark_jars()))
         janino.compile(_array(gateway, [source]))
     finally:
         gateway.shutdown()
+
+
+def java_gateway(jars: list[Path]) -> JavaGateway:
+    """A Java of its own, with the classes of Spark, of Delta and of these JARs."""
+    known = _spark_jars()
+    (py4j,) = (str(jar) for jar in known if jar.name.startswith("py4j"))
+    path = os.pathsep.join(map(str, [*known, *jars]))
+    return JavaGateway.launch_gateway(jarpath=py4j, classpath=path, java_path=assets.java(), die_on_exit=True)
+
+
+def _spark_jars() -> list[Path]:
+    return [*sorted(Path(pyspark.__file__).parent.joinpath("jars").glob("*.jar")), *assets.JARS]
 
 
 def _array(gateway: JavaGateway, files: list[Path]) -> JavaObject:
