@@ -19,9 +19,12 @@ What they are run by, and what they need:
     repeats        of text: lines, paragraphs, n-grams met again
     linear         of language: the model, predicted
     personal_scan  of personal: where something may begin
-    contacts       of personal: e-mail, IP, phone
+    contacts       of personal: e-mail, IP
+    domains        of contacts: top-level domains, with their date
+    phones         of personal: phone numbers
     accounts       of personal: cards, IBAN
-    secrets        of personal: keys and tokens
+    secrets        of personal: private keys, providers' tokens
+    passwords      of personal: passwords and keys of assignments, headers, URLs
     spans          of personal: what the finders share
 """
 
@@ -31,4 +34,4 @@ from schemas.tables import SIGNALS
 FAMILIES = (text, code, language, stopwords, personal, quality, fingerprints)
 COLUMNS = tuple(column for family in FAMILIES for column in family.COLUMNS)
 TABLE = SIGNALS.extended(COLUMNS)
-REVISION = 5  # raised by hand when the signals of the same text become others
+REVISION = 6  # raised by hand when the signals of the same text become others

@@ -39,7 +39,7 @@ def luhn(number: bytes) -> bool:
 
 # ---- bank accounts: ISO 13616 ----
 
-IBAN = re.compile(rb"(?<![A-Za-z0-9])[A-Z]{2}\d\d(?: ?[A-Z0-9]){11,29}")
+IBAN = re.compile(rb"(?<![A-Za-z0-9])[A-Z]{2}\d\d(?:[ -]?[A-Z0-9]){11,29}")
 IBAN_CHARACTERS = dict(  # by country: SWIFT, IBAN Registry
     (pair[:2], int(pair[2:]))
     for pair in "AD24 AE23 AL28 AT20 AZ28 BA20 BE16 BG22 BH22 BI27 BR29 BY28 CH21 CR22 CY28 CZ24 DE22 DJ27 DK18 DO28 "
@@ -51,17 +51,17 @@ IBAN_CHARACTERS = dict(  # by country: SWIFT, IBAN Registry
 
 
 def iban(text: bytes, at: int) -> Spans:
-    """An account number of its country's length, with or without spaces."""
+    """An account number of its country's length, with or without spaces or hyphens."""
     match = IBAN.match(text, at)
     length = IBAN_CHARACTERS.get(text[at : at + 2].decode("latin-1")) if match else None
     if not length:
         return NONE
     end = at
     for _ in range(length):
-        end += text[end : end + 1] == b" "
+        end += text[end : end + 1] in (b" ", b"-")
         end += 1
     whole = end <= match.end() and not text[end : end + 1].isalnum()
-    return ((at, end),) if whole and mod97(text[at:end].replace(b" ", b"")) == 1 else NONE
+    return ((at, end),) if whole and mod97(text[at:end].replace(b" ", b"").replace(b"-", b"")) == 1 else NONE
 
 
 def mod97(account: bytes) -> int:

@@ -1,8 +1,9 @@
 """The compiled scan for personal data: the few places of a text where something may begin.
 
 One pass over the bytes names an @ between letters, digits enough for a phone number, -----BEGIN, a long run of token
-characters that begins as a provider's do. It may name too many places, never too few. It looks at a bounded
-neighbourhood of each byte, so that hostile text costs time in proportion to its length.
+characters that begins as a provider's do, what stands behind the = or : of a word that ends as those for passwords and
+keys do. It may name too many places, never too few. It looks at a bounded neighbourhood of each byte, so that hostile
+text costs time in proportion to its length.
 """
 
 from __future__ import annotations
@@ -14,16 +15,25 @@ from numba import njit
 
 from pipelines.texts.find import stands
 
-KEY, TOKEN, IBAN, CARD, EMAIL, IPV4, IPV6, PHONE = range(8)  # rows of personal.FINDERS
+# rows of personal.FINDERS
+KEY, TOKEN, SECRET, PASSWORD, URL_PASSWORD, IBAN, CARD, EMAIL, IPV4, IPV6, PHONE = range(11)
 DIGIT, LETTER, UPPER, HEX, LOCAL, IN_TOKEN, TRIGGER, IN_NUMBER = (1 << bit for bit in range(8))
 AT, DOT, COLON, DASH, PLUS, EQUALS, OPEN, CLOSE, ZERO, SPACE = (ord(character) for character in "@.:-+=()0 ")
+SLASH, GREATER, EIGHT, WIDE_COLON = ord("/"), ord(">"), ord("8"), 0x9A  # the last byte of a full-width colon
 MIN_TOKEN, MIN_PHONE, NUMBER_BYTES, MIN_CARD, LOCAL_BYTES = 20, 7, 48, 14, 64
+MIN_SECRET, MIN_PASSWORD, VALUE_BYTES, URL_BYTES = 16, 6, 200, 300
 PREFIXES = (
-    "AKI ASI ghp gho ghu ghs ghr git glp gld glr glc glf gls gla xox xap AIz GOC sk_ rk_ sk- hf_ npm pyp eyJ key dop "
-    "doo dor shp dap"
+    "AKI ASI ABI ACC ghp gho ghu ghs ghr git glp gld glr glc glf gli glo gls gla xox xap AIz GOC sk_ rk_ sk- hf_ npm "
+    "pyp eyJ key dop doo dor shp dap sq0 AKC gsk lin AGE NRA psc dck PuT"
 )
-# The last two letters of words for phone, and of "no", "number" behind them (contacts.DIALLED).
-ENDINGS = "ne es el le on no ax ob il ll re dy sm lf fn uh pp nr um er rs"
+# The last two letters of words for phone, and of what may stand behind them (phones.DIALLED).
+PHONE_ENDINGS = (
+    "ne es on no nu ni na as os en er el co ie is lp ax xe ks nr fn lf uh in ee pp re ar ph mi um rs ro ct st "
+    "le ob il ll dy sm hp wa ep om us me at "
+)
+# Of words for password and for keys (passwords.ASSIGNED_PASSWORD, ASSIGNED_KEY).
+PASSWORD_ENDINGS = "rd wd ss se de rt na ha lo la re is st gn"
+SECRET_ENDINGS = "ey se et en al ls is st gn"
 
 
 def _classes() -> np.ndarray:
@@ -37,20 +47,29 @@ def _classes() -> np.ndarray:
         HEX: digits + "abcdefABCDEF",
         LOCAL: letters + digits + "_%+-",
     }
-    members |= {IN_TOKEN: letters + digits + "_-", TRIGGER: digits + "@+-=(", IN_NUMBER: digits + " .-()/"}
+    members |= {IN_TOKEN: letters + digits + "_-", TRIGGER: digits + "@+-=(:>", IN_NUMBER: digits + " .-()/"}
     classes = np.zeros(256, np.uint8)
     for bit, characters in members.items():
         classes[np.frombuffer(characters.encode(), np.uint8)] |= bit
     classes[128:] |= IN_NUMBER
+    classes[WIDE_COLON] |= TRIGGER
     return classes
+
+
+def _endings() -> np.ndarray:
+    """By two letters, little-endian: the bits 1 phone, 2 password, 4 key; uint8[65536]."""
+    table = np.zeros(1 << 16, np.uint8)
+    for bit, words in ((1, PHONE_ENDINGS), (2, PASSWORD_ENDINGS), (4, SECRET_ENDINGS)):
+        table[np.frombuffer("".join(words.split()).encode(), "<u2")] |= bit
+    return table
 
 
 def _packed(words: Iterable[str]) -> np.ndarray:
     return np.array(sorted(int.from_bytes(word.encode(), "little") for word in words), np.uint32)
 
 
-CLASSES, FIRST_THREE, LAST_TWO = _classes(), _packed(PREFIXES.split()), _packed(ENDINGS.split())
-BEGIN_MARK = np.frombuffer(b"-----BEGIN ", np.uint8)
+CLASSES, FIRST_THREE, ENDINGS = _classes(), _packed(PREFIXES.split()), _endings()
+BEGIN_MARK, BEGIN_SSH2 = (np.frombuffer(mark, np.uint8) for mark in (b"-----BEGIN ", b"---- BEGIN "))
 
 
 def places(data: np.ndarray, offsets: np.ndarray) -> np.ndarray:
@@ -97,8 +116,11 @@ def _marks(text, out, n):
                 n = _number(text, i, out, n)
         elif byte == AT:
             begin = _local(text, i)
-            if begin < i and i + 1 < len(text) and CLASSES[text[i + 1]] & (DIGIT | LETTER) and _has_dot(text, i + 1):
+            if begin < i and i + 1 < len(text) and _in_label(text[i + 1]) and _has_dot(text, i + 1):
                 n = _put(out, n, begin, EMAIL)
+            begin = _url_password(text, i)
+            if begin >= 0:
+                n = _put(out, n, begin, URL_PASSWORD)
         elif byte == PLUS:
             before = i > 0 and CLASSES[text[i - 1]] & (DIGIT | LETTER)
             if (
@@ -115,12 +137,129 @@ def _marks(text, out, n):
                 and _digits_ahead(text, i) >= MIN_PHONE
             ):
                 n = _put(out, n, i, PHONE)
+            n = _assigned(text, i, out, n)
         elif byte == DASH:
-            if (i == 0 or text[i - 1] != DASH) and stands(text, i, BEGIN_MARK):
-                n = _put(out, n, i, KEY)
-        elif byte == EQUALS:
-            if i >= 3 and text[i - 1] == ord("y") and text[i - 2] == ord("e") and text[i - 3] == ord("K"):
-                n = _put(out, n, i + 1, TOKEN)
+            if i == 0 or text[i - 1] != DASH:
+                if stands(text, i, BEGIN_MARK) or stands(text, i, BEGIN_SSH2):
+                    n = _put(out, n, i, KEY)
+            elif i + 1 < len(text) and CLASSES[text[i + 1]] & LETTER:
+                n = _option(text, i, out, n)
+        else:
+            if byte == EQUALS and i >= 3 and text[i - 1] == ord("y") and text[i - 2] == ord("e"):
+                n = _put(out, n, i + 1, TOKEN)  # AccountKey=
+            n = _assigned(text, i, out, n)
+    return n
+
+
+@njit(inline="always")
+def _in_label(byte):
+    return CLASSES[byte] & (DIGIT | LETTER) != 0 or byte >= 128
+
+
+@njit
+def _url_password(text, at):
+    """Where the password before the @ of a URL begins, or -1."""
+    i, begin = at - 1, -1
+    while i > 1 and at - i < URL_BYTES:
+        byte = text[i]
+        if byte <= SPACE or byte == AT or byte == ord('"') or byte == ord("'") or byte == GREATER:
+            return -1
+        if byte == COLON:
+            if begin >= 0:
+                return -1
+            begin = i + 1
+        if byte == SLASH:
+            return begin if text[i - 1] == SLASH and text[i - 2] == COLON else -1
+        i -= 1
+    return -1
+
+
+@njit
+def _word_ending(text, i):
+    """The bits of ENDINGS of the two letters that end at text[i], 7 if the letters are not ASCII, 0 if there are
+    none."""
+    if i < 1:
+        return 0
+    if text[i] >= 128 or CLASSES[text[i]] & LETTER and text[i - 1] >= 128:
+        return 7
+    if CLASSES[text[i]] & LETTER == 0 or CLASSES[text[i - 1]] & LETTER == 0:
+        return 0
+    return int(ENDINGS[np.uint32(text[i - 1] | 32) | np.uint32(text[i] | 32) << np.uint32(8)])
+
+
+@njit(inline="always")
+def _is_quote(byte):
+    return byte == ord('"') or byte == ord("'") or byte == ord("`")
+
+
+@njit
+def _assigned(text, at, out, n):
+    """What stands behind the : = ( or > at text[at], if a word for a password or a key stands before it."""
+    back = at - 1
+    if text[at] == WIDE_COLON:
+        if at < 2 or text[at - 1] != 0xBC or text[at - 2] != 0xEF:
+            return n
+        back = at - 3
+    elif back >= 0 and (text[back] == COLON or text[back] == EQUALS):
+        return n
+    elif back >= 0 and text[back] == ord("!"):
+        back -= 1
+    steps = 0
+    while back > 0 and steps < 14 and CLASSES[text[back]] & LETTER == 0 and text[back] < 128:
+        byte = text[back]
+        between = _is_quote(byte) or byte == SPACE or byte == 9 or byte == ord("]") or byte == ord("[")
+        if not (between or byte == CLOSE or byte == ord("*") or CLASSES[byte] & DIGIT):
+            return n
+        back -= 1
+        steps += 1
+    ending = _word_ending(text, back)
+    return _value(text, _value_begin(text, at), ending, out, n) if ending & 6 else n
+
+
+@njit
+def _value_begin(text, at):
+    """Where what is assigned begins, behind spaces, marks of a string and its quote."""
+    i = at + 1
+    while i < len(text) and i < at + 3 and (text[i] == EQUALS or text[i] == GREATER):
+        i += 1
+    while i < len(text) and i < at + 10:
+        byte = text[i]
+        if byte == SPACE or byte == 9 or byte == ord("*") or byte == 0xC2 or byte == 0xA0:
+            i += 1
+        else:
+            break
+    for prefix in range(3):
+        if i + prefix < len(text) and _is_quote(text[i + prefix]):
+            return i + prefix + 1
+    return i
+
+
+@njit
+def _value(text, begin, ending, out, n):
+    """Name the place, if what begins there is long enough and no plain word."""
+    end, n_digits, n_marks = begin, 0, 0
+    while end < len(text) and end - begin < VALUE_BYTES:
+        byte = text[end]
+        if byte <= SPACE or byte >= 127 or _is_quote(byte):
+            break
+        n_digits += CLASSES[byte] & DIGIT
+        n_marks += CLASSES[byte] & (DIGIT | LETTER) == 0
+        end += 1
+    if ending & 2 and end - begin >= MIN_PASSWORD and n_digits + n_marks > 0:
+        n = _put(out, n, begin, PASSWORD)
+    if ending & 4 and end - begin >= MIN_SECRET and n_digits > 0:
+        n = _put(out, n, begin, SECRET)
+    return n
+
+
+@njit
+def _option(text, at, out, n):
+    """What stands behind --password and its like: text[at] is the second dash or a later one."""
+    end = at + 1
+    while end < len(text) and end - at < 32 and (CLASSES[text[end]] & LETTER or text[end] == DASH):
+        end += 1
+    if end < len(text) and text[end] == SPACE and end > at + 3:
+        return _value(text, end + 1, _word_ending(text, end - 1), out, n)
     return n
 
 
@@ -141,10 +280,10 @@ def _local(text, at):
 @njit
 def _has_dot(text, i):
     """Whether a letter follows a dot in the domain at text[i:]."""
-    while i + 2 < len(text) and (CLASSES[text[i]] & (DIGIT | LETTER) or text[i] == DASH or text[i] == DOT):
-        if text[i] == DOT and CLASSES[text[i + 1]] & (DIGIT | LETTER) == 0:
+    while i + 2 < len(text) and (_in_label(text[i]) or text[i] == DASH or text[i] == DOT):
+        if text[i] == DOT and not _in_label(text[i + 1]):
             return False
-        if text[i] == DOT and CLASSES[text[i + 1]] & LETTER:
+        if text[i] == DOT and CLASSES[text[i + 1]] & DIGIT == 0:
             return True
         i += 1
     return False
@@ -201,14 +340,16 @@ def _number(text, i, out, n):
 
 @njit
 def _national(text, i, size):
-    """Whether an area code with its 0 stands at text[i:], or the 1 of North America and three digits."""
+    """Whether an area code with its 0 stands at text[i:], or the 1 of North America and three digits, or the 8 of
+    Russia and three to five."""
     if text[i] == ZERO:
         return 2 <= size <= 5 and text[i + 1] != ZERO
-    if size > 1 or text[i] != ZERO + 1:
+    if size > 1 or text[i] != ZERO + 1 and text[i] != EIGHT:
         return False
     for gap in range(1, 5):
         if i + gap < len(text) and CLASSES[text[i + gap]] & DIGIT:
-            return _run(text, i + gap) == 3
+            area = _run(text, i + gap)
+            return area == 3 or text[i] == EIGHT and 3 <= area <= 5
     return False
 
 
@@ -244,13 +385,7 @@ def _after_word(text, i):
             return True
         i -= 1
         back += 1
-    if i < 2 or CLASSES[text[i - 1]] & LETTER == 0:
-        return False
-    last = np.uint32(text[i - 2] | 32) | np.uint32(text[i - 1] | 32) << np.uint32(8)
-    for ending in LAST_TWO:
-        if ending == last:
-            return True
-    return False
+    return _word_ending(text, i - 1) & 1 != 0
 
 
 @njit
@@ -267,17 +402,34 @@ def _tokens(text, out, n):
         while end < len(text) and CLASSES[text[end]] & IN_TOKEN:
             end += 1
         if end - begin >= MIN_TOKEN:
+            if _after_scheme(text, begin):
+                n = _put(out, n, begin, SECRET)
             place = _token_begin(text, begin, end)
+            if place >= 0:
+                n = _put(out, n, place, KEY if text[place] == ord("P") and text[place + 2] == ord("T") else TOKEN)
+            place = _hook_begin(text, begin)
             if place >= 0:
                 n = _put(out, n, place, TOKEN)
     return n
 
 
 @njit
+def _after_scheme(text, begin):
+    """Whether Bearer, Basic, Token or ApiKey stands before it, by its last letters."""
+    if begin < 7 or text[begin - 1] != SPACE:
+        return False
+    last = begin - 2 if text[begin - 2] != SPACE else begin - 3
+    a, b = text[last - 1] | 32, text[last] | 32
+    return a == ord("e") and (b == ord("r") or b == ord("n") or b == ord("y")) or a == ord("i") and b == ord("c")
+
+
+@njit
 def _token_begin(text, begin, end):
     """Where a token may begin that holds the run text[begin:end], or -1."""
-    if begin >= 3 and text[begin - 1] == DOT and text[begin - 2] == ord("G") and text[begin - 3] == ord("S"):
-        return begin - 3
+    if begin >= 3 and text[begin - 1] == DOT:
+        place = _dotted_begin(text, begin)
+        if place >= 0:
+            return place
     if begin >= 8 and text[begin - 1] == COLON:
         digits = begin - 1
         while digits > 0 and digits > begin - 12 and CLASSES[text[digits - 1]] & DIGIT:
@@ -286,6 +438,10 @@ def _token_begin(text, begin, end):
             return digits
     if end < len(text) and text[end] == DOT and ord("M") <= text[begin] <= ord("O") and end - begin <= 28:
         return begin
+    if end - begin >= 34 and (text[begin] == ord("A") and text[begin + 1] == ord("C") or text[begin] == ord("S")):
+        return begin  # Twilio's
+    if end - begin >= 36 and text[begin + 32] == DASH and text[begin + 33] == ord("u"):
+        return begin  # Mailchimp's
     first = (
         np.uint32(text[begin])
         | np.uint32(text[begin + 1]) << np.uint32(8)
@@ -294,4 +450,38 @@ def _token_begin(text, begin, end):
     for prefix in FIRST_THREE:
         if prefix == first:
             return begin
+    return -1
+
+
+@njit
+def _dotted_begin(text, begin):
+    """Where SG. hvs. ya29. dp.pt. or a token with .atlasv1. begins whose last part is at begin, or -1."""
+    last = text[begin - 2]
+    if last == ord("G") and text[begin - 3] == ord("S"):
+        return begin - 3
+    if begin >= 4 and last == ord("s") and text[begin - 3] == ord("v"):
+        return begin - 4
+    if begin >= 5 and last == ord("9") and text[begin - 3] == ord("2"):
+        return begin - 5
+    if begin >= 6 and last == ord("t") and text[begin - 3] == ord("p"):
+        return begin - 6
+    if begin >= 23 and last == ord("1") and text[begin - 3] == ord("v"):
+        return begin - 23
+    return -1
+
+
+@njit
+def _hook_begin(text, begin):
+    """Where the https:// of a webhook or of a workflow begins whose secret is at begin, or -1."""
+    if begin < 20 or text[begin - 1] != SLASH and text[begin - 1] != EQUALS:
+        return -1
+    i, seen = begin - 1, False
+    while i >= 7 and begin - i < 400 and text[i] > SPACE and text[i] < 127 and not _is_quote(text[i]):
+        if text[i] == ord("o") and text[i + 1] == ord("o") and text[i - 1] == ord("h"):
+            seen = True  # hook
+        if text[i] == ord("k") and text[i + 1] == ord("f") and text[i - 1] == ord("r"):
+            seen = True  # workflows
+        if text[i] == SLASH and text[i - 1] == SLASH and text[i - 2] == COLON:
+            return i - 7 if seen and text[i - 3] == ord("s") else -1
+        i -= 1
     return -1
