@@ -14,15 +14,16 @@ from pipelines.signals.spans import NONE, Spans
 # ---- the word, and what stands between it and the value ----
 
 PASSWORD_WORDS = (
-    r"passw(?:or)?d|pwd|passphrase|passcode|pass?w[oö]rt|kennwort|wachtwoord|l[oö]senord|adgangskode|salasana|"
-    r"contrase[nñ]a|senha|mot de passe|has[lł]o|heslo|parola|şifre|jelszó|пароль|κωδικός|סיסמה|סיסמא|كلمة المرور|"
-    r"密码|密碼|口令|パスワード|비밀번호|รหัสผ่าน|mật khẩu|"
-    r"(?:(?<![a-z])|(?:db|user|root|sudo|key|smtp|mail|ftp|admin|mysql))[_.-]?pass"
-)
-KEY_WORDS = (
+    "password passwd pwd passphrase passwort passwört kennwort wachtwoord lösenord losenord adgangskode "
+    "salasana contraseña contrasena senha passe hasło haslo heslo parola şifre jelszó khẩu пароль κωδικός סיסמה סיסמא "
+    "المرور 密码 密碼 口令 パスワード 비밀번호 รหัสผ่าน"
+).split()
+KEY_WORDS = "key keybase key_base key-base secret token credential credentials".split()
+_PASSWORD = "|".join(PASSWORD_WORDS) + r"|(?:(?<![a-z])|(?:db|user|root|sudo|key|smtp|mail|ftp|admin|mysql)[_.-]?)pass"
+_KEY = (
     r"(?:(?:api|auth|access|secret|private|priv|account|service|client|db|database|storage|encryption|encrypt|signing|"
-    r"signature|master|shared|app|consumer|webhook|session|license|hmac|root|deploy|account)[_. -]?key(?:[_-]?base)?|"
-    r"secret|token|credentials?|passkey)"
+    r"signature|master|shared|app|consumer|webhook|session|license|hmac|root|deploy|pass)[_. -]?key(?:[_-]?base)?|"
+    r"secret|token|credentials?)"
 )
 # keys and tokens that open nothing
 HARMLESS = re.compile(
@@ -30,11 +31,12 @@ HARMLESS = re.compile(
     r"idempotency|pad|eos|bos|mask)[_. -]?(?:page[_-]?)?(?:key|token)\W*$"
 )
 _BETWEEN = (
-    r"(?: is| ist)?[\"'`\])*]{0,3}(?:\[\d{0,3}\])?[ \t]{0,3}"
-    r"(?:(?::=|=>|={1,3}|!==?|:|：)[ \t\u00a0]{0,2}\*{0,2} ?(?:(?:@|[bfru]{1,2})?[\"'`])?|(?:\.assign)?\((?:[bfru]{1,2})?[\"'`]|>)$"
+    r"[\"'`\])*]{0,3}(?:\[\d{0,3}\])?[ \t]{0,3}"
+    r"(?:(?::=|=>|={1,3}|!==?|:|：)[ \t\u00a0]{0,2}\*{0,2} ?(?:(?:@|[bfru]{1,2})?[\"'`])?|"
+    r"\((?:[bfru]{1,2})?[\"'`]|>)$"
 )
-ASSIGNED_PASSWORD = re.compile(rf"(?:(?:{PASSWORD_WORDS}){_BETWEEN}|--(?:password|passwd|pass|pwd) $)")
-ASSIGNED_KEY = re.compile(rf"(?:{KEY_WORDS}{_BETWEEN}|--(?:[a-z-]*-)?(?:token|key|secret) $)")
+ASSIGNED_PASSWORD = re.compile(rf"(?:(?:{_PASSWORD}){_BETWEEN}|--(?:password|passwd|pass|pwd) $)")
+ASSIGNED_KEY = re.compile(rf"(?:{_KEY}{_BETWEEN}|--(?:[a-z-]*-)?(?:token|key|secret) $)")
 SCHEME = re.compile(r"(?:bearer|authorization[\"']?\s?[:=]\s?[\"']?(?:token|basic|apikey)) {1,2}$")  # RFC 6750, 7617
 WORD_BYTES = 80  # before a value, where its word stands
 

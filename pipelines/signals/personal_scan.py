@@ -9,15 +9,17 @@ text costs time in proportion to its length.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Literal
 
 import numpy as np
 from numba import njit
 
+from pipelines.signals import passwords, phones
 from pipelines.texts.find import stands
 
 # rows of personal.FINDERS
 KEY, TOKEN, SECRET, PASSWORD, URL_PASSWORD, IBAN, CARD, EMAIL, IPV4, IPV6, PHONE = range(11)
-DIGIT, LETTER, UPPER, HEX, LOCAL, IN_TOKEN, TRIGGER, IN_NUMBER = (1 << bit for bit in range(8))
+DIGIT, LETTER, UPPER, HEX, LOCAL, IN_TOKEN, IN_NUMBER = (1 << bit for bit in range(7))
 AT, DOT, COLON, DASH, PLUS, EQUALS, OPEN, CLOSE, ZERO, SPACE = (ord(character) for character in "@.:-+=()0 ")
 SLASH, GREATER, EIGHT, WIDE_COLON = ord("/"), ord(">"), ord("8"), 0x9A  # the last byte of a full-width colon
 MIN_TOKEN, MIN_PHONE, NUMBER_BYTES, MIN_CARD, LOCAL_BYTES = 20, 7, 48, 14, 64
@@ -26,14 +28,8 @@ PREFIXES = (
     "AKI ASI ABI ACC ghp gho ghu ghs ghr git glp gld glr glc glf gli glo gls gla xox xap AIz GOC sk_ rk_ sk- hf_ npm "
     "pyp eyJ key dop doo dor shp dap sq0 AKC gsk lin AGE NRA psc dck PuT"
 )
-# The last two letters of words for phone, and of what may stand behind them (phones.DIALLED).
-PHONE_ENDINGS = (
-    "ne es on no nu ni na as os en er el co ie is lp ax xe ks nr fn lf uh in ee pp re ar ph mi um rs ro ct st "
-    "le ob il ll dy sm hp wa ep om us me at "
-)
-# Of words for password and for keys (passwords.ASSIGNED_PASSWORD, ASSIGNED_KEY).
-PASSWORD_ENDINGS = "rd wd ss se de rt na ha lo la re is st gn"
-SECRET_ENDINGS = "ey se et en al ls is st gn"
+# What ends a word: the bits of a phone's, of a password's and of a key's; SAID joins such a word and a number.
+OF_PHONE, OF_PASSWORD, OF_KEY, SAID = 1, 2, 4, 8
 
 
 def _classes() -> np.ndarray:
@@ -47,28 +43,78 @@ def _classes() -> np.ndarray:
         HEX: digits + "abcdefABCDEF",
         LOCAL: letters + digits + "_%+-",
     }
-    members |= {IN_TOKEN: letters + digits + "_-", TRIGGER: digits + "@+-=(:>", IN_NUMBER: digits + " .-()/"}
+    members |= {IN_TOKEN: letters + digits + "_-", IN_NUMBER: digits + " .-()/"}
     classes = np.zeros(256, np.uint8)
     for bit, characters in members.items():
         classes[np.frombuffer(characters.encode(), np.uint8)] |= bit
     classes[128:] |= IN_NUMBER
-    classes[WIDE_COLON] |= TRIGGER
     return classes
 
 
-def _endings() -> np.ndarray:
-    """By two letters, little-endian: the bits 1 phone, 2 password, 4 key; uint8[65536]."""
-    table = np.zeros(1 << 16, np.uint8)
-    for bit, words in ((1, PHONE_ENDINGS), (2, PASSWORD_ENDINGS), (4, SECRET_ENDINGS)):
-        table[np.frombuffer("".join(words.split()).encode(), "<u2")] |= bit
-    return table
+def _endings() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The last four bytes of all words, big-endian, each with 32 set: where those begin that end in two bytes
+    (int16[65536], -1 if none does), the four (uint32, less of a shorter word), and what each means (uint8)."""
+    groups = (
+        (
+            OF_PHONE,
+            [*phones.WORDS, *phones.JOINED_WORDS, *phones.WEAK_WORDS, *phones.WEAK_PHRASES, *phones.NUMBER_WORDS],
+        ),
+        (OF_PASSWORD, [*passwords.PASSWORD_WORDS, "pass"]),
+        (OF_KEY, passwords.KEY_WORDS),
+        (SAID, phones.SAID),
+    )
+    known: dict[int, int] = {}
+    for bit, words in groups:
+        for word in {*words, *map(str.upper, words)}:
+            ending = int.from_bytes(bytes(byte | 32 for byte in word.encode()[-4:]), "big")
+            known[ending] = known.get(ending, 0) | bit
+    order = sorted(known, key=lambda ending: (ending & 0xFFFF, ending))
+    starts = np.full(1 << 16, -1, np.int16)
+    for i, ending in reversed(list(enumerate(order))):
+        starts[ending & 0xFFFF] = i
+    return starts, np.array(order, np.uint32), np.array([known[ending] for ending in order], np.uint8)
 
 
-def _packed(words: Iterable[str]) -> np.ndarray:
-    return np.array(sorted(int.from_bytes(word.encode(), "little") for word in words), np.uint32)
+def _marks_and_before() -> tuple[np.ndarray, np.ndarray]:
+    """Of each byte what it is a mark of, and of which marks it may stand before: uint8[256] twice. A bit a condition:
+    always; no digit before; a letter that ends a word, or what stands behind one; such a letter; the two other bytes of
+    a full-width colon; neither letter nor digit; a dash."""
+    seen, before = np.zeros(256, np.uint8), np.ones(256, np.uint8)
+    letters = np.zeros(256, np.bool_)
+    letters[[code(ending & 255) for ending in ENDINGS.tolist() for code in (int, lambda byte: byte & ~32)]] = True
+    alnum = CLASSES & (DIGIT | LETTER) != 0
+    closing = np.isin(np.arange(256), np.frombuffer(b" \t\"'`])*!", np.uint8))
+    conditions = (
+        (b"0123456789", CLASSES & DIGIT == 0),
+        (b":=", letters | closing | (np.arange(256) > 127)),
+        (b">", letters),
+        (bytes([WIDE_COLON]), np.arange(256) == 0xBC),
+        (b"+", ~alnum),
+        (b"-", np.arange(256) == DASH),
+    )
+    seen[np.frombuffer(b"@(", np.uint8)] = 1
+    for bit, (marks, which) in enumerate(conditions, 1):
+        seen[np.frombuffer(marks, np.uint8)] = 1 << bit
+        before[which] |= 1 << bit
+    return seen, before
 
 
-CLASSES, FIRST_THREE, ENDINGS = _classes(), _packed(PREFIXES.split()), _endings()
+def _packed(words: Iterable[str], order: Literal["little", "big"] = "little") -> np.ndarray:
+    return np.array(sorted(int.from_bytes(word.encode(), order) for word in words), np.uint32)
+
+
+CLASSES, FIRST_THREE = _classes(), _packed(PREFIXES.split())
+STARTS, ENDINGS, MEANINGS = _endings()
+HASH = 2654435761  # Knuth's, of 32 bits
+ASSIGNED = np.zeros(1 << 12, np.bool_)  # by a hash of the last four bytes of words for passwords and keys
+ASSIGNED[[(ending * HASH & 0xFFFFFFFF) >> 20 for ending in ENDINGS[MEANINGS & (OF_PASSWORD | OF_KEY) > 0].tolist()]] = (
+    True
+)
+WORD_KEY, WORD_PWD = (int.from_bytes(word, "big") for word in (b"key", b"pwd"))
+BETWEEN = np.isin(np.arange(256), np.frombuffer(b" \t\"'`[])*0123456789", np.uint8))
+SEEN, BEHIND = _marks_and_before()
+MARKS = 4096  # bytes whose marks are kept at a time
+SCHEMES = _packed(("arer", "asic", "oken", "ikey"), "big")
 BEGIN_MARK, BEGIN_SSH2 = (np.frombuffer(mark, np.uint8) for mark in (b"-----BEGIN ", b"---- BEGIN "))
 
 
@@ -85,11 +131,15 @@ def places(data: np.ndarray, offsets: np.ndarray) -> np.ndarray:
 
 @njit(cache=True, nogil=True)
 def _scan(data, offsets, out):
-    n = 0
+    n, marks = 0, np.empty(MARKS + 1, np.int64)
     for d in range(len(offsets) - 1):
         text = data[offsets[d] : offsets[d + 1]]
         first = n
-        n = _tokens(text, out, _marks(text, out, n))
+        for begin in range(0, len(text), MARKS):
+            n_marks = _marks(text, begin, marks)
+            for mark in range(n_marks):
+                n = _mark(text, marks[mark], out, n)
+        n = _tokens(text, out, n)
         for row in range(first, min(n, len(out))):
             out[row, 0] = d
             out[row, 1] += offsets[d]
@@ -105,50 +155,113 @@ def _put(out, n, place, what):
 
 
 @njit
-def _marks(text, out, n):
-    """All but tokens: what @ + - = ( and the first digit of a number stand for."""
-    for i in range(len(text)):
+def _marks(text, begin, marks):
+    """Where in the next MARKS bytes something stands that may begin or give away what is looked for; how many. First by
+    itself and the byte before it, without a branch: a mispredicted one costs as much as ten bytes. Then by what is
+    around, here, as a call with arrays costs as much again."""
+    n, last = 0, text[begin - 1] if begin else np.uint8(SPACE)
+    for i in range(begin, min(begin + MARKS, len(text))):
+        marks[n] = i
+        n += SEEN[text[i]] & BEHIND[last] != 0
+        last = text[i]
+    kept = 0
+    for mark in range(n):
+        i = marks[mark]
         byte = text[i]
-        if CLASSES[byte] & TRIGGER == 0:
-            continue
+        marks[kept] = i
         if CLASSES[byte] & DIGIT:
-            if i == 0 or CLASSES[text[i - 1]] & DIGIT == 0:
-                n = _number(text, i, out, n)
-        elif byte == AT:
-            begin = _local(text, i)
-            if begin < i and i + 1 < len(text) and _in_label(text[i + 1]) and _has_dot(text, i + 1):
-                n = _put(out, n, begin, EMAIL)
-            begin = _url_password(text, i)
-            if begin >= 0:
-                n = _put(out, n, begin, URL_PASSWORD)
-        elif byte == PLUS:
-            before = i > 0 and CLASSES[text[i - 1]] & (DIGIT | LETTER)
-            if (
-                not before
-                and i + 1 < len(text)
-                and CLASSES[text[i + 1]] & DIGIT
-                and _digits_ahead(text, i + 1) >= MIN_PHONE
-            ):
-                n = _put(out, n, i, PHONE)
-        elif byte == OPEN:
-            if (
-                (i == 0 or CLASSES[text[i - 1]] & (DIGIT | LETTER) == 0)
-                and _area_code(text, i)
-                and _digits_ahead(text, i) >= MIN_PHONE
-            ):
-                n = _put(out, n, i, PHONE)
-            n = _assigned(text, i, out, n)
-        elif byte == DASH:
-            if i == 0 or text[i - 1] != DASH:
-                if stands(text, i, BEGIN_MARK) or stands(text, i, BEGIN_SSH2):
-                    n = _put(out, n, i, KEY)
-            elif i + 1 < len(text) and CLASSES[text[i + 1]] & LETTER:
-                n = _option(text, i, out, n)
+            kept += _may_be_number(text, i)
+        elif byte == GREATER or byte == EQUALS or byte == COLON:
+            kept += _may_assign(text, i)
         else:
-            if byte == EQUALS and i >= 3 and text[i - 1] == ord("y") and text[i - 2] == ord("e"):
-                n = _put(out, n, i + 1, TOKEN)  # AccountKey=
-            n = _assigned(text, i, out, n)
-    return n
+            kept += 1
+    return kept
+
+
+@njit(inline="always")
+def _may_be_number(text, i):
+    """Whether digits enough for a phone begin at text[i], or an address or the digits of an IBAN may."""
+    end, last = i + 1, min(len(text), i + NUMBER_BYTES)
+    while end < last and CLASSES[text[end]] & DIGIT:
+        end += 1
+    if end < len(text) and (text[end] == DOT or text[end] == COLON) or i > 0 and CLASSES[text[i - 1]] & UPPER:
+        return True
+    n_digits = end - i
+    while end < last and n_digits < MIN_PHONE and CLASSES[text[end]] & IN_NUMBER:
+        n_digits += CLASSES[text[end]] & DIGIT
+        end += 1
+    return n_digits >= MIN_PHONE or i + 4 < len(text) and text[i + 4] == COLON
+
+
+@njit(inline="always")
+def _may_assign(text, i):
+    """Whether a word for a password or a key may stand before text[i], a quote or a space between."""
+    if i < 5:
+        return True
+    end = i if CLASSES[text[i - 1]] & LETTER else i - 1
+    if CLASSES[text[end - 1]] & LETTER == 0:
+        return text[end - 1] >= 128 or BETWEEN[text[end - 1]]
+    return _ends_assigned(_last_four(text, end))
+
+
+@njit(inline="always")
+def _last_four(text, i):
+    """The four bytes before text[i], i > 3, big-endian, each with 32 set."""
+    high = np.uint32(text[i - 4] | 32) << np.uint32(24) | np.uint32(text[i - 3] | 32) << np.uint32(16)
+    return np.uint32(high | np.uint32(text[i - 2] | 32) << np.uint32(8) | np.uint32(text[i - 1] | 32))
+
+
+@njit(inline="always")
+def _ends_assigned(four):
+    """Whether these may be the last four bytes of a word for a password or a key."""
+    short = four & 0xFFFFFF
+    return ASSIGNED[np.uint32(four * np.uint32(HASH)) >> np.uint32(20)] or short == WORD_KEY or short == WORD_PWD
+
+
+@njit
+def _mark(text, i, out, n):
+    """What the byte at text[i] stands for."""
+    byte = text[i]
+    if CLASSES[byte] & DIGIT:
+        return _number(text, i, out, n)
+    if byte == AT:
+        begin = _local(text, i)
+        if begin < i and i + 1 < len(text) and _in_label(text[i + 1]) and _has_dot(text, i + 1):
+            n = _put(out, n, begin, EMAIL)
+        begin = _url_password(text, i)
+        return _put(out, n, begin, URL_PASSWORD) if begin >= 0 else n
+    if byte == PLUS:
+        is_number = i + 1 < len(text) and CLASSES[text[i + 1]] & DIGIT and _digits_ahead(text, i + 1) >= MIN_PHONE
+        return _put(out, n, i, PHONE) if is_number else n
+    if byte == OPEN:
+        before = i > 0 and CLASSES[text[i - 1]] & (DIGIT | LETTER)
+        if not before and _area_code(text, i) and _digits_ahead(text, i) >= MIN_PHONE:
+            n = _put(out, n, i, PHONE)
+    elif byte == DASH:
+        if (i < 2 or text[i - 2] != DASH) and (stands(text, i - 1, BEGIN_MARK) or stands(text, i - 1, BEGIN_SSH2)):
+            n = _put(out, n, i - 1, KEY)
+        return _option(text, i, out, n) if i + 1 < len(text) and CLASSES[text[i + 1]] & LETTER else n
+    return _separated(text, i, out, n) if i > 2 else n
+
+
+@njit
+def _separated(text, i, out, n):
+    """What is assigned by the : = ( > at text[i], or by the full-width colon whose last byte that is, if a word for a
+    password or a key stands before it, a few marks between."""
+    end = i
+    if text[i] == WIDE_COLON:
+        end = i - 2
+    elif text[i - 1] == ord("!"):
+        end = i - 1
+    for _ in range(14):
+        byte = text[end - 1]
+        if end < 3 or not BETWEEN[byte]:
+            break
+        end -= 1
+    meaning = _meaning(text, end)
+    if text[i] == EQUALS and end == i and text[i - 1] == ord("y") and text[i - 3] == ord("K"):
+        n = _put(out, n, i + 1, TOKEN)  # AccountKey=
+    return _value(text, _value_begin(text, i), meaning, out, n) if meaning & (OF_PASSWORD | OF_KEY) else n
 
 
 @njit(inline="always")
@@ -175,45 +288,26 @@ def _url_password(text, at):
 
 
 @njit
-def _word_ending(text, i):
-    """The bits of ENDINGS of the two letters that end at text[i], 7 if the letters are not ASCII, 0 if there are
-    none."""
-    if i < 1:
+def _meaning(text, i):
+    """What the word before text[i] may mean; a short word for phone stands alone."""
+    row = STARTS[(np.uint32(text[i - 2]) | 32) << 8 | (np.uint32(text[i - 1]) | 32)] if i > 1 else np.int16(-1)
+    if row < 0:
         return 0
-    if text[i] >= 128 or CLASSES[text[i]] & LETTER and text[i - 1] >= 128:
-        return 7
-    if CLASSES[text[i]] & LETTER == 0 or CLASSES[text[i - 1]] & LETTER == 0:
-        return 0
-    return int(ENDINGS[np.uint32(text[i - 1] | 32) | np.uint32(text[i] | 32) << np.uint32(8)])
+    last, meaning = np.uint32(0), 0
+    for j in range(max(i - 4, 0), i):
+        last = last << np.uint32(8) | np.uint32(text[j] | 32)
+    while row < len(ENDINGS) and ENDINGS[row] & 0xFFFF == last & 0xFFFF:
+        size = 4 if ENDINGS[row] > 0xFFFFFF else 3 if ENDINGS[row] > 0xFFFF else 2
+        if ENDINGS[row] == last & np.uint32((1 << 8 * size) - 1):
+            alone = i == size or CLASSES[text[i - size - 1]] & LETTER == 0
+            meaning |= MEANINGS[row] if size == 4 or alone else MEANINGS[row] & ~OF_PHONE
+        row += 1
+    return meaning
 
 
 @njit(inline="always")
 def _is_quote(byte):
     return byte == ord('"') or byte == ord("'") or byte == ord("`")
-
-
-@njit
-def _assigned(text, at, out, n):
-    """What stands behind the : = ( or > at text[at], if a word for a password or a key stands before it."""
-    back = at - 1
-    if text[at] == WIDE_COLON:
-        if at < 2 or text[at - 1] != 0xBC or text[at - 2] != 0xEF:
-            return n
-        back = at - 3
-    elif back >= 0 and (text[back] == COLON or text[back] == EQUALS):
-        return n
-    elif back >= 0 and text[back] == ord("!"):
-        back -= 1
-    steps = 0
-    while back > 0 and steps < 14 and CLASSES[text[back]] & LETTER == 0 and text[back] < 128:
-        byte = text[back]
-        between = _is_quote(byte) or byte == SPACE or byte == 9 or byte == ord("]") or byte == ord("[")
-        if not (between or byte == CLOSE or byte == ord("*") or CLASSES[byte] & DIGIT):
-            return n
-        back -= 1
-        steps += 1
-    ending = _word_ending(text, back)
-    return _value(text, _value_begin(text, at), ending, out, n) if ending & 6 else n
 
 
 @njit
@@ -235,19 +329,21 @@ def _value_begin(text, at):
 
 
 @njit
-def _value(text, begin, ending, out, n):
-    """Name the place, if what begins there is long enough and no plain word."""
-    end, n_digits, n_marks = begin, 0, 0
+def _value(text, begin, meaning, out, n):
+    """Name the place, if what begins there is long enough and has a digit or a mark of passwords."""
+    end, has_digit, has_mark, opaque = begin, False, False, 0
     while end < len(text) and end - begin < VALUE_BYTES:
         byte = text[end]
         if byte <= SPACE or byte >= 127 or _is_quote(byte):
             break
-        n_digits += CLASSES[byte] & DIGIT
-        n_marks += CLASSES[byte] & (DIGIT | LETTER) == 0
+        has_digit |= CLASSES[byte] & DIGIT != 0
+        has_mark |= CLASSES[byte] & IN_TOKEN == 0
+        if CLASSES[byte] & IN_TOKEN or byte == PLUS or byte == SLASH or byte == DOT or byte == EQUALS or byte == 126:
+            opaque += opaque == end - begin
         end += 1
-    if ending & 2 and end - begin >= MIN_PASSWORD and n_digits + n_marks > 0:
+    if meaning & OF_PASSWORD and end - begin >= MIN_PASSWORD and (has_digit or has_mark):
         n = _put(out, n, begin, PASSWORD)
-    if ending & 4 and end - begin >= MIN_SECRET and n_digits > 0:
+    if meaning & OF_KEY and opaque >= MIN_SECRET and has_digit:
         n = _put(out, n, begin, SECRET)
     return n
 
@@ -259,7 +355,7 @@ def _option(text, at, out, n):
     while end < len(text) and end - at < 32 and (CLASSES[text[end]] & LETTER or text[end] == DASH):
         end += 1
     if end < len(text) and text[end] == SPACE and end > at + 3:
-        return _value(text, end + 1, _word_ending(text, end - 1), out, n)
+        return _value(text, end + 1, _meaning(text, end), out, n)
     return n
 
 
@@ -385,7 +481,14 @@ def _after_word(text, i):
             return True
         i -= 1
         back += 1
-    return _word_ending(text, i - 1) & 1 != 0
+    meaning = _meaning(text, i)
+    if meaning & SAID and not meaning & OF_PHONE:  # is, ist
+        while i > 0 and CLASSES[text[i - 1]] & LETTER:
+            i -= 1
+        meaning = _meaning(text, i - 1) if i > 0 and text[i - 1] < 128 else OF_PHONE
+        if i > 1 and text[i - 2] >= 128:
+            return True
+    return meaning & OF_PHONE != 0
 
 
 @njit
@@ -418,9 +521,13 @@ def _after_scheme(text, begin):
     """Whether Bearer, Basic, Token or ApiKey stands before it, by its last letters."""
     if begin < 7 or text[begin - 1] != SPACE:
         return False
-    last = begin - 2 if text[begin - 2] != SPACE else begin - 3
-    a, b = text[last - 1] | 32, text[last] | 32
-    return a == ord("e") and (b == ord("r") or b == ord("n") or b == ord("y")) or a == ord("i") and b == ord("c")
+    last, end = np.uint32(0), begin - 1 if text[begin - 2] != SPACE else begin - 2
+    for i in range(end - 4, end):
+        last = last << np.uint32(8) | np.uint32(text[i] | 32)
+    for scheme in SCHEMES:
+        if scheme == last:
+            return True
+    return False
 
 
 @njit

@@ -30,8 +30,8 @@ NORTH_AMERICAN = _number(
     rb"[2-9]\d\d(-|\.|\xe2\x80[\x90-\x93])[2-9]\d\d\1\d{4})"
 )
 NATIONAL = _number(
-    NOT_IN_NUMBER + rb"(?:0[1-9](GAP)\d\d(?:\1\d\d){3}|"  # French pairs
-    rb"0\d{4} \d{6}|0\d{4} \d{3} \d{3}|0\d{3} \d{3} \d{4}|02\d \d{4} \d{4}|01\d\d \d{7}|04\d\d \d{3} \d{3}|"  # British, Australian groups
+    NOT_IN_NUMBER + rb"(?:0[1-9](GAP)\d\d(?:\1\d\d){3}|04\d\d \d{3} \d{3}|"  # French pairs, Australian mobiles
+    rb"0\d{4} \d{6}|0\d{4} \d{3} \d{3}|0\d{3} \d{3} \d{4}|02\d \d{4} \d{4}|01\d\d \d{7}|"  # British groups
     rb"0[1-9]\d{1,3} ?/ ?\d{5,8}|\(0[1-9]\d{0,4}\) ?\d{3,4}[ -]?\d{3,5}|"  # German and Australian area codes
     rb"8[ -]?\(\d{3,5}\)[ -]?\d{1,3}[ -]\d\d[ -]\d\d|8([ -])[89]\d\d\2\d{3}\2\d\d\2\d\d|"  # Russian, with the prefix 8
     rb"0\d-\d{4}-\d{4}|0\d\d-\d{3,4}-\d{4}|02-\d{3}-\d{4}|0\d{3}-\d\d-\d{4}|"  # Japanese and Korean
@@ -42,39 +42,37 @@ NATIONAL = _number(
 AFTER_WORD = _number(
     rb"(?<![\w,$=+])(?:(?:\d{1,2}GAP?)?\(\d{2,5}\)GAP?)?(?:0\d{1,5}/)?\d{1,13}(?:GAP{1,2}\d{1,8}){0,6}"
 )
-# words that mean a phone and nothing else
-WORDS = (
-    r"(?:tele)?phones?|tele?fon(?:s|e|es|o|os|as|en|u|i|nummer)?|telefoon(?:nummer)?|t[ée]l(?:[ée]f(?:ono|onos))?|"
-    r"t[ée]l[ée]phones?|tel[èe]fon|telefón|telefonszám|telefono numero|telefonico|t[ée]l[ée]copie|telem[óo]ve(?:l|is)|"
-    r"telepon|telp|tele?faxe?|fax|faks|faxe|rufnummer|handynummer|mobil(?:nummer|tele?fon)|mobilnr|tfn|tfno|tlf|tlfn|"
-    r"puh(?:elin)?|matkapuhelin|hotline|helpline|landline|toll[- ]free|whatsapp|cellulare|celular|ph|"
-    r"s[íi]mi|tālrunis|tālr|điện thoại|s?đt|"
-    r"телефон[аыиу]?|тел|факс|моб|мобильный|мобільний|мобилен|сотовый|утас|"
-    r"τηλ(?:[έε]φωνο)?|κινητ[όο]|φαξ|հեռ|հեռախոս|ტელ|ტელეფონი|მობ|"
-    r"ה?טלפון|טל|ה?נייד|פקס|(?:ال)?هاتف|(?:ال)?جوال|موبايل|(?:ال)?فاكس|تلفن|تلفون|موبایل|ٹیلیفون|فون|"
-    r"फ़ोन|फ़ोन|फोन|टेलीफोन|दूरभाष|मोबाइल|फैक्स|টেলিফোন|ফোন|মোবাইল|தொலைபேசி|ఫోన్|ഫോൺ"
+# words that mean a phone and nothing else, in small letters; in the scripts behind no space stands between words
+WORDS = frozenset(
+    "phone phones telephone telephones tel tel fax faxes telefax hotline helpline landline whatsapp ph cellphone "
+    "telefon telefons telefone telefonen telefoni telefono telefonos telefonas telefonu telefoonnummer telefoon "
+    "telefonnummer rufnummer handynummer mobilnummer mobiltelefon mobilnr faxnummer téléphone téléphones telephone tél "
+    "télécopie telecopie teléfono teléfonos teléf telef tfno tlf tlfn telemóvel telemovel telemóveis telèfon telefón "
+    "telefonszám telefonico cellulare celular faks faxe tfn puh puhelin matkapuhelin sími tālrunis tālr telepon telp "
+    "đt sđt телефон телефоны телефона телефону тел факс моб мобильный мобільний мобилен сотовый утас τηλέφωνο τηλεφωνο "
+    "τηλ κινητό κινητο φαξ հեռ հեռախոս ტელ ტელეფონი მობ טלפון הטלפון טל נייד הנייד פקס هاتف الهاتف جوال الجوال موبايل "
+    "فاكس الفاكس تلفن تلفون موبایل ٹیلیفون فون फ़ोन फ़ोन फोन टेलीफोन दूरभाष मोबाइल फैक्स টেলিফোন ফোন মোবাইল தொலைபேசி "
+    "ఫోన్ ഫോൺ".split()
 )
-# the same in scripts that set no space between words
-JOINED_WORDS = (
-    r"电话|電話|手机|手機|传真|傳真|热线|熱線|联系方式|携帯|ファックス|ＴＥＬ|ＦＡＸ|ｔｅｌ|ｆａｘ|전화|휴대폰|휴대전화|핸드폰|팩스|연락처|"
-    r"โทร|โทรศัพท์|มือถือ|แฟกซ์|เบอร์โทร|☎|☏|📞|📱|📠|✆"
-)
+JOINED_WORDS = tuple(
+    "电话 電話 手机 手機 传真 傳真 热线 熱線 联系方式 携帯 ファックス ｔｅｌ ｆａｘ 전화 휴대폰 휴대전화 핸드폰 팩스 "
+    "연락처 โทร โทรศัพท์ มือถือ แฟกซ์ ☎ ☏ 📞 📱 📠 ✆".split()
+) + ("toll free", "toll-free", "điện thoại")
 # words that mean much besides
-WEAK_WORDS = (
-    r"mobiles?|mob|m[oó]vil|cell(?:phone)?|handy|gsm|mobil|mobiel|portable|hp|wa|cep|kom|fon|fone|"
-    r"call (?:us|me)(?: at| on)?|contact|nummer|numéro|number"
+WEAK_WORDS = frozenset(
+    "mobile mobiles mob movil móvil cell handy gsm mobil mobiel portable hp wa cep kom fon fone nummer numéro "
+    "number".split()
 )
-_NUMBER_WORD = (
-    r"(?:[ .]{0,2}(?:no|nr|num|numbers?|numero|nummer|numarası|№|n[°º]|č|番号|番號|号码|號碼|号|番|번호|नंबर|"
-    r"de contact|telefonu?))?"
+WEAK_PHRASES = "call us", "call me", "call us at", "call us on", "call me at", "call me on"
+# what may stand between the word and the number
+NUMBER_WORDS = tuple(
+    "no nr num number numbers numero nummer numarası № n° nº č 番号 番號 号码 號碼 号 番 번호 नंबर contact "
+    "telefonu".split()
 )
-_MARKS = r"[ .:#()>*_|\t\u00a0\uff1a、/׳-]{0,6}$"
-_SAID = r"(?: is| ist| est| es| is:|は)?"
-DIALLED = re.compile(rf"(?:(?<![^\W\d_])(?:{WORDS})|(?:{JOINED_WORDS})){_NUMBER_WORD}{_SAID}{_MARKS}", re.IGNORECASE)
-WEAKLY_DIALLED = re.compile(
-    rf"(?<![^\W\d_])(?:(?:{WEAK_WORDS}){_NUMBER_WORD}{_SAID}|(?:{WORDS})(?: [^\W\d_A-Za-z]+){{1,3}}){_MARKS}",
-    re.IGNORECASE,
-)
+SAID = " is", " ist", " est", " es", "は"
+MARKS = " .:#()>*_|\t\u00a0\uff1a、/׳-"
+MAX_MARKS, MAX_WORDS = 6, 3  # between a word and a number; words of another script than ASCII, behind the word
+LAST_WORD = re.compile(r"[^\s(){}\[\]<>*_|/,;:.!?\"'=·•–—-]+$")
 DATE = re.compile(
     rb"(?:19|20)\d\d[ ./-]\d{1,2}[ ./-]\d{1,2}|\d{1,2}[ ./-]\d{1,2}[ ./-](?:19|20)\d\d|(?:19|20)\d\d[ -](?:19|20)\d\d"
 )
@@ -103,9 +101,48 @@ def _is_local(number: bytes, before: bytes) -> bool:
     """Whether a word before it says so. A word that means much besides needs a number in groups or with its 0."""
     if not MIN_LOCAL <= len(digits(number)) <= MAX_LOCAL or DATE.match(number) or _is_quantity(number):
         return False
-    said = before.decode("utf-8", "ignore")
-    dialled = bool(DIALLED.search(said))
-    return dialled or (number[:1] in b"0(" or not number.isdigit()) and bool(WEAKLY_DIALLED.search(said))
+    said = before.decode("utf-8", "ignore").lower()
+    word = said.rstrip(MARKS)
+    if len(said) - len(word) > MAX_MARKS:
+        return False
+    return _means_phone(word) or (number[:1] in b"0(" or not number.isdigit()) and _may_mean_phone(word)
+
+
+def _means_phone(said: str) -> bool:
+    """Whether it ends in a word for phone, with `number` or `is` behind it or not."""
+    for ending in SAID:
+        said = said.removesuffix(ending)
+    if said.endswith(JOINED_WORDS) or _last(said) in WORDS:
+        return True
+    if not said.endswith(NUMBER_WORDS):
+        return False
+    for ending in NUMBER_WORDS:
+        bare = said.removesuffix(ending)
+        apart = not ending.isascii() or not bare[-1:].isalpha()
+        bare = bare.rstrip(" .")
+        if apart and len(bare) < len(said) and (bare.endswith(JOINED_WORDS) or _last(bare) in WORDS):
+            return True
+    return False
+
+
+def _may_mean_phone(said: str) -> bool:
+    """Whether it ends in a word that may mean a phone, or in one that does and a few in another script than ASCII."""
+    for ending in SAID:
+        said = said.removesuffix(ending)
+    if said.endswith(WEAK_PHRASES) or _last(said) in WEAK_WORDS:
+        return True
+    for _ in range(MAX_WORDS):
+        said, _, word = said.rpartition(" ")
+        if not word or any(character < "\x80" for character in word):
+            return False
+        if _last(said) in WORDS:
+            return True
+    return False
+
+
+def _last(said: str) -> str:
+    match = LAST_WORD.search(said)
+    return match[0] if match else ""
 
 
 def _is_quantity(number: bytes) -> bool:
