@@ -62,7 +62,7 @@ def rows() -> list[dict]:
             figures.append(row(f"{name}: {theirs}", 0, ""))
             continue
         version, found = theirs
-        for kind in [*((kind,) for kind in kinds), kinds]:
+        for kind in dict.fromkeys([*((kind,) for kind in kinds), kinds]):
             figures += _beside(version, kind, wanted, ours, found, must=1.0 if kind == kinds else None)
         mine = [i for i, origin in enumerate(after) if origin == name]
         some = ([lines[i] for i in mine] for lines in (wanted, ours, found))

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.personal import rates, spans_of
-from pipelines.signals import accounts, personal, personal_scan, secrets
+from benchmarks.personal import rates, spans_of, touching
+from pipelines.signals import accounts, domains, personal, personal_bytes, personal_scan, secrets
 from pipelines.texts.characters import utf8
 from tests.personal import cases
 
@@ -186,10 +186,51 @@ def test_ten_megabytes_of_the_worst_marks_are_scanned_in_seconds_at_most():
         assert time.thread_time() - start < 3
 
 
+@pytest.mark.parametrize("text", [
+    "WebLogic Server 12.2.1.4", "vCenter Server 7.0.3.10", "Application Server 8.5.5.20", "Flash Player 32.0.0.114", "GSM 900/1800/1900 MHz", "GSM 850/1900",
+    "q@k.mT * scale", "x@w.T", "cell 10485760 bytes", "cell: 10485760", "tel 900 1800 1900", "phone 1.2.3.4567",
+])  # fmt: skip
+def test_versions_bands_sizes_of_memory_and_products_of_matrices_are_nobodys(text):
+    assert spans_of([f"The notes mention {text} and say what was changed."]) == [[]]
+
+
+@pytest.mark.parametrize("text", ["ping 5.6.7.18", "server: 12.34.56.78", "DNS 4.2.2.2", "IN A 52.0.72.176"])
+def test_four_small_numbers_are_an_address_where_a_network_is_spoken_of(text):
+    assert [span["kind"] for span in spans_of([text])[0]] == ["ip"]
+
+
+@pytest.mark.parametrize("word", ["Телефон", "ТЕЛЕФОН", "電話番号", "Rufnummer", "전화", "Tél", "TÉL", "Teléfono", "הטלפון", "هاتف", "โทร", "फ़ोन", "TelephoneNumber"])
+def test_a_word_for_phone_makes_a_number_one_and_another_word_does_not(word):
+    assert [span["kind"] for span in spans_of([f"{word} 55550142"])[0]] == ["phone"]
+    assert spans_of([f"x{word}x 55550142", f"{word} 2021 2022", f"{word} 1000"]) == [[]] * 3
+
+
+def test_a_random_string_is_a_key_where_a_word_says_so_and_a_hash_elsewhere():
+    value = "9f86d081884c7d659a2feaa0c55ad015"
+    assert [[span["kind"] for span in row] for row in spans_of([f'{word} = "{value}"' for word in ("api_key", "clientSecret", "token", "AWS_SECRET_ACCESS_KEY")])] == [["token"]] * 4
+    assert spans_of([f'{word} = "{value}"' for word in ("md5", "key", "monkey", "public_key", "publicKeyToken", "cache_key", "next_page_token")]) == [[]] * 7
+    assert spans_of(['api_key = "aaaaaaaaaaaaaaaaaaaa1111"', 'api_key = "get_secret_value_v2"', "api_key = settings.API_KEY_2021"]) == [[]] * 3
+
+
+def test_top_level_domains_are_those_of_the_list_in_letters_and_in_ascii():
+    assert {"com", "se", "museum", "photography", "рф", "xn--p1ai", "中国"} <= domains.TOP_LEVEL and not {"png", "mt2", "localhost"} & domains.TOP_LEVEL
+    assert all(name == name.lower() and "." not in name for name in domains.TOP_LEVEL)
+    assert {name.encode().decode("idna") for name in domains.TOP_LEVEL if name.startswith("xn--")} == domains.OTHER_SCRIPTS
+    assert len(domains.ASCII) > 1200 and re.fullmatch(r"\d{4}-\d\d-\d\d", domains.VERSION)
+
+
+def test_beside_other_tools_a_finding_is_right_if_it_touches_what_is_to_be_found():
+    wanted = [[("email", 0, 5), ("ip", 8, 12)], [], [("email", 3, 4)]]
+    found = [[("email", 4, 6), ("email", 5, 9), ("ip", 12, 14)], [("email", 0, 2)], []]
+    assert touching(wanted, found, ("email",)) == (1 / 2, 1 / 2)  # the two that overlap are one
+    assert touching(wanted, found, ("email", "ip")) == (1 / 3, 1 / 3)
+    assert touching(wanted, [[], [], []], ("ip",)) == (0, 0)
+
+
 def test_every_prefix_that_the_patterns_know_is_one_that_the_scan_knows():
     fixed = {re.match(rb"[A-Za-z_]*", form)[0][:3].decode() for name, form in secrets.TOKENS.items() if name not in ("github", "gitlab", "stripe", "aws", "vault") and not name.endswith(("hook", "flow"))}
-    assert {prefix for prefix in fixed if len(prefix) == 3} <= set(personal_scan.PREFIXES.split())
-    assert len(np.unique(personal_scan.FIRST_THREE)) == len(personal_scan.PREFIXES.split())
+    assert {prefix for prefix in fixed if len(prefix) == 3} <= set(personal_bytes.PREFIXES.split())
+    assert len(np.unique(personal_bytes.FIRST_THREE)) == len(personal_bytes.PREFIXES.split())
 
 
 def test_a_token_in_any_surroundings_is_found():

@@ -18,17 +18,17 @@ EMAIL = re.compile(
 # a domain in another script than ASCII (RFC 5890), two labels at least
 INTERNATIONAL = re.compile(LOCAL + rb"([A-Za-z0-9\x80-\xff-]{1,63}\.[A-Za-z0-9.\x80-\xff-]{2,96})")
 LABELS = re.compile(r"(?:[^\W_](?:[^\W_]|-){0,61}\.){1,8}((?:[^\W\d_]|-){2,24}|xn--[a-z0-9-]{2,20})", re.IGNORECASE)
-# top-level domains that end names of files, of methods and of units of systemd, and few addresses
-WRITTEN_IN_CODE = frozenset("call data dot fit java map mov open read run save select target zip".split())
+# top-level domains that end names of files, methods, units of systemd, and what manuals say (your.name@goes.here)
+WRITTEN_IN_CODE = frozenset("call data dot fit here java map mov open read run save select target zip".split())
 OF_ONE_LETTER = frozenset("com org net edu de".split())  # where domains of one letter exist: the others are matrices
 RESERVED = re.compile(rb"(?i)(?:^|\.)(?:example\.(?:com|net|org)|example|test|invalid|localhost)$")  # RFC 2606
 STAND_IN = re.compile(  # whole hosts that manuals use: mail.com, abc.com and every mail.university.edu are somebody's
     rb"(?i)(?:^|\.)(?:(?:(?:your|my|some|any|the)-?(?:domain|company|site|server|host|organi[sz]ation)|"
-    rb"your-?(?:e?mail|address)|domain|company|site|server|host|foo|bar|baz|foobar|xxx+|xyz)\.(?:com|org|net|edu|info)|"
+    rb"your-?(?:e?mail|address)|domain|company|site|server|host|foo|bar|baz|foobar|xxx+|xyz)\.(?:com|org|net|edu|info|country)|"
     rb"(?:contoso|fabrikam|litwareinc|wingtiptoys|northwindtraders)\.(?:com|org|net|onmicrosoft\.com))$"  # Microsoft's
 )
 NOBODY = {b"git", b"hg", b"svn"}  # user names of repository addresses: git@github.com:owner/name
-IN_URL = re.compile(rb"://[^\s/@?#&]*$")  # what stands before @ there is a user with a password
+IN_URL = re.compile(rb"://(?!mailto:)[^\s/@?#&]*$")  # what stands before @ there is a user with a password
 URL_BYTES = 128
 
 
@@ -57,11 +57,11 @@ def _ends_well(domain: str) -> bool:
 
 
 def _international(domain: bytes) -> bytes:
-    """As much of it as is a domain in letters of any script; nothing if that has no top-level domain."""
+    """As much of it as is a domain in other letters than ASCII; nothing if that has no top-level domain."""
     labels = None if domain.isascii() else LABELS.match(domain.decode("utf-8", "ignore"))
     while labels and not _ends_well(labels[0]):  # the end of a sentence, or its next word
         labels = LABELS.fullmatch(labels[0].rpartition(".")[0])
-    return labels[0].encode() if labels else b""
+    return labels[0].encode() if labels and not labels[0].isascii() else b""
 
 
 # ---- IP addresses: Python's ipaddress says which are global (IANA's special-purpose registries) ----
@@ -80,7 +80,7 @@ NETWORK = re.compile(
 )
 PORT = re.compile(rb":\d{1,5}\b|/\d{1,2}(?![\d.])")  # or the length of a network's prefix
 NAMED = re.compile(rb"[A-Za-z0-9]/$")  # a product with its version: Mozilla/5.0.1.2
-PRODUCT = re.compile(rb"\b([A-Z][\w-]*) $")  # the same in a sentence: Flash Player 32.0.0.114
+PRODUCT = re.compile(rb"\b([A-Z][\w-]+) $")  # the same in a sentence: Flash Player 32.0.0.114
 
 
 def ipv4(text: bytes, at: int) -> Spans:

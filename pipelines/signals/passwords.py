@@ -18,16 +18,17 @@ PASSWORD_WORDS = (
     "salasana contraseña contrasena senha passe hasło haslo heslo parola şifre jelszó khẩu пароль κωδικός סיסמה סיסמא "
     "المرور 密码 密碼 口令 パスワード 비밀번호 รหัสผ่าน"
 ).split()
-KEY_WORDS = "key keybase key_base key-base secret token credential credentials".split()
+KEY_WORDS = "key keybase key_base key-base secret token".split()
 _PASSWORD = "|".join(PASSWORD_WORDS) + r"|(?:(?<![a-z])|(?:db|user|root|sudo|key|smtp|mail|ftp|admin|mysql)[_.-]?)pass"
 _KEY = (
     r"(?:(?:api|auth|access|secret|private|priv|account|service|client|db|database|storage|encryption|encrypt|signing|"
     r"signature|master|shared|app|consumer|webhook|session|license|hmac|root|deploy|pass)[_. -]?key(?:[_-]?base)?|"
-    r"secret|token|credentials?)"
+    r"secret|(?:(?<![a-z])|(?:access|auth|bearer|refresh|session|api|bot|secret|security|private|deploy|client)[_. -]?)"
+    r"token)"
 )
 # keys and tokens that open nothing
 HARMLESS = re.compile(
-    r"(?:next|page|continuation|csrf|xsrf|sync|public|pub|cache|partition|primary|sort|foreign|unique|cancel|site|"
+    r"(?:next|page|continuation|search|csrf|xsrf|sync|public|pub|cache|partition|primary|sort|foreign|unique|cancel|site|"
     r"idempotency|pad|eos|bos|mask)[_. -]?(?:page[_-]?)?(?:key|token)\W*$"
 )
 _BETWEEN = (
@@ -47,7 +48,7 @@ BARE = re.compile(rb"[!#-%*+\--:=?-Z\\^_a-z~]{6,200}(?=$|[\s,;&<|\"'`)\]}])")
 OPAQUE = re.compile(rb"[A-Za-z0-9_-]{20}[A-Za-z0-9_.~+/-]{0,4000}={0,2}")
 KEY = re.compile(rb"[A-Za-z0-9+/_.~=-]{16,400}")
 STAND_IN = re.compile(
-    rb"(?i)passw|passphrase|pwd|secret|change.?(?:me|this|it)|qwerty|letmein|abc123|hidden|insert|tiger|hunter2$|"
+    rb"(?i)p[a@4][s$5][s$5]w|passphrase|pwd|secret|change.?(?:me|this|it)|qwerty|letmein|abc123|hidden|insert|tiger|hunter2$|"
     rb"\*{3}|\.{3}|_{4}|12345|"
     rb"^(?:test|foo|bar|admin|guest|root|user|demo|none|null|true|false|string|pass)[\W\d_]*$"
 )
@@ -59,7 +60,7 @@ IN_CODE = re.compile(
     rb"0[xX][0-9a-fA-F]+|[\d.,:/-]+[A-Za-z%]{0,4}"
 )
 FILE = re.compile(rb"[~.]{0,2}/.*/.*|.*\.(?:pub|pem|key|crt|txt|json|ya?ml|py|js)")
-SLUG = re.compile(rb"(?:(?:[A-Za-z]+\d{0,2}|\d+|v\d+)[-_.:])+(?:[A-Za-z]+\d{0,2}|\d+|v\d+)")
+SLUG = re.compile(rb"(?:(?:[A-Za-z]+\d{0,2}|\d+|v\d+)[-_.:/])+(?:[A-Za-z]+\d{0,2}|\d+|v\d+)")
 MIN_PASSWORD_BITS = 2.5  # a character: eight different ones have 3
 
 
@@ -89,7 +90,7 @@ def key(text: bytes, at: int) -> Spans:
 def _value(text: bytes, at: int, before: bytes) -> bytes:
     """As far as its quotes, or as the line's marks; nothing if it is no value."""
     match = (QUOTED if before[-1:] in (b'"', b"'", b"`") else BARE).match(text, at)
-    return match[0].rstrip(b".,:;?!") if match else b""
+    return match[0] if match and match.re is QUOTED else match[0].rstrip(b".,:;?!") if match else b""
 
 
 def _is_chosen(value: bytes, quoted: bool) -> bool:
@@ -130,6 +131,12 @@ def url_password(text: bytes, at: int) -> Spans:
         return NONE
     value, host = match[1], match[2].split(b":")[0]
     made_up = NOT_CHOSEN.fullmatch(value) or STAND_IN.search(value) or STAND_IN_TOKEN.search(value)
-    if made_up or value == user[1] or TEMPLATE.search(value) or value.isdigit() or RESERVED_HOST.search(host):
+    if (
+        made_up
+        or user[1].lower() in (value.lower(), b"mailto")
+        or TEMPLATE.search(value)
+        or value.isdigit()
+        or RESERVED_HOST.search(host)
+    ):
         return NONE
     return (match.span(1),) if re.search(rb"[A-Za-z]", value) else NONE

@@ -19,7 +19,8 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.signals import accounts, contacts, passwords, phones, secrets, spans
-from pipelines.signals.personal_scan import KEY, places
+from pipelines.signals.personal_bytes import KEY
+from pipelines.signals.personal_scan import places
 from pipelines.texts.characters import Strings, utf8
 from schemas.tables import Column
 

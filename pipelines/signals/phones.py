@@ -60,10 +60,21 @@ JOINED_WORDS = tuple(
 ) + ("toll free", "toll-free", "điện thoại")
 # words that mean much besides
 WEAK_WORDS = frozenset(
-    "mobile mobiles mob movil móvil cell handy gsm mobil mobiel portable hp wa cep kom fon fone nummer numéro "
-    "number".split()
+    "mobile mobiles mob movil móvil cell handy gsm mobil mobiel portable hp wa cep kom fon fone".split()
 )
-WEAK_PHRASES = "call us", "call me", "call us at", "call us on", "call me at", "call me on"
+WEAK_PHRASES = (
+    "contact number",
+    "my number",
+    "meine nummer",
+    "mon numéro",
+    "mi número",
+    "call us",
+    "call me",
+    "call us at",
+    "call us on",
+    "call me at",
+    "call me on",
+)
 # what may stand between the word and the number
 NUMBER_WORDS = tuple(
     "no nr num number numbers numero nummer numarası № n° nº č 番号 番號 号码 號碼 号 番 번호 नंबर contact "
@@ -118,7 +129,7 @@ def _means_phone(said: str) -> bool:
         return False
     for ending in NUMBER_WORDS:
         bare = said.removesuffix(ending)
-        apart = not ending.isascii() or not bare[-1:].isalpha()
+        apart = not ending.isascii() or not bare[-1:].isalpha() or len(ending) > 5  # TelephoneNumber
         bare = bare.rstrip(" .")
         if apart and len(bare) < len(said) and (bare.endswith(JOINED_WORDS) or _last(bare) in WORDS):
             return True
