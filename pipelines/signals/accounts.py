@@ -8,10 +8,17 @@ from pipelines.signals.spans import NONE, Spans, digits
 
 # ---- payment cards: ISO/IEC 7812 (issuer prefixes of the networks, Luhn's check digit) ----
 
-CARD = re.compile(
-    rb"(?<![\w.,/#$%&=+*\\@-])(?<!\d )(?:(\d{14,19})|\d{4}([ -])\d{4}\2\d{4}\2(?:\d{4}(?:\2\d{3})?|\d)|"
-    rb"3[47]\d\d([ -])\d{6}\3\d{5}|3[0689]\d\d([ -])\d{6}\4\d{4})(?![\w%]|[.,:/ -]\d)"
+_BEGIN = rb"(?<![\w.,/#$%&=+*\\@-])"
+# in a row of numbers only one that spaces do not group is told from its neighbours
+SOLID_CARD = re.compile(
+    _BEGIN + rb"(?:\d{14,19}|\d{4}-\d{4}-\d{4}-(?:\d{4}(?:-\d{3})?|\d)|3[47]\d\d-\d{6}-\d{5}|3[0689]\d\d-\d{6}-\d{4})"
+    rb"(?![\w%]|[.,:/-]\d)"
 )
+SPACED_CARD = re.compile(
+    _BEGIN + rb"(?:\d{4} \d{4} \d{4} (?:\d{4}(?: \d{3})?|\d)|3[47]\d\d \d{6} \d{5}|3[0689]\d\d \d{6} \d{4})"
+    rb"(?![\w%]|[.,:/ -]\d)"
+)
+IN_ROW = re.compile(rb"(?:^|[^\d-])\d{1,6} $")  # before a group of digits: another one
 # Visa, Mastercard, American Express, Diners Club, Discover and JCB and UnionPay, Mir, Maestro
 ISSUERS = re.compile(
     rb"4(?:\d{12}|\d{15}|\d{18})|(?:5[1-5]\d\d|222[1-9]|22[3-9]\d|2[3-6]\d\d|27[01]\d|2720)\d{12}|"
@@ -22,11 +29,11 @@ ISSUERS = re.compile(
 
 def card(text: bytes, at: int) -> Spans:
     """A card number; 13 and 17 to 19 digits of a Visa only when grouped, as they are seldom cards."""
-    match = CARD.match(text, at)
-    if not match:
+    match = SOLID_CARD.match(text, at) or SPACED_CARD.match(text, at)
+    if not match or match.re is SPACED_CARD and IN_ROW.search(text[max(at - 8, 0) : at]):
         return NONE
     number = digits(match[0])
-    plausible = ISSUERS.fullmatch(number) and len(set(number)) > 1 and not (match[1] and len(number) > 16)
+    plausible = ISSUERS.fullmatch(number) and len(set(number)) > 1 and not (match[0].isdigit() and len(number) > 16)
     return (match.span(),) if plausible and luhn(number) else NONE
 
 

@@ -72,7 +72,8 @@ IPV6 = re.compile(rb"(?<![\w:.])[23][0-9A-Fa-f]{3}:[0-9A-Fa-f:.]{2,36}(?![\w:])"
 NUMBERED = re.compile(
     rb"(?i)(?:versions?|\b(?:v|ver|releases?|rel|rev|revision|build|firmware|driver|kernel|patch|"
     rb"update|upgrade|section|sect?|chapter|clause|table|fig|figure|appendix|annex|article|rule|oid|model|part|step|"
-    rb"item|edition|level)\b|\xc2\xa7)[\s.:=(#\"'v-]*$"
+    rb"item|edition|level|nginx|apache|httpd|tomcat|openss[lh]|php|mysql|mariadb|postgres(?:ql)?|sqlite|python|perl|ruby|"
+    rb"java|jdk|jre|chrome|chromium|firefox|safari|opera|webkit)\b|\xc2\xa7)[\s.:=(#\"'v-]*$"
 )
 NETWORK = re.compile(
     rb"(?i)(?:\b|_)(?:ips?|ipv4|dns|hosts?|(?:name)?servers?|address(?:es)?|addr|ping|"
@@ -106,7 +107,8 @@ def _is_version(parts: list[int], before: bytes) -> bool:
         return False
     if NETWORK.fullmatch(product[1]):
         return max(parts) < 100 and not product[1].isupper()
-    return parts[0] < 64 and (parts[1] < 10 or parts[0] < 40 and parts[1] < 20)
+    small = parts[0] < 64 and (parts[1] < 10 or parts[0] < 40 and parts[1] < 20)
+    return small or parts[1] == parts[2] == 0
 
 
 def ipv6(text: bytes, at: int) -> Spans:

@@ -216,10 +216,10 @@ def _number(text, i, out, n):
         n = put(out, n, i, IPV4)
     if i + 4 < len(text) and text[i + 4] == COLON and (text[i] == ord("2") or text[i] == ord("3")):
         n = put(out, n, i, IPV6)
-    tied |= i > 1 and text[i - 1] == SPACE and CLASSES[text[i - 2]] & DIGIT != 0  # the next of a row of numbers
     ahead = _digits_ahead(text, i)
     if ahead >= MIN_CARD - 1 and not tied and (size == 4 or MIN_CARD <= size <= 19) and ord("2") <= text[i] <= ord("6"):
         n = put(out, n, i, CARD)
+    tied |= i > 1 and text[i - 1] == SPACE and CLASSES[text[i - 2]] & DIGIT != 0  # the next of a row of numbers
     if ahead >= MIN_PHONE and (not tied and (_national(text, i, size) or _grouped(text, i)) or _after_word(text, i)):
         n = put(out, n, i, PHONE)
     return n

@@ -146,7 +146,7 @@ def _may_mean_phone(said: str) -> bool:
         said, _, word = said.rpartition(" ")
         if not word or any(character < "\x80" for character in word):
             return False
-        if _last(said) in WORDS:
+        if _last(said.rstrip(" .")) in WORDS:
             return True
     return False
 
