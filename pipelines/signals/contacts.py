@@ -20,7 +20,6 @@ INTERNATIONAL = re.compile(LOCAL + rb"([A-Za-z0-9\x80-\xff-]{1,63}\.[A-Za-z0-9.\
 LABELS = re.compile(r"(?:[^\W_](?:[^\W_]|-){0,61}\.){1,8}((?:[^\W\d_]|-){2,24}|xn--[a-z0-9-]{2,20})", re.IGNORECASE)
 # top-level domains that end names of files, methods, units of systemd, and what manuals say (your.name@goes.here)
 WRITTEN_IN_CODE = frozenset("call data dot fit here java map mov open read run save select target zip".split())
-OF_ONE_LETTER = frozenset("com org net edu de".split())  # where domains of one letter exist: the others are matrices
 RESERVED = re.compile(rb"(?i)(?:^|\.)(?:example\.(?:com|net|org)|example|test|invalid|localhost)$")  # RFC 2606
 STAND_IN = re.compile(  # whole hosts that manuals use: mail.com, abc.com and every mail.university.edu are somebody's
     rb"(?i)(?:^|\.)(?:(?:(?:your|my|some|any|the)-?(?:domain|company|site|server|host|organi[sz]ation)|"
@@ -35,7 +34,7 @@ URL_BYTES = 128
 def email(text: bytes, at: int) -> Spans:
     """An address in a domain that exists, as far as its end tells."""
     match = EMAIL.match(text, at)
-    domain = match[2] if match and _ends_well(match[2].decode()) else b""
+    domain = match[2] if match and _ends_well(match[2].decode()) and not _is_product(match[1], match[2]) else b""
     if not domain and (match := INTERNATIONAL.match(text, at)):
         domain = _international(match[2])
     if not domain or IN_URL.search(text[max(at - URL_BYTES, 0) : at]):
@@ -48,12 +47,17 @@ def email(text: bytes, at: int) -> Spans:
 
 
 def _ends_well(domain: str) -> bool:
-    """Whether its end is a top-level domain, written as people write it: q@k.mT is a product of matrices."""
-    *_, name, top = domain.split(".")
+    """Whether its end is a top-level domain, written as people write it: not q@k.mT."""
+    top = domain.rpartition(".")[2]
     if top not in (top.lower(), top.upper(), top.capitalize()):
         return False
-    top = top.lower()
-    return top in TOP_LEVEL and top not in WRITTEN_IN_CODE and (len(name) > 1 or top in OF_ONE_LETTER)
+    return top.lower() in TOP_LEVEL and top.lower() not in WRITTEN_IN_CODE
+
+
+def _is_product(local: bytes, domain: bytes) -> bool:
+    """Of matrices: x@w.to, self.q@self.k.mt."""
+    *_, name, top = domain.lower().split(b".")
+    return len(name) == 1 and (len(local) == 1 or top == b"mt")
 
 
 def _international(domain: bytes) -> bytes:
@@ -105,7 +109,7 @@ def _is_version(parts: list[int], before: bytes) -> bool:
     product = PRODUCT.search(before)
     if not product:
         return False
-    if NETWORK.fullmatch(product[1]):
+    if NETWORK.fullmatch(product[1]) or b"IP" in product[1] or b"Addr" in product[1]:
         return max(parts) < 100 and not product[1].isupper()
     small = parts[0] < 64 and (parts[1] < 10 or parts[0] < 40 and parts[1] < 20)
     return small or parts[1] == parts[2] == 0
