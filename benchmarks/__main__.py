@@ -30,6 +30,7 @@ PARTS = (
     "chains",
     "extraction",
     "languages",
+    "personal",
     "edits",
     "contamination",
     "scale",

@@ -12,17 +12,22 @@ Adding a family is a file and a line here.
 
 What they are run by, and what they need:
 
-    measure        all families over a batch, over a table
-    context        what they need besides the text
-    routes         which domain a document is treated as
-    phrases        of text: furniture of pages
-    repeats        of text: lines, paragraphs, n-grams met again
-    linear         of language: the model, predicted
-    personal_scan  of personal: where something may begin
-    contacts       of personal: e-mail, IP, phone
-    accounts       of personal: cards, IBAN
-    secrets        of personal: keys and tokens
-    spans          of personal: what the finders share
+    measure         all families over a batch, over a table
+    context         what they need besides the text
+    routes          which domain a document is treated as
+    phrases         of text: furniture of pages
+    repeats         of text: lines, paragraphs, n-grams met again
+    linear          of language: the model, predicted
+    personal_scan   of personal: where something may begin
+    personal_bytes  of personal_scan: what bytes and the ends of words mean
+    secrets_scan    of personal_scan: where keys, tokens, passwords may begin
+    contacts        of personal: e-mail, IP
+    domains         of contacts: top-level domains, with their date
+    phones          of personal: phone numbers
+    accounts        of personal: cards, IBAN
+    secrets         of personal: private keys, providers' tokens
+    passwords       of personal: passwords and keys of assignments, headers, URLs
+    spans           of personal: what the finders share
 """
 
 from pipelines.signals import code, fingerprints, language, personal, quality, stopwords, text
@@ -31,4 +36,4 @@ from schemas.tables import SIGNALS
 FAMILIES = (text, code, language, stopwords, personal, quality, fingerprints)
 COLUMNS = tuple(column for family in FAMILIES for column in family.COLUMNS)
 TABLE = SIGNALS.extended(COLUMNS)
-REVISION = 5  # raised by hand when the signals of the same text become others
+REVISION = 6  # raised by hand when the signals of the same text become others

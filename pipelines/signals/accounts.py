@@ -8,10 +8,17 @@ from pipelines.signals.spans import NONE, Spans, digits
 
 # ---- payment cards: ISO/IEC 7812 (issuer prefixes of the networks, Luhn's check digit) ----
 
-CARD = re.compile(
-    rb"(?<![\w.,/#$%&=+*\\@-])(?<!\d )(?:(\d{14,19})|\d{4}([ -])\d{4}\2\d{4}\2(?:\d{4}(?:\2\d{3})?|\d)|"
-    rb"3[47]\d\d([ -])\d{6}\3\d{5}|3[0689]\d\d([ -])\d{6}\4\d{4})(?![\w%]|[.,:/ -]\d)"
+_BEGIN = rb"(?<![\w.,/#$%&=+*\\@-])"
+# in a row of numbers only one that spaces do not group is told from its neighbours
+SOLID_CARD = re.compile(
+    _BEGIN + rb"(?:\d{14,19}|\d{4}-\d{4}-\d{4}-(?:\d{4}(?:-\d{3})?|\d)|3[47]\d\d-\d{6}-\d{5}|3[0689]\d\d-\d{6}-\d{4})"
+    rb"(?![\w%]|[.,:/-]\d)"
 )
+SPACED_CARD = re.compile(
+    _BEGIN + rb"(?:\d{4} \d{4} \d{4} (?:\d{4}(?: \d{3})?|\d)|3[47]\d\d \d{6} \d{5}|3[0689]\d\d \d{6} \d{4})"
+    rb"(?![\w%]|[.,:/ -]\d)"
+)
+IN_ROW = re.compile(rb"(?:^|[^\d-])\d{1,6} $")  # before a group of digits: another one
 # Visa, Mastercard, American Express, Diners Club, Discover and JCB and UnionPay, Mir, Maestro
 ISSUERS = re.compile(
     rb"4(?:\d{12}|\d{15}|\d{18})|(?:5[1-5]\d\d|222[1-9]|22[3-9]\d|2[3-6]\d\d|27[01]\d|2720)\d{12}|"
@@ -22,11 +29,11 @@ ISSUERS = re.compile(
 
 def card(text: bytes, at: int) -> Spans:
     """A card number; 13 and 17 to 19 digits of a Visa only when grouped, as they are seldom cards."""
-    match = CARD.match(text, at)
-    if not match:
+    match = SOLID_CARD.match(text, at) or SPACED_CARD.match(text, at)
+    if not match or match.re is SPACED_CARD and IN_ROW.search(text[max(at - 8, 0) : at]):
         return NONE
     number = digits(match[0])
-    plausible = ISSUERS.fullmatch(number) and len(set(number)) > 1 and not (match[1] and len(number) > 16)
+    plausible = ISSUERS.fullmatch(number) and len(set(number)) > 1 and not (match[0].isdigit() and len(number) > 16)
     return (match.span(),) if plausible and luhn(number) else NONE
 
 
@@ -39,7 +46,7 @@ def luhn(number: bytes) -> bool:
 
 # ---- bank accounts: ISO 13616 ----
 
-IBAN = re.compile(rb"(?<![A-Za-z0-9])[A-Z]{2}\d\d(?: ?[A-Z0-9]){11,29}")
+IBAN = re.compile(rb"(?<![A-Za-z0-9])[A-Z]{2}\d\d(?:[ -]?[A-Z0-9]){11,29}")
 IBAN_CHARACTERS = dict(  # by country: SWIFT, IBAN Registry
     (pair[:2], int(pair[2:]))
     for pair in "AD24 AE23 AL28 AT20 AZ28 BA20 BE16 BG22 BH22 BI27 BR29 BY28 CH21 CR22 CY28 CZ24 DE22 DJ27 DK18 DO28 "
@@ -51,17 +58,17 @@ IBAN_CHARACTERS = dict(  # by country: SWIFT, IBAN Registry
 
 
 def iban(text: bytes, at: int) -> Spans:
-    """An account number of its country's length, with or without spaces."""
+    """An account number of its country's length, with or without spaces or hyphens."""
     match = IBAN.match(text, at)
     length = IBAN_CHARACTERS.get(text[at : at + 2].decode("latin-1")) if match else None
     if not length:
         return NONE
     end = at
     for _ in range(length):
-        end += text[end : end + 1] == b" "
+        end += text[end : end + 1] in (b" ", b"-")
         end += 1
     whole = end <= match.end() and not text[end : end + 1].isalnum()
-    return ((at, end),) if whole and mod97(text[at:end].replace(b" ", b"")) == 1 else NONE
+    return ((at, end),) if whole and mod97(text[at:end].replace(b" ", b"").replace(b"-", b"")) == 1 else NONE
 
 
 def mod97(account: bytes) -> int:

@@ -1,10 +1,12 @@
-"""Personal data and secrets: e-mail addresses, public IP addresses, phone numbers, cards, bank accounts, keys, tokens.
+"""Personal data and secrets: e-mail addresses, public IP addresses, phone numbers, cards, bank accounts, keys, tokens,
+passwords.
 
 Two floors. A compiled scan goes over the bytes once and names the few places where something may begin: an @ between
-letters, digits enough for a phone number, -----BEGIN, a long run of token characters that begins as a provider's do. A
-finder of contacts, accounts or secrets looks at each of them. The scan may name too many places, never too few: the
-spans are those that the finders give when they try every byte (tests/test_personal.py). Both floors look at a bounded
-neighbourhood of each place, so that hostile text costs time in proportion to its length.
+letters, digits enough for a phone number, -----BEGIN, a long run of token characters that begins as a provider's do, an
+assignment to a word for password or key. A finder of contacts, phones, accounts, secrets or passwords looks at each of
+them. The scan may name too many places, never too few: the spans are those that the finders give when they try every
+byte (tests/test_personal.py). Both floors look at a bounded neighbourhood of each place, so that hostile text costs
+time in proportion to its length.
 
 What is found stays in the text; `edits` writes PLACEHOLDERS in place of it when a kept document is tokenised.
 """
@@ -16,8 +18,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from pipelines.signals import accounts, contacts, secrets, spans
-from pipelines.signals.personal_scan import KEY, places
+from pipelines.signals import accounts, contacts, passwords, phones, secrets, spans
+from pipelines.signals.personal_bytes import KEY
+from pipelines.signals.personal_scan import places
 from pipelines.texts.characters import Strings, utf8
 from schemas.tables import Column
 
@@ -30,7 +33,7 @@ COLUMNS = (
     Column("n_phones", "int", "phone numbers"),
     Column("n_cards", "int", "payment card numbers"),
     Column("n_ibans", "int", "bank account numbers (IBAN)"),
-    Column("n_secrets", "int", "private keys and providers' tokens"),
+    Column("n_secrets", "int", "private keys, tokens and passwords"),
     Column("personal_rate", "double", "all of these per 1,000 words of 6 bytes; a shorter text counts as 1,000 words"),
     Column(
         "personal",
@@ -38,9 +41,10 @@ COLUMNS = (
         "where they stand, in bytes of UTF-8: sorted, disjoint",
     ),
 )
-PLACEHOLDERS = {  # the tags of StarCoder (2305.06161, 5.1) for e-mail, IP and key; the others by analogy
+PLACEHOLDERS = {  # the tags of StarCoder (2305.06161, 5.1) for e-mail, IP, key and password; the others by analogy
     "key": "<KEY>",
     "token": "<KEY>",
+    "password": "<PASSWORD>",
     "iban": "<IBAN>",
     "card": "<CARD>",
     "email": "<EMAIL>",
@@ -48,17 +52,20 @@ PLACEHOLDERS = {  # the tags of StarCoder (2305.06161, 5.1) for e-mail, IP and k
     "phone": "<PHONE>",
 }
 COUNTED = {"n_emails": ("email",), "n_ips": ("ip",), "n_phones": ("phone",), "n_cards": ("card",), "n_ibans": ("iban",)}
-COUNTED |= {"n_secrets": ("key", "token")}
+COUNTED |= {"n_secrets": ("key", "token", "password")}
 # What the scan names, in the order of precedence where two begin at the same byte.
 FINDERS = (
     ("key", secrets.key),
     ("token", secrets.token),
+    ("token", passwords.key),
+    ("password", passwords.password),
+    ("password", passwords.url_password),
     ("iban", accounts.iban),
     ("card", accounts.card),
     ("email", contacts.email),
     ("ip", contacts.ipv4),
     ("ip", contacts.ipv6),
-    ("phone", contacts.phone),
+    ("phone", phones.phone),
 )
 BYTES_PER_1000_WORDS = 6000
 SPAN = pa.struct([("start", pa.int32()), ("end", pa.int32()), ("kind", pa.string())])
