@@ -12,7 +12,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.extraction import written
+from benchmarks.blocks import written
 from pipelines.html import content, extract
 from pipelines.html.markup import DEPTH, scan
 from pipelines.readers import READERS, File, Record, Reject, ingest, responses
@@ -351,6 +351,68 @@ def test_the_article_stays_with_its_code_table_and_list_and_everything_around_it
     article = extract.extract(ARTICLE.encode())
     assert article.text == MAIN
     assert dict(article.facts) == {"title": "How & why", "url": "http://a.example/b"}
+
+
+LINKS = "".join(f"<li><a href=/{i}>Rivers of the {i}th county, and their bridges</a>" for i in range(40))
+
+
+@pytest.mark.parametrize("html", [
+    "<p>Moved.</p>", "<div class=footer>Closed for the winter</div>", "<aside><p>Gone for good.</p></aside>", "<form><p>No results.</p></form>",
+    "<table><tr><td><a href=/>Home</a></td><td>The page that you asked for has moved</td></tr></table>", "<nav><p>Sold out.</p></nav>",
+    f"<ul class=menu>{LINKS}</ul><div id=cookie-notice class='ad sidebar'><p>Be back soon.</p></div>", "<blockquote class=comment>So it goes</blockquote>",
+    "<h1>Under construction</h1>", "<div class='promo popup modal'>{TEXT}</div>", "<pre>$ ls</pre>",
+])  # fmt: skip
+def test_no_page_with_a_line_of_text_is_empty(html):
+    assert page("u", html, None, source()).text
+
+
+def test_a_page_of_links_alone_is_empty_as_one_without_text_is():
+    for html in (f"<ul class=menu>{LINKS}</ul>", "<p><img src=x></p>", "", "<p>&nbsp;</p>", "<p hidden>x</p>", "<script>x</script>"):
+        assert page("u", html, None, source()).reason == "empty_text", html
+
+
+def rows_of(html: str) -> list[str]:
+    """The rows of a page that a paragraph follows, without it."""
+    return extract.extract(f"<p>{TEXT}</p>{html}<p>{TEXT}</p>".encode()).text.removeprefix(TEXT).removesuffix(TEXT).strip("\n").split("\n")
+
+
+@pytest.mark.parametrize("spacer", ["<td></td>", "<td>&nbsp;</td>", "<td width=9><img src=x></td>", "<td> <br> </td>", "<td>&#160; &#xa0;"])
+def test_layout_tables_write_no_empty_cells_whatever_makes_them_empty(spacer):
+    left = f"<tr>{spacer}<td>The measured depth</td>{spacer}{spacer}<td>The measured width</td>{spacer}</tr>"
+    alone = f"<tr>{spacer}<td>The river was measured twice</td>{spacer}</tr>"
+    assert rows_of(f"<table>{left}{alone}</table>") == ["The measured depth | The measured width", "The river was measured twice"]
+    assert rows_of(f"<table>{alone}</table>") == ["The river was measured twice"]
+    inner = f"<table><tr>{spacer}<td><table>{alone}</table></td></tr></table>"
+    assert rows_of(inner) == ["The river was measured twice"]
+
+
+def test_tables_of_data_keep_their_columns():
+    """Oracle: the tables, column by column."""
+    row = lambda *cells, tag="td": "<tr>" + "".join(f"<{tag}>{cell}" for cell in cells)  # noqa: E731
+    headed = row("", "Depth", "Width", tag="th") + row("1874", "", "9.5 m") + row("1875", "2.5 m", "") + row("", "", "8 m")
+    assert rows_of(f"<table>{headed}</table>") == ["| Depth | Width", "1874 |  | 9.5 m", "1875 | 2.5 m", "|  | 8 m"]
+    plain = row("Year", "Depth", "Width") + row("1874", "", "9.5 m") + row("1875", "<p>2.5 m</p>", "&nbsp;")
+    assert rows_of(f"<table>{plain}</table>") == ["Year | Depth | Width", "1874 |  | 9.5 m", "1875 | 2.5 m"]
+    assert rows_of("<table><tr><th>Bars | and stripes |<td>of the flag |</table>") == ["Bars | and stripes | | of the flag |"]
+
+
+def test_a_long_cell_is_a_block_by_itself_and_its_row_another():
+    blocks = lambda html: [(bytes(m.text[b[0] : b[1]]).decode(), b[5], b[9]) for m in [scan(html.encode())] for b in m.blocks.tolist()]  # noqa: E731
+    long = f"{TEXT} {TEXT}"
+    html = f"<table><tr><td><a href=/ann>Ann</a><td>Posts: 31<td>{long}<td>{long}<td>end</table>"
+    n = len(long.split())
+    assert blocks(html) == [("Ann \x1f Posts: 31", 3, 1), (long, n, 0), (f"{long} \x1f end", n + 1, 0)] or blocks(html)
+
+
+def test_class_words_of_a_container_count_unless_it_holds_most_of_what_is_no_link():
+    """The words of a wrapper around everything but a large menu say nothing of what is in it; those of a bar do."""
+    text = f"<p>{TEXT}</p><p>{TEXT[::-1]}</p><h2>A heading</h2><p>{TEXT}</p>"
+    bar = "<div class=sidebar><p>A bar says a few words of its own, and no more than that.</p></div>"
+    made = extract.extract(f"<ul>{LINKS * 2}</ul><div class='sidebar menu widget'>{text}</div>{bar}".encode())
+    assert len(made.text) > 3 * len(TEXT) and "A bar" not in made.text
+    flags = lambda html: content.features(*scan(html.encode())[1:3])[:, content.F_FLAG + 1]  # noqa: E731
+    assert not flags(f"<ul>{LINKS}</ul><div class=sidebar>{text}</div>{bar}")[40:44].any()
+    assert flags(f"<ul>{LINKS}</ul><div>{text}{text}</div><div class=sidebar><div><p>{TEXT}</div></div>")[-1] > 0
 
 
 def test_blocks_end_where_a_browser_ends_them():

@@ -27,9 +27,11 @@ from pipelines.html.markup import (
     E_PARENT,
     E_TEXT,
 )
-from pipelines.html.tags import CELLS, CODE, FLAGS, HEADING
+from pipelines.html.tags import CELLS, CODE, CONTENT, FLAGS, HEADING
 
-WRAPPER = 0.6  # an element with so much of the page's text is the page, whatever its class says
+WRAPPER = 0.6  # an element with so much of the page's text outside of links is the page, whatever its class says
+ALONE = 1000  # bytes of sentences outside of all containers of a flag at which the flag counts half
+CONTENT_FLAG = CONTENT.bit_length() - 1
 # Columns of what the first model sees, a group a line. LINK is the share of the bytes that links hold; WORDS, BYTES,
 # TEXT (bytes) and ENDS (of sentences) are ln(1 + n); MARKS and CAPS are by word. PARENT: of the owner; ABOVE: of that.
 F_ONE, F_WORDS, F_BYTES, F_LINK, F_LINKS, F_SENTENCE, F_ENDS, F_MARKS, F_CAPS = range(9)
@@ -95,6 +97,8 @@ SECOND = np.array([
 ])  # fmt: skip
 CUT = 0.4  # of the logit: a probability of .6
 # END
+NEARLY = 1.0  # of the logit, below the best block of a page on which none passes
+MENU = 0.5  # share of links from which on a block is a menu
 
 
 @njit(cache=True, nogil=True)
@@ -102,14 +106,16 @@ def features(elements, blocks):
     """float32[blocks, N_FIRST]: what the first model sees."""
     n = len(blocks)
     x = np.zeros((n, N_FIRST), np.float32)
-    total = 0
+    total = linked = 0
     for k in range(n):
         total += blocks[k, B_END] - blocks[k, B_START]
+        linked += blocks[k, B_LINK]
     flags = np.zeros(len(elements), np.int64)
     for e in range(len(elements)):
         above = elements[e, E_PARENT]
-        own = 0 if elements[e, E_TEXT] > WRAPPER * total else elements[e, E_FLAGS]
-        flags[e] = own | (flags[above] if above >= 0 else 0)
+        is_page = elements[e, E_TEXT] - elements[e, E_LINK] > WRAPPER * (total - linked)
+        flags[e] = (0 if is_page else elements[e, E_FLAGS]) | (flags[above] if above >= 0 else 0)
+    worth = _worth(blocks, flags)
     before, title = 0, -1
     for k in range(n):
         if blocks[k, B_KIND] == HEADING and title < 0:
@@ -144,9 +150,24 @@ def features(elements, blocks):
         row[F_SCRAP] = b[B_ENDS] == 0 and b[B_WORDS] < 10
         row[F_KIND + min(b[B_KIND], HEADING)] = 1
         for f in range(FLAGS):
-            row[F_FLAG + f] = flags[b[B_OWNER]] >> f & 1
+            row[F_FLAG + f] = worth[f] * (flags[b[B_OWNER]] >> f & 1)
         before += size
     return x
+
+
+@njit(cache=True, nogil=True)
+def _worth(blocks, flags):
+    """float64[FLAGS]: how much each flag says on this page: little where hardly a sentence stands outside of it, as when
+    each post of a thread is a comment."""
+    outside = np.zeros(FLAGS)
+    for k in range(len(blocks)):
+        if blocks[k, B_ENDS] > 0:
+            for f in range(FLAGS):
+                if not flags[blocks[k, B_OWNER]] >> f & 1:
+                    outside[f] += blocks[k, B_END] - blocks[k, B_START] - blocks[k, B_LINK]
+    worth = outside / (outside + ALONE)
+    worth[CONTENT_FLAG] = 1
+    return worth
 
 
 @njit(cache=True, nogil=True)
@@ -235,7 +256,16 @@ def _near(blocks, p, k, step):
 def keep(elements: np.ndarray, blocks: np.ndarray) -> np.ndarray:
     """bool[blocks]: the main content."""
     x = features(elements, blocks)
-    return logits(context(elements, blocks, x, probability(logits(x, FIRST))), SECOND) > CUT
+    return passing(logits(context(elements, blocks, x, probability(logits(x, FIRST))), SECOND), x)
+
+
+def passing(scores: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """bool[blocks]: those above the cut; where none is, those that are no menus and almost as good as the best such."""
+    kept = scores > CUT
+    if not kept.any():
+        text = x[:, F_LINK] < MENU
+        kept = text & (scores >= scores[text].max(initial=-np.inf) - NEARLY)
+    return kept
 
 
 @njit(cache=True, nogil=True)
