@@ -1,6 +1,6 @@
-"""How the weights of pipelines/html/content.py were fitted, and what they are worth on pages that they did not see.
+"""How the weights of pipelines/html/weights.py were fitted, and what they are worth on pages that they did not see.
 
-    python -m benchmarks.blocks FOLDER      # cross-validated, then the weights, as they stand in content.py
+    python -m benchmarks.blocks FOLDER      # the weights, as they stand there; on stderr what they are worth
 
 FOLDER holds articles.jsonl.zst (`url`, `html`, and `article`, the main content by hand) and kinds.jsonl.zst, which
 `python -m benchmarks.pages FOLDER` writes. Pages of the second file that are `held_out` are not fitted on.
@@ -9,6 +9,7 @@ FOLDER holds articles.jsonl.zst (`url`, `html`, and `article`, the main content 
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from html import unescape
 from pathlib import Path
 from typing import NamedTuple
@@ -18,11 +19,20 @@ import numpy as np
 
 from benchmarks.extraction import GOLD, KINDS, N_WORDS, read, score, shingles
 from pipelines.html import content
+from pipelines.html.features import FIRST_GROUPS, SECOND_GROUPS, context, features
 from pipelines.html.markup import B_END, B_START, Markup, scan
 
-RIDGE_FIRST, RIDGE_SECOND = 30.0, 10.0
-# Weight of a kind's pages together, in pages of newspapers: by leaving sites out, and by the held-out pages of a kind
-SHARES = {"documentation": 40.0, "forum": 20.0, "shop": 10.0, "listing": 10.0, "blog": 20.0}
+RIDGE_FIRST, RIDGE_SECOND, RIDGE_PAGE = 30.0, 10.0, 3.0
+MANY = ("forum", "shop", "listing")  # kinds of pages of many posts, offers or entries
+# What all pages of a kind weigh together, in newspapers' pages: in the weights for pages of one text, in those for pages
+# of many, and in those that tell the two apart.
+ONE_SHARES = {"article": 61.0, "documentation": 20.0, "wiki": 10.0, "news": 3.0}
+MANY_SHARES = {"article": 12.0, "forum": 15.0, "shop": 10.0, "listing": 20.0}
+PAGE_SHARES = {
+    "article": 120.0, "documentation": 42.0, "wiki": 18.0, "news": 30.0, "blog": 60.0, "forum": 60.0, "shop": 36.0,
+    "listing": 42.0,
+}  # fmt: skip
+MOST_BLOCKS = 400  # of a page to fit on: beyond it time goes into a few long indexes
 
 
 class Example(NamedTuple):
@@ -40,14 +50,13 @@ class Example(NamedTuple):
 
 def examples_of(folder: str) -> list[Example]:
     """Articles first, then those pages of other kinds that are not held out."""
-    articles = [example(page, urlsplit(page["url"]).netloc, "article", 1.0) for page in read(Path(folder, GOLD))]
+    articles = [example(page, urlsplit(page["url"]).netloc, "article") for page in read(Path(folder, GOLD))]
     pages = [page for page in read(Path(folder, KINDS)) if not page["held_out"]]
-    numbers = {kind: sum(page["kind"] == kind for page in pages) for kind in SHARES}
-    others = [example(p, p["site"], p["kind"], SHARES[p["kind"]] / numbers[p["kind"]]) for p in pages]
-    return articles + others
+    others = [example(page, page["site"], page["kind"]) for page in pages]
+    return articles + [one for one in others if len(one.texts) < MOST_BLOCKS]
 
 
-def example(page: dict, site: str, kind: str, share: float) -> Example:
+def example(page: dict, site: str, kind: str) -> Example:
     """A block is content when more than half of its shingles are the article's; it weighs as its words among the
     article's."""
     markup = scan(page["html"].encode("utf-8", "replace"))
@@ -65,29 +74,52 @@ def example(page: dict, site: str, kind: str, share: float) -> Example:
         labels.append(hits > 0.5)
         weights.append(min((len(words) + 1) / max(len(article), 50), 0.3))
     weight = np.array(weights)
-    weight *= 20 * share * min(1, 4 / max(weight.sum(), 1e-9))  # 20: the ridges were chosen for weights of this size
-    seen = content.features(markup.elements, markup.blocks)
+    weight *= 20 * min(1, 4 / max(weight.sum(), 1e-9))  # 20: the ridges were chosen for weights of this size
+    seen = features(markup.elements, markup.blocks)
     return Example(site, kind, markup, texts, seen, np.array(labels), weight, page["article"])
 
 
 class Weights(NamedTuple):
+    """Those of pipelines/html/weights.py."""
+
     first: np.ndarray
     second: np.ndarray
+    first_of_many: np.ndarray
+    second_of_many: np.ndarray
+    page: np.ndarray
 
 
 def fit(examples: list[Example], start: Weights | None = None) -> Weights:
-    """FIRST and SECOND of pipelines/html/content.py. start: weights to begin from, which saves steps."""
+    """start: weights to begin from, which saves steps."""
+    one, many = _weighed(examples, ONE_SHARES), _weighed(examples, MANY_SHARES)
+    return Weights(*_pair(one, start and start[:2]), *_pair(many, start and start[2:4]), _page(examples, start))
+
+
+def _weighed(examples: list[Example], shares: dict[str, float]) -> list[Example]:
+    """The examples of these kinds, all of a kind weighing its share."""
+    numbers = Counter(e.kind for e in examples)
+    return [e._replace(weight=e.weight * shares[e.kind] / numbers[e.kind]) for e in examples if e.kind in shares]
+
+
+def _pair(examples: list[Example], start: tuple[np.ndarray, np.ndarray] | None) -> tuple[np.ndarray, np.ndarray]:
     labels, weights = (
         np.concatenate([getattr(e, name) for e in examples]).astype(float) for name in ("is_content", "weight")
     )
-    first = logistic(np.vstack([e.seen for e in examples]), labels, weights, RIDGE_FIRST, start and start.first)
+    first = logistic(np.vstack([e.seen for e in examples]), labels, weights, RIDGE_FIRST, start and start[0])
     around = np.vstack([in_context(e, first) for e in examples])
-    return Weights(first, logistic(around, labels, weights, RIDGE_SECOND, start and start.second))
+    return first, logistic(around, labels, weights, RIDGE_SECOND, start and start[1])
+
+
+def _page(examples: list[Example], start: Weights | None) -> np.ndarray:
+    numbers = Counter(e.kind for e in examples)
+    means = np.vstack([content.page_means(e.seen, e.markup.blocks) for e in examples])
+    shares = np.array([PAGE_SHARES[e.kind] / numbers[e.kind] for e in examples])
+    return logistic(means, np.array([e.kind in MANY for e in examples]).astype(float), shares, RIDGE_PAGE, start and start.page)
 
 
 def in_context(page: Example, first: np.ndarray) -> np.ndarray:
     p = content.probability(content.logits(page.seen, first))
-    return content.context(page.markup.elements, page.markup.blocks, page.seen, p)
+    return context(page.markup.elements, page.markup.blocks, page.seen, p)
 
 
 def logistic(
@@ -119,7 +151,8 @@ def logistic(
 
 def kept(page: Example, weights: Weights) -> str:
     """The text that content.keep would keep by these weights."""
-    good = content.passing(content.logits(in_context(page, weights.first), weights.second), page.seen)
+    first, second = weights[2:4] if content.is_many(page.seen, page.markup.blocks, weights.page) else weights[:2]
+    good = content.select(content.logits(in_context(page, first), second), page.seen)
     return "\n".join(text for text, keep in zip(page.texts, good, strict=True) if keep)
 
 
@@ -142,13 +175,21 @@ def written(name: str, weights: np.ndarray, groups: dict[str, int]) -> str:
     return "\n".join([f"{name} = np.array([", *lines, "])  # fmt: skip"])
 
 
+GROUPS = {
+    "FIRST": FIRST_GROUPS,
+    "SECOND": SECOND_GROUPS,
+    "FIRST_OF_MANY": FIRST_GROUPS,
+    "SECOND_OF_MANY": SECOND_GROUPS,
+    "PAGE": FIRST_GROUPS,
+}
+
+
 def main() -> None:
     examples = examples_of(sys.argv[1])
     precision, recall, f1 = score(without_each_site(examples))
-    print(f"articles, without their sites: precision {precision:.4f}, recall {recall:.4f}, F1 {f1:.4f}")
-    first, second = fit(examples)
-    print(written("FIRST", first, content.FIRST_GROUPS))
-    print(written("SECOND", second, content.SECOND_GROUPS))
+    print(f"articles, without their sites: precision {precision:.4f}, recall {recall:.4f}, F1 {f1:.4f}", file=sys.stderr)
+    for (name, groups), array in zip(GROUPS.items(), fit(examples), strict=True):
+        print(written(name, array, groups))
 
 
 if __name__ == "__main__":

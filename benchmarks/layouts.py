@@ -399,7 +399,7 @@ def _rows(site: Site, page: Page) -> str:
 
 
 def _post(site: Site, page: Page, least: int = 3, most: int = 14) -> str:
-    return f"<div{site.css('text')}>{page.paragraphs(least, most)}</div>"
+    return _post_of(site, page.paragraphs(least, most))
 
 
 def _weblog(site: Site, page: Page) -> str:
@@ -456,6 +456,43 @@ def _magazine(site: Site, page: Page) -> str:
     )
 
 
+# News: not judged here, since articles of newspapers are judged by hand
+
+
+def _teasers_below(site: Site, least: int, most: int) -> str:
+    """Other articles' titles and first sentences, more of them at times than there is article."""
+    tag = site.names.setdefault("teaser", site.rng.choice(("li", "div", "article", "td")))
+    ones = "".join(
+        f"<{tag}{site.css('item')}><h4>{site.link(site.words(4, 11))}</h4><p>{escape(site.text(1, 3))}</p>"
+        f"<span>{site.date()}</span></{tag}>"
+        for _ in range(site.rng.randint(least, most))
+    )
+    return f"<div{site.css('more')}>{ones}</div>"
+
+
+def _news(site: Site, page: Page) -> str:
+    rng = site.rng
+    parts = []
+    for _ in range(rng.randint(2, 7)):
+        parts.append(page.paragraphs(1, 3))
+        caption = f"{escape(site.sentence())} (Image: {escape(site.words(1, 2))})"
+        odd = rng.random()
+        if odd < 0.3:
+            parts.append(f"<figure><img src=x><figcaption>{caption}</figcaption></figure>")
+        elif odd < 0.5:
+            parts.append(f"<div class=image><img src=x><span>{caption}</span></div>")
+        elif odd < 0.7:
+            parts.append(f"<p>{site.link(rng.choice(('READ MORE: ', 'SEE ALSO: ', '')) + site.words(6, 12).upper())}</p>")
+    return (
+        f"<h1>{page.say(site.words(4, 12))}</h1><p{site.css('note')}>By {site.link(site.words(2))}, {site.date()}</p>"
+        f"{_post_of(site, ''.join(parts))}{_comments(site) * (rng.random() < 0.4)}{_teasers_below(site, 3, 24)}"
+    )
+
+
+def _post_of(site: Site, inner: str) -> str:
+    return f"<div{site.css('text')}>{inner}</div>"
+
+
 class Layout(NamedTuple):
     kind: str
     main: Callable[[Site, Page], str]
@@ -470,6 +507,7 @@ LAYOUTS = (
     Layout("listing", _grid, False), Layout("listing", _results, False),
     Layout("listing", _teasers, True), Layout("listing", _rows, True),
     Layout("blog", _weblog, False), Layout("blog", _front, False), Layout("blog", _homepage, False),
+    Layout("news", _news, False),
     Layout("blog", _breaks, True), Layout("blog", _static, True), Layout("blog", _magazine, True),
 )  # fmt: skip
 

@@ -27,33 +27,37 @@ from benchmarks.layouts import LAYOUTS, pages
 FIT = """python3.11-doc python-flask-doc python-attr-doc python-cryptography-doc python-sqlalchemy-doc python-celery-doc
 cmake-doc numba-doc borgbackup-doc knot-doc kitty-doc mkdocs-doc python-djangorestframework-doc docutils-doc
 debian-handbook apt-doc debian-kernel-handbook git-doc libglib2.0-doc libcairo2-doc libgtk-4-doc maxima-doc
-libfftw3-doc libeigen3-doc fltk1.3-doc libsfml-doc junit4-doc libcommons-lang3-java-doc apache2-doc postfix-doc
-sqlite3-doc exim4-doc-html nodejs-doc golang-1.19-doc lemonldap-ng-doc cppreference-doc-en-html
-swi-prolog-doc tcl8.6-doc r-doc-html zsh-doc"""
+libfftw3-doc libeigen3-doc fltk1.3-doc libsfml-doc junit4-doc libcommons-lang3-java-doc apache2-doc sqlite3-doc
+exim4-doc-html nodejs-doc swi-prolog-doc zsh-doc cppreference-doc-en-html lemonldap-ng-doc"""
 HELD_OUT = """python-django-doc python-click-doc python-aiohttp-doc python-dask-doc python-lxml-doc notmuch-doc mypy-doc
 ganeti-doc openvswitch-doc keystone-doc freetype2-doc libpango1.0-doc libsoup-3.0-doc libxml2-doc gnutls-doc
-debian-policy developers-reference postgresql-doc-15 valgrind httrack-doc nginx-doc lighttpd-doc proftpd-doc libsdl2-doc
-derby-doc groovy-doc libjsoup-java-doc libjfreechart-java-doc doxygen-doc libtorrent-rasterbar-doc icinga2-doc
-povray-doc putty-doc fp-docs nim-doc emscripten-doc"""
-PAGES = 20  # of a package
+debian-policy developers-reference postgresql-doc-15 valgrind derby-doc groovy-doc libjsoup-java-doc
+libjfreechart-java-doc doxygen-doc libtorrent-rasterbar-doc povray-doc nim-doc emscripten-doc libsdl2-doc git-annex"""
+WIKIS = ("cppreference-doc-en-html", "lemonldap-ng-doc", "libsdl2-doc", "git-annex")  # the last: half with comments
+PAGES, WIKI_PAGES = 20, 60  # of a package
 SEEDS = 10  # sites of a layout
 LEAST_WORDS = 30
+NAVIGATION = " or ".join(
+    f"@class='{name}'"
+    for name in "navheader navfooter navigation header nav-panel navigate nav NavPanel docnav nosearch".split()
+)
 # The body of a page, the first of these that there is
 BODIES = (
     "//*[@role='main']",
     "//main",
     "//*[@itemprop='articleBody']",
+    "//*[@class='docs-body']",
+    "//section[@id='main']",
     "//*[@id='page-content' or @id='mw-content-text' or @id='main-content' or @id='apicontent' or @id='dokuwiki__content']",
     "//*[@class='contents' or @class='contentContainer' or @class='documentwrapper' or @class='document']",
     "//article",
     "//*[@id='content' or @id='doc']",
-    "//body[.//*[@class='navheader' or @class='navfooter' or @class='navigation' or @class='header']]",
+    f"//body[.//*[{NAVIGATION}]]",
 )
 BLOCKS = frozenset("p div li dt dd tr td th pre br h1 h2 h3 h4 h5 h6 table ul ol dl section blockquote hr".split())
 AROUND = (
-    ".//script | .//style | .//nav | .//form | .//*[contains(@class, 'headerlink') or @class='navheader' or "
-    "@class='navfooter' or @class='navigation' or @class='header' or @class='nav-panel' or @class='footer' or "
-    "@id='quickview' or @class='viewcode-link']"
+    ".//script | .//style | .//nav | .//form | .//*[contains(@class, 'headerlink') or @class='footer' or @id='quickview' "
+    "or @id='banner' or @class='viewcode-link']"
 )
 
 
@@ -64,13 +68,14 @@ def manuals(folder: Path, packages: str, held_out: bool) -> Iterator[dict]:
             subprocess.run(["apt-get", "download", package], cwd=folder, check=True, capture_output=True)
         with tempfile.TemporaryDirectory() as tree:
             subprocess.run(["dpkg-deb", "-x", str(next(folder.glob(f"{package}_*.deb"))), tree], check=True)
-            n = 0
+            n, most = 0, WIKI_PAGES if package in WIKIS else PAGES
             for path in _shuffled(p for p in Path(tree).rglob("*.html") if p.is_file() and not p.is_symlink()):
                 html = path.read_bytes().decode("utf-8", "replace")
-                article = body(html) if n < PAGES and len(html) < 400_000 else None
+                article = body(html) if n < most and len(html) < 400_000 else None
                 if article:
                     n += 1
-                    yield {"kind": "documentation", "site": package, "held_out": held_out, "html": html, "article": article}
+                    kind = "wiki" if package in WIKIS else "documentation"
+                    yield {"kind": kind, "site": package, "held_out": held_out, "html": html, "article": article}
 
 
 def _shuffled(paths: Iterable[Path]) -> list[Path]:
@@ -78,7 +83,8 @@ def _shuffled(paths: Iterable[Path]) -> list[Path]:
 
 
 def body(html: str) -> str | None:
-    """Text of what the generator marks as the body; None where it marks none or that holds fewer than LEAST_WORDS."""
+    """Text of what the generator marks as the body; None where it marks none, or that is mostly links, as an index is, or
+    holds fewer than LEAST_WORDS."""
     try:
         tree = lxml.html.document_fromstring(html.encode(), parser=lxml.html.HTMLParser(encoding="utf-8"))
     except lxml.etree.ParserError:
@@ -86,13 +92,14 @@ def body(html: str) -> str | None:
     marked = next((ones[0] for ones in map(tree.xpath, BODIES) if ones), None)
     if marked is None:
         return None
-    for one in marked.xpath(AROUND):
+    for one in marked.xpath(f"{AROUND} | .//*[{NAVIGATION}]" if marked.tag == "body" else AROUND):
         if one.getparent() is not None:
             one.drop_tree()
     for one in marked.iter(*BLOCKS):
         one.text, one.tail = f"\n{one.text or ''}", f"\n{one.tail or ''}"
     text = marked.text_content()
-    return text if len(text.split()) >= LEAST_WORDS else None
+    linked = sum(len(one.text_content()) for one in marked.iter("a") if one.get("href"))
+    return text if len(text.split()) >= LEAST_WORDS and linked < len(text) / 2 else None
 
 
 def prose(manual_pages: list[dict]) -> list[str]:

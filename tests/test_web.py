@@ -410,7 +410,7 @@ def test_class_words_of_a_container_count_unless_it_holds_most_of_what_is_no_lin
     bar = "<div class=sidebar><p>A bar says a few words of its own, and no more than that.</p></div>"
     made = extract.extract(f"<ul>{LINKS * 2}</ul><div class='sidebar menu widget'>{text}</div>{bar}".encode())
     assert len(made.text) > 3 * len(TEXT) and "A bar" not in made.text
-    flags = lambda html: content.features(*scan(html.encode())[1:3])[:, content.F_FLAG + 1]  # noqa: E731
+    flags = lambda html: features.features(*scan(html.encode())[1:3])[:, features.F_FLAG + 1]  # noqa: E731
     assert not flags(f"<ul>{LINKS}</ul><div class=sidebar>{text}</div>{bar}")[40:44].any()
     assert flags(f"<ul>{LINKS}</ul><div>{text}{text}</div><div class=sidebar><div><p>{TEXT}</div></div>")[-1] > 0
 
