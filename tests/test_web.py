@@ -12,8 +12,9 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.blocks import written
-from pipelines.html import content, extract
+from benchmarks.blocks import GROUPS, written
+from pipelines.html import extract, weights
+from pipelines.html.features import F_FLAG, FIRST_GROUPS, N_FIRST, N_SECOND, SECOND_GROUPS, features
 from pipelines.html.markup import DEPTH, scan
 from pipelines.readers import READERS, File, Record, Reject, ingest, responses
 from pipelines.readers.files import REASONS
@@ -396,23 +397,26 @@ def test_tables_of_data_keep_their_columns():
     assert rows_of("<table><tr><th>Bars | and stripes |<td>of the flag |</table>") == ["Bars | and stripes | | of the flag |"]
 
 
-def test_a_long_cell_is_a_block_by_itself_and_its_row_another():
+def test_a_long_cell_is_a_block_by_itself_and_the_rest_of_its_row_others():
+    """Oracle: the words and links of each, counted by hand."""
     blocks = lambda html: [(bytes(m.text[b[0] : b[1]]).decode(), b[5], b[9]) for m in [scan(html.encode())] for b in m.blocks.tolist()]  # noqa: E731
     long = f"{TEXT} {TEXT}"
-    html = f"<table><tr><td><a href=/ann>Ann</a><td>Posts: 31<td>{long}<td>{long}<td>end</table>"
-    n = len(long.split())
-    assert blocks(html) == [("Ann \x1f Posts: 31", 3, 1), (long, n, 0), (f"{long} \x1f end", n + 1, 0)] or blocks(html)
+    html = f"<table><tr><td><a href=/ann>Ann</a><td>Posts: 31<td><p>{long}</p>{TEXT}<td>end</table>"
+    assert blocks(html) == [("Ann \x1f Posts: 31", 3, 1), (long, 46, 0), (f"{TEXT} \x1f end", 24, 0)]
+    assert blocks("<table><tr><td><p>1874</p><p>May</p><td><p>2.5 m</p></table>") == [("1874 May \x1f 2.5 m", 4, 0)]
 
 
-def test_class_words_of_a_container_count_unless_it_holds_most_of_what_is_no_link():
+def test_class_words_of_a_container_count_unless_it_holds_most_of_the_sentences_menus_aside():
     """The words of a wrapper around everything but a large menu say nothing of what is in it; those of a bar do."""
-    text = f"<p>{TEXT}</p><p>{TEXT[::-1]}</p><h2>A heading</h2><p>{TEXT}</p>"
+    text = f"<p>{TEXT}</p><p>{TEXT}</p><h2>A heading</h2><p>{TEXT}</p>"
     bar = "<div class=sidebar><p>A bar says a few words of its own, and no more than that.</p></div>"
-    made = extract.extract(f"<ul>{LINKS * 2}</ul><div class='sidebar menu widget'>{text}</div>{bar}".encode())
-    assert len(made.text) > 3 * len(TEXT) and "A bar" not in made.text
-    flags = lambda html: features.features(*scan(html.encode())[1:3])[:, features.F_FLAG + 1]  # noqa: E731
-    assert not flags(f"<ul>{LINKS}</ul><div class=sidebar>{text}</div>{bar}")[40:44].any()
-    assert flags(f"<ul>{LINKS}</ul><div>{text}{text}</div><div class=sidebar><div><p>{TEXT}</div></div>")[-1] > 0
+    page_of = lambda words: f"<ul>{LINKS * 2}</ul><div class='{words}'>{text * 3}</div>{bar}".encode()  # noqa: E731
+    made = extract.extract(page_of("sidebar menu widget")).text
+    assert made == extract.extract(page_of("")).text and made.count(TEXT) == 9 and "A bar" not in made
+    side = lambda html: features(*scan(html)[1:3])[80:, F_FLAG + 1].tolist()  # noqa: E731
+    assert side(page_of("sidebar menu widget")) == [0] * 12 + [1]
+    comments = f"<ul>{LINKS * 2}</ul><p>{TEXT}</p><div class=comments>{text}</div>".encode()  # there may be more of these than of the text
+    assert features(*scan(comments)[1:3])[80:, F_FLAG + 2].tolist() == [0] + [1] * 4
 
 
 def test_blocks_end_where_a_browser_ends_them():
@@ -529,8 +533,10 @@ def test_any_bytes_give_records_and_rejects_never_an_exception(tmp_path_factory,
 
 def test_the_weights_stand_as_they_are_written_by_the_fit_a_group_of_columns_a_line():
     """Oracle: the source between its marks, and the sizes of the groups counted by hand."""
-    between = Path(content.__file__).read_text("utf-8").split("# WEIGHTS\n")[1].split("CUT = ")[0]
-    first = written("FIRST", content.FIRST, content.FIRST_GROUPS)
-    assert between == f"{first}\n{written('SECOND', content.SECOND, content.SECOND_GROUPS)}\n"
-    assert [line.count(",") for line in between.splitlines() if "  # " in line][:7] == [9, 3, 4, 4, 1, 8, 13]
-    assert (len(content.FIRST), len(content.SECOND)) == (content.N_FIRST, content.N_SECOND)
+    source = Path(weights.__file__).read_text("utf-8").split("import numpy as np\n\n")[1]
+    assert source == "".join(f"{written(name, getattr(weights, name), groups)}\n" for name, groups in GROUPS.items())
+    assert [line.count(",") for line in source.splitlines() if "  # " in line][:10] == [9, 3, 4, 4, 1, 8, 13, 1, 2, 2]
+    assert {name: len(getattr(weights, name)) for name in GROUPS} == {
+        name: N_SECOND if groups is SECOND_GROUPS else N_FIRST for name, groups in GROUPS.items()
+    }
+    assert GROUPS["PAGE"] is FIRST_GROUPS
