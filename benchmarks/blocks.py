@@ -24,8 +24,8 @@ from pipelines.html.markup import B_END, B_START, Markup, scan
 
 RIDGE_FIRST, RIDGE_SECOND, RIDGE_PAGE = 30.0, 10.0, 3.0
 MANY = ("forum", "shop", "listing")  # kinds of pages of many posts, offers or entries
-# What all pages of a kind weigh together, in newspapers' pages: in the weights for pages of one text, in those for pages
-# of many, and in those that tell the two apart.
+# What all pages of a kind weigh together, in newspapers' pages: in the weights for pages of one text, in those for
+# pages of many, and in those that tell the two apart. Chosen by leaving sites out and by a quarter of the held-out pages.
 ONE_SHARES = {"article": 61.0, "documentation": 20.0, "wiki": 10.0, "news": 3.0}
 MANY_SHARES = {"article": 12.0, "forum": 15.0, "shop": 10.0, "listing": 20.0}
 PAGE_SHARES = {
@@ -114,7 +114,9 @@ def _page(examples: list[Example], start: Weights | None) -> np.ndarray:
     numbers = Counter(e.kind for e in examples)
     means = np.vstack([content.page_means(e.seen, e.markup.blocks) for e in examples])
     shares = np.array([PAGE_SHARES[e.kind] / numbers[e.kind] for e in examples])
-    return logistic(means, np.array([e.kind in MANY for e in examples]).astype(float), shares, RIDGE_PAGE, start and start.page)
+    return logistic(
+        means, np.array([e.kind in MANY for e in examples]).astype(float), shares, RIDGE_PAGE, start and start.page
+    )
 
 
 def in_context(page: Example, first: np.ndarray) -> np.ndarray:
@@ -149,21 +151,26 @@ def logistic(
     return unscaled
 
 
-def kept(page: Example, weights: Weights) -> str:
+def kept(page: Example, first: np.ndarray, second: np.ndarray) -> str:
     """The text that content.keep would keep by these weights."""
-    first, second = weights[2:4] if content.is_many(page.seen, page.markup.blocks, weights.page) else weights[:2]
     good = content.select(content.logits(in_context(page, first), second), page.seen)
     return "\n".join(text for text, keep in zip(page.texts, good, strict=True) if keep)
 
 
 def without_each_site(examples: list[Example], kind: str = "article") -> list[tuple[str, str]]:
-    """(text, gold) of each page of a kind, its blocks judged by weights that were fitted without any page of its
-    site."""
+    """(text, gold) of each page of a kind, by weights that were fitted without any page of its site: those that tell
+    pages of many apart, and those of the version that these choose."""
     start = fit(examples)
     pairs = []
     for site in dict.fromkeys(e.site for e in examples if e.kind == kind):
-        weights = fit([e for e in examples if e.site != site], start)
-        pairs += [(kept(e, weights), e.article) for e in examples if e.site == site]
+        rest, out = ([e for e in examples if (e.site == site) == is_out] for is_out in (False, True))
+        page = _page(rest, start)
+        for is_many in (False, True):
+            ones = [e for e in out if content.is_many(e.seen, e.markup.blocks, page) == is_many]
+            if ones:
+                shares, begin = (MANY_SHARES, start[2:4]) if is_many else (ONE_SHARES, start[:2])
+                weights = _pair(_weighed(rest, shares), begin)
+                pairs += [(kept(e, *weights), e.article) for e in ones]
     return pairs
 
 
@@ -187,7 +194,9 @@ GROUPS = {
 def main() -> None:
     examples = examples_of(sys.argv[1])
     precision, recall, f1 = score(without_each_site(examples))
-    print(f"articles, without their sites: precision {precision:.4f}, recall {recall:.4f}, F1 {f1:.4f}", file=sys.stderr)
+    print(
+        f"articles, without their sites: precision {precision:.4f}, recall {recall:.4f}, F1 {f1:.4f}", file=sys.stderr
+    )
     for (name, groups), array in zip(GROUPS.items(), fit(examples), strict=True):
         print(written(name, array, groups))
 

@@ -1,4 +1,4 @@
-"""Main content of web pages: speed and quality beside resiliparse and trafilatura, same pages, same run, by kind of page.
+"""Main content of web pages: speed and quality beside resiliparse and trafilatura, same pages, same run, by kind.
 
     python -m benchmarks extraction FOLDER       # with articles.jsonl.zst in it, and kinds.jsonl.zst if there is one
 

@@ -72,7 +72,9 @@ class Site:
 
     def date(self) -> str:
         day, month, year = self.rng.randint(1, 28), self.rng.randint(1, 12), self.rng.randint(2003, 2026)
-        return self.rng.choice((f"{year}-{month:02}-{day:02}", f"{day}.{month}.{year}", f"{month}/{day}/{year}, 10:4{day % 10}"))
+        return self.rng.choice(
+            (f"{year}-{month:02}-{day:02}", f"{day}.{month}.{year}", f"{month}/{day}/{year}, 10:4{day % 10}")
+        )
 
     def price(self) -> str:
         return f"{self.rng.choice('$€£')}{self.rng.randint(2, 900)}.{self.rng.choice(('00', '99', '50'))}"
@@ -151,7 +153,8 @@ def _table(site: Site, main: str, bars: list[str]) -> str:
     right = f'<td width="1">&nbsp;</td><td width=160 valign=top>{"<hr>".join(bars)}</td>' if bars else "<td></td>"
     return (
         f"<table width=100%><tr><td colspan=3>{site.link(site.name)}</td></tr><tr><td width=140 valign=top>{menu}</td>"
-        f"<td></td><td valign=top{site.css('main')}>{main}</td>{right}</tr></table><center>{escape(site.legal)}</center>"
+        f"<td></td><td valign=top{site.css('main')}>{main}</td>{right}</tr></table><center>{escape(site.legal)}"
+        f"</center>"
     )
 
 
@@ -179,7 +182,7 @@ BARS: tuple[Callable[[Site], str], ...] = (
         f"<li>{escape(site.words(1))} on {site.link(site.words(3, 7))}</li>" for _ in range(5)
     )),
     lambda site: f"<div class=ad>Advertisement<br>{site.link(site.sentence())}</div>",
-    lambda site: _box(site, "Calendar", "<table><tr>" + "".join(f"<td>{d}</td>" for d in range(1, 29)) + "</tr></table>"),
+    lambda site: _box(site, "Calendar", f"<table><tr>{''.join(f'<td>{day}</td>' for day in range(1, 29))}</tr></table>"),
 )  # fmt: skip
 
 
@@ -195,7 +198,8 @@ def _comments(site: Site) -> str:
     if site.rng.random() < 0.4:
         return "<p>No comments yet. " + site.link("Be the first to comment") + "</p>"
     ones = "".join(
-        f"<li><div class=comment-author>{escape(site.words(1))} says: {site.date()}</div><p>{escape(site.text(1, 3))}</p>"
+        f"<li><div class=comment-author>{escape(site.words(1))} says: {site.date()}</div><p>{escape(site.text(1, 3))}"
+        f"</p>"
         f"{site.link('Reply')}</li>"
         for _ in range(site.rng.randint(1, 8))
     )
@@ -223,10 +227,13 @@ def _board_of_tables(site: Site, page: Page) -> str:
     for n in range(site.rng.randint(2, 14)):
         sign = f"<br>_________<br>{escape(site.sentence())}" if site.rng.random() < 0.3 else ""
         rows += (
-            f"<tr><td width=150 valign=top><b>{escape(site.words(1))}</b><br>Joined: {site.date()}<br>Posts: {n * 17}<br>"
+            f"<tr><td width=150 valign=top><b>{escape(site.words(1))}</b><br>Joined: {site.date()}<br>Posts: {n * 17}"
+            f"<br>"
             f"Location: {escape(site.words(1))}</td><td valign=top><table><tr><td>Posted: {site.date()}</td>"
-            f"<td>{site.link('Quote')}</td></tr><tr><td colspan=2{site.css('text')}>{page.paragraphs(1, 4)}{sign}</td></tr>"
-            f"</table></td></tr><tr><td>{site.link('Back to top')}</td><td>{site.link('Profile')} {site.link('PM')}</td></tr>"
+            f"<td>{site.link('Quote')}</td></tr><tr><td colspan=2{site.css('text')}>{page.paragraphs(1, 4)}{sign}</td>"
+            f"</tr>"
+            f"</table></td></tr><tr><td>{site.link('Back to top')}</td><td>{site.link('Profile')} {site.link('PM')}"
+            f"</td></tr>"
         )
     head = f"<a class=maintitle href=/t>{page.say(site.words(3, 9))}</a><br>{site.links(2, 4)}"
     return f"{head}<table width=100%><tr><th>Author</th><th>Message</th></tr>{rows}</table>"
@@ -239,14 +246,20 @@ def _questions(site: Site, page: Page) -> str:
             for _ in range(site.rng.choice((0, 0, 1, 3)))
         )
         return (
-            f"<div{site.css('post')}><div>{site.rng.randint(0, 99)}</div><div{site.css('text')}>{page.paragraphs(least, most)}"
+            f"<div{site.css('post')}><div>{site.rng.randint(0, 99)}</div><div{site.css('text')}>"
+            f"{page.paragraphs(least, most)}"
             f"</div><div>{site.link('Share')} {site.link('Improve this answer')} {site.link('Follow')}</div>"
-            f"<div{site.css('note')}>answered {site.date()} {site.link(site.words(1))} 1,234 5 12</div><ul>{small}</ul></div>"
+            f"<div{site.css('note')}>answered {site.date()} {site.link(site.words(1))} 1,234 5 12</div><ul>{small}"
+            f"</ul></div>"
         )
 
-    question = f"<h1>{site.link(page.say(site.words(5, 11)))}</h1><p>Asked {site.date()} Viewed 3k times</p>{post(1, 4)}"
+    question = (
+        f"<h1>{site.link(page.say(site.words(5, 11)))}</h1><p>Asked {site.date()} Viewed 3k times</p>{post(1, 4)}"
+    )
     n = site.rng.randint(0, 6)
-    return f"{question}<h2>{n} Answers</h2>{''.join(post(1, 5) for _ in range(n))}<h2>Your answer</h2><form>Sign up</form>"
+    return (
+        f"{question}<h2>{n} Answers</h2>{''.join(post(1, 5) for _ in range(n))}<h2>Your answer</h2><form>Sign up</form>"
+    )
 
 
 def _tree(site: Site, page: Page) -> str:
@@ -254,12 +267,16 @@ def _tree(site: Site, page: Page) -> str:
         if depth > 4:
             return ""
         return "".join(
-            f"<div{site.css('post')}><div{site.css('note')}>{site.link(site.words(1))} {site.rng.randint(1, 23)} hours ago "
-            f"[–]</div><div{site.css('text')}>{page.paragraphs(1, 2)}</div>{site.link('reply')}{replies(depth + 1)}</div>"
+            f"<div{site.css('post')}><div{site.css('note')}>{site.link(site.words(1))} {site.rng.randint(1, 23)} "
+            f"hours ago "
+            f"[–]</div><div{site.css('text')}>{page.paragraphs(1, 2)}</div>{site.link('reply')}{replies(depth + 1)}"
+            f"</div>"
             for _ in range(site.rng.randint(0, 3) if depth else site.rng.randint(2, 6))
         )
 
-    head = f"<h1>{site.link(page.say(site.words(4, 10)))}</h1><p>{site.rng.randint(2, 900)} points by {site.link('x')}</p>"
+    head = (
+        f"<h1>{site.link(page.say(site.words(4, 10)))}</h1><p>{site.rng.randint(2, 900)} points by {site.link('x')}</p>"
+    )
     return head + replies(0)
 
 
@@ -269,7 +286,9 @@ def _stream(site: Site, page: Page) -> str:
         f"<div{site.css('text')} itemprop=text>{page.paragraphs(1, 5)}</div><div>{n} Likes</div></article>"
         for n in range(site.rng.randint(1, 16))
     )
-    topics = "".join(f"<tr><td>{site.link(site.words(3, 8))}</td><td>{n}</td><td>{site.date()}</td></tr>" for n in range(5))
+    topics = "".join(
+        f"<tr><td>{site.link(site.words(3, 8))}</td><td>{n}</td><td>{site.date()}</td></tr>" for n in range(5)
+    )
     table = f"<table><tr><th>Topic</th><th>Replies</th><th>Activity</th></tr>{topics}</table>"
     return f"<h1>{site.link(page.say(site.words(3, 9)))}</h1>{posts}<h3>Suggested topics</h3>{table}"
 
@@ -280,7 +299,8 @@ def _list_archive(site: Site, page: Page) -> str:
         words = page.say(site.text(1, 4)).split()
         lines += "\n".join(" ".join(words[i : i + 12]) for i in range(0, len(words), 12)) + "\n\n"
     head = f"<h1>{page.say(site.words(3, 9))}</h1><b>{escape(site.words(2))}</b> <a href=mailto:x>x at site.example</a>"
-    way = f"<ul><li>Previous message: {site.link(site.words(3, 8))}</li><li>Next message: {site.link(site.words(3, 8))}</li></ul>"
+    ways = (f"<li>{way}: {site.link(site.words(3, 8))}</li>" for way in ("Previous message", "Next message"))
+    way = f"<ul>{''.join(ways)}</ul>"
     return f"{head}<br><i>{site.date()}</i>{way}<hr><pre>{lines}</pre><hr>{way}"
 
 
@@ -309,17 +329,22 @@ def _goods(site: Site, title: str) -> str:
 def _shop_of_tables(site: Site, page: Page) -> str:
     return (
         f"<table><tr><td>{site.links(2, 4)}</td></tr><tr><td><b>{page.say(site.words(2, 8))}</b></td><td align=right>"
-        f"{site.price()}</td></tr><tr><td>{site.link('Click to enlarge')}</td><td{site.css('text')}>{page.paragraphs(1, 4)}"
-        f"<ul>{_points(site, page, 0, 6)}</ul></td></tr><tr><td>{site.link('Reviews')}</td><td>{site.link('Buy now')}</td></tr>"
-        f"</table><p>This product was added to our catalogue on {site.date()}.</p>{_goods(site, 'Customers also bought')}"
+        f"{site.price()}</td></tr><tr><td>{site.link('Click to enlarge')}</td><td{site.css('text')}>"
+        f"{page.paragraphs(1, 4)}"
+        f"<ul>{_points(site, page, 0, 6)}</ul></td></tr><tr><td>{site.link('Reviews')}</td><td>{site.link('Buy now')}"
+        f"</td></tr>"
+        f"</table><p>This product was added to our catalogue on {site.date()}.</p>"
+        f"{_goods(site, 'Customers also bought')}"
     )
 
 
 def _shop_of_tabs(site: Site, page: Page) -> str:
     name = site.words(2, 8)
     return (
-        f"<nav>{site.links(2, 4)}</nav><div{site.css('post')}><h1>{page.say(name)}</h1><p class=price>{site.price()}</p>"
-        f"<div>{page.say(site.text(1, 2))}</div><p>In stock</p><form><button>Add to cart</button></form><p>SKU: 31-{len(name)} "
+        f"<nav>{site.links(2, 4)}</nav><div{site.css('post')}><h1>{page.say(name)}</h1><p class=price>{site.price()}"
+        f"</p>"
+        f"<div>{page.say(site.text(1, 2))}</div><p>In stock</p><form><button>Add to cart</button></form><p>SKU: "
+        f"31-{len(name)} "
         f"Categories: {site.link(site.words(1))}</p></div><ul class=tabs><li><a href=#d>Description</a></li></ul>"
         f"<div{site.css('text')}><h2>Description</h2>{page.paragraphs(1, 5)}</div><div><h2>Additional information</h2>"
         f"<table>{_properties(site, page, 0, 9)}</table></div>{_goods(site, 'Related products')}"
@@ -328,11 +353,15 @@ def _shop_of_tabs(site: Site, page: Page) -> str:
 
 def _market(site: Site, page: Page) -> str:
     return (
-        f"<div>{site.links(2, 5)}</div><div><h1><span>{page.say(site.words(5, 16))}</span></h1>{site.link('Visit the store')}"
-        f"<span>4.4 out of 5 stars</span>{site.link('1,204 ratings')}<div><span>{site.price()}</span></div><div><h3>About this "
-        f"item</h3><ul>{_points(site, page, 3, 7)}</ul></div></div><div>Ships from {escape(site.words(1))}<br>{escape(site.sentence())}"
+        f"<div>{site.links(2, 5)}</div><div><h1><span>{page.say(site.words(5, 16))}</span></h1>"
+        f"{site.link('Visit the store')}"
+        f"<span>4.4 out of 5 stars</span>{site.link('1,204 ratings')}<div><span>{site.price()}</span></div><div><h3>"
+        f"About this "
+        f"item</h3><ul>{_points(site, page, 3, 7)}</ul></div></div><div>Ships from {escape(site.words(1))}<br>"
+        f"{escape(site.sentence())}"
         f"</div>{_goods(site, 'Frequently bought together')}<div{site.css('text')}><h2>Product description</h2>"
-        f"{page.paragraphs(1, 4)}</div><div><h2>Technical details</h2><table>{_properties(site, page, 3, 14)}</table></div>"
+        f"{page.paragraphs(1, 4)}</div><div><h2>Technical details</h2><table>{_properties(site, page, 3, 14)}</table>"
+        f"</div>"
         f"{_goods(site, 'Sponsored products')}{_goods(site, 'You viewed')}"
     )
 
@@ -346,8 +375,10 @@ def _shop_of_folds(site: Site, page: Page) -> str:
         ))
     )  # fmt: skip
     return (
-        f"<section><h1>{page.say(site.words(2, 7))}</h1><div>{site.price()} <s>{site.price()}</s></div><button>Add</button>"
-        f"<p>Free delivery over {site.price()}</p></section><section{site.css('text')}>{folds}</section>{_goods(site, 'Pairs well with')}"
+        f"<section><h1>{page.say(site.words(2, 7))}</h1><div>{site.price()} <s>{site.price()}</s></div><button>"
+        f"Add</button>"
+        f"<p>Free delivery over {site.price()}</p></section><section{site.css('text')}>{folds}</section>"
+        f"{_goods(site, 'Pairs well with')}"
     )
 
 
@@ -362,14 +393,16 @@ def _grid(site: Site, page: Page) -> str:
     )
     facets = "".join(f"<h4>{escape(site.words(1))}</h4>{site.links(3, 9)}" for _ in range(site.rng.randint(1, 5)))
     return (
-        f"<h1>{page.say(site.words(1, 4))}</h1><div>{page.say(site.text(1, 3))}</div><form>Sort by <select><option>Price"
+        f"<h1>{page.say(site.words(1, 4))}</h1><div>{page.say(site.text(1, 3))}</div><form>Sort by <select><option>"
+        f"Price"
         f"</select></form><div>{facets}</div><ul>{items}</ul><div class=pagination>{site.links(3, 8)}</div>"
     )
 
 
 def _teasers(site: Site, page: Page) -> str:
     items = "".join(
-        f"<div{site.css('post')}><h2>{site.link(page.say(site.words(4, 11)))}</h2><div{site.css('note')}>{site.date()} by "
+        f"<div{site.css('post')}><h2>{site.link(page.say(site.words(4, 11)))}</h2><div{site.css('note')}>{site.date()}"
+        f" by "
         f"{site.link(site.words(2))}</div><p>{page.say(site.text(1, 4))} {site.link('Read more')}</p></div>"
         for _ in range(site.rng.randint(5, 20))
     )
@@ -379,7 +412,8 @@ def _teasers(site: Site, page: Page) -> str:
 def _results(site: Site, page: Page) -> str:
     items = "".join(
         f"<div{site.css('item')}>{site.link(page.say(site.words(3, 9)))}<br>{page.say(site.text(1, 2))}<br>"
-        f"<small>site.example/{escape(site.words(1))} - {site.rng.randint(2, 90)}k - {site.link('Cached')}</small></div>"
+        f"<small>site.example/{escape(site.words(1))} - {site.rng.randint(2, 90)}k - {site.link('Cached')}</small>"
+        f"</div>"
         for _ in range(site.rng.randint(5, 20))
     )
     return f"<p>Results 1 - 10 of about 3,140</p>{items}<p>1 {site.links(3, 8)}</p>"
@@ -405,8 +439,10 @@ def _post(site: Site, page: Page, least: int = 3, most: int = 14) -> str:
 def _weblog(site: Site, page: Page) -> str:
     return (
         f"<div>« {site.link(site.words(3, 8))} {site.link(site.words(3, 8))} »</div><div{site.css('post')}><h2>"
-        f"{page.say(site.words(3, 10))}</h2><small>{site.date()} by {escape(site.words(1))}</small>{_post(site, page)}<p>"
-        f"This entry was posted on {site.date()} and is filed under {site.link(site.words(1))}. You can follow any responses "
+        f"{page.say(site.words(3, 10))}</h2><small>{site.date()} by {escape(site.words(1))}</small>{_post(site, page)}"
+        f"<p>"
+        f"This entry was posted on {site.date()} and is filed under {site.link(site.words(1))}. You can follow any "
+        f"responses "
         f"through the {site.link('feed')}.</p></div>{_comments(site)}"
     )
 
@@ -414,8 +450,10 @@ def _weblog(site: Site, page: Page) -> str:
 def _breaks(site: Site, page: Page) -> str:
     site.names["way"] = "b"
     return (
-        f"<h2 class=date-header><span>{site.date()}</span></h2><div{site.css('post')}><h3>{site.link(page.say(site.words(2, 9)))}"
-        f"</h3>{_post(site, page, 2, 10)}<div class=post-footer>Posted by {escape(site.words(2))} at {site.link('9:41 AM')}<br>"
+        f"<h2 class=date-header><span>{site.date()}</span></h2><div{site.css('post')}><h3>"
+        f"{site.link(page.say(site.words(2, 9)))}"
+        f"</h3>{_post(site, page, 2, 10)}<div class=post-footer>Posted by {escape(site.words(2))} at "
+        f"{site.link('9:41 AM')}<br>"
         f"Labels: {site.link(site.words(1))}, {site.link(site.words(1))}</div></div>{_comments(site)}"
         f"<div>{site.link('Newer Post')} {site.link('Older Post')} {site.link('Home')}</div>"
     )
@@ -424,17 +462,21 @@ def _breaks(site: Site, page: Page) -> str:
 def _front(site: Site, page: Page) -> str:
     posts = "".join(
         f"<div{site.css('post')}><h2>{site.link(page.say(site.words(2, 9)))}</h2><p{site.css('note')}>{site.date()}</p>"
-        f"{_post(site, page, 1, 6)}<p>{site.link('Permalink')} | {site.link('Comments (3)')} | {site.link('TrackBack')}</p></div>"
+        f"{_post(site, page, 1, 6)}<p>{site.link('Permalink')} | {site.link('Comments (3)')} | "
+        f"{site.link('TrackBack')}</p></div>"
         for _ in range(site.rng.randint(3, 9))
     )
     return f"{posts}<p>{site.link('Older entries')}</p>"
 
 
 def _static(site: Site, page: Page) -> str:
-    parts = "".join(f"<h2>{page.say(site.words(1, 5))}</h2>{page.paragraphs(1, 5)}" for _ in range(site.rng.randint(0, 5)))
+    parts = "".join(
+        f"<h2>{page.say(site.words(1, 5))}</h2>{page.paragraphs(1, 5)}" for _ in range(site.rng.randint(0, 5))
+    )
     return (
         f"<article><header><h1>{page.say(site.words(3, 10))}</h1><p{site.css('note')}>{site.date()} · 7 min read · "
-        f"{site.link(site.words(1))}</p></header>{page.paragraphs(1, 6)}{parts}<footer><p>Tags: {site.links(1, 4)}</p></footer>"
+        f"{site.link(site.words(1))}</p></header>{page.paragraphs(1, 6)}{parts}<footer><p>Tags: {site.links(1, 4)}</p>"
+        f"</footer>"
         f"</article><div>{escape(site.text(1, 2))} {site.link('Follow me')}</div>{_related(site, 'Read next')}"
     )
 
@@ -451,7 +493,8 @@ def _magazine(site: Site, page: Page) -> str:
     return (
         f"<div{site.css('note')}>{site.link(site.words(1))}</div><h1>{page.say(site.words(4, 12))}</h1><h2>"
         f"{page.say(site.sentence())}</h2><div>By {site.link(site.words(2))}, {site.date()}</div>{share}"
-        f"{_post(site, page, 2, 7)}{_related(site)}{page.paragraphs(2, 7)}{share}<div><p>{escape(site.text(1, 2))}</p></div>"
+        f"{_post(site, page, 2, 7)}{_related(site)}{page.paragraphs(2, 7)}{share}<div><p>{escape(site.text(1, 2))}</p>"
+        f"</div>"
         f"{_comments(site)}{_related(site, 'More from us')}"
     )
 
@@ -482,7 +525,9 @@ def _news(site: Site, page: Page) -> str:
         elif odd < 0.5:
             parts.append(f"<div class=image><img src=x><span>{caption}</span></div>")
         elif odd < 0.7:
-            parts.append(f"<p>{site.link(rng.choice(('READ MORE: ', 'SEE ALSO: ', '')) + site.words(6, 12).upper())}</p>")
+            parts.append(
+                f"<p>{site.link(rng.choice(('READ MORE: ', 'SEE ALSO: ', '')) + site.words(6, 12).upper())}</p>"
+            )
     return (
         f"<h1>{page.say(site.words(4, 12))}</h1><p{site.css('note')}>By {site.link(site.words(2))}, {site.date()}</p>"
         f"{_post_of(site, ''.join(parts))}{_comments(site) * (rng.random() < 0.4)}{_teasers_below(site, 3, 24)}"
@@ -521,8 +566,15 @@ def pages(layout: Layout, seed: int, prose: list[str]) -> list[dict]:
         page = Page(site)
         main = layout.main(site, page)
         bars = [bar(site) for bar in site.bars]
-        html = f"<html><head><title>{escape(page.said[0])}</title></head><body>{site.frame(site, main, bars)}</body></html>"
+        head = f"<head><title>{escape(page.said[0])}</title></head>"
+        html = f"<html>{head}<body>{site.frame(site, main, bars)}</body></html>"
         made.append(
-            {"kind": layout.kind, "site": name, "held_out": layout.held_out, "html": html, "article": "\n".join(page.said)}
+            {
+                "kind": layout.kind,
+                "site": name,
+                "held_out": layout.held_out,
+                "html": html,
+                "article": "\n".join(page.said),
+            }
         )
     return made

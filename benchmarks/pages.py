@@ -3,8 +3,8 @@
     python -m benchmarks.pages FOLDER       # writes FOLDER/kinds.jsonl.zst; downloads some 300 MB, installs nothing
 
 Needs Debian 12's apt-get and dpkg-deb, and a network. Of manuals, the main content is the text of the element that the
-generator marks as the page's body, less what it marks as navigation. Half of the packages is held out, and so is half
-of the layouts of made pages (layouts.py), whose prose comes from the packages on the same side.
+generator marks as the page's body, less what it marks as navigation; indexes are left out. Part of the packages is held
+out, and so are half of the layouts of made pages (layouts.py), whose prose comes from the packages on the same side.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ BODIES = (
     "//*[@itemprop='articleBody']",
     "//*[@class='docs-body']",
     "//section[@id='main']",
-    "//*[@id='page-content' or @id='mw-content-text' or @id='main-content' or @id='apicontent' or @id='dokuwiki__content']",
+    "//*[@id='page-content' or @id='mw-content-text' or @id='main-content' or @id='apicontent']",
+    "//*[@id='dokuwiki__content']",
     "//*[@class='contents' or @class='contentContainer' or @class='documentwrapper' or @class='document']",
     "//article",
     "//*[@id='content' or @id='doc']",
@@ -56,8 +57,8 @@ BODIES = (
 )
 BLOCKS = frozenset("p div li dt dd tr td th pre br h1 h2 h3 h4 h5 h6 table ul ol dl section blockquote hr".split())
 AROUND = (
-    ".//script | .//style | .//nav | .//form | .//*[contains(@class, 'headerlink') or @class='footer' or @id='quickview' "
-    "or @id='banner' or @class='viewcode-link']"
+    ".//script | .//style | .//nav | .//form | .//*[contains(@class, 'headerlink') or @class='footer' or "
+    "@id='quickview' or @id='banner' or @class='viewcode-link']"
 )
 
 
@@ -83,8 +84,8 @@ def _shuffled(paths: Iterable[Path]) -> list[Path]:
 
 
 def body(html: str) -> str | None:
-    """Text of what the generator marks as the body; None where it marks none, or that is mostly links, as an index is, or
-    holds fewer than LEAST_WORDS."""
+    """Text of what the generator marks as the body; None where it marks none, or that is mostly links, as an index is,
+    or holds fewer than LEAST_WORDS."""
     try:
         tree = lxml.html.document_fromstring(html.encode(), parser=lxml.html.HTMLParser(encoding="utf-8"))
     except lxml.etree.ParserError:
@@ -115,7 +116,11 @@ def main() -> None:
         ours = list(manuals(folder, packages, held_out))
         words = prose(ours)
         made += ours + [
-            page for layout in LAYOUTS if layout.held_out == held_out for n in range(SEEDS) for page in pages(layout, n, words)
+            page
+            for layout in LAYOUTS
+            if layout.held_out == held_out
+            for n in range(SEEDS)
+            for page in pages(layout, n, words)
         ]
     data = "".join(json.dumps(page, ensure_ascii=False) + "\n" for page in made).encode("utf-8", "replace")
     Path(sys.argv[1], KINDS).write_bytes(zstandard.compress(data, 10))

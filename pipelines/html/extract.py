@@ -91,7 +91,11 @@ def _with_rows(elements: np.ndarray, blocks: list[list[int]], texts: list[str]) 
     """The texts, rows of tables with bars between their cells. Empty cells stay where columns mean something: in tables
     with headings, and in those of two rows or more, one of them full and each of as many cells. Others lay out a page.
     """
-    rows = {k: _cells(block, text) for k, (block, text) in enumerate(zip(blocks, texts, strict=True)) if _is_row(block, text)}
+    rows = {
+        k: _cells(block, text)
+        for k, (block, text) in enumerate(zip(blocks, texts, strict=True))
+        if _is_row(block, text)
+    }
     if not rows:
         return texts
     table_of = _tables(elements)

@@ -26,7 +26,22 @@ from pipelines.html.markup import (
     E_TAG,
     E_TEXT,
 )
-from pipelines.html.tags import CELLS, CLASS, CODE, COMMENT, CONTENT, FIGURE, FLAGS, HARD, HEADING, ITEM, OTHER, PARA, PARAGRAPH, QUOTE
+from pipelines.html.tags import (
+    CELLS,
+    CLASS,
+    CODE,
+    COMMENT,
+    CONTENT,
+    FIGURE,
+    FLAGS,
+    HARD,
+    HEADING,
+    ITEM,
+    OTHER,
+    PARA,
+    PARAGRAPH,
+    QUOTE,
+)
 
 WRAPPER = 0.5  # an element with so much of the page's sentences is the page, whatever its class says
 ALONE = 300  # bytes of sentences outside of flagged containers at which they count half
@@ -154,8 +169,8 @@ def _prose(elements, blocks):
 
 @njit(cache=True, nogil=True)
 def _flags(elements, prose):
-    """int64[elements]: flags of an element and of those around it; of one that holds most of the page's sentences, menus
-    aside, only COMMENT, for there may be more of these than of what they comment on."""
+    """int64[elements]: flags of an element and of those around it; of one that holds most of the page's sentences,
+    menus aside, only COMMENT, for there may be more of these than of what they comment on."""
     flags = np.zeros(len(elements), np.int64)
     for e in range(len(elements)):
         own, above = elements[e, E_FLAGS], elements[e, E_PARENT]

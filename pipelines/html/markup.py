@@ -336,7 +336,11 @@ def _line_break(text, blocks, now, state, stack):
 def _break(what, text, blocks, now, state, stack):
     """A block ends here, unless it is a short cell of a table row and what comes belongs into it."""
     o = now[B_END]
-    if o - max(now[B_START], now[CELL_ROW + B_END]) < ROW_BYTES and state[COUNT + TD_TAG] + state[COUNT + TH_TAG] and not what & BREAKS_ROWS:
+    if (
+        o - max(now[B_START], now[CELL_ROW + B_END]) < ROW_BYTES
+        and state[COUNT + TD_TAG] + state[COUNT + TH_TAG]
+        and not what & BREAKS_ROWS
+    ):
         if o > now[B_START] and not is_space(text[o - 1]):
             text[o] = 32
             now[B_END] = o + 1
