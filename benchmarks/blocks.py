@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from benchmarks.extraction import GOLD, KINDS, N_WORDS, read, score, shingles
+from benchmarks.shingles import GOLD, KINDS, N_WORDS, read, score, shingles
 from pipelines.html import content
 from pipelines.html.features import FIRST_GROUPS, SECOND_GROUPS, context, features
 from pipelines.html.markup import B_END, B_START, Markup, scan
@@ -25,7 +25,8 @@ from pipelines.html.markup import B_END, B_START, Markup, scan
 RIDGE_FIRST, RIDGE_SECOND, RIDGE_PAGE = 30.0, 10.0, 3.0
 MANY = ("forum", "shop", "listing")  # kinds of pages of many posts, offers or entries
 # What all pages of a kind weigh together, in newspapers' pages: in the weights for pages of one text, in those for
-# pages of many, and in those that tell the two apart. Chosen by leaving sites out and by a quarter of the held-out pages.
+# pages of many, and in those that tell the two apart. Chosen by leaving sites out, and by a look at a quarter of the
+# held-out pages.
 ONE_SHARES = {"article": 61.0, "documentation": 20.0, "wiki": 10.0, "news": 3.0}
 MANY_SHARES = {"article": 12.0, "forum": 15.0, "shop": 10.0, "listing": 20.0}
 PAGE_SHARES = {

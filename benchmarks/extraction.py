@@ -16,24 +16,18 @@ were not fitted on.
 
 from __future__ import annotations
 
-import io
-import json
-import re
 import sys
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-import zstandard
 from resiliparse.extract.html2text import extract_plain_text
 
+from benchmarks.blocks import examples_of, without_each_site
+from benchmarks.shingles import GOLD, KINDS, read, score
 from benchmarks.timing import row, seconds
 from pipelines.html.extract import extract, extract_slowly
 
 LEAST_F1, LEAST_PAGES = 0.96, 1000.0
-GOLD, KINDS = "articles.jsonl.zst", "kinds.jsonl.zst"
-N_WORDS = re.compile(r"\w+")
 EXTRACTORS: dict[str, Callable[[str], str]] = {
     "ours": lambda html: extract(html.encode("utf-8", "replace")).text,
     "resiliparse": lambda html: extract_plain_text(html, main_content=True, alt_texts=False),
@@ -77,9 +71,7 @@ def _of_articles(name: str, work: Callable[[str], str], articles: list[dict]) ->
 
 
 def _without_their_sites(folder: str) -> list[dict]:
-    from benchmarks import blocks
-
-    f1 = score(blocks.without_each_site(blocks.examples_of(folder)))[2]
+    f1 = score(without_each_site(examples_of(folder)))[2]
     return [row("articles: ours: F1, each without its site", f1, "of 1", reference=LEAST_F1, must=1.0)]
 
 
@@ -99,26 +91,3 @@ def _by_kind(folder: str) -> list[dict]:
         figures += [row(f"{kind}: {name}: F1", value, "of 1") for name, value in f1.items() if name != "ours"]
         figures += [row(f"{kind}: ours: empty pages", empty["ours"], "")]
     return figures
-
-
-def read(file: str | Path) -> Iterator[dict]:
-    """The objects of a .jsonl.zst file."""
-    with open(file, "rb") as packed:
-        yield from map(json.loads, io.TextIOWrapper(zstandard.ZstdDecompressor().stream_reader(packed), "utf-8"))
-
-
-def shingles(text: str) -> Counter:
-    words = N_WORDS.findall(text)
-    return Counter(tuple(words[i : i + 4]) for i in range(max(len(words) - 3, 1))) if words else Counter()
-
-
-def score(pairs: Iterable[tuple[str, str]]) -> tuple[float, float, float]:
-    """(precision, recall, F1) of (text, gold) pairs."""
-    sums = np.zeros(3)
-    for text, gold in pairs:
-        ours, theirs = shingles(text), shingles(gold)
-        both = (ours & theirs).total()
-        counts = np.array([both, ours.total() - both, theirs.total() - both])
-        sums += counts / max(counts.sum(), 1)
-    precision, recall = sums[0] / (sums[0] + sums[1]), sums[0] / (sums[0] + sums[2])
-    return precision, recall, 2 * precision * recall / (precision + recall)

@@ -182,7 +182,7 @@ BARS: tuple[Callable[[Site], str], ...] = (
         f"<li>{escape(site.words(1))} on {site.link(site.words(3, 7))}</li>" for _ in range(5)
     )),
     lambda site: f"<div class=ad>Advertisement<br>{site.link(site.sentence())}</div>",
-    lambda site: _box(site, "Calendar", f"<table><tr>{''.join(f'<td>{day}</td>' for day in range(1, 29))}</tr></table>"),
+    lambda site: _box(site, "Calendar", f"<table><tr>{''.join(f'<td>{n}</td>' for n in range(1, 29))}</tr></table>"),
 )  # fmt: skip
 
 

@@ -21,8 +21,8 @@ import lxml.etree
 import lxml.html
 import zstandard
 
-from benchmarks.extraction import KINDS
 from benchmarks.layouts import LAYOUTS, pages
+from benchmarks.shingles import KINDS
 
 FIT = """python3.11-doc python-flask-doc python-attr-doc python-cryptography-doc python-sqlalchemy-doc python-celery-doc
 cmake-doc numba-doc borgbackup-doc knot-doc kitty-doc mkdocs-doc python-djangorestframework-doc docutils-doc
