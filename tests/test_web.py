@@ -12,8 +12,9 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.extraction import written
-from pipelines.html import content, extract
+from benchmarks.blocks import GROUPS, written
+from pipelines.html import extract, weights
+from pipelines.html.features import F_FLAG, FIRST_GROUPS, N_FIRST, N_SECOND, SECOND_GROUPS, features
 from pipelines.html.markup import DEPTH, scan
 from pipelines.readers import READERS, File, Record, Reject, ingest, responses
 from pipelines.readers.files import REASONS
@@ -353,6 +354,71 @@ def test_the_article_stays_with_its_code_table_and_list_and_everything_around_it
     assert dict(article.facts) == {"title": "How & why", "url": "http://a.example/b"}
 
 
+LINKS = "".join(f"<li><a href=/{i}>Rivers of the {i}th county, and their bridges</a>" for i in range(40))
+
+
+@pytest.mark.parametrize("html", [
+    "<p>Moved.</p>", "<div class=footer>Closed for the winter</div>", "<aside><p>Gone for good.</p></aside>", "<form><p>No results.</p></form>",
+    "<table><tr><td><a href=/>Home</a></td><td>The page that you asked for has moved</td></tr></table>", "<nav><p>Sold out.</p></nav>",
+    f"<ul class=menu>{LINKS}</ul><div id=cookie-notice class='ad sidebar'><p>Be back soon.</p></div>", "<blockquote class=comment>So it goes</blockquote>",
+    "<h1>Under construction</h1>", "<div class='promo popup modal'>{TEXT}</div>", "<pre>$ ls</pre>",
+])  # fmt: skip
+def test_no_page_with_a_line_of_text_is_empty(html):
+    assert page("u", html, None, source()).text
+
+
+def test_a_page_of_links_alone_is_empty_as_one_without_text_is():
+    for html in (f"<ul class=menu>{LINKS}</ul>", "<p><img src=x></p>", "", "<p>&nbsp;</p>", "<p hidden>x</p>", "<script>x</script>"):
+        assert page("u", html, None, source()).reason == "empty_text", html
+
+
+def rows_of(html: str) -> list[str]:
+    """The rows of a page that a paragraph follows, without it."""
+    return extract.extract(f"<p>{TEXT}</p>{html}<p>{TEXT}</p>".encode()).text.removeprefix(TEXT).removesuffix(TEXT).strip("\n").split("\n")
+
+
+@pytest.mark.parametrize("spacer", ["<td></td>", "<td>&nbsp;</td>", "<td width=9><img src=x></td>", "<td> <br> </td>", "<td>&#160; &#xa0;"])
+def test_layout_tables_write_no_empty_cells_whatever_makes_them_empty(spacer):
+    left = f"<tr>{spacer}<td>The measured depth</td>{spacer}{spacer}<td>The measured width</td>{spacer}</tr>"
+    alone = f"<tr>{spacer}<td>The river was measured twice</td>{spacer}</tr>"
+    assert rows_of(f"<table>{left}{alone}</table>") == ["The measured depth | The measured width", "The river was measured twice"]
+    assert rows_of(f"<table>{alone}</table>") == ["The river was measured twice"]
+    inner = f"<table><tr>{spacer}<td><table>{alone}</table></td></tr></table>"
+    assert rows_of(inner) == ["The river was measured twice"]
+
+
+def test_tables_of_data_keep_their_columns():
+    """Oracle: the tables, column by column."""
+    row = lambda *cells, tag="td": "<tr>" + "".join(f"<{tag}>{cell}" for cell in cells)  # noqa: E731
+    headed = row("", "Depth", "Width", tag="th") + row("1874", "", "9.5 m") + row("1875", "2.5 m", "") + row("", "", "8 m")
+    assert rows_of(f"<table>{headed}</table>") == ["| Depth | Width", "1874 |  | 9.5 m", "1875 | 2.5 m", "|  | 8 m"]
+    plain = row("Year", "Depth", "Width") + row("1874", "", "9.5 m") + row("1875", "<p>2.5 m</p>", "&nbsp;")
+    assert rows_of(f"<table>{plain}</table>") == ["Year | Depth | Width", "1874 |  | 9.5 m", "1875 | 2.5 m"]
+    assert rows_of("<table><tr><th>Bars | and stripes |<td>of the flag |</table>") == ["Bars | and stripes | | of the flag |"]
+
+
+def test_a_long_cell_is_a_block_by_itself_and_the_rest_of_its_row_others():
+    """Oracle: the words and links of each, counted by hand."""
+    blocks = lambda html: [(bytes(m.text[b[0] : b[1]]).decode(), b[5], b[9]) for m in [scan(html.encode())] for b in m.blocks.tolist()]  # noqa: E731
+    long = f"{TEXT} {TEXT}"
+    html = f"<table><tr><td><a href=/ann>Ann</a><td>Posts: 31<td><p>{long}</p>{TEXT}<td>end</table>"
+    assert blocks(html) == [("Ann \x1f Posts: 31", 3, 1), (long, 46, 0), (f"{TEXT} \x1f end", 24, 0)]
+    assert blocks("<table><tr><td><p>1874</p><p>May</p><td><p>2.5 m</p></table>") == [("1874 May \x1f 2.5 m", 4, 0)]
+
+
+def test_class_words_of_a_container_count_unless_it_holds_most_of_the_sentences_menus_aside():
+    """The words of a wrapper around everything but a large menu say nothing of what is in it; those of a bar do."""
+    text = f"<p>{TEXT}</p><p>{TEXT}</p><h2>A heading</h2><p>{TEXT}</p>"
+    bar = "<div class=sidebar><p>A bar says a few words of its own, and no more than that.</p></div>"
+    page_of = lambda words: f"<ul>{LINKS * 2}</ul><div class='{words}'>{text * 3}</div>{bar}".encode()  # noqa: E731
+    made = extract.extract(page_of("sidebar menu widget")).text
+    assert made == extract.extract(page_of("")).text and made.count(TEXT) == 9 and "A bar" not in made
+    side = lambda html: features(*scan(html)[1:3])[80:, F_FLAG + 1].tolist()  # noqa: E731
+    assert side(page_of("sidebar menu widget")) == [0] * 12 + [1]
+    comments = f"<ul>{LINKS * 2}</ul><p>{TEXT}</p><div class=comments>{text}</div>".encode()  # there may be more of these than of the text
+    assert features(*scan(comments)[1:3])[80:, F_FLAG + 2].tolist() == [0] + [1] * 4
+
+
 def test_blocks_end_where_a_browser_ends_them():
     blocks = lambda html: [bytes(m.text[b[0] : b[1]]).decode() for m in [scan(html.encode())] for b in m.blocks]  # noqa: E731
     assert blocks("bare <b>text</b> here") == ["bare text here"]
@@ -467,8 +533,10 @@ def test_any_bytes_give_records_and_rejects_never_an_exception(tmp_path_factory,
 
 def test_the_weights_stand_as_they_are_written_by_the_fit_a_group_of_columns_a_line():
     """Oracle: the source between its marks, and the sizes of the groups counted by hand."""
-    between = Path(content.__file__).read_text("utf-8").split("# WEIGHTS\n")[1].split("CUT = ")[0]
-    first = written("FIRST", content.FIRST, content.FIRST_GROUPS)
-    assert between == f"{first}\n{written('SECOND', content.SECOND, content.SECOND_GROUPS)}\n"
-    assert [line.count(",") for line in between.splitlines() if "  # " in line][:7] == [9, 3, 4, 4, 1, 8, 13]
-    assert (len(content.FIRST), len(content.SECOND)) == (content.N_FIRST, content.N_SECOND)
+    source = Path(weights.__file__).read_text("utf-8").split("import numpy as np\n\n")[1]
+    assert source == "".join(f"{written(name, getattr(weights, name), groups)}\n" for name, groups in GROUPS.items())
+    assert [line.count(",") for line in source.splitlines() if "  # " in line][:10] == [9, 3, 4, 4, 1, 8, 13, 1, 2, 3]
+    assert {name: len(getattr(weights, name)) for name in GROUPS} == {
+        name: N_SECOND if groups is SECOND_GROUPS else N_FIRST for name, groups in GROUPS.items()
+    }
+    assert GROUPS["PAGE"] is FIRST_GROUPS

@@ -14,11 +14,36 @@ from typing import NamedTuple
 import numpy as np
 
 from pipelines.html import content
-from pipelines.html.markup import B_END, B_KIND, B_LEVEL, B_NUMBER, B_START, Markup, scan
-from pipelines.html.tags import BULLET, CANONICAL, CELLS, HEADING, LANGUAGE, OG_TITLE, TERM, TITLE
+from pipelines.html.markup import (
+    B_END,
+    B_KIND,
+    B_LEVEL,
+    B_NUMBER,
+    B_OWNER,
+    B_START,
+    E_PARENT,
+    E_TAG,
+    SEPARATOR,
+    Markup,
+    scan,
+)
+from pipelines.html.tags import (
+    BULLET,
+    CANONICAL,
+    CELLS,
+    CODE,
+    HEADING,
+    HEADS,
+    LANGUAGE,
+    OG_TITLE,
+    TABLE_TAG,
+    TERM,
+    TITLE,
+)
 
 MAX_TAGS = 1 << 19  # of a page: some 300 MB while it is worked on; the largest of 15,238 pages of manuals has 84,927
 TRAFILATURA_TAGS, TRAFILATURA_DEPTH = 50_000, 200
+BAR = chr(SEPARATOR)
 FACT_CHARS = 500  # of a title or address
 LONG_NUMBER = re.compile(r"&#[0-9]{8,}")  # no character, and int() refuses the longest
 
@@ -42,8 +67,15 @@ def extract(html: bytes) -> Page:
 def _written(markup: Markup, kept: np.ndarray) -> str:
     pieces: list[str] = []
     before = -1
-    for block in markup.blocks[kept].tolist():
-        text = markup.text[block[B_START] : block[B_END]].tobytes().decode("utf-8", "replace")
+    blocks = markup.blocks[kept].tolist()
+    texts = [
+        unescape_entities(markup.text[block[B_START] : block[B_END]].tobytes().decode("utf-8", "replace"))
+        for block in blocks
+    ]
+    texts = _with_rows(markup.elements, blocks, texts)
+    for block, text in zip(blocks, texts, strict=True):
+        if not text:
+            continue
         kind = block[B_KIND]
         if kind >= HEADING:
             text = f"{'#' * (kind - HEADING + 1)} {text}"
@@ -52,7 +84,53 @@ def _written(markup: Markup, kept: np.ndarray) -> str:
         together = kind == before and kind in (BULLET, CELLS, TERM) or (before == TERM and kind == BULLET)
         pieces += ["\n" if together else "\n\n", text]
         before = kind
-    return unescape_entities("".join(pieces[1:])).replace("\xa0", " ")
+    return "".join(pieces[1:]).replace("\xa0", " ")
+
+
+def _with_rows(elements: np.ndarray, blocks: list[list[int]], texts: list[str]) -> list[str]:
+    """The texts, rows of tables with bars between their cells. Empty cells stay where columns mean something: in tables
+    with headings, and in those of two rows or more, one of them full and each of as many cells. Others lay out a page.
+    """
+    rows = {
+        k: _cells(block, text)
+        for k, (block, text) in enumerate(zip(blocks, texts, strict=True))
+        if _is_row(block, text)
+    }
+    if not rows:
+        return texts
+    table_of = _tables(elements)
+    tables: dict[int, list[int]] = {}
+    for k in rows:
+        tables.setdefault(table_of[blocks[k][B_OWNER]], []).append(k)
+    headed = {table_of[e] for e in np.flatnonzero(np.isin(elements[:, E_TAG], HEADS)).tolist()}
+    for table, members in tables.items():
+        is_grid = len(members) > 1 and len({len(rows[k]) for k in members}) == 1 and any(all(rows[k]) for k in members)
+        for k in members:
+            texts[k] = _row(rows[k] if table in headed or is_grid else [cell for cell in rows[k] if cell])
+    return texts
+
+
+def _is_row(block: list[int], text: str) -> bool:
+    return block[B_KIND] == CELLS or (BAR in text and block[B_KIND] != CODE)
+
+
+def _cells(block: list[int], text: str) -> list[str]:
+    before = block[B_NUMBER] if block[B_KIND] == CELLS else 0
+    return [""] * before + [cell.strip() for cell in text.split(BAR)]
+
+
+def _row(cells: list[str]) -> str:
+    while cells and not cells[-1]:
+        cells.pop()
+    return " | ".join(cells).strip()
+
+
+def _tables(elements: np.ndarray) -> list[int]:
+    """Of each element the innermost table around it, -1 for none."""
+    table_of: list[int] = []
+    for e, (parent, tag) in enumerate(elements[:, (E_PARENT, E_TAG)].tolist()):
+        table_of.append(e if tag == TABLE_TAG else table_of[parent] if parent >= 0 else -1)
+    return table_of
 
 
 def unescape_entities(text: str) -> str:

@@ -60,8 +60,10 @@ from pipelines.html.tags import (
 )
 
 DEPTH = 512  # open elements; Chromium's bound
-# a paragraph that ends in a table row shorter than this does not break the row: layout tables hold longer text
+# a paragraph that ends in a table row shorter than this does not break the row, and a cell of at least so much is a
+# block by itself: layout tables hold longer text
 ROW_BYTES = 200
+SEPARATOR = 31  # between the cells of a row, a space on either side: no text holds it but code, which has no cells
 # Columns of elements and of blocks.
 E_PARENT, E_TAG, E_FLAGS, E_TEXT, E_LINK = range(5)
 B_START, B_END, B_OWNER, B_KIND, B_LINK, B_WORDS, B_MARKS, B_NUMBER, B_LEVEL, B_LINKS, B_ENDS, B_CAPS = range(12)
@@ -72,6 +74,7 @@ S_ELEMENT, S_TAG, S_WHAT, S_KIND, S_COUNTER = range(5)
 # State of the pass: how many elements are open, were at most, are there, and blocks; the depth from which on text is
 # left out, is verbatim, is a link's (-1: it is not); how many lists are open; from COUNT on, how many of each tag.
 OPEN, DEEPEST, ELEMENTS, BLOCKS, SKIPPED, VERBATIM, LINKED, LISTS, COUNT = range(9)
+CELL_ROW = 12  # the block that is being written, columns from here on: what it was when its row's last cell began
 
 
 class Markup(NamedTuple):
@@ -80,7 +83,8 @@ class Markup(NamedTuple):
     text: np.ndarray
     # int32[n, 5]: E_PARENT (-1 of the first, the page), E_TAG, E_FLAGS, E_TEXT and E_LINK (bytes, descendants' too)
     elements: np.ndarray
-    # int32[n, 12]: B_START, B_END in `text`; B_OWNER, its element; B_KIND; B_LINK, bytes inside of links; counts
+    # int32[n, 12]: B_START, B_END in `text`; B_OWNER, its element; B_KIND; B_LINK, bytes inside of links; counts;
+    # B_NUMBER of a list item (-1: unordered), or how many empty cells stand before a row's first
     blocks: np.ndarray
     spans: np.ndarray  # int64[8]: begin and end in the page of TITLE, OG_TITLE, LANGUAGE, CANONICAL; 0, 0: none
     deepest: int  # elements that were open at once, at most DEPTH
@@ -100,7 +104,7 @@ def scan(page: bytes) -> Markup:
 def _scan(data, text, elements, blocks, spans):
     n, i = len(data), 0
     stack = np.zeros((DEPTH, 5), np.int64)
-    state, now = np.zeros(COUNT + len(CLASS), np.int64), np.zeros(12, np.int64)  # now: the block that is being written
+    state, now = np.zeros(COUNT + len(CLASS), np.int64), np.zeros(24, np.int64)  # now: the block that is being written
     state[SKIPPED:LISTS] = -1
     elements[0] = -1, 0, 0, 0, 0  # the page: never closed
     stack[0, S_WHAT], state[OPEN], state[ELEMENTS] = BLOCK, 1, 1
@@ -212,16 +216,28 @@ def _start_tag(tag, flags, hidden, text, elements, blocks, now, state, stack):
         _close(_opener(HEAD_TAG, SKIP, False, state, stack), state, stack)
     if what & (ITEM | ROW | CELL):
         _close(_opener(0, what & (ITEM | ROW | CELL), True, state, stack), state, stack)
-    if what & CELL and now[B_END] > now[B_START] and state[SKIPPED] < 0:
-        o = now[B_END]
-        while o > now[B_START] and text[o - 1] == 32:
-            o -= 1
-        text[o], text[o + 1], text[o + 2] = 32, 124, 32
-        now[B_END] = o + 3
+    if what & CELL and state[SKIPPED] < 0:
+        _cell(text, now, state, stack)
     # Inline elements matter only to find the end of a hidden one.
     if what & (BLOCK | CELL | SKIP) or (tag and (hidden or stack[state[OPEN] - 1, S_WHAT] & INLINE)):
         if state[OPEN] < DEPTH:
             _open(tag, flags, hidden, elements, now, state, stack)
+
+
+@njit
+def _cell(text, now, state, stack):
+    """A cell begins: behind a separator, or as the first of its row that is not empty."""
+    o, top = now[B_END], state[OPEN] - 1
+    if o == now[B_START]:
+        now[B_NUMBER] = stack[top, S_COUNTER]
+    else:
+        while o > now[B_START] and text[o - 1] == 32:
+            o -= 1
+        text[o], text[o + 1], text[o + 2] = 32, SEPARATOR, 32
+        now[B_END] = o + 3
+        now[CELL_ROW:] = now[:CELL_ROW]
+        now[CELL_ROW + B_OWNER] = stack[top, S_ELEMENT]
+    stack[top, S_COUNTER] += 1
 
 
 @njit
@@ -243,6 +259,8 @@ def _open(tag, flags, hidden, elements, now, state, stack):
         ordered = stack[depth - 1, S_TAG] == OL
         stack[depth - 1, S_COUNTER] += ordered
         now[B_NUMBER] = stack[depth - 1, S_COUNTER] if ordered else -1
+    elif what & (ITEM | ROW):
+        now[B_NUMBER] = 0
     if state[SKIPPED] < 0 and (what & SKIP or hidden and not is_page):
         state[SKIPPED] = depth
     if state[VERBATIM] < 0 and what & PRE:
@@ -316,9 +334,13 @@ def _line_break(text, blocks, now, state, stack):
 
 @njit
 def _break(what, text, blocks, now, state, stack):
-    """A block ends here, unless it is a short table row and what comes belongs into its cell."""
+    """A block ends here, unless it is a short cell of a table row and what comes belongs into it."""
     o = now[B_END]
-    if o - now[B_START] < ROW_BYTES and state[COUNT + TD_TAG] + state[COUNT + TH_TAG] and not what & BREAKS_ROWS:
+    if (
+        o - max(now[B_START], now[CELL_ROW + B_END]) < ROW_BYTES
+        and state[COUNT + TD_TAG] + state[COUNT + TH_TAG]
+        and not what & BREAKS_ROWS
+    ):
         if o > now[B_START] and not is_space(text[o - 1]):
             text[o] = 32
             now[B_END] = o + 1
@@ -335,14 +357,35 @@ def _flush(text, blocks, now, state, stack):
     number = now[B_NUMBER]
     if o > begin:
         top = state[OPEN] - 1
-        now[B_END], now[B_OWNER], now[B_KIND], now[B_LEVEL] = o, stack[top, S_ELEMENT], stack[top, S_KIND], state[LISTS]
-        now[B_LINK] = min(now[B_LINK], o - begin)
-        for column in range(12):
-            blocks[state[BLOCKS], column] = now[column]
-        state[BLOCKS] += 1
+        now[B_KIND], now[B_LEVEL] = stack[top, S_KIND], state[LISTS]
+        if now[CELL_ROW + B_END] > begin and o - now[CELL_ROW + B_END] >= ROW_BYTES:
+            _split(blocks, now, state)
+        now[B_END], now[B_OWNER] = o, stack[top, S_ELEMENT]
+        _store(now, blocks, state)
         number = 0
     now[:] = 0
     now[B_START], now[B_END], now[B_NUMBER], now[B_LINKS] = o, o, number, state[LINKED] >= 0
+
+
+@njit
+def _split(blocks, now, state):
+    """The cells before the last one of the row become a block of their own."""
+    row = now[CELL_ROW:].copy()
+    now[CELL_ROW:] = 0
+    row[B_KIND], row[B_LEVEL] = now[B_KIND], now[B_LEVEL]
+    now[B_START], now[B_NUMBER] = row[B_END], 0
+    for column in (B_LINK, B_WORDS, B_MARKS, B_LINKS, B_ENDS, B_CAPS):
+        now[column] -= row[column]
+    row[B_END] -= 3
+    _store(row, blocks, state)
+
+
+@njit
+def _store(block, blocks, state):
+    block[B_LINK] = min(block[B_LINK], block[B_END] - block[B_START])
+    for column in range(12):
+        blocks[state[BLOCKS], column] = block[column]
+    state[BLOCKS] += 1
 
 
 @njit

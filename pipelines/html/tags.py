@@ -133,6 +133,8 @@ OWN_FLAGS = np.array([0] + [TAG_FLAGS.get(name, 0) for name in NAMES], np.int64)
 BODY, HTML, HEAD_TAG, TITLE_TAG, META_TAG, LINK_TAG, OL, LI, PARA_TAG, TD_TAG, TH_TAG = (
     TAG_OF[name] for name in ("body", "html", "head", "title", "meta", "link", "ol", "li", "p", "td", "th")
 )
+TABLE_TAG = TAG_OF["table"]
+HEADS = tuple(TAG_OF[name] for name in ("th", "thead", "caption"))  # what a table of data has
 OG, TWITTER, CANON = (np.uint64(word_hash(word)) for word in ("og:title", "twitter:title", "canonical"))
 
 
