@@ -3,10 +3,10 @@ ours.
 
     .bench/bin/python benchmarks/peers.py documents.parquet WORK [answers]
 
-documents.parquet: a column `text`. With `answers`, prints what the work returns for all of them. Without, one JSON line:
-documents, bytes, cpu_seconds of the whole process tree and seconds by the clock, what was done and by which version; or
-`missing`, where the tool is not installed. Each tool as its own documentation sets it up, with one process; what it
-loads first (models, tables) is not counted.
+documents.parquet: a column `text`. With `answers`, prints what the work returns for all of them. Else prints one JSON
+line: documents, bytes, cpu_seconds of the whole process tree and seconds by the clock, what was done and by which
+version; or `missing`, where it is not installed. Each tool as its own documentation sets it up, with one process; what
+it loads first (models, tables) is not counted.
 """
 
 from __future__ import annotations

@@ -46,9 +46,9 @@ COLUMNS = (
 )
 UNDETERMINED = "und"
 MIN_LETTERS = 20  # bytes of letters: 20 Latin, 10 Cyrillic, 7 Chinese ones
-PLACES, PLACE_BYTES, WINDOWS = 6, 160, 3  # of a long text; bytes of prose read at each; windows of two places
-WHOLE_BYTES = PLACES * PLACE_BYTES  # of a text that is read whole
-REACH_BYTES = 4 * PLACE_BYTES  # of text, in which a place looks for its prose
+WHOLE_BYTES = 960  # of a text that is read whole
+PLACES, PLACE_BYTES, WINDOWS = 6, 128, 3  # of a longer one; bytes of prose read at each; windows of two places
+REACH_BYTES, TAIL_BYTES = 640, 320  # of text, in which a place, the last one, looks for its prose
 # Bytes of letters from which a passage ends with a blank line, and with any line: a line of wrapped text has 60.
 PASSAGE_LETTERS, LINE_LETTERS = 40, 100
 PASSAGES = WHOLE_BYTES // PASSAGE_LETTERS + PLACES  # at most
@@ -112,8 +112,10 @@ def _read(text, classes, fold, model, r):
         return passages, _window(r, 0, passages, 0)
     passages, windows, first, reach = 0, 0, 0, min(len(text) // PLACES, REACH_BYTES)
     for place in range(PLACES):
-        begin, is_tail = place * (len(text) - reach) // (PLACES - 1), place == PLACES - 1
-        size = write_prose(text, begin, begin + reach, reach if is_tail else PLACE_BYTES, classes, r.prose)
+        begin, limit = place * (len(text) - reach) // (PLACES - 1), PLACE_BYTES
+        if place == PLACES - 1:
+            begin, limit = max(begin, len(text) - TAIL_BYTES), TAIL_BYTES
+        size = write_prose(text, begin, min(begin + reach, len(text)), limit, classes, r.prose)
         at = max(1, size + 1 - PLACE_BYTES)  # at the tail the last of the prose is read
         while at <= size and r.prose[at] & 0xC0 == 0x80:
             at += 1
@@ -126,14 +128,15 @@ def _read(text, classes, fold, model, r):
 @njit
 def _passages(i, end, classes, fold, model, r, n):
     """Read the passages of prose[i:end] behind the n that there are; how many there are."""
+    prose, small, rows, hidden, features, letters = r.prose, r.small, r.rows, r.hidden, r.features, r.letters
+    inputs = model.inputs
     while i < end:
-        stop, r.letters[n], is_capital = _passage(r.prose, i, end, classes)
+        stop, letters[n], is_capital = _passage(prose, i, end, classes)
         if is_capital:
-            size, room = _lower(r.prose[i:stop], fold, r.small), r.small
+            features[n] = linear.features(small, _lower(prose[i:stop], fold, small), model, rows)
         else:
-            size, room = stop - i, r.prose[i - 1 :]
-        r.features[n] = linear.features(room, size, model, r.rows)
-        linear.mean(model.inputs, r.rows, r.features[n], r.hidden[n])
+            features[n] = linear.features(prose[i - 1 :], stop - i, model, rows)
+        linear.mean(inputs, rows, features[n], hidden[n])
         n, i = n + 1, stop + 1
     return n
 
@@ -191,6 +194,8 @@ def _agree(model, r, n):
     label, score, shares = -1, 0.0, r.shares[:n] / r.shares[:n].sum()
     for w in range(n):
         own, _ = linear.best(model, r.windows[w], r.stack, r.chances)
+        if own == label:
+            continue
         total = 0.0
         for v in range(n):
             total += shares[v] * linear.probability(model, r.windows[v], own)

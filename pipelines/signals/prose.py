@@ -46,7 +46,7 @@ def write_prose(text, i, end, limit, classes, room):
     space becomes one space, or BLANK_LINE or LINE_END. At most `limit` bytes and a code point.
     """
     room[0] = 32
-    at, run, odd = 1, 1, 0
+    at, run, gap, odd = 1, 1, 1, 0  # the place to write to; behind the last run's end, behind the last space
     while i < end and text[i] & 0xC0 == 0x80:
         i += 1
     while i < end and at <= limit:
@@ -63,10 +63,14 @@ def write_prose(text, i, end, limit, classes, room):
             elif byte == 62 and at > run and text[i - 1] == 45:
                 odd = 2  # p->x
             if kind & (SPACE | MARK) or skipped:
-                at = _space(room, run if odd >= 2 else at)
+                if odd >= 2:
+                    at = run
+                if at > gap:
+                    room[at] = 32
+                    at += 1
                 if byte == 10:
                     room[at - 1] = BLANK_LINE if room[at - 1] == BLANK_LINE or _blank(text, i) else LINE_END
-                run, odd = at, 0
+                run, gap, odd = at, at, 0
                 i += max(skipped, 1)
                 continue
             odd += _oddness(text, i, end, at > run, classes)
@@ -77,7 +81,10 @@ def write_prose(text, i, end, limit, classes, room):
             code, width = decode(text, i)
             kind = classes[code]
         if kind & SPACE:
-            at = _space(room, at)
+            if at > gap:
+                room[at] = 32
+                at += 1
+            gap = at
         else:
             for k in range(width):
                 room[at + k] = text[i + k]
@@ -89,16 +96,6 @@ def write_prose(text, i, end, limit, classes, room):
         at = run
     room[at] = 32
     return at - 1
-
-
-@njit
-def _space(room, at):
-    """Write a space to room[at] unless white space or nothing stands before it; the place behind the white space."""
-    before = room[at - 1]
-    if before != 32 and before != BLANK_LINE and before != LINE_END:
-        room[at] = 32
-        at += 1
-    return at
 
 
 @njit
