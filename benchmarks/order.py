@@ -4,13 +4,13 @@ shuffled.
     python -m benchmarks order FOLDER       folders of JSON lines: text, source
 
 For each source and language, the table of the language is fitted to the other sources and tried on this one's pieces of
-up to 3,000 characters, as AUC; a language of one source is fitted to half of its texts. The last row is the table that
-is shipped, on all pieces: it has seen them.
+up to 3,000 characters, as AUC. The last row of a language is the table that is shipped: it has seen what it is tried
+on.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -19,48 +19,37 @@ import pyarrow as pa
 from benchmarks.timing import row
 from pipelines.models.audit import auc
 from pipelines.models.limits import shuffle
-from pipelines.models.order import LEAST_PIECES, Piece, fit, pieces
+from pipelines.models.order import LEAST_OF_SOURCE, Piece, chosen, fit, pieces
 from pipelines.signals import order
 
 LEAST_AUC = 0.9
-LEAST_TRIED, MOST_TRIED = 100, 1000  # pieces of a source and language
+MOST_SOURCES, MOST_TRIED = 12, 1000  # of a language, the largest; pieces of a source
 
 
 def rows(folder: str | None = None) -> list[dict]:
     if folder is None:
         return []
-    by_language: dict[str, list[Piece]] = defaultdict(list)
-    for piece in pieces([Path(folder)]):
-        by_language[piece[1]].append(piece)
-    figures = []
-    for lang, members in sorted(by_language.items()):
-        if len(members) >= LEAST_PIECES:
-            figures += _of_language(lang, members)
-    return figures
+    given = pieces([Path(folder)])
+    return [figure for lang in chosen(given) for figure in _of_language(lang, [one for one in given if one[1] == lang])]
 
 
 def _of_language(lang: str, members: list[Piece]) -> list[dict]:
-    by_source: dict[str, list[str]] = defaultdict(list)
-    for source, _, text in members:
-        by_source[source].append(text)
-    figures = []
-    for source, texts in sorted(by_source.items()):
-        rest = [text for other, _, text in members if other != source]
-        if len(texts) >= LEAST_TRIED and len(rest) >= LEAST_PIECES:
-            figures.append(_row(f"{lang}: {source}, fitted to the other sources", texts, fit(rest, seed=1)))
-    if not figures:
-        half = len(members) // 2
-        texts = [text for *_, text in members]
-        figures.append(_row(f"{lang}: {members[0][0]}, fitted to half of it", texts[half:], fit(texts[:half], seed=1)))
     languages, weights = order.tables()
+    sizes, figures = Counter(source for source, *_ in members), []
+    for source, size in sizes.most_common(MOST_SOURCES):
+        if size >= LEAST_OF_SOURCE:
+            rest = [text for other, _, text in members if other != source]
+            table = fit(rest, seed=1)
+            figures.append(_row(f"{lang}: {source}, fitted to the other sources", members, source, table))
     if lang in languages:
-        texts = [text for *_, text in members]
-        figures.append(_row(f"{lang}: all, by the table that is shipped", texts, weights[languages.index(lang)]))
+        figures.append(
+            _row(f"{lang}: all, by the table that is shipped", members, None, weights[languages.index(lang)])
+        )
     return figures
 
 
-def _row(work: str, texts: list[str], table: np.ndarray) -> dict:
-    random = np.random.default_rng(2)
+def _row(work: str, members: list[Piece], wanted: str | None, table: np.ndarray) -> dict:
+    random, texts = np.random.default_rng(2), [text for source, _, text in members if wanted in (None, source)]
     tried = [texts[i] for i in random.permutation(len(texts))[:MOST_TRIED]]
     scores = [_scores(one, table) for one in (tried, [shuffle(text, "words", random) for text in tried])]
     told = auc(*[one[~np.isnan(one)] for one in scores])

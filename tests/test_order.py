@@ -76,7 +76,7 @@ def test_prose_that_no_table_was_fitted_to_is_told_from_its_words_shuffled():
     random = np.random.default_rng(1)
     shuffled = [shuffle(text, "words", random) for text in texts]
     scores = [np.array([one for one in measured(kind) if one is not None]) for kind in (texts, shuffled)]
-    assert len(texts) > 100 and audit.auc(*scores) > 0.9
+    assert len(texts) > 80 and audit.auc(*scores) > 0.95
     assert np.median(scores[0]) > 0.2 and np.median(scores[1]) < 0.1
 
 
@@ -91,7 +91,8 @@ def test_a_table_holds_what_stands_in_the_texts_and_not_in_their_shuffled_words(
     texts = [" ".join(random.permutation([f"noun{i} verb{i}" for i in range(40)])) for _ in range(200)]
     table = fit(texts, seed=1)
     assert all(table[bucket(f"noun{i}", f"verb{i}")] > 2 * order.STEPS for i in range(40))
-    assert table[bucket("verb1", "verb2")] < 0 and table[bucket("never", "met")] <= 0
+    assert np.median([table[bucket(f"verb{i}", f"verb{i + 1}")] for i in range(39)]) < 0
+    assert np.median([table[bucket(f"never{i}", f"met{i}")] for i in range(40)]) == 0
     assert (table == fit(texts, seed=1)).all()
 
 

@@ -46,9 +46,9 @@ COLUMNS = (
 )
 UNDETERMINED = "und"
 MIN_LETTERS = 20  # bytes of letters: 20 Latin, 10 Cyrillic, 7 Chinese ones
-WHOLE_BYTES = 960  # of a text that is read whole
-PLACES, PLACE_BYTES, WINDOWS = 6, 128, 3  # of a longer one; bytes of prose read at each; windows of two places
-REACH_BYTES, TAIL_BYTES = 640, 320  # of text, in which a place, the last one, looks for its prose
+PLACES, PLACE_BYTES, WINDOWS = 6, 160, 3  # of a long text; bytes of prose read at each; windows of two places
+WHOLE_BYTES = PLACES * PLACE_BYTES  # of a text that is read whole
+REACH_BYTES, TAIL_BYTES = 4 * PLACE_BYTES, 2 * PLACE_BYTES  # of text, in which a place, the last one, looks for its prose
 # Bytes of letters from which a passage ends with a blank line, and with any line: a line of wrapped text has 60.
 PASSAGE_LETTERS, LINE_LETTERS = 40, 100
 PASSAGES = WHOLE_BYTES // PASSAGE_LETTERS + PLACES  # at most
