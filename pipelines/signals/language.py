@@ -48,7 +48,7 @@ UNDETERMINED = "und"
 MIN_LETTERS = 20  # bytes of letters: 20 Latin, 10 Cyrillic, 7 Chinese ones
 PLACES, PLACE_BYTES, WINDOWS = 6, 160, 3  # of a long text; bytes of prose read at each; windows of two places
 WHOLE_BYTES = PLACES * PLACE_BYTES  # of a text that is read whole
-REACH_BYTES, TAIL_BYTES = 4 * PLACE_BYTES, 2 * PLACE_BYTES  # of text, in which a place finds its prose, and the last one
+REACH_BYTES, TAIL_BYTES = 4 * PLACE_BYTES, 2 * PLACE_BYTES  # of text, in which a place finds its prose; of the last
 # Bytes of letters from which a passage ends with a blank line, and with any line: a line of wrapped text has 60.
 PASSAGE_LETTERS, LINE_LETTERS = 40, 100
 PASSAGES = WHOLE_BYTES // PASSAGE_LETTERS + PLACES  # at most
