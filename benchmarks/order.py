@@ -23,7 +23,7 @@ from pipelines.models.order import LEAST_OF_SOURCE, Piece, chosen, fit, pieces
 from pipelines.signals import order
 
 LEAST_AUC = 0.9
-MOST_SOURCES, MOST_TRIED = 12, 1000  # of a language, the largest; pieces of a source
+MOST_SOURCES, MOST_TRIED = 6, 1000  # of a language, the largest; pieces of a source
 
 
 def rows(folder: str | None = None) -> list[dict]:
