@@ -11,7 +11,7 @@ them, is read in small letters: lid.176 learnt from sentences, and takes capital
 the share that passages of another language have in the letters of all passages with PASSAGE_LETTERS or more: of
 passages in which the document's language has a probability below OWN_CHANCE, and another one of OTHER_CHANCE at least.
 So languages that lid.176 takes for one another (Norwegian and Danish, Croatian and Serbian) seldom make two. A long
-text's share is told to about a sixth, by its six places; a single paragraph may stand between them.
+text's share is told by six places, to .12 at a share of .1 and .17 at .24; a single paragraph may stand between them.
 """
 
 from __future__ import annotations
