@@ -88,8 +88,8 @@ def test_quality_shows_the_card_and_what_lies_at_the_borders_of_tiers(finished_h
     assert draws and all(text in said for text in SAID["quality"])
     card = json.loads((finished_home.home.models / "quality-docs.json").read_text())
     assert re.search(rf"shuffled  words {card['shuffled']['words']:.3f}  sentences \S+  lines \S+\n", said)
-    told = {row["source"]: row for row in card["transfer"]}
-    assert re.search(rf"docs +positives +{told['docs']['texts']} +", said) and re.search(rf"code +elsewhere +100 +{told['code']['auc']:.3f}", said)
+    told = {row["kind"]: row for row in card["transfer"]}
+    assert re.search(rf"docs +positives +{told['positives']['texts']} +", said) and re.search(rf"code +elsewhere +100 +{told['elsewhere']['auc']:.3f}", said)
     files = finished_home.home.lake.files
     with duckdb.connect() as db:
         near = """
