@@ -30,6 +30,7 @@ PARTS = (
     "chains",
     "extraction",
     "languages",
+    "order",
     "personal",
     "edits",
     "contamination",

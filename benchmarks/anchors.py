@@ -70,14 +70,14 @@ def _of_packages() -> Iterator[str]:
         yield path.read_text("utf-8", errors="ignore")
 
 
-def peer(work: str, texts: list[str]) -> dict[str, Any]:
-    """A tool's figures on these texts (see benchmarks/peers.py); `missing` says why there are none."""
+def peer(work: str, texts: list[str], *wanted: str) -> Any:
+    """A tool's figures on these texts, or its answers (see benchmarks/peers.py); `missing` says why there are none."""
     if not PYTHON.exists():
         return {"work": work, "missing": "not installed: make bench-setup"}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "documents.parquet")
         pq.write_table(pa.table({"text": pa.array(texts, pa.large_string())}), file)
-        command = [str(PYTHON), str(ROOT / "benchmarks" / "peers.py"), str(file), work]
+        command = [str(PYTHON), str(ROOT / "benchmarks" / "peers.py"), str(file), work, *wanted]
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, cwd=folder)
     if done.returncode:
         said = done.stderr.strip().splitlines() or ["nothing said"]

@@ -1,4 +1,5 @@
-"""Language identification: ours beside plain lid.176, on texts whose place names their language; and its speed.
+"""Language identification: ours beside plain lid.176, pycld2 and py3langid, on texts whose place names their language;
+in capitals; in two languages; and its speed.
 
     python -m benchmarks.languages FOLDER ...
     python -m benchmarks languages FOLDER          only the speed, beside other tools
@@ -27,7 +28,7 @@ import numpy as np
 import pyarrow as pa
 import zstandard
 
-from benchmarks.anchors import beside, documents
+from benchmarks.anchors import beside, documents, peer
 from benchmarks.timing import row
 from pipelines import assets
 from pipelines.signals import language, linear
@@ -51,6 +52,9 @@ WHOLE = {
     "reactjs/fr.react.dev": ("articles", "fr"),
 }
 SAME = {"nb": "no", "fil": "tl", "iw": "he", "in": "id"}  # codes by other names in lid.176
+PEERS = "pycld2", "py3langid"
+PLANTED = (0.0, 0.1, 0.25, 0.5)  # share of the second language
+PARAGRAPHS, PARAGRAPH_CHARS = 40, (80, 600)  # of a planted text; the shortest and longest paragraph
 Labelled = tuple[str, str, str]  # set, language, text
 
 
@@ -102,18 +106,27 @@ def chosen(folders: list[Path], known: set[str]) -> list[Labelled]:
 
 
 def answers(texts: list[str]) -> dict[str, list[str]]:
-    """The label of every text by each method."""
+    """The label of every text by each method; the other tools' where they are installed."""
     binding = fasttext.load_model(str(assets.LANGUAGE_MODEL)).f
 
     def plain(text: str) -> str:
         label = binding.predict(text.replace("\n", " ") + "\n", 1, 0.0, "strict")[0][1]
         return label.removeprefix(fasttext_file.PREFIX)
 
-    return {
-        "ours": language.measure(pa.array(texts), None, Context(assets.LANGUAGE_MODEL.read_bytes()))[0].to_pylist(),
+    by_method = {
+        "ours": measured(texts)[0].to_pylist(),
         f"first {HEAD_CHARS}": [plain(text[:HEAD_CHARS]) for text in texts],
         "whole": [plain(text) for text in texts],
     }
+    for name in PEERS:
+        labels = peer(name, texts, "answers")
+        if isinstance(labels, list):
+            by_method[name] = [SAME.get(label.split("-")[0], label.split("-")[0]) for label in labels]
+    return by_method
+
+
+def measured(texts: list[str]) -> list[pa.Array]:
+    return language.measure(pa.array(texts), {}, Context(assets.LANGUAGE_MODEL.read_bytes()))
 
 
 def table(
@@ -133,6 +146,37 @@ def table(
         said = ", ".join(f"{label} {n}" for label, n in wrong.most_common(3)) if name != "all" else ""
         lines.append(
             f"| {name} | {len(members):,} | " + " | ".join(f"{100 * share:.1f}" for share in shares) + f" | {said} |"
+        )
+    return "\n".join(lines)
+
+
+def planted(documents: list[Labelled]) -> str:
+    """Markdown: `lang_mixed` of texts of paragraphs in one language, with the share of another planted at random."""
+    random, paragraphs = np.random.default_rng(1), defaultdict(list)
+    for _, code, text in documents:
+        sure = [one for one in re.split(r"\n\s*\n", text) if PARAGRAPH_CHARS[0] <= len(one) <= PARAGRAPH_CHARS[1]]
+        paragraphs[code] += sure
+    known = sorted(code for code, members in paragraphs.items() if len(members) >= PARAGRAPHS)
+    lines = ["| planted | texts | measured, mean | root mean square error | above 0.2 |", "|---:|---:|---:|---:|---:|"]
+    for share in PLANTED:
+        truth, texts = [], []
+        for own in known:
+            for _ in range(10):
+                other = known[random.integers(len(known) - 1)]
+                count = int(random.integers(4, PARAGRAPHS))
+                foreign = random.random(count) < (share if other != own else 0)
+                chosen = [
+                    paragraphs[other if one else own][random.integers(len(paragraphs[other if one else own]))]
+                    for one in foreign
+                ]
+                sizes = np.array([len(one.encode()) for one in chosen])
+                if foreign.mean() < 0.5 or share == 0:
+                    truth.append(sizes[foreign].sum() / sizes.sum())
+                    texts.append("\n\n".join(chosen))
+        mixed = measured(texts)[2].to_numpy()
+        error = np.sqrt(np.mean((mixed - truth) ** 2))
+        lines.append(
+            f"| {np.mean(truth):.3f} | {len(texts):,} | {mixed.mean():.3f} | {error:.3f} | {(mixed > 0.2).mean():.3f} |"
         )
     return "\n".join(lines)
 
@@ -164,7 +208,7 @@ def rows(folder: str | None = None) -> list[dict]:
         spent = seconds(lambda given=given: language.measure(pa.array(given), None, context))
         figures.append(row(f"language signals, {which}", len(given) / spent, "docs/s"))
     size = sum(len(text.encode()) for text in pieces) / len(pieces) / 1e6
-    return [*figures, *beside("prediction", ours * size, ("pycld2", "py3langid"), pieces, {})]
+    return [*figures, *beside("prediction", ours * size, PEERS, pieces, {})]
 
 
 def seconds(work: Callable[[], object], repeats: int = 5) -> float:
@@ -188,7 +232,11 @@ def main() -> None:
     prose = [i for i, document in enumerate(documents) if "HTML" not in document[0]]
     print(table(documents, by_method, lambda document: document[0], "set") + "\n")
     few = {name: [labels[i] for i in prose] for name, labels in by_method.items()}
-    print(table([documents[i] for i in prose], few, lambda document: document[1], "language (HTML apart)"))
+    print(table([documents[i] for i in prose], few, lambda document: document[1], "language (HTML apart)") + "\n")
+    cased = [one for one in documents if one[2].upper() != one[2].lower()]
+    capitals = answers([text.upper() for _, _, text in cased])
+    print(table(cased, capitals, lambda document: document[0], "in capitals") + "\n")
+    print(planted([documents[i] for i in prose]))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """Other tools on the same documents, in an environment of their own: run by `benchmarks.anchors`, imports nothing of
 ours.
 
-    .bench/bin/python benchmarks/peers.py documents.parquet WORK
+    .bench/bin/python benchmarks/peers.py documents.parquet WORK [answers]
 
-documents.parquet: a column `text`. Prints one JSON line: documents, bytes, cpu_seconds of the whole process tree and
-seconds by the clock, what was done and by which version; or `missing`, where the tool is not installed. Each tool as
-its own documentation sets it up, with one process; what it loads first (models, tables) is not counted.
+documents.parquet: a column `text`. With `answers`, prints what the work returns for all of them. Else prints one JSON
+line: documents, bytes, cpu_seconds of the whole process tree and seconds by the clock, what was done and by which
+version; or `missing`, where it is not installed. Each tool as its own documentation sets it up, with one process; what
+it loads first (models, tables) is not counted.
 """
 
 from __future__ import annotations
@@ -193,20 +194,19 @@ def components(n: int, groups: list[list[int]]) -> list[int]:
 def py3langid_labels() -> Work:
     import py3langid
 
-    return lambda texts: [py3langid.classify(text) for text in texts]
+    return lambda texts: [py3langid.classify(text)[0] for text in texts]
 
 
 def pycld2_labels() -> Work:
     import pycld2
 
-    def run(texts: list[str]) -> None:
-        for text in texts:
-            try:
-                pycld2.detect(text)
-            except pycld2.error:
-                continue  # control characters
+    def label(text: str) -> str:
+        try:
+            return pycld2.detect(text)[2][0][1]
+        except pycld2.error:
+            return "un"  # control characters
 
-    return run
+    return lambda texts: [label(text) for text in texts]
 
 
 # name: (package, what makes the work, documents that take a few seconds)
@@ -247,9 +247,9 @@ def measured(texts: list[str], name: str) -> dict:
 
 def main() -> None:
     os.environ |= {"DAFT_PROGRESS_BAR": "0", "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"}
-    path, name = sys.argv[1:]
-    column = pq.read_table(path, columns=["text"]).column("text").cast(pa.large_string())
-    print(json.dumps(measured(column.to_pylist(), name)))
+    path, name, *rest = sys.argv[1:]
+    texts = pq.read_table(path, columns=["text"]).column("text").cast(pa.large_string()).to_pylist()
+    print(json.dumps(WORKS[name][1]()(texts) if rest == ["answers"] else measured(texts, name)))
 
 
 if __name__ == "__main__":

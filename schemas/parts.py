@@ -224,7 +224,7 @@ class Route(Part):
     to: Name = Field(
         description="domain that they are treated as; it picks rules, and the quality model if a source has that domain"
     )
-    signal: str = Field(description="what decides: a signal of the text, code or language family")
+    signal: str = Field(description="what decides: a signal of the text, code, language or order family")
     above: float | None = Field(None, description="if it is above this")
     below: float | None = Field(None, description="or if it is below this")
     one_of: tuple[str, ...] = Field((), description="or if it is one of these texts")

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.signals import language, linear
+from pipelines.signals import language, linear, prose
 from pipelines.signals.context import Context
 from pipelines.texts import fasttext_file
 from pipelines.texts.characters import utf8
@@ -116,7 +116,8 @@ def test_line_ends_do_not_end_what_is_read(language_model):
         ("it costs 3,50 in 2019, or 7%", "it costs in or"),
         ("he/she said (no), e-mail me@here.org: well...", "he/she said (no), e-mail well..."),
         ("<p class='big'>Fish &amp; chips</p><br/> 1 < 2 < three", "Fish chips three"),
-        ("# Title\n\n* **bold** and [this](http://a.b/c_d) `some code` | `open", "Title bold and this open"),
+        ("# Title\n\n* **bold** and [this](http://a.b/c_d) `some code` | `open", "Title\nbold and this open"),
+        ("one\n \t\r\n\n two\n\n# three\n x_1 \nfour\r\n<b>\nfive", "one\ntwo\nthree\rfour\rfive"),
         ("使用[这个](http://a.b/c)方法2019年　中文foo_bar中文", "使用 这个 方法年 中文中文"),
         ("l&#39;homme à la café&nbsp;noir", "l homme à la café noir"),
         ("a & b &unended thing", "a b thing"),
@@ -124,28 +125,91 @@ def test_line_ends_do_not_end_what_is_read(language_model):
     ],
 )  # fmt: skip
 def test_links_code_numbers_and_markup_are_left_out(text, left):
-    assert language.prose(text).strip() == left
+    """A line's end is left as \\r, a blank line as \\n."""
+    assert prose.prose(text).strip() == left
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.text(st.sampled_from("aB1 .<>/&;`é你\u00a0_\n\0🎉"), max_size=60))
 def test_what_is_left_is_whole_characters_of_the_text_in_their_order(text):
-    left = language.prose(text)
+    left = prose.prose(text)
     characters = iter(re.sub(r"[\s\0]", " ", text))
-    assert all(character == " " or character in characters for character in left)
-    assert "  " not in left
+    assert all(character in " \r\n" or character in characters for character in left)
+    assert not re.search(r"\s\s", left)
 
 
 def test_a_licence_at_the_top_does_not_decide(language_model):
-    english, german = " ".join([SENTENCES["en"]] * 6), " ".join([SENTENCES["de"]] * 60)
-    label, score, mixed = identified([english + "\n" + german], language_model)[0]
-    assert (label, mixed) == ("de", 1)
-    assert 0.5 < score < 0.8  # two windows of three
+    english, german = " ".join([SENTENCES["en"]] * 12), " ".join([SENTENCES["de"]] * 60)
+    label, score, mixed = identified([english + "\n\n" + german], language_model)[0]
+    assert label == "de" and 0.5 < score < 0.95  # one place of six
+    assert mixed == pytest.approx(1 / 6, abs=0.05)
 
 
 def test_windows_of_one_language_are_not_mixed_and_their_score_is_the_mean(language_model):
     pieces = [" ".join([SENTENCES["ru"]] * 4), " ".join([SENTENCES["ru"]] * 40)]
     assert [(label, mixed) for label, _, mixed in identified(pieces, language_model)] == [("ru", 0), ("ru", 0)]
+
+
+@pytest.mark.parametrize("n_bytes", [700, 961, 2000, 20_000])
+def test_the_last_bytes_are_read(language_model, n_bytes):
+    """A tail in another language than all before it, up to the last byte."""
+    tail = " ".join([SENTENCES["de"]] * 2)
+    text = " ".join([SENTENCES["en"]] * 300)[: n_bytes - len(tail.encode()) - 2] + "\n\n" + tail
+    label, _, mixed = identified([text], language_model)[0]
+    assert (label, mixed > 0) == ("en", True)
+    assert identified([text[: -len(tail)]], language_model)[0][::2] == ("en", 0)
+
+
+@pytest.mark.parametrize("n_foreign", [0, 1, 2])
+def test_mixed_is_the_share_of_paragraphs_in_another_language(language_model, n_foreign):
+    paragraphs = [" ".join([SENTENCES["en" if i < n_foreign else "fr"]] * 2) for i in range(5)]  # all of which is read
+    random.Random(3).shuffle(paragraphs)
+    letters = [len(re.sub(r"[^\w]", "", text).encode()) for text in paragraphs]
+    foreign = sum(n for n, text in zip(letters, paragraphs, strict=True) if text.startswith("The"))
+    label, _, mixed = identified(["\n\n".join(paragraphs)], language_model)[0]
+    assert (label, mixed) == ("fr", pytest.approx(foreign / sum(letters), abs=0.01))
+
+
+def test_of_a_long_text_six_places_tell_the_share(language_model):
+    """Each is right to about a sixth, many together on average."""
+    draw, told, truth = random.Random(4), [], []
+    for share in (0.1, 0.2, 0.3, 0.4) * 20:
+        chosen = ["en" if draw.random() < share else "fr" for _ in range(40)]
+        truth.append(chosen.count("en") / 40)
+        (label, _, mixed), *_ = identified(["\n\n".join(" ".join([SENTENCES[lang]] * 3) for lang in chosen)], language_model)
+        told.append(mixed if label == "fr" else 1 - mixed)
+    assert np.mean(told) == pytest.approx(np.mean(truth), abs=0.04)
+    assert np.sqrt(np.mean((np.array(told) - truth) ** 2)) < 0.2
+
+
+def test_paragraphs_too_short_to_judge_make_no_text_mixed(language_model):
+    text = "\n\n".join([SENTENCES["en"], "Guten Morgen!", SENTENCES["en"], "Bonjour."])
+    assert identified([text], language_model)[0][::2] == ("en", 0)
+
+
+CASED = [*(name for name in SENTENCES if SENTENCES[name].upper() != SENTENCES[name]), "el", "hy", "ka"]
+MORE = {
+    "el": "Η γρήγορη καφέ αλεπού πηδάει πάνω από το τεμπέλικο σκυλί και κανείς στο χωριό δεν ξαφνιάστηκε.",
+    "hy": "Արագաշարժ շագանակագույն աղվեսը ցատկում է ծույլ շան վրայով, և գյուղում ոչ ոք չզարմացավ։",
+    "ka": "სწრაფი ყავისფერი მელა ზარმაც ძაღლს გადაახტა და სოფელში არავის გაჰკვირვებია ეს ამბავი.",
+}
+
+
+@pytest.mark.parametrize("name", CASED)
+@pytest.mark.parametrize("times", [1, 30])
+def test_capitals_are_read_as_small_letters_in_every_script_that_has_them(language_model, name, times):
+    sentence = (SENTENCES | MORE)[name]
+    small, capital = " ".join([sentence] * times).lower(), " ".join([sentence] * times).upper()
+    told = identified([small, capital], language_model)
+    assert [label for label, *_ in told] == [name, name]
+    if name not in ("el", "hy", "tr") and times == 1:  # ς, և and ı do not come back
+        assert told[0] == told[1]
+
+
+def test_a_heading_in_capitals_changes_no_small_letters(language_model):
+    """Only a passage whose letters are mostly capitals is lowered."""
+    room = prose.prose("NASA UND ESA haben " + SENTENCES["de"]).encode()
+    assert not language._passage(np.frombuffer(room, np.uint8), 1, len(room), prose.CLASSES)[2]
 
 
 def test_code_between_windows_or_in_them_costs_no_language(language_model):
@@ -177,7 +241,18 @@ def test_batches_sliced_large_or_empty_are_measured_alike(language_model):
 def test_hostile_texts_are_read_in_bounded_windows():
     """What the passes write stays within their rooms: numba does not check."""
     for text in ("<" * 9000, "`" * 9000, "&" * 9000, "a." * 9000, "\U0010ffff" * 9000, "é<" * 9000):
-        room, data = np.full(3 * language.WINDOW_BYTES + 64, 7, np.uint8), utf8(pa.array([text]))[0]
-        size, _ = language._prose(data, 0, len(data), 3 * language.WINDOW_BYTES, language.CLASSES, room)
-        assert size <= 3 * language.WINDOW_BYTES + 3
-        assert (room[3 * language.WINDOW_BYTES + 8 :] == 7).all()
+        room, data = np.full(language.WHOLE_BYTES + 64, 7, np.uint8), utf8(pa.array([text]))[0]
+        size = prose.write_prose(data, 0, len(data), language.WHOLE_BYTES, prose.CLASSES, room)
+        assert size <= language.WHOLE_BYTES + 3
+        assert (room[language.WHOLE_BYTES + 8 :] == 7).all()
+
+
+@pytest.mark.parametrize(("limit", "most"), [(language.WHOLE_BYTES, language.PASSAGES), (language.PLACE_BYTES, language.PASSAGES // language.PLACES)])
+def test_no_more_passages_are_read_than_there_is_room_for(limit, most):
+    """Paragraphs as short as one that is judged."""
+    for paragraph in ("a" * 40, "Ⱥ" * 20, "好" * 14, "a " * 40, "é" * 20 + "\t"):
+        data, room = utf8(pa.array([(paragraph + "\n\n") * 400]))[0], np.full(language.WHOLE_BYTES + 8, 7, np.uint8)
+        end, i, passages = prose.write_prose(data, 0, len(data), limit, prose.CLASSES, room) + 1, 1, 0
+        while i < end:
+            i, passages = language._passage(room, i, end, prose.CLASSES)[0] + 1, passages + 1
+        assert 1 < passages <= most

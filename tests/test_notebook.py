@@ -26,6 +26,7 @@ SAID = {
     "explore": (" were kept", "records", "=== kept, tier"),
     "operation": (" runs of ", "=== web/2026-03", "no run of this home has compared deliveries yet"),
     "training": ("=== cost most in stage anneal", "=== loss fell most", "nats a token at step", "ms a step"),
+    "quality": ("=== docs: ", "    shuffled  words ", "code                     elsewhere ", "=== docs: high begins at the percentile 0.6"),
     "signals": ("=== docs.no_stop_words: stop_words below 1", "numbers of failures are the judge's", "----"),
 }
 
@@ -80,6 +81,27 @@ def test_signals_counts_what_the_judge_decided_and_shows_the_nearest_documents(f
     assert tuple(map(int, row)) == verdicts and verdicts[0] > 0
     one_a_side = r"=== docs\.no_stop_words: .*\n.*\n.*\nfails +0 against 1 .*\n.*\n(?: +also: .*\n)?-+\npasses +%d against 1 "
     assert re.search(one_a_side % nearest, said), said
+
+
+def test_quality_shows_the_card_and_what_lies_at_the_borders_of_tiers(finished_home, monkeypatch, tmp_path):
+    said, draws = run("quality", finished_home.home, tmp_path, monkeypatch)
+    assert draws and all(text in said for text in SAID["quality"])
+    card = json.loads((finished_home.home.models / "quality-docs.json").read_text())
+    assert re.search(rf"shuffled  words {card['shuffled']['words']:.3f}  sentences \S+  lines \S+\n", said)
+    told = {row["kind"]: row for row in card["transfer"]}
+    assert re.search(rf"docs +positives +{told['positives']['texts']} +", said) and re.search(rf"code +elsewhere +100 +{told['elsewhere']['auc']:.3f}", said)
+    files = finished_home.home.lake.files
+    with duckdb.connect() as db:
+        near = """
+            (select percentile from v where keep and percentile < 0.6 order by percentile desc limit 2)
+            union all (select percentile from v where keep and percentile >= 0.6 order by percentile limit 2)
+        """
+        db.read_parquet(files(tables.VERDICTS)).filter("domain = 'docs'").create_view("v")
+        expected = sorted(row[0] for row in db.execute(near).fetchall())
+    shown = said[said.index(SAID["quality"][-1]) :]
+    rows = re.findall(r"\n(high|low) +([\d.]+)  score", shown)
+    assert [(tier, float(percentile)) for tier, percentile in rows] == [(tier, pytest.approx(one, abs=1e-4)) for tier, one in zip(("low", "low", "high", "high"), expected, strict=True)]
+    assert shown.index("low ") < shown.index("-" * 40) < shown.index("high ", shown.index("-" * 40))
 
 
 def test_training_tells_what_the_run_left(finished_home, monkeypatch, tmp_path):

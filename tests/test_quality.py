@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipelines.models import audit
+from pipelines.models import audit, limits
 from pipelines.models.examples import by_language
 from pipelines.models.quality import _heldout, near_copies, train
 from pipelines.signals import linear, quality
@@ -170,11 +170,13 @@ def written(words: list[str], n: int, seed: int) -> list[str]:
     ],
 )
 def test_a_language_with_examples_enough_has_a_model_of_its_own(language_model, german, english, models):
-    kinds = [written(GERMAN, g, 1 + i) + written(ENGLISH, e, 5 + i) for i, (g, e) in enumerate(zip(german, english, strict=True))]
+    kinds = [
+        [("web", text) for text in written(GERMAN, g, 1 + i) + written(ENGLISH, e, 5 + i)] for i, (g, e) in enumerate(zip(german, english, strict=True))
+    ]
     examples = by_language("web", *kinds, language_model)
     assert {name: tuple(map(len, texts)) for name, texts in examples.items()} == models
     if "web.de" in examples:
-        assert set(" ".join(itertools.chain(*examples["web.de"])).split()) <= set(GERMAN)
+        assert set(" ".join(text for _, text in itertools.chain(*examples["web.de"])).split()) <= set(GERMAN)
 
 
 # ---- the card ----
@@ -255,3 +257,74 @@ def test_the_audit_sees_a_model_that_sorts_sources_and_shows_both_ends(spark):
         for one in by_model["blind"][end]:
             assert one["text"] == f"text of {one['doc_id']}".ljust(audit.CHARS, ".")
     assert max(one["quality"] for one in by_model["blind"]["bottom"]) < 0.03 < 0.97 < min(one["quality"] for one in by_model["blind"]["top"])
+
+
+# ---- what a model does not do ----
+
+
+def sentences(n: int, seed: int) -> list[str]:
+    """Texts in which a word says what follows it."""
+    random, texts = np.random.default_rng(seed), []
+    for _ in range(n):
+        pairs = random.permutation(np.repeat([f"noun{i} verb{i}." for i in range(12)], 3))
+        texts.append("\n".join(" ".join(pairs[at : at + 6]) for at in range(0, 36, 6)))
+    return texts
+
+
+PARTS = {"words": str.split, "lines": lambda text: text.split("\n"), "sentences": lambda text: text.replace("? ", "?|").replace(". ", ".|").replace("\n", " ").split("|")}
+
+
+@pytest.mark.parametrize("unit", limits.UNITS)
+def test_shuffled_is_the_same_units_in_another_order(unit):
+    text = "One two three. Four, five? Six seven eight\nnine. Ten? Eleven 3.5 twelve. Thirteen\nfourteen"
+    shuffled = limits.shuffle(text, unit, np.random.default_rng(2))
+    assert shuffled != text and shuffled == limits.shuffle(text, unit, np.random.default_rng(2))
+    if unit == "sentences":
+        assert all(part in " ".join(shuffled.split()) for part in PARTS[unit](text)) and len(shuffled) == len(text)
+    else:
+        assert Counter(PARTS[unit](shuffled)) == Counter(PARTS[unit](text))
+
+
+def test_the_order_test_tells_a_model_that_sees_the_order_from_one_that_does_not():
+    random, texts = np.random.default_rng(1), sentences(200, 1)
+    seeing = train(texts, [limits.shuffle(text, "words", random) for text in sentences(200, 2)], seed=7)
+    blind = train(essays(200, 1), adverts(200, 3), seed=7)
+    sees, does_not = limits.order_test(seeing.model, sentences(60, 4), seed=5), limits.order_test(blind.model, essays(60, 4), seed=5)
+    assert sees["words"] > 0.95 and abs(does_not["words"] - 0.5) < 0.1
+    assert sees["lines"] < sees["words"] and does_not["lines"] == does_not["sentences"] == 0.5  # of one line, one sentence
+
+
+def shop(n: int, seed: int) -> list[str]:
+    """Adverts but for two words, which who has not met them cannot know."""
+    return [f"{text} whisk butter whisk butter" for text in adverts(n, seed)]
+
+
+def test_a_source_that_was_left_out_shows_whether_the_model_travels():
+    """Essays of one source are like those of another; what a shop says is to a model of essays like the pool."""
+    positives = [("a", text) for text in essays(60, 1)] + [("b", text) for text in essays(60, 2)] + [("shop", text) for text in shop(60, 3)]
+    pool = [("ads", text) for text in adverts(120, 4)]
+    trained = train([text for _, text in positives], [text for _, text in pool], seed=7)
+    card = limits.limits(trained, (positives, pool), {"more": essays(30, 5), "spam": adverts(30, 6)}, seed=7)
+    rows = {row["source"]: row for row in card["transfer"]}
+    assert [(row["source"], row["kind"]) for row in card["transfer"]] == [
+        ("a", "positives"), ("b", "positives"), ("shop", "positives"), ("ads", "pool"), ("more", "elsewhere"), ("spam", "elsewhere"),
+    ]  # fmt: skip
+    assert sum(rows[source]["texts"] for source in ("a", "b", "shop", "ads")) == trained.n_heldout
+    assert rows["a"]["unseen"] > 0.95 and rows["b"]["unseen"] > 0.95 and rows["shop"]["unseen"] < 0.8 < rows["shop"]["auc"]
+    assert rows["ads"]["unseen"] is None and rows["more"]["auc"] > 0.95 and abs(rows["spam"]["auc"] - 0.5) < 0.2
+    assert [warning.split(":")[0] for warning in card["warnings"]] == ["the order of words hardly counts", "it does not travel to shop (positives)"]
+
+
+def test_of_one_source_each_the_card_says_that_it_cannot_tell():
+    positives, pool = [("a", text) for text in essays(40, 1)], [("ads", text) for text in adverts(40, 4)]
+    trained = train([text for _, text in positives], [text for _, text in pool], seed=7)
+    card = limits.limits(trained, (positives, pool), {}, seed=7)
+    assert [row["unseen"] for row in card["transfer"]] == [None, None]
+    assert card["warnings"][-1].startswith("whether it travels cannot be told")
+
+
+def test_near_copies_of_what_was_learnt_are_no_test_of_travel():
+    positives = [(source, text) for source in ("a", "b") for text in essays(40, 1)]  # the same texts
+    pool = [("ads", text) for text in adverts(80, 4)]
+    trained = train([text for _, text in positives], [text for _, text in pool], seed=7)
+    assert [row["unseen"] for row in limits.transfer(trained, (positives, pool), {}, seed=7)] == [None] * 3

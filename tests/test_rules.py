@@ -75,7 +75,7 @@ def signals(texts: list[str], **given) -> list[dict]:
     strings = pa.array(texts, pa.string())
     columns = {"n_bytes": [len(one.encode()) for one in texts], "lang": [None] * len(texts), "declared": [None] * len(texts)}
     columns |= {name: [0] * len(texts) for name in ("vendored", "generated")}
-    columns |= {"lang_score": [None] * len(texts), "language_stop_words": [None] * len(texts)}
+    columns |= {name: [None] * len(texts) for name in ("lang_score", "lang_mixed", "language_stop_words")}
     for family in (text, code, personal):
         columns |= {c.name: v.to_pylist() for c, v in zip(family.COLUMNS, family.measure(strings, None, None), strict=True)}
     columns |= {name: [value] * len(texts) for name, value in given.items()}

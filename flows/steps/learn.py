@@ -22,9 +22,11 @@ from schemas.recipe import Recipe
 if TYPE_CHECKING:  # Spark is imported by the steps that use it: `flows status` starts without
     from pyspark.sql import DataFrame
 
+    from pipelines.models.examples import Examples
+
 NEEDS = ("ingest",)
 TABLES = ()
-REVISION = 1
+REVISION = 2
 
 
 def part(recipe: Recipe) -> dict[str, Any]:
@@ -76,7 +78,7 @@ def train_quality(job: Job, documents: DataFrame) -> tuple[dict[str, str], dict[
     not.
     """
     from pipelines import assets
-    from pipelines.models.examples import by_language, draw_examples
+    from pipelines.models.examples import by_language, draw_elsewhere, draw_examples
 
     models: dict[str, str] = {}
     refused: dict[str, str] = {}
@@ -84,9 +86,10 @@ def train_quality(job: Job, documents: DataFrame) -> tuple[dict[str, str], dict[
         old.unlink()
     for domain, spec in job.recipe.quality.items():
         good, pool = draw_examples(documents, domain, spec, job.recipe.seed)
+        elsewhere = draw_elsewhere(documents, domain, job.recipe.seed)
         for name, kinds in by_language(domain, good, pool, assets.LANGUAGE_MODEL.read_bytes()).items():
             try:
-                models[name] = store_quality(job, domain, name, *kinds)
+                models[name] = store_quality(job, domain, name, kinds, elsewhere)
             except DataError as error:
                 if name == domain:
                     raise
@@ -94,15 +97,20 @@ def train_quality(job: Job, documents: DataFrame) -> tuple[dict[str, str], dict[
     return models, refused
 
 
-def store_quality(job: Job, domain: str, name: str, good: list[str], pool: list[str]) -> str:
-    """Train one model and write it with its card; its sha256. Raises DataError where the examples do not do."""
-    from pipelines.models import quality
+def store_quality(job: Job, domain: str, name: str, examples: Examples, elsewhere: dict[str, list[str]]) -> str:
+    """Train one model and write it with its card; its sha256. Raises DataError where the examples do not do.
 
-    trained = quality.train(good, pool, job.recipe.seed, name)
+    elsewhere: texts by source of other domains, on which it is tried.
+    """
+    from pipelines.models import quality
+    from pipelines.models.limits import limits
+
+    trained = quality.train(*[[text for _, text in kind] for kind in examples], job.recipe.seed, name)
     model_file(job, name).parent.mkdir(exist_ok=True)
     model_file(job, name).write_bytes(trained.model)
+    told = trained.card | limits(trained, examples, elsewhere, job.recipe.seed)
     recipe = job.recipe.quality[domain].model_dump(mode="json")
-    write_json(card_file(job, name), {"domain": domain, "model": name, **trained.card, "recipe": recipe})
+    write_json(card_file(job, name), {"domain": domain, "model": name, **told, "recipe": recipe})
     return _sha256(trained.model)
 
 

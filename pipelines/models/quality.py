@@ -2,7 +2,7 @@
 2406.11794).
 
 The positives are the user's, the negatives a sample of the domain's pool. `pipelines.signals.quality` says what the
-model reads of a text and predicts with it.
+model reads of a text, predicts with it, and what its scores do not tell; `pipelines.models.limits` measures that.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class Trained:
     """A quality model: the bytes of its file, and what its card says.
 
     `auc` is the chance that a held-out positive scores above a held-out text of the pool, .5 is guessing; `interval`
-    has the true one with 95 % confidence. `n_empty` examples had no words, `n_copies` of the pool were near copies of
-    positives: neither are used.
+    has the true one with 95 % confidence. `heldout`: the places of the positives and of the pool's texts that it was
+    tested on. `n_empty` examples had no words, `n_copies` of the pool were near copies of positives: neither are used.
     """
 
     model: bytes
@@ -49,9 +49,13 @@ class Trained:
     calibration: dict[str, Any]
     n_positives: int
     n_pool: int
-    n_heldout: int
+    heldout: tuple[tuple[int, ...], tuple[int, ...]]
     n_empty: int
     n_copies: int
+
+    @property
+    def n_heldout(self) -> int:
+        return sum(map(len, self.heldout))
 
     @property
     def card(self) -> dict[str, Any]:
@@ -88,12 +92,12 @@ def train(positives: list[str], pool: list[str], seed: int, name: str = "model")
     ]
     np.random.default_rng(seed).shuffle(lines)  # fastText reads in the order of the file
     model = _fit(lines, seed)
-    scores = [
-        score(pa.array([read[i] for i in members[out]]), model) for members, out in zip(kinds, heldout, strict=True)
-    ]
+    tested = [members[out] for members, out in zip(kinds, heldout, strict=True)]
+    scores = [score(pa.array([read[i] for i in members]), model) for members in tested]
     sizes, auc = [len(one) for one in scores], audit.auc(*scores)
     calibration = audit.calibration(np.concatenate(scores), np.repeat([1.0, 0.0], sizes))
-    counts = (*map(len, kinds), sum(sizes), int((~worded).sum()), int(copied.sum()))
+    places = tuple(tested[0].tolist()), tuple((tested[1] - len(positives)).tolist())
+    counts = (*map(len, kinds), places, int((~worded).sum()), int(copied.sum()))
     return Trained(model, auc, audit.auc_interval(auc, *sizes), calibration, *counts)
 
 

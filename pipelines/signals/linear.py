@@ -31,6 +31,8 @@ class Classifier(NamedTuple):
 
     words: Words
     row_of_bucket: np.ndarray  # int32[N_BUCKETS], -1 where the n-grams of a bucket were pruned
+    kept: np.ndarray  # uint64[N_BUCKETS / 64], a bit a bucket: in a core's own cache, which 8 MB of rows are not
+    kept: np.ndarray  # uint64[N_BUCKETS / 64], a bit a bucket: in a core's own cache, which 8 MB of rows are not
     inputs: np.ndarray  # float32[rows, dim]
     outputs: np.ndarray  # float32[labels - 1, dim], of the inner nodes
     # int32[labels - 1, 2], of the inner nodes: labels, or from `labels` on inner nodes, the root the last
@@ -52,8 +54,9 @@ def classifier(model: bytes) -> Classifier:
     row_of_bucket = np.full(N_BUCKETS, -1, np.int32)
     kept = np.arange(N_BUCKETS) if file.buckets is None else file.buckets
     row_of_bucket[kept] = np.arange(n_words, n_words + len(kept))
+    bits = np.packbits(row_of_bucket >= 0, bitorder="little").view(np.uint64)
     children, parents = huffman(file.counts)
-    arrays = (row_of_bucket, file.inputs, file.outputs[: len(children)], children, parents)
+    arrays = (row_of_bucket, bits, file.inputs, file.outputs[: len(children)], children, parents)
     return Classifier(words_of(file.words), *map(read_only, arrays))
 
 
@@ -85,13 +88,14 @@ def features(room, size, model, rows):
     room: uint8[size + 2], the text from place 1 on, with a space before and behind it. Spaces become the < and > that
     fastText puts around a word.
     """
-    n, begin = 0, 1
+    words, kept, row_of_bucket = model.words, model.kept, model.row_of_bucket
+    n, begin, hashes = 0, 1, np.empty(MAX_N, np.uint32)
     for i in range(1, size + 2):
         if not _ends_word(room[i]):
             continue
         if i > begin:
             word = room[begin:i]
-            row = row_of(model.words, fnv(word), word)
+            row = row_of(words, fnv(word), word)
             if row >= 0:
                 rows[n] = row
                 n += 1
@@ -99,9 +103,9 @@ def features(room, size, model, rows):
                 return n
             if not stands(word, 0, LABEL):
                 room[begin - 1], room[i] = 60, 62
-                n = _ngrams(room, begin - 1, i + 1, model.row_of_bucket, rows, n)
+                n = _ngrams(room, begin - 1, i + 1, kept, row_of_bucket, hashes, rows, n)
         begin = i + 1
-    rows[n] = row_of(model.words, fnv(END), END)
+    rows[n] = row_of(words, fnv(END), END)
     return n + 1
 
 
@@ -111,23 +115,28 @@ def _ends_word(byte):
 
 
 @njit
-def _ngrams(room, begin, end, row_of_bucket, rows, n):
-    """Append the rows of the n-grams of the code points in room[begin:end]."""
-    for i in range(begin, end):
-        if room[i] & 0xC0 == 0x80:
-            continue
-        hash, j = np.uint32(2166136261), i
-        for length in range(1, MAX_N + 1):
-            if j >= end:
+def _ngrams(room, begin, end, kept, row_of_bucket, hashes, rows, n):
+    """Append the rows of the n-grams of the code points in room[begin:end], in the order of their ends.
+
+    hashes: uint32[MAX_N], of the last one, two ... code points; each goes on from that of one fewer before.
+    """
+    i, length = begin, 0
+    while i < end:
+        for k in range(MAX_N - 1, 0, -1):
+            hashes[k] = hashes[k - 1]
+        hashes[0] = 2166136261
+        while True:
+            for k in range(MAX_N):
+                hashes[k] = np.uint32((hashes[k] ^ np.uint32(np.int8(room[i]))) * np.uint32(16777619))
+            i += 1
+            if i >= end or room[i] & 0xC0 != 0x80:
                 break
-            hash = np.uint32((hash ^ np.uint32(np.int8(room[j]))) * np.uint32(16777619))
-            j += 1
-            while j < end and room[j] & 0xC0 == 0x80:
-                hash = np.uint32((hash ^ np.uint32(np.int8(room[j]))) * np.uint32(16777619))
-                j += 1
-            if length >= MIN_N:
-                rows[n] = row_of_bucket[hash % np.uint32(N_BUCKETS)]
-                n += rows[n] >= 0  # half are pruned, at random: a branch would be mispredicted
+        length += 1
+        for k in range(MIN_N - 1, min(length, MAX_N)):
+            bucket = hashes[k] % np.uint32(N_BUCKETS)
+            if kept[bucket >> np.uint32(6)] >> np.uint64(bucket & np.uint32(63)) & np.uint64(1):  # one in nine
+                rows[n] = row_of_bucket[bucket]
+                n += 1
     return n
 
 

@@ -10,6 +10,12 @@ wild); it averages over their words, so one prediction is the mean over the thre
 fastText trains; a compiled pass predicts, several times as fast and without Python strings. With two labels the model
 is linear in its features, the words and the hashed pairs of words: one weight each, and the probability is the logistic
 function of their mean. fastText's own prediction is the oracle in the tests.
+
+A score says how like the words of a text are to those of the positives, as far as these differ from the pool's. It does
+not say that a text is good. What tells the two kinds apart may be a source's way of writing, which other sources do not
+share; the order of words hardly counts, so that a page and its shuffled words score alike (`order` sees that); and what
+is true, new or meant honestly is not seen at all. How far this holds of a model, its card says (`pipelines.models`:
+audit, limits).
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ line they take out "items in cart", "read more..." at its end, "sign-in" at its 
 OLMo 3 if at least half of its words, 12 or more, begin with a capital, or if it holds one of MADLAD's phrases, nine
 single characters in a row or a bar at its end; to MADLAD also if it has under 20 or over 500 characters, or more than
 20 % of them are digits or one of {}+/()>. (MADLAD's first rule, sentences in another language than the document, takes
-a model and is left out.)
+a model: `lang_mixed` has it, by paragraphs.)
 """
 
 from __future__ import annotations
