@@ -60,7 +60,7 @@ def wanted(home: Home, run: Path) -> Iterator[File]:
     """All files, hashes of windows as the manifest tells them."""
     manifest = load_manifest(home.shards / "manifest.json")
     known = {home.shards / window.file: window.sha256 for window in manifest.windows}
-    shards = [*known, *home.shards.glob("*.*"), *home.shards.rglob("index.json")]
+    shards = [*known, *filter(Path.is_file, home.shards.iterdir()), *home.shards.rglob("index.json")]
     for path in sorted({*shards, *_inside(run), *home.report.glob(f"{run.name}.*")}):
         name = str(path.relative_to(home.root))
         yield File(path, name, path.stat().st_size, known.get(path) or file_sha256(path))

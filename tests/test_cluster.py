@@ -28,7 +28,8 @@ from schemas.parts import FIXED, Spark
 
 SPARK_CLASS = Path(pyspark.__file__).parent / "bin" / "spark-class"
 SPARK_SUBMIT = Path(pyspark.__file__).parent / "bin" / "spark-submit"
-LOOPBACK = {"SPARK_LOCAL_IP": "127.0.0.1", "SPARK_DAEMON_MEMORY": "256m", "PYSPARK_PYTHON": sys.executable}
+LOOPBACK = {"SPARK_LOCAL_IP": "127.0.0.1", "PYSPARK_PYTHON": sys.executable}
+SMALL = {"SPARK_DAEMON_MEMORY": "256m"}
 SECONDS = 120
 
 
@@ -38,11 +39,11 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
-def start(command: list[str], log: Path, said: str, folder: Path) -> subprocess.Popen:
+def start(command: list[str], log: Path, said: str, folder: Path, **env: str) -> subprocess.Popen:
     """A server, once its log says that it is there."""
     with log.open("w") as file:
         started = subprocess.Popen(
-            list(map(str, command)), env=os.environ | LOOPBACK, stdout=file, stderr=file, cwd=folder, start_new_session=True
+            list(map(str, command)), env=os.environ | LOOPBACK | env, stdout=file, stderr=file, cwd=folder, start_new_session=True
         )
     until = time.monotonic() + SECONDS
     while said not in log.read_text():
@@ -65,11 +66,11 @@ def cluster(tmp_path_factory) -> Iterator[str]:
     of = "org.apache.spark.deploy"
     address = f"spark://127.0.0.1:{port}"
     master = [SPARK_CLASS, f"{of}.master.Master", "--host", "127.0.0.1", "--port", port, "--webui-port", free_port()]
-    servers = [start(master, folder / "master.log", "I have been elected leader", folder)]
+    servers = [start(master, folder / "master.log", "I have been elected leader", folder, **SMALL)]
     for i in range(2):
         worker = [SPARK_CLASS, f"{of}.worker.Worker", address, "--host", "127.0.0.1", "--cores", 1, "--memory", "1500m"]
         worker += ["--work-dir", folder / f"work{i}", "--webui-port", free_port()]
-        servers.append(start(worker, folder / f"worker{i}.log", "Successfully registered with master", folder))
+        servers.append(start(worker, folder / f"worker{i}.log", "Successfully registered with master", folder, **SMALL))
     yield address
     stop(*reversed(servers))
 
