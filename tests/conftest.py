@@ -47,7 +47,7 @@ def language_model() -> bytes:
 
 
 def flows(
-    *arguments: str, env: dict[str, str] | None = None, timeout: float = 400, file_size: int = resource.RLIM_INFINITY
+    *arguments: str, env: dict[str, str] | None = None, timeout: float = 900, file_size: int = resource.RLIM_INFINITY
 ) -> subprocess.CompletedProcess:
     """Run the command line as a user does: a process of its own, whose files may be so large (bytes)."""
     command = [sys.executable, "-m", "flows.cli", *arguments]
