@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -122,15 +122,16 @@ def spark_tasks(bar: Bar, session: Callable[[], SparkSession | None]) -> Iterato
         if total:
             bar.update(done, total, f"{done} of {total} tasks")
 
+    def told(stages: Iterable[Any] | None, inflight_tasks: int, operation_id: str | None, done: bool) -> None:
+        """As Spark Connect calls it."""
+        stages = list(stages or ())
+        show(sum(stage.num_completed_tasks for stage in stages), sum(stage.num_tasks for stage in stages))
+
     def look() -> bool:
         if (spark := session()) is None:
             return True
         if is_remote(spark):
-            spark.registerProgressHandler(
-                lambda stages, *_: show(
-                    sum(s.num_completed_tasks for s in stages or ()), sum(s.num_tasks for s in stages or ())
-                )
-            )
+            spark.registerProgressHandler(told)
             return False  # it tells by itself from now on
         try:
             tracker = spark.sparkContext.statusTracker()

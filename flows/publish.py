@@ -30,7 +30,7 @@ class File:
 
 
 def publish(home: Home, run: Path, url: str, on_bytes: Callable[[int, int], None]) -> dict[str, float]:
-    """Send the shards, what is there of the training run in the folder `run`, and its report, to the store at `url`;
+    """Send the shards, what is there of the training run in the folder `run`, and the reports, to the store at `url`;
     shards that are no longer named go. Returns what was sent.
 
     What is there already is not sent again. The manifest, and a run's result.json, are taken away before what they name
@@ -39,7 +39,7 @@ def publish(home: Home, run: Path, url: str, on_bytes: Callable[[int, int], None
     """
     store, journal = Store(url), Journal(home.root / "published.jsonl", url)
     files, there = list(wanted(home, run)), store.sizes()
-    missing = [one for one in files if there.get(one.name) != one.n_bytes or journal.sent.get(one.name) != one.sha256]
+    missing = [one for one in files if one.name not in there or journal.sent.get(one.name) != one.sha256]
     for one in missing:
         if one.is_last and one.name in there:
             store.delete(one.name)
@@ -61,7 +61,7 @@ def wanted(home: Home, run: Path) -> Iterator[File]:
     manifest = load_manifest(home.shards / "manifest.json")
     known = {home.shards / window.file: window.sha256 for window in manifest.windows}
     shards = [*known, *filter(Path.is_file, home.shards.iterdir()), *home.shards.rglob("index.json")]
-    for path in sorted({*shards, *_inside(run), *home.report.glob(f"{run.name}.*")}):
+    for path in sorted({*shards, *_inside(run), *filter(Path.is_file, home.report.glob("*"))}):
         name = str(path.relative_to(home.root))
         yield File(path, name, path.stat().st_size, known.get(path) or file_sha256(path))
 
@@ -74,7 +74,8 @@ def _inside(run: Path) -> Iterator[Path]:
 
 
 class Journal:
-    """Which content was sent under which name: a store tells only sizes. A line of JSON a file, the last one counts."""
+    """Which content was sent under which name. A store tells sizes only, and SeaweedFS for *.gz others than it was sent.
+    A line of JSON a file, the last one counts."""
 
     def __init__(self, file: Path, url: str):
         self.file, self.url, self.sent = file, url, {}
