@@ -61,7 +61,8 @@ def wanted(home: Home, run: Path) -> Iterator[File]:
     manifest = load_manifest(home.shards / "manifest.json")
     known = {home.shards / window.file: window.sha256 for window in manifest.windows}
     shards = [*known, *filter(Path.is_file, home.shards.iterdir()), *home.shards.rglob("index.json")]
-    for path in sorted({*shards, *_inside(run), *filter(Path.is_file, home.report.glob("*"))}):
+    reports = filter(Path.is_file, home.report.glob("*"))
+    for path in sorted({*shards, *_inside(run), *reports}):
         name = str(path.relative_to(home.root))
         yield File(path, name, path.stat().st_size, known.get(path) or file_sha256(path))
 
