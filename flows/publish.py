@@ -75,8 +75,8 @@ def _inside(run: Path) -> Iterator[Path]:
 
 
 class Journal:
-    """Which content was sent under which name. A store tells sizes only, and SeaweedFS for *.gz others than it was sent.
-    A line of JSON a file, the last one counts."""
+    """Which content was sent under which name: a store tells sizes only, and SeaweedFS wrong ones for *.gz. A line of
+    JSON a file, the last one counts."""
 
     def __init__(self, file: Path, url: str):
         self.file, self.url, self.sent = file, url, {}
