@@ -258,7 +258,7 @@ class Lake:
 
         folder = self._folder(table.name)
         if folder.get_file_info("").type == FileType.Directory:
-            folder.delete_dir_contents("")
+            folder.delete_dir_contents("", accept_root_dir=True)
         (spark or SparkSession.active()).sql(creation(table, self.spark_path(table)))
         return True
 

@@ -316,7 +316,7 @@ def test_a_batch_has_the_columns_that_the_families_promise_also_when_it_is_slice
 
 
 def test_every_family_is_measured():
-    names = ["text", "code", "language", "stopwords", "personal", "quality", "fingerprints"]
+    names = ["text", "code", "language", "stopwords", "order", "personal", "quality", "fingerprints"]
     assert [family.__name__.rsplit(".", 1)[1] for family in FAMILIES] == names
 
 
