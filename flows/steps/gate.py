@@ -107,10 +107,10 @@ def _same(row: Row, stored: Row | None) -> bool:
 def complaint(job: Job, row: Row) -> Iterator[str]:
     """What is said of a closed delivery: a line for it, one for each measure, the farthest beyond its limit first."""
     yield f"gate closed: {row['source']}/{row['snapshot']} differs from {row['against']}, the last accepted delivery:"
-    named = {one for members in row["documents"].values() for one in members}
+    farthest = sorted(row["beyond"].items(), key=lambda one: -_excess(row["drift"][one[0]], *one))
+    named = {one for measure, _ in farthest[:TOLD] for one in row["documents"].get(measure, [])}
     found = job.home.lake.arrow(tables.DOCUMENTS, ["doc_id", "uri"], pc.field("doc_id").isin(sorted(named))).to_pylist()
     uris = {one["doc_id"]: f"{one['doc_id'][:12]} ({one['uri']})" for one in found}
-    farthest = sorted(row["beyond"].items(), key=lambda one: -_excess(row["drift"][one[0]], *one))
     for measure, limit in farthest[:TOLD]:
         values = "" if measure.startswith("psi:") else (
             f", {row['reference'].get(measure, 0):.4g} -> {row['measured'].get(measure, 0):.4g}"
