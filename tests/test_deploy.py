@@ -169,7 +169,7 @@ def test_a_run_tells_what_it_does(deployed, hook, server):
     deployed.save(tiers={"high": 0.55, "low": 0.0})
     run = deployed.run()
     end = deployed.ended(run, "Completed", "Failed", "Crashed")
-    assert re.fullmatch(r"7 steps: judge, tokenise, mixture, shard, train, evaluate, report\. Kept \d+ of \d+ documents, final loss [\d.]+", end["state"]["message"])
+    assert re.fullmatch(r"8 steps: judge, tokenise, mixture, shard, train, evaluate, report, publish\. Kept \d+ of \d+ documents, final loss [\d.]+", end["state"]["message"])
     logs = "\n".join(deployed.logs(run))
     assert re.search(r"^ingest is done, of \S+: [\d,]+ documents, ", logs, re.MULTILINE)
     assert re.search(r"^judge: stale, .*tiers", logs, re.MULTILINE)

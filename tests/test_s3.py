@@ -38,7 +38,7 @@ def store(port, monkeypatch):
 
 
 def python(program: str, *arguments: str) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-c", program, *arguments], stdout=subprocess.PIPE, text=True, cwd=conftest.ROOT)
+    return subprocess.Popen([sys.executable, "-c", program, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=conftest.ROOT)
 
 
 LAKE = """
@@ -69,7 +69,8 @@ def test_tables_behave_as_on_a_disk(tmp_path):
     told = []
     for i, place in enumerate(places):
         (tmp_path / f"home{i}").mkdir()
-        told.append(json.loads(python(LAKE, str(tmp_path / f"home{i}"), place).communicate(timeout=300)[0]))
+        said = python(LAKE, str(tmp_path / f"home{i}"), place).communicate(timeout=300)[0]
+        told.append(json.loads(said.splitlines()[-1]))  # behind the lines of a first set-up
     assert told[0] == told[1] == [None, False, 1, 2, 3, 4, [[1, 2], [1, 2, 3], [2, 4]], {"step": "d"}, 2, True]
     here, there = Lake(Path(places[0])), Lake(places[1])
     assert there.arrow(tables.DOCUMENTS).sort_by("doc_id") == here.arrow(tables.DOCUMENTS).sort_by("doc_id")
@@ -94,13 +95,19 @@ for key, value in s3.settings().items():
 conf.set("fs.s3a.impl", "org.apache.hadoop.fs.s3a.S3AFileSystem")
 store = gateway.jvm.millrace.ConditionalLogStore(conf)
 
+def write(key, text):
+    lines = gateway.jvm.java.util.ArrayList()
+    lines.append(text)
+    store.write(gateway.jvm.org.apache.hadoop.fs.Path(f"s3a://bucket/{key}"), lines.iterator(), False, conf)
+
+write(f"warm/{name}.json", "classes are loaded")
+print("ready", flush=True)
+sys.stdin.readline()
+
 def race(thread):
     for version in range(races):
-        lines = gateway.jvm.java.util.ArrayList()
-        lines.append(f"{name}.{thread}")
-        path = gateway.jvm.org.apache.hadoop.fs.Path(f"s3a://bucket/races/{version:020}.json")
         try:
-            store.write(path, lines.iterator(), False, conf)
+            write(f"races/{version:020}.json", f"{name}.{thread}")
             print(version, f"{name}.{thread}", flush=True)
         except Py4JJavaError as error:
             assert "FileAlreadyExistsException" in str(error.java_exception), error
@@ -119,6 +126,12 @@ def test_of_many_writers_of_a_version_one_wins():
     from schemas.store import files_at
 
     racers = [python(RACE, name, str(RACES), str(THREADS)) for name in ("one", "two")]
+    for racer in racers:
+        while racer.stdout.readline() != "ready\n":
+            assert racer.poll() is None
+    for racer in racers:
+        racer.stdin.write("go\n")
+        racer.stdin.flush()
     won = [line.split() for racer in racers for line in racer.communicate(timeout=300)[0].splitlines()]
     assert all(racer.returncode == 0 for racer in racers)
     assert Counter(int(version) for version, _ in won) == {version: 1 for version in range(RACES)}
