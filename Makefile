@@ -1,7 +1,7 @@
 # make curriculum   raw text -> tables -> shards -> a trained model -> a report; RECIPE=my.yaml runs another recipe
 # make setup        only the virtual environment, Delta's JARs and two model files (6 GB, once); PYTHON=... picks a Python
 # make test         every test but those that need servers, in two processes
-# make test-all     what `make test` leaves out: a Prefect server with its workers, kills in every step, what else takes long
+# make test-all     what `make test` leaves out: a Prefect server with its workers, kills in every step, what else takes long, in two processes too
 # make bench        the measurements behind the numbers in the README
 # make bench-setup  the tools that it compares with, in an environment of their own (.bench, 2 GB); without them it says so
 # make clean        removes the set-up and caches, never data (each recipe names its home folder)
@@ -28,7 +28,7 @@ test: setup
 	$(python) -m pytest -m "not servers" -n 2
 
 test-all: setup
-	$(python) -m pytest -m servers
+	$(python) -m pytest -m servers -n 2
 
 bench: setup
 	$(python) -m benchmarks

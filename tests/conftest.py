@@ -7,7 +7,6 @@ import resource
 import socket
 import subprocess
 import sys
-import threading
 import time
 import urllib.request
 from dataclasses import dataclass
@@ -92,7 +91,7 @@ class Finished:
 
 
 @pytest.fixture(scope="session")
-def finished_home(tmp_path_factory, request) -> Finished:
+def finished_home(tmp_path_factory) -> Finished:
     folder = tmp_path_factory.mktemp("main-job")
     planted = corpus.write(folder / "text")
     file = corpus.save(corpus.recipe(folder / "text", folder / "home"), folder / "recipe.yaml")
@@ -100,57 +99,20 @@ def finished_home(tmp_path_factory, request) -> Finished:
     made_at = elsewhere.stat().st_mtime_ns
     done = flows("run", "curriculum", "--recipe", str(file), env={"TMPDIR": str(elsewhere)})
     assert done.returncode == 0, done.stdout + done.stderr
-    finished = Finished(file, recipes.load(file), Home(folder / "home"), planted, done.stdout, elsewhere, made_at)
-    if any(item.path.name == "test_kills.py" for item in request.session.items):
-        request.getfixturevalue("prefect_server")
-        KILLS.append(Beside(finished, tmp_path_factory.mktemp("kills")))
-    return finished
-
-
-class Beside(threading.Thread):
-    """Four minutes of kills that mostly wait for processes to start: they go on while other tests run."""
-
-    def __init__(self, finished: Finished, folder: Path):
-        super().__init__(daemon=True)
-        self.finished, self.folder, self.found, self.error = finished, folder, None, None
-        self.start()
-
-    def run(self) -> None:
-        from test_kills import kill_in_every_step
-
-        try:
-            self.found = kill_in_every_step(self.finished, self.folder)
-        except BaseException as error:
-            self.error = error
-
-
-KILLS: list[Beside] = []
-
-
-@pytest.fixture
-def kills(finished_home):
-    """Waits for the kills that began when the small run was finished, and raises what they raised."""
-
-    def wait():
-        (thread,) = KILLS
-        thread.join()
-        if thread.error:
-            raise thread.error
-        return thread.found
-
-    return wait
+    return Finished(file, recipes.load(file), Home(folder / "home"), planted, done.stdout, elsewhere, made_at)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What is dear first. The kills begin with the small run and are asked for last."""
-    order = {"home": 0, "spark": 1}
-    items.sort(key=lambda item: (item.path.name == "test_kills.py", order.get(group(item.path), 2)))
+    """What is dear first."""
+    order = {"home": 0, "test_deploy": 1, "spark": 2}
+    items.sort(key=lambda item: order.get(group(item.path), 3))
 
 
 @functools.cache
 def group(file: Path) -> str:
-    """The fixture that is dear of those that a file's tests ask for, or the file."""
-    text = file.read_text()
+    """The fixture that is dear of those that a file's tests ask for, or the file. Deployments take as long as all else that needs
+    the small run, and have one of their own."""
+    text = "" if file.stem == "test_deploy" else file.read_text()
     return "home" if "(finished_home" in text or ", finished_home" in text else "spark" if "(spark" in text else file.stem
 
 

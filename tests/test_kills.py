@@ -121,9 +121,8 @@ def kill_in_every_step(finished: conftest.Finished, folder: Path) -> Killed:
     return Killed(home, met, orphan, stopped, scratch, conftest.flows("run", "curriculum", "--recipe", str(file)))
 
 
-def test_a_run_that_is_killed_in_every_step_ends_as_one_that_is_not(finished_home, kills):
-    """The kills themselves go on beside all other tests (`conftest.kills`)."""
-    killed = kills()
+def test_a_run_that_is_killed_in_every_step_ends_as_one_that_is_not(finished_home, prefect_server, tmp_path):
+    killed = kill_in_every_step(finished_home, tmp_path)
     assert len(killed.met) > len(KILLED) // 2, killed.met
     assert not running(killed.orphan)
     assert killed.done.returncode == 0, killed.done.stdout + killed.done.stderr

@@ -100,6 +100,7 @@ def wait_until(holds, seconds=60):
     assert holds()
 
 
+@pytest.mark.servers
 def test_what_a_rank_raises_arrives_whole_and_it_is_not_started_again(sums, tmp_path):
     code = at(30, 1, "(run / 'starts').open('a').write('x'); raise FloatingPointError('loss not finite; documents [7]')")
     said, *_ = follow_until_it_ends(sums(code), tmp_path)

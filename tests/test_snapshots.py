@@ -97,7 +97,7 @@ def test_a_chain_of_near_copies_that_comes_in_any_order_leaves_what_a_run_from_n
     assert kept == {row["doc_id"] for row in clusters if row["rank"] == 1} and 6 <= len(kept) <= 10
 
 
-@pytest.mark.parametrize("fitting", [2, pytest.param(3, marks=pytest.mark.servers), pytest.param(4, marks=pytest.mark.servers)])  # 3 texts are new and near one other: not even these fit, these alone, all of them
+@pytest.mark.parametrize("fitting", [pytest.param(n, marks=pytest.mark.servers) for n in (2, 3, 4)])  # 3 texts are new and near one other: not even these fit, these alone, all of them
 def test_what_does_not_fit_into_one_process_is_said_and_gives_the_same(spark, delivered, monkeypatch, fitting):
     whole, parts = job(spark, delivered, ["old", "new"]), [job(spark, delivered, names, "parts") for names in (["old"], ["old", "new"])]
     for one in (whole, *parts):

@@ -440,6 +440,7 @@ HOSTILE = [
 ]  # fmt: skip
 
 
+@pytest.mark.servers
 def test_hostile_pages_cost_seconds_and_no_stack():
     code = f"""
 import resource, threading, time
