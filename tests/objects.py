@@ -6,6 +6,7 @@ import http.client
 import http.server
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -53,7 +54,7 @@ def seaweed(folder: Path) -> Iterator[int]:
         make_bucket(ports["s3.port"], server, folder / "log")
         yield ports["s3.port"]
     finally:
-        server.terminate()
+        server.kill()  # a stop takes it 10 to 25 s
         server.wait(30)
 
 
@@ -72,12 +73,28 @@ def make_bucket(port: int, server: subprocess.Popen, log: Path) -> None:
 
 class Trouble:
     """What the proxy does to requests to come, in order: 503, `cut` (half of the body, then the connection ends), `drop`
-    (no answer), else it passes on."""
+    (no answer), `lose` (passed on, and no answer), `expired` (the store's answer to a token that has), else it passes on.
+
+    `of`: requests whose "METHOD path" it finds are the ones that are meant. `seconds`: each waits as long. `hidden`: listings
+    leave out keys that it finds.
+    """
 
     def __init__(self):
         self.next: list[int | str] = []
         self.done: list[int | str] = []
-        self.away = False
+        self.asked: list[str] = []
+        self.away, self.of, self.seconds, self.hidden = False, "", 0.0, None
+
+    def take(self, request: str) -> int | str:
+        self.asked.append(request)
+        if not re.search(self.of, request):
+            return "pass"
+        what = "drop" if self.away else self.next.pop(0) if self.next else "pass"
+        self.done.append(what)
+        return what
+
+
+EXPIRED = b"<?xml version='1.0' encoding='UTF-8'?><Error><Code>ExpiredToken</Code><Message>The provided token has expired.</Message></Error>"
 
 
 @contextmanager
@@ -100,15 +117,17 @@ def troubled(port: int) -> Iterator[tuple[int, Trouble]]:
 
         def handle_any(self) -> None:
             body = self.body()
-            what = "drop" if trouble.away else trouble.next.pop(0) if trouble.next else "pass"
-            trouble.done.append(what)
+            what = trouble.take(f"{self.command} {self.path}")
+            time.sleep(trouble.seconds)
             if what == "drop":
                 self.close_connection = True
                 return
-            if what == 503:
-                self.send_response(503)
-                self.send_header("Content-Length", "0")
+            if what in (503, "expired"):
+                said = EXPIRED if what == "expired" else b""
+                self.send_response_only(503 if what == 503 else 400)
+                self.send_header("Content-Length", str(len(said)))
                 self.end_headers()
+                self.wfile.write(b"" if self.command == "HEAD" else said)
                 return
             store = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
             store.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
@@ -117,7 +136,12 @@ def troubled(port: int) -> Iterator[tuple[int, Trouble]]:
             store.endheaders(body)
             answer = store.getresponse()
             data = answer.read()
-            self.send_response(answer.status)
+            if what == "lose":
+                self.close_connection = True
+                return
+            if trouble.hidden and "list-type=2" in self.path:
+                data = re.sub(rb"<Contents>.*?</Contents>", lambda one: b"" if re.search(trouble.hidden, one[0].decode()) else one[0], data, flags=re.S)
+            self.send_response_only(answer.status)
             for name, value in answer.getheaders():
                 if name.lower() not in ("transfer-encoding", "connection", "content-length"):
                     self.send_header(name, value)
