@@ -97,6 +97,9 @@ def test_windows_are_there_before_they_are_read(shards, url, trouble, tmp_path):
             time.sleep(0.1)
         waited[name] = sum(seconds[1:])
         assert got == expected
+        gets = [one for one in trouble.asked if one.startswith("GET") and ".mds" in one]
+        assert len(gets) == len(set(gets)), "each is fetched once"
+        trouble.asked.clear()
     print(f"waited {waited['when read']:.2f} s when windows were fetched as they were read, {waited['ahead']:.2f} s ahead")
     assert waited["ahead"] < waited["when read"] / 3
 
@@ -149,7 +152,7 @@ def test_one_that_stays_away_ends_the_run_with_one_sentence_and_a_stop_is_heeded
     monkeypatch.setattr(stores, "PATIENCE_SECONDS", 300.0)
     trouble.away = False
     monkeypatch.setattr(source, "AHEAD", 1)
-    read = from_store(url, tmp_path / "cache").ahead(0, depth=2)
+    read = from_store(url, tmp_path / "cache").ahead(0, depth=30)
     next(read)
     trouble.away = True
     time.sleep(1)
