@@ -101,40 +101,59 @@ def store_error(place: str, error: Exception) -> OSError:
         return FileNotFoundError(f"{place} is missing")
     if advice := refusal(str(error)):
         return PermissionError(f"{place}: {advice}")
-    return OSError(f"{place}: expected the object store to answer, found {error}")
+    said = " ".join(re.sub(r"\x1b\[\d*m", "", str(error)).split())  # delta-rs paints lines
+    return OSError(f"{place}: expected the object store to answer, found {said}")
+
+
+def told_on_stderr(said: str) -> None:
+    print(said, file=sys.stderr, flush=True)
+
+
+def ask_again(
+    place: str,
+    ask: Callable[[], T],
+    tell: Callable[[str], None] = told_on_stderr,
+    closed: threading.Event | None = None,
+) -> T:
+    """What `ask` returns, which is called again while the store at `place` does not answer, for PATIENCE_SECONDS or
+    until `closed` is set. Raises `store_error`; at once for credentials that are refused and for files and buckets that
+    are missing.
+
+    tell: is told once that the store is waited for.
+    """
+    until, told = time.monotonic() + PATIENCE_SECONDS, False
+    while True:
+        try:
+            return ask()
+        except (OSError, ValueError) as error:
+            if getattr(error, "errno", None) and not isinstance(error, FileNotFoundError):
+                raise  # of a file here
+            wrong = store_error(place, error)
+            is_final = isinstance(error, ValueError) or FINAL.search(str(error)) or type(wrong) is not OSError
+        if is_final or time.monotonic() > until or (closed or threading.Event()).wait(PAUSE_SECONDS):
+            raise wrong
+        if not told:
+            tell(f"{wrong}; asking again for {PATIENCE_SECONDS:g} s")
+        told = True
 
 
 class Store:
     """The files below a URL. Every method raises OSError, naming the URL, for a store that does not answer as it
     should in PATIENCE_SECONDS, PermissionError at once for one that refuses the credentials.
 
-    tell: is told once that a store is waited for. `closed`, set by another thread, ends the waiting.
+    tell, closed: as `ask_again` takes them.
     """
 
-    def __init__(self, url: str, tell: Callable[[str], None] | None = None):
+    def __init__(self, url: str, tell: Callable[[str], None] = told_on_stderr):
         self.url, self.closed = url.rstrip("/"), threading.Event()
-        self._tell = tell or _told_on_stderr
+        self._tell = tell
 
     @cached_property
     def _files(self) -> SubTreeFileSystem:
         return files_at(self.url, attempts=2)
 
     def _ask(self, name: str, ask: Callable[[], T]) -> T:
-        """What `ask` returns, which is called again while the store does not answer."""
-        until, place, told = time.monotonic() + PATIENCE_SECONDS, f"{self.url}/{name}".rstrip("/"), False
-        while True:
-            try:
-                return ask()
-            except (OSError, ValueError) as error:
-                if getattr(error, "errno", None) and not isinstance(error, FileNotFoundError):
-                    raise  # of a file here
-                wrong = store_error(place, error)
-                is_final = isinstance(error, ValueError) or FINAL.search(str(error)) or type(wrong) is not OSError
-            if is_final or time.monotonic() > until or self.closed.wait(PAUSE_SECONDS):
-                raise wrong
-            if not told:
-                self._tell(f"{wrong}; asking again for {PATIENCE_SECONDS:g} s")
-            told = True
+        return ask_again(f"{self.url}/{name}".rstrip("/"), ask, self._tell, self.closed)
 
     def sizes(self, below: str = "") -> dict[str, int]:
         """Bytes of every file, by name."""
@@ -194,7 +213,3 @@ class Store:
                 self._files.delete_file(name)
 
         self._ask(name, ask)
-
-
-def _told_on_stderr(said: str) -> None:
-    print(said, file=sys.stderr, flush=True)

@@ -75,7 +75,8 @@ def make_bucket(port: int, server: subprocess.Popen, log: Path) -> None:
 
 class Trouble:
     """What the proxy does to requests to come, in order: 503, `cut` (half of the body, then the connection ends), `drop`
-    (no answer), `lose` (passed on, and no answer), `expired` (the store's answer to a token that has), else it passes on.
+    (no answer), `lose` (passed on, and no answer), `expired` (the store's answer to a token that has), `hang` (not passed on, and
+    no answer until the client is gone), `hold` (the same, passed on), else it passes on.
 
     `of`: requests whose "METHOD path" it finds are the ones that are meant. `seconds`: each waits as long. `hidden`: listings
     leave out keys that it finds.
@@ -86,6 +87,7 @@ class Trouble:
         self.done: list[int | str] = []
         self.asked: list[str] = []
         self.away, self.of, self.seconds, self.hidden = False, "", 0.0, None
+        self.hangs = threading.Event()
 
     def take(self, request: str) -> int | str:
         self.asked.append(request)
@@ -94,6 +96,12 @@ class Trouble:
         what = "drop" if self.away else self.next.pop(0) if self.next else "pass"
         self.done.append(what)
         return what
+
+    def wait(self, what: int | str) -> None:
+        """Tell the test that a request hangs, and let it, as long as the test needs to kill the client."""
+        if what in ("hang", "hold"):
+            self.hangs.set()
+            time.sleep(3)
 
 
 EXPIRED = b"<?xml version='1.0' encoding='UTF-8'?><Error><Code>ExpiredToken</Code><Message>The provided token has expired.</Message></Error>"
@@ -121,8 +129,9 @@ def troubled(port: int) -> Iterator[tuple[int, Trouble]]:
             body = self.body()
             what = trouble.take(f"{self.command} {self.path}")
             time.sleep(trouble.seconds)
-            if what == "drop":
+            if what in ("drop", "hang"):
                 self.close_connection = True
+                trouble.wait(what)
                 return
             if what in (503, "expired"):
                 said = EXPIRED if what == "expired" else b""
@@ -138,8 +147,9 @@ def troubled(port: int) -> Iterator[tuple[int, Trouble]]:
             store.endheaders(body)
             answer = store.getresponse()
             data = answer.read()
-            if what == "lose":
+            if what in ("lose", "hold"):
                 self.close_connection = True
+                trouble.wait(what)
                 return
             if trouble.hidden and "list-type=2" in self.path:
                 data = re.sub(rb"<Contents>.*?</Contents>", lambda one: b"" if re.search(trouble.hidden, one[0].decode()) else one[0], data, flags=re.S)
