@@ -16,7 +16,7 @@ from pyarrow.fs import FileType, SubTreeFileSystem
 
 from pipelines.commits import Commit, commit_files, last_change, read_actions, unlisted, version_of
 from schemas.errors import DataError
-from schemas.store import ask_again, endpoint, files_at, is_url
+from schemas.store import PATIENCE_SECONDS, ask_again, endpoint, files_at, is_url
 from schemas.tables import Table
 
 if TYPE_CHECKING:  # 1 s of imports that `flows status` and `flows trace` do without
@@ -34,6 +34,14 @@ PLAIN = "string", "float", "double", "boolean", "binary"
 DELTA_NAMES = {"int": "integer", "bigint": "long", **dict(zip(PLAIN, PLAIN, strict=True))}
 
 ARROW = {"string": pa.string(), "bigint": pa.int64(), "int": pa.int32(), "double": pa.float64(), "boolean": pa.bool_()}
+
+# By default delta-rs gives a request up after ten attempts, in two to six seconds: a store is away for a minute.
+RETRIES = {
+    "max_retries": "100",
+    "retry_timeout": f"{PATIENCE_SECONDS:g}s",
+    "backoff_config.init_backoff": "500ms",
+    "backoff_config.max_backoff": "5s",
+}
 
 MENDED = "Delete the file, and `flows run curriculum` makes the table again"
 
@@ -304,7 +312,7 @@ def storage_options(place: str) -> dict[str, str] | None:
     if not is_url(place):
         return None
     told = {"AWS_ENDPOINT_URL": endpoint()} if endpoint() else {}
-    return told | ({"AWS_ALLOW_HTTP": "true"} if (endpoint() or "").startswith("http://") else {})
+    return RETRIES | told | ({"AWS_ALLOW_HTTP": "true"} if (endpoint() or "").startswith("http://") else {})
 
 
 def from_rows(rows: list[dict[str, Any]], table: Table) -> pa.Table:
