@@ -78,7 +78,7 @@ class Trouble:
     (no answer), `lose` (passed on, and no answer), `expired` (the store's answer to a token that has), `hang` (not passed on, and
     no answer until the client is gone), `hold` (the same, passed on), else it passes on.
 
-    `of`: requests whose "METHOD path" it finds are the ones that are meant. `seconds`: each waits as long. `hidden`: listings
+    `n_bytes`: of all answers. `of`: requests whose "METHOD path" it finds are the ones that are meant. `seconds`: each waits as long. `hidden`: listings
     leave out keys that it finds.
     """
 
@@ -87,7 +87,7 @@ class Trouble:
         self.done: list[int | str] = []
         self.asked: list[str] = []
         self.away, self.of, self.seconds, self.hidden = False, "", 0.0, None
-        self.hangs = threading.Event()
+        self.hangs, self.n_bytes = threading.Event(), 0
 
     def take(self, request: str) -> int | str:
         self.asked.append(request)
@@ -160,6 +160,7 @@ def troubled(port: int) -> Iterator[tuple[int, Trouble]]:
             self.send_header("Content-Length", answer.getheader("Content-Length") if self.command == "HEAD" else str(len(data)))
             self.end_headers()
             if self.command != "HEAD":
+                trouble.n_bytes += len(data)
                 self.wfile.write(data[: len(data) // 2] if what == "cut" else data)
             self.close_connection = self.close_connection or what == "cut"
 

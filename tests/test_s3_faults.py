@@ -12,10 +12,12 @@ import threading
 import conftest
 import objects
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable, write_deltalake
 from deltalake.exceptions import DeltaError
 
+from pipelines.dedup.verify import TEXTS, read_rows, remote_rows
 from pipelines.lake import Lake, storage_options
 from schemas import tables
 from schemas.files import file_sha256
@@ -199,6 +201,23 @@ def test_a_listing_that_hides_commits_is_not_taken_for_no_table(trouble, tmp_pat
             lake.write(there.slice(0, 0), tables.DOCUMENTS, {"step": "b"}, append=True)
     trouble.hidden = None
     assert lake.arrow(tables.DOCUMENTS) == there
+
+
+def test_a_few_texts_are_read_without_all_others(trouble, tmp_path):
+    """Of 40 groups of rows those with one of the ids, in two files; oracle: the rows that were written."""
+    place, chance = f"s3://bucket/{tmp_path.name}", random.Random(3)
+    rows = [{"doc_id": chance.randbytes(16).hex(), "text": chance.randbytes(10_000).hex()} for _ in range(2000)]
+    for i, half in enumerate((rows[:1000], rows[1000:])):
+        pq.write_table(pa.Table.from_pylist(half), tmp_path / f"{i}.parquet", row_group_size=50)
+        Store(place).put(tmp_path / f"{i}.parquet", f"{i}.parquet")
+    files = [f"{place}/{i}.parquet" for i in (0, 1)]
+    for wanted in (rows[7:9], rows[0:1] + rows[49:51] + rows[999:1001] + rows[-1:], rows, []):
+        before = trouble.n_bytes
+        ids = pa.array([*(row["doc_id"] for row in wanted), "0" * 32], pa.string())
+        got = [row for part in read_rows(files, ids, TEXTS) for row in part.to_pylist()]
+        assert sorted(map(str, got)) == sorted(map(str, wanted))
+        assert len(wanted) == 2000 or trouble.n_bytes - before < 9e6 < 40e6 < sum(len(row["text"]) for row in rows) + 1e6
+    assert list(remote_rows([str(tmp_path / "0.parquet")], pa.array([rows[3]["doc_id"]]), TEXTS))[0].num_rows == 1
 
 
 @pytest.mark.parametrize("part", [1, 2, 3])

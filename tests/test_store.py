@@ -8,6 +8,7 @@ import random
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import conftest
@@ -17,6 +18,7 @@ import pytest
 from flows.home import Home
 from flows.publish import publish
 from model.source import Source, open_folder
+from schemas import store as stores
 from schemas.errors import DataError
 from schemas.files import file_sha256
 from schemas.manifest import load_manifest
@@ -112,22 +114,71 @@ def test_a_store_that_stumbles_is_asked_again(bucket, trouble, tmp_path):
 
 
 @servers
-def test_a_store_that_is_away_is_named_once(bucket, trouble, tmp_path):
+def test_a_store_that_is_away_is_named_once(bucket, trouble, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(stores, "PATIENCE_SECONDS", 1.0)
     (tmp_path / "file").write_bytes(b"x")
     Store(bucket).put(tmp_path / "file", "x")
     trouble.away = True
     for ask in (lambda: Store(bucket).sizes(), lambda: Store(bucket).get("x", tmp_path / "got"), lambda: Store(bucket).put(tmp_path / "file", "y")):
         with pytest.raises(OSError, match=rf"{bucket}.*: expected the object store to answer, found"):
             ask()
-    assert not (tmp_path / "got").exists()
+    assert not (tmp_path / "got").exists() and capsys.readouterr().err.count("asking again for 1 s") == 3
     trouble.away = False
     assert Store(bucket).sizes() == {"x": 1}
 
 
 @servers
+def test_a_store_that_is_away_for_a_while_is_waited_for_and_a_bucket_that_is_not_there_is_not(bucket, trouble, tmp_path, capsys):
+    (tmp_path / "file").write_bytes(b"x" * 1000)
+    trouble.away = True
+    threading.Timer(5, lambda: setattr(trouble, "away", False)).start()
+    Store(bucket).put(tmp_path / "file", "x")
+    assert Store(bucket).read("x") == b"x" * 1000 and capsys.readouterr().err.count("asking again") == 1
+    with pytest.raises(OSError, match="s3://nowhere/x: "):
+        Store("s3://nowhere/x").sizes()
+    with pytest.raises(OSError, match="s3://nowhere/x"):
+        Store("s3://nowhere/x").put(tmp_path / "file", "x")
+    assert "asking again" not in capsys.readouterr().err
+
+
+@servers
+def test_credentials_that_expire_while_a_home_is_published_are_named_and_nothing_half_sent_is_whole(bucket, finished, trouble):
+    """After any number of requests."""
+    local = json.loads((finished.shards / "manifest.json").read_text())
+    for after in (0, 3, 9, 20):
+        trouble.next = ["pass"] * after + ["expired"] * 1000
+        with pytest.raises(PermissionError, match=rf"^{bucket}.*: expected credentials that the object store takes, found '.*': renew AWS_SESSION_TOKEN"):
+            send(finished, bucket)
+        trouble.next = []
+        assert "shards/manifest.json" not in Store(bucket).sizes()
+    assert send(finished, bucket)["files"] > 3 and json.loads(Store(bucket).read("shards/manifest.json")) == local
+
+
+@servers
+@pytest.mark.parametrize("hidden", ["manifest.json", "window-00000", "."])
+def test_a_listing_that_leaves_things_out_sends_them_again_and_shows_no_old_manifest(bucket, finished, trouble, hidden):
+    """The manifest of before goes away although it is not listed, before a window that it names is changed."""
+    send(finished, bucket)
+    window = load_manifest(finished.shards / "manifest.json").windows[0]
+    file = finished.shards / window.file
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    fix(json.loads((finished.shards / "manifest.json").read_text()), finished, window.file)
+    trouble.hidden, trouble.of, trouble.next = hidden, rf"^P\w+ .*/{window.file}", ["expired"] * 9
+    with pytest.raises(PermissionError):
+        send(finished, bucket)
+    with pytest.raises(FileNotFoundError):
+        Store(bucket).read("shards/manifest.json")
+    trouble.next = []
+    send(finished, bucket)
+    trouble.hidden = None
+    assert Store(bucket).read(f"shards/{window.file}") == file.read_bytes()
+    assert Store(bucket).read("shards/manifest.json") == (finished.shards / "manifest.json").read_bytes()
+
+
+@servers
 def test_wrong_credentials_are_named_without_the_secret(bucket, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another-secret")
-    with pytest.raises(OSError, match=rf"{bucket}.*: expected the object store to answer, found") as told:
+    with pytest.raises(PermissionError, match=rf"{bucket}: expected credentials that the object store takes, .*: renew AWS_SECRET_ACCESS_KEY") as told:
         Store(bucket).sizes()
     assert "another-secret" not in str(told.value)
 
