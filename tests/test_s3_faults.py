@@ -17,7 +17,7 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 from deltalake.exceptions import DeltaError
 
-from pipelines.dedup.verify import TEXTS, read_rows, remote_rows
+from pipelines.dedup.verify import TEXTS, read_rows
 from pipelines.lake import Lake, storage_options
 from schemas import tables
 from schemas.files import file_sha256
@@ -216,8 +216,7 @@ def test_a_few_texts_are_read_without_all_others(trouble, tmp_path):
         ids = pa.array([*(row["doc_id"] for row in wanted), "0" * 32], pa.string())
         got = [row for part in read_rows(files, ids, TEXTS) for row in part.to_pylist()]
         assert sorted(map(str, got)) == sorted(map(str, wanted))
-        assert len(wanted) == 2000 or trouble.n_bytes - before < 9e6 < 40e6 < sum(len(row["text"]) for row in rows) + 1e6
-    assert list(remote_rows([str(tmp_path / "0.parquet")], pa.array([rows[3]["doc_id"]]), TEXTS))[0].num_rows == 1
+        assert len(wanted) == 2000 or trouble.n_bytes - before < 9e6, "of 40 MB"
 
 
 @pytest.mark.parametrize("part", [1, 2, 3])

@@ -185,8 +185,8 @@ def read_rows(files: list[str], ids: pa.Array, columns: pa.Schema) -> Iterator[p
 
 
 def remote_rows(files: list[str], ids: pa.Array, columns: pa.Schema) -> Iterator[pa.RecordBatch]:
-    """The same of files of one table in an object store. Ids are hashes, of which no statistics tell where they are not:
-    the ids are read, a hundredth of the texts, and then the groups of rows that have some of those wanted."""
+    """The same of files of one table in an object store. No statistics tell where a hash is not: the ids are read, a
+    hundredth of the texts, and then the groups of rows that have some of those wanted."""
     folder = files[0].rpartition("/")[0]  # Delta's tables without partitions have one
     names = [file.removeprefix(f"{folder}/") for file in files]
     source = dataset(names, filesystem=files_at(folder), format="parquet")
