@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -11,6 +12,7 @@ import time
 from pathlib import Path
 
 import conftest
+import corpus
 import objects
 import pytest
 
@@ -193,3 +195,13 @@ def test_a_store_that_refuses_names_what_to_renew(lake, tmp_path, monkeypatch):
         with home(tmp_path / "a", lake).held():
             pass
     assert "another-secret" not in str(told.value)
+
+
+def test_the_command_line_says_who_holds_the_lake_and_what_a_store_refuses(lake, tmp_path):
+    corpus.write(tmp_path / "text")
+    file = str(corpus.save(corpus.recipe(tmp_path / "text", tmp_path / "b") | {"lake": lake}, tmp_path / "recipe.yaml"))
+    with home(tmp_path / "a", lake).held():
+        done = conftest.flows("run", "curriculum", "--recipe", file)
+    assert (done.returncode, done.stdout) == (12, "") and re.fullmatch(rf"{lake} is in use by process {os.getpid()} on .*\n", done.stderr)
+    refused = conftest.flows("run", "curriculum", "--recipe", file, env={"AWS_SECRET_ACCESS_KEY": "wrong"})
+    assert refused.returncode == 1 and re.fullmatch(r".*expected credentials .*: renew AWS_SECRET_ACCESS_KEY\. What is done is safe.*\n", refused.stderr)
