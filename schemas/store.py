@@ -31,6 +31,8 @@ PART = 16 << 20  # bytes read or sent at a time
 PATIENCE_SECONDS = 120.0  # in which a store that does not answer is asked again
 PAUSE_SECONDS = 3.0
 ATTEMPTS = 7  # of a request of those who read tables: the SDK waits 2, 4, 8, 16, 20 and 20 s between them
+CONNECT_SECONDS = 10.0
+SILENT_SECONDS = 60.0  # in which not a byte came; the SDK gives up after 3, so that no slow listing ever ended
 KEYS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 # What Arrow, delta-rs, boto3 and Hadoop quote of a store that refuses, and what is to be renewed. To a HEAD there is no
 # body that says why: S3 answers it with 400 where a token has expired.
@@ -81,6 +83,8 @@ def _s3(bucket: str, attempts: int) -> S3FileSystem:
         scheme=parts.scheme or "https",
         region=region or (None if endpoint() else resolve_s3_region(bucket)),
         retry_strategy=AwsStandardS3RetryStrategy(max_attempts=attempts),
+        connect_timeout=CONNECT_SECONDS,
+        request_timeout=SILENT_SECONDS,
     )
 
 

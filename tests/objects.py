@@ -128,7 +128,7 @@ def troubled(port: int) -> Iterator[tuple[int, Trouble]]:
         def handle_any(self) -> None:
             body = self.body()
             what = trouble.take(f"{self.command} {self.path}")
-            time.sleep(trouble.seconds)
+            time.sleep(trouble.seconds if re.search(trouble.of, f"{self.command} {self.path}") else 0)
             if what in ("drop", "hang"):
                 self.close_connection = True
                 trouble.wait(what)
@@ -170,6 +170,7 @@ def troubled(port: int) -> Iterator[tuple[int, Trouble]]:
             pass
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as listening:
+        listening.handle_error = lambda *_: None  # clients that were killed, or that hung up
         threading.Thread(target=listening.serve_forever, daemon=True).start()
         yield listening.server_port, trouble
         listening.shutdown()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -12,8 +13,10 @@ import threading
 from pathlib import Path
 
 import conftest
+import corpus
 import objects
 import pytest
+import yaml
 
 from flows.home import Home
 from flows.publish import publish
@@ -142,6 +145,16 @@ def test_a_store_that_is_away_for_a_while_is_waited_for_and_a_bucket_that_is_not
 
 
 @servers
+def test_a_store_that_is_slow_is_slow(bucket, trouble, tmp_path, capsys):
+    """No byte for five seconds: where the SDK's own patience ends after three, nothing would ever be listed."""
+    (tmp_path / "file").write_bytes(b"x" * 1000)
+    Store(bucket).put(tmp_path / "file", "x")
+    trouble.of, trouble.seconds, trouble.asked[:] = "list-type", 5.0, []
+    assert Store(bucket).sizes() == {"x": 1000}
+    assert sum("list-type" in one for one in trouble.asked) == 1 and capsys.readouterr().err == ""
+
+
+@servers
 def test_credentials_that_expire_while_a_home_is_published_are_named_and_nothing_half_sent_is_whole(bucket, finished, trouble):
     """After any number of requests."""
     local = json.loads((finished.shards / "manifest.json").read_text())
@@ -204,6 +217,15 @@ def test_what_is_published_is_the_home_and_only_news_is_sent_again(bucket, finis
     Store(bucket).put(stray, "another/file")
     send(finished, bucket)
     assert set(Store(bucket).sizes()) == {*local, "another/file"}
+
+
+@servers
+def test_published_by_hand_it_shows_what_a_step_shows(bucket, finished, finished_home, tmp_path):
+    value = yaml.safe_load(finished_home.file.read_text()) | {"home": str(finished.root)}
+    done = conftest.flows("publish", bucket, "--recipe", str(corpus.save(value, tmp_path / "recipe.yaml")))
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(rf" 1/1 publish +\.\.\.\n 1/1 publish .* files, .* MB at .*\nSent to {bucket}: `python -m model {bucket}/shards RUN` trains on it\.\n", done.stdout)
+    assert Store(bucket).sizes()
 
 
 @servers
