@@ -10,6 +10,7 @@ The files:
     status      which steps are done, stale or missing
     home        the home folder of a recipe: what lies where, receipts
     scratch     what a home holds only while a run works: its lock, scratch files, Prefect's temporary server
+    lease       who works on a lake in a bucket, told to other homes
     deliver     a delivery is told: to the home, and to a Prefect server
     deploy      recipes on a Prefect server: schedules, deliveries, restarts, notifications
     openlineage  what a step read and wrote, told in the words of OpenLineage

@@ -20,12 +20,13 @@ from rich.table import Column, Table
 from flows import STEPS
 from flows.exits import MEANINGS, Exit
 from flows.home import DiskFull, Home
-from flows.scratch import HomeBusy
+from flows.scratch import HomeBusy, held
 from schemas import fields
 from schemas import recipe as recipes
 from schemas.errors import DataError, GateClosed
 from schemas.parts import store_url
 from schemas.recipe import RecipeError
+from schemas.store import refusal
 
 DEFAULT = Path(__file__).parent / "recipes" / "local.yaml"
 app = typer.Typer(
@@ -86,12 +87,12 @@ def run(
             console.print(f"Nothing to do: every step of {recipe} is done. The report: {home.report_page()}")
             return
         home.require_space()
-        with home.held():
+        with home.held() as require_lake:
             home.sweep()
             _prepare_environment(home)
             from flows.curriculum import curriculum_of
 
-            curriculum_of(checked)(str(recipe), only)
+            curriculum_of(checked, require_lake)(str(recipe), only)
         if only in (None, "report"):
             from flows.summary import print_summary
 
@@ -263,7 +264,7 @@ def publish(
     """
     with _said_plainly():
         from flows.preflight import check
-        from flows.progress import counted
+        from flows.progress import Display, Page
         from flows.publish import publish
         from flows.status import states
 
@@ -274,9 +275,9 @@ def publish(
             )
         home, started = Home.of(checked.recipe), time.monotonic()
         run = next(state.hash[:12] for state in states(checked, home) if state.step.name == "train")
-        with home.held():
-            sent = publish(home, home.runs / run, place, lambda done, total: None)
-        console.print(f"{place}: {counted(sent, time.monotonic() - started)}")
+        with held(home.root), Display(console).step("publish", 1, 1, Page()) as bar:  # no table is written
+            bar.finish(publish(home, home.runs / run, place, bar.sending), time.monotonic() - started)
+        console.print(f"Sent to {place}: `python -m model {place}/shards RUN` trains on it.", soft_wrap=True)
 
 
 @app.command()
@@ -427,6 +428,8 @@ def exit_code(error: BaseException) -> Exit:
 def sentence(error: Exception) -> str:
     """What a person is told. An error with a code of its own, or of the system's, is a sentence; of another the class
     says as much as its words."""
+    if not isinstance(error, PermissionError) and (advice := refusal(str(error))):
+        return f"the recipe's lake: {advice}"  # as Arrow and delta-rs say it, before any step
     is_sentence = exit_code(error) != Exit.FAULT or isinstance(error, OSError)
     return str(error) if is_sentence and str(error) else f"{type(error).__name__}: {error}"
 

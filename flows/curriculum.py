@@ -66,11 +66,11 @@ def curriculum(recipe: str, folder: str | None = None, only: str | None = None) 
     check_home(loaded)
     home = Home.of(loaded)
     home.require_space()
-    with home.held(on_wait=patience(get_run_logger().info)):
+    with home.held(on_wait=patience(get_run_logger().info)) as require_lake:
         home.sweep()
         home.hold_scratch()
         try:
-            return run_steps(check(Path(recipe)), only, Display(Console(quiet=True)))
+            return run_steps(check(Path(recipe)), only, Display(Console(quiet=True)), require_lake)
         except GateClosed as closed:
             return Failed(name="GateClosed", message=str(closed))
         finally:
@@ -97,14 +97,17 @@ def patience(log: Callable[[str], None]) -> Callable[[str], None]:
     return wait
 
 
-def curriculum_of(checked: Preflight) -> Flow:
+def curriculum_of(checked: Preflight, require_lake: Callable[[], None]) -> Flow:
     """The same flow of a recipe that was checked just now, so that its sources are not listed again, in a home that is
     held. It shows its steps on the terminal."""
-    return flow(name="curriculum", persist_result=False)(lambda recipe, only: run_steps(checked, only, Display()))
+    return flow(name="curriculum", persist_result=False)(
+        lambda recipe, only: run_steps(checked, only, Display(), require_lake)
+    )
 
 
-def run_steps(checked: Preflight, only: str | None, display: Display) -> State:
-    """What is not done, or the one step `only`, in the home folder of the recipe. To be called while that is held."""
+def run_steps(checked: Preflight, only: str | None, display: Display, require_lake: Callable[[], None]) -> State:
+    """What is not done, or the one step `only`, in the home folder of the recipe. To be called while that is held;
+    require_lake: what `Home.held` gives, called before each step."""
     home = Home.of(checked.recipe)
     remember_server(home)
     step_states = states(checked, home, models=True)
@@ -116,6 +119,7 @@ def run_steps(checked: Preflight, only: str | None, display: Display) -> State:
     tell_skipped(step_states, get_run_logger().info)
     ended: dict[str, State] = {}
     for step in pending(step_states, only):
+        require_lake()
         before = [ended[need] for need in step.needs if need in ended]
         ended[step.name] = as_task(step)(step, job, by_name[step.name], display, wait_for=before, return_state=True)
         if not ended[step.name].is_completed():

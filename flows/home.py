@@ -20,6 +20,7 @@ from pipelines.lake import MENDED, Lake
 from schemas.errors import DataError
 from schemas.files import file_sha256, write_json
 from schemas.recipe import Recipe, RecipeError
+from schemas.store import refusal
 
 FULL = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))  # Java quotes the same words
 UNREADABLE = re.compile(r"FAILED_READ_FILE\S* .*?file:/*(/\S+?\.parquet)")  # as Spark says it
@@ -203,13 +204,16 @@ class Home:
 
     @contextlib.contextmanager
     def tables_named(self) -> Iterator[None]:
-        """Raise DataError naming the table for a file of it that Spark cannot read."""
+        """Raise DataError naming the table for a file of it that Spark cannot read, and PermissionError where a store
+        refuses the credentials, whichever library says so."""
         try:
             yield
         except Exception as error:
             named = UNREADABLE.search(str(error))
             file = Path(unquote(named[1])) if named else self.root
             lake = (self.root / "lake").resolve()
+            if self.tables and not isinstance(error, PermissionError) and (advice := refusal(str(error))):
+                raise PermissionError(f"{self.tables}: {advice}") from error
             if self.tables or not file.is_relative_to(lake):
                 raise
             raise DataError(
@@ -217,9 +221,20 @@ class Home:
                 f"cannot be read. {MENDED}"
             ) from error
 
-    def held(self, on_wait: Callable[[str], None] | None = None) -> contextlib.AbstractContextManager[None]:
-        """Hold the folder for one run. Raises HomeBusy naming the run that has it; with `on_wait` waits for it."""
-        return scratch.held(self.root, on_wait)
+    @contextlib.contextmanager
+    def held(self, on_wait: Callable[[str], None] | None = None) -> Iterator[Callable[[], None]]:
+        """Hold the folder, and a lake in a bucket, for one run. Raises HomeBusy naming the run that has one of them;
+        with `on_wait` waits for it.
+
+        Gives what raises HomeBusy where another run has taken the lake over since.
+        """
+        with contextlib.ExitStack() as both:
+            process, require_lake = both.enter_context(scratch.held(self.root, on_wait)), lambda: None
+            if self.tables and self.tables.startswith("s3://"):
+                from flows import lease
+
+                require_lake = both.enter_context(lease.held(self.tables, self.root, process, on_wait)).require
+            yield require_lake
 
     def hold_scratch(self) -> None:
         """Let all scratch of this process lie in the home: /tmp may be full or small."""

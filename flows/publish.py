@@ -41,7 +41,7 @@ def publish(home: Home, run: Path, url: str, on_bytes: Callable[[int, int], None
     files, there = list(wanted(home, run)), store.sizes()
     missing = [one for one in files if one.name not in there or journal.sent.get(one.name) != one.sha256]
     for one in missing:
-        if one.is_last and one.name in there:
+        if one.is_last:  # whether it is listed or not
             store.delete(one.name)
     done, total = 0, sum(one.n_bytes for one in missing)
     for one in sorted(missing, key=lambda one: one.is_last):

@@ -25,11 +25,12 @@ class HomeBusy(RuntimeError):
 
 
 @contextlib.contextmanager
-def held(root: Path, on_wait: Callable[[str], None] | None = None) -> Iterator[None]:
+def held(root: Path, on_wait: Callable[[str], None] | None = None) -> Iterator[int]:
     """Hold the home folder `root` for one run. Raises HomeBusy naming the run that has it, or with `on_wait` waits for
     that run, calling it with this message every POLL_SECONDS.
 
-    The kernel lets go of the lock when the process ends, however it ends.
+    Gives the process that is to be stopped where this run is to end. The kernel lets go of the lock when the process
+    ends, however it ends.
     """
     (root / "tmp").mkdir(parents=True, exist_ok=True)
     with open(root / "lock", "a+") as file:
@@ -40,9 +41,10 @@ def held(root: Path, on_wait: Callable[[str], None] | None = None) -> Iterator[N
             on_wait(busy)
             time.sleep(POLL_SECONDS)
         file.truncate(0)
-        file.write(f"process {_tell_watcher(root)}")
+        process = _tell_watcher(root)
+        file.write(f"process {process}")
         file.flush()
-        yield
+        yield process
 
 
 def _holder(lock: TextIO) -> str | None:

@@ -25,6 +25,7 @@ from torch import Tensor
 from model.attention import Packing, pack
 from model.loss import targets
 from model.shards import Shards
+from model.source import Need
 from schemas.manifest import Draw, Manifest, Plan, Stage
 from schemas.training import require
 
@@ -157,6 +158,17 @@ class Places:
         stream, draw = self._block[1][slot]
         return self.walks[stream].at(draw)
 
+    def windows(self) -> Iterator[tuple[int, int, str]]:
+        """(first position, last position, file) of each window that the stage draws, at most a block and twice the
+        streams wider on either side than it is."""
+        draws, slack = self.plan.stages[self.stage].draws, BLOCK + 2 * len(self.walks)
+        total = sum(draw.samples for draw in draws)
+        for walk, samples in zip(self.walks, (draw.samples for draw in draws), strict=True):
+            for file, begin, end in zip(walk.files, walk.ends, walk.ends[1:], strict=False):
+                first, last = ((2 * k + 1) * total // (2 * samples) for k in (begin, min(end, samples) - 1))
+                if end > begin:
+                    yield max(first - slack, 0), min(last + slack, total - 1), file
+
 
 class Batches:
     """The batches of a plan. Raises ValueError where the plan does not fit the shards or the batch."""
@@ -182,8 +194,18 @@ class Batches:
         """(file, sample in it) that stands at a position of a stage."""
         return self.places[stage].at(position)
 
+    def needs(self, first: int) -> Iterator[Need]:
+        """The windows that step `first` and all that follow read, in the order in which they begin to be needed."""
+        for stage, (places, size) in enumerate(zip(self.places, self.batch_samples, strict=True)):
+            before = self.stage_ends[stage - 1] if stage else 0
+            windows = sorted(
+                (before + begin // size, before + end // size, file) for begin, end, file in places.windows()
+            )
+            yield from (Need(*steps, self.shards.windows[file]) for *steps, file in windows if steps[1] >= first)
+
     def batch(self, step: int, rank: int = 0, world: int = 1) -> Batch:
         """What `rank` of `world` reads in `step`; all ranks together read the same samples for every `world`."""
+        self.shards.look_ahead(step)
         stage, before = self.stage_of(step)
         size = self.batch_samples[stage]
         first, share = before * size + rank * size // world, size // world
@@ -193,7 +215,8 @@ class Batches:
 
     def ahead(self, first: int, rank: int = 0, world: int = 1, depth: int = 2) -> Iterator[Batch]:
         """The batches of step `first` and all that follow, `depth` of them read and packed ahead by a thread; where
-        there is a GPU in pinned memory, from which it is sent without a wait.
+        there is a GPU in pinned memory, from which it is sent without a wait. Windows of shards in an object store are
+        fetched ahead by another.
 
         With depth 0 they are read when they are asked for: a CPU has no time to spare, and a thread beside those of
         OpenMP made steps of the default run up to 15 % slower.
@@ -204,9 +227,10 @@ class Batches:
             batch = self.batch(step, rank, world)
             return batch.map(Tensor.pin_memory) if pinned else batch
 
-        if depth == 0:
-            yield from map(read, range(first, self.steps))
-            return
+        with self.shards.fetched_ahead(self.needs(first)) as stop:
+            yield from map(read, range(first, self.steps)) if depth == 0 else self._ahead(read, first, depth, stop)
+
+    def _ahead(self, read: Callable[[int], Batch], first: int, depth: int, stop: Callable[[], None]) -> Iterator[Batch]:
         reader = ThreadPoolExecutor(1, thread_name_prefix="batches")
         waiting = deque(reader.submit(read, step) for step in range(first, min(first + depth, self.steps)))
         try:
@@ -216,6 +240,7 @@ class Batches:
                     waiting.append(reader.submit(read, step))
                 yield batch
         finally:
+            stop()  # it may be waiting for a store that is away
             reader.shutdown(cancel_futures=True)
 
 

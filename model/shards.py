@@ -7,13 +7,14 @@ size of each column without a fixed one, then the columns' bytes, in the order o
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
-from model.source import Source
+from model.source import Need, Source
 from schemas.files import file_sha256
 from schemas.manifest import Manifest, Window
 from schemas.training import require
@@ -36,6 +37,15 @@ class Shards:
         if file not in self._open:
             self._open[file] = self._verified(file)
         return self._open[file][index]
+
+    def fetched_ahead(self, needs: Iterator[Need]) -> contextlib.AbstractContextManager[Callable[[], None]]:
+        """`Source.fetched_ahead`; nothing where all windows are here."""
+        return self.source.fetched_ahead(needs) if self.source else contextlib.nullcontext(lambda: None)
+
+    def look_ahead(self, step: int) -> None:
+        """`Source.look_ahead`, before the samples of a step are read."""
+        if self.source:
+            self.source.look_ahead(step)
 
     def heldout(self) -> Iterator[dict]:
         """The held-out documents, in order."""

@@ -4,8 +4,10 @@ import io.delta.storage.HadoopFileSystemLogStore;
 import java.io.IOException;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.FileAlreadyExistsException;
+import java.util.Arrays;
 import java.util.Iterator;
 import org.apache.hadoop.conf.Configuration;
+import org.apache.hadoop.fs.FSDataInputStream;
 import org.apache.hadoop.fs.FSDataOutputStream;
 import org.apache.hadoop.fs.FSDataOutputStreamBuilder;
 import org.apache.hadoop.fs.FileSystem;
@@ -26,6 +28,7 @@ public class ConditionalLogStore extends HadoopFileSystemLogStore {
         while (actions.hasNext()) {
             lines.append((String) actions.next()).append('\n');
         }
+        byte[] commit = lines.toString().getBytes(StandardCharsets.UTF_8);
         FileSystem files = path.getFileSystem(configuration);
         FSDataOutputStreamBuilder builder = files.createFile(path).overwrite(true);
         if (!overwrite.booleanValue()) {
@@ -34,7 +37,7 @@ public class ConditionalLogStore extends HadoopFileSystemLogStore {
         FSDataOutputStream stream = (FSDataOutputStream) builder.build();
         boolean written = false;
         try {
-            stream.write(lines.toString().getBytes(StandardCharsets.UTF_8));
+            stream.write(commit);
             written = true;
         } finally {
             if (!written) {
@@ -47,8 +50,26 @@ public class ConditionalLogStore extends HadoopFileSystemLogStore {
             if (String.valueOf(refused).indexOf("412") < 0) {
                 throw refused;
             }
-            throw new FileAlreadyExistsException(path.toString());
+            if (!holds(files, path, commit)) {
+                throw new FileAlreadyExistsException(path.toString());
+            }
         }
+    }
+
+    /** Whether the file is this commit: put once, its answer lost, put again by the SDK and refused. Delta would take it for
+     * another writer's: it would commit the same files twice, or find rows that it replaces replaced. */
+    private static boolean holds(FileSystem files, Path path, byte[] commit) throws IOException {
+        if (files.getFileStatus(path).getLen() != commit.length) {
+            return false;
+        }
+        byte[] there = new byte[commit.length];
+        FSDataInputStream stream = files.open(path);
+        try {
+            stream.readFully(0L, there);
+        } finally {
+            stream.close();
+        }
+        return Arrays.equals(there, commit);
     }
 
     public Boolean isPartialWriteVisible(Path path, Configuration configuration) {

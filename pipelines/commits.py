@@ -30,6 +30,13 @@ def commit_files(table: FileSystem) -> list[str]:
     return sorted(info.path for info in listed if re.search(r"/\d+\.json$", info.path))
 
 
+def unlisted(table: FileSystem) -> list[str]:
+    """Commits that are there and that a store does not list: of those before the newest that it does, and the next."""
+    listed = set(map(version_of, commit_files(table)))
+    others = [f"_delta_log/{n:020}.json" for n in range(max(listed, default=-1) + 2) if n not in listed]
+    return [info.path for info in table.get_file_info(others) if info.is_file]
+
+
 def version_of(commit: str) -> int:
     """The version that a commit made, by its name."""
     return int(Path(commit).stem)

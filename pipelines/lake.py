@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,9 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow.fs import FileType, SubTreeFileSystem
 
-from pipelines.commits import Commit, commit_files, last_change, read_actions, version_of
+from pipelines.commits import Commit, commit_files, last_change, read_actions, unlisted, version_of
 from schemas.errors import DataError
-from schemas.store import endpoint, files_at, is_url
+from schemas.store import PATIENCE_SECONDS, ask_again, endpoint, files_at, is_url
 from schemas.tables import Table
 
 if TYPE_CHECKING:  # 1 s of imports that `flows status` and `flows trace` do without
@@ -33,6 +34,14 @@ PLAIN = "string", "float", "double", "boolean", "binary"
 DELTA_NAMES = {"int": "integer", "bigint": "long", **dict(zip(PLAIN, PLAIN, strict=True))}
 
 ARROW = {"string": pa.string(), "bigint": pa.int64(), "int": pa.int32(), "double": pa.float64(), "boolean": pa.bool_()}
+
+# By default delta-rs gives a request up after ten attempts, in two to six seconds: a store is away for a minute.
+RETRIES = {
+    "max_retries": "100",
+    "retry_timeout": f"{PATIENCE_SECONDS:g}s",
+    "backoff_config.init_backoff": "500ms",
+    "backoff_config.max_backoff": "5s",
+}
 
 MENDED = "Delete the file, and `flows run curriculum` makes the table again"
 
@@ -64,10 +73,12 @@ class Lake:
         return files_at(self.place(name))
 
     def _delta(self, name: str, version: int | None = None) -> DeltaTable:
-        """The table as delta-rs has it."""
+        """The table as delta-rs has it, which asks a store again by itself but for a body that was cut."""
         from deltalake import DeltaTable
 
-        return DeltaTable(self.place(name), version=version, storage_options=storage_options(self.place(name)))
+        place = self.place(name)
+        open_table = functools.partial(DeltaTable, place, version=version, storage_options=storage_options(place))
+        return ask_again(place, open_table) if self.is_remote else open_table()
 
     def version(self, table: Table) -> int | None:
         """Newest committed version, read from the log's file names; None if there is no table."""
@@ -250,13 +261,18 @@ class Lake:
 
         One with others is of an older Millrace or of other signals: it goes, with its history, as all of it can
         be made again. A folder without a log is no table but what a stopped run left behind: Delta would refuse to
-        create one.
+        create one. Raises OSError for a store whose listing lacks commits: none is taken for a table that is not there.
         """
         if self.has(table):
             return False
         from pyspark.sql import SparkSession
 
         folder = self._folder(table.name)
+        if self.is_remote and (hidden := unlisted(folder)):
+            raise OSError(
+                f"{self.path(table)}: expected the object store to list all that it holds, found {hidden[0]} there and "
+                "not listed. Nothing was changed: the same command goes on"
+            )
         if folder.get_file_info("").type == FileType.Directory:
             folder.delete_dir_contents("", accept_root_dir=True)
         (spark or SparkSession.active()).sql(creation(table, self.spark_path(table)))
@@ -296,7 +312,7 @@ def storage_options(place: str) -> dict[str, str] | None:
     if not is_url(place):
         return None
     told = {"AWS_ENDPOINT_URL": endpoint()} if endpoint() else {}
-    return told | ({"AWS_ALLOW_HTTP": "true"} if (endpoint() or "").startswith("http://") else {})
+    return RETRIES | told | ({"AWS_ALLOW_HTTP": "true"} if (endpoint() or "").startswith("http://") else {})
 
 
 def from_rows(rows: list[dict[str, Any]], table: Table) -> pa.Table:

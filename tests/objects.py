@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import http.server
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -22,11 +24,12 @@ KEY, SECRET = "tests-only", "not-a-secret-of-anybody"
 def free_port() -> int:
     """Below 50,000: the server takes the port 10,000 above too."""
     while True:
-        with socket.socket() as free:
+        with socket.socket() as free, socket.socket() as above, contextlib.suppress(OSError):
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        if port < 50_000:
-            return port
+            if port < 50_000:
+                above.bind(("127.0.0.1", port + 10_000))
+                return port
 
 
 def environment(port: int) -> dict[str, str]:
@@ -53,8 +56,8 @@ def seaweed(folder: Path) -> Iterator[int]:
         make_bucket(ports["s3.port"], server, folder / "log")
         yield ports["s3.port"]
     finally:
-        server.kill()  # takes 25 s to end by itself
-        server.wait()
+        server.kill()  # a stop takes it 10 to 25 s
+        server.wait(30)
 
 
 def make_bucket(port: int, server: subprocess.Popen, log: Path) -> None:
@@ -72,12 +75,36 @@ def make_bucket(port: int, server: subprocess.Popen, log: Path) -> None:
 
 class Trouble:
     """What the proxy does to requests to come, in order: 503, `cut` (half of the body, then the connection ends), `drop`
-    (no answer), else it passes on."""
+    (no answer), `lose` (passed on, and no answer), `expired` (the store's answer to a token that has), `hang` (not passed on, and
+    no answer until the client is gone), `hold` (the same, passed on), else it passes on.
+
+    `n_bytes`: of all answers. `of`: requests whose "METHOD path" it finds are the ones that are meant. `seconds`: each waits as long. `hidden`: listings
+    leave out keys that it finds.
+    """
 
     def __init__(self):
         self.next: list[int | str] = []
         self.done: list[int | str] = []
-        self.away = False
+        self.asked: list[str] = []
+        self.away, self.of, self.seconds, self.hidden = False, "", 0.0, None
+        self.hangs, self.n_bytes = threading.Event(), 0
+
+    def take(self, request: str) -> int | str:
+        self.asked.append(request)
+        if not re.search(self.of, request):
+            return "pass"
+        what = "drop" if self.away else self.next.pop(0) if self.next else "pass"
+        self.done.append(what)
+        return what
+
+    def wait(self, what: int | str) -> None:
+        """Tell the test that a request hangs, and let it, as long as the test needs to kill the client."""
+        if what in ("hang", "hold"):
+            self.hangs.set()
+            time.sleep(3)
+
+
+EXPIRED = b"<?xml version='1.0' encoding='UTF-8'?><Error><Code>ExpiredToken</Code><Message>The provided token has expired.</Message></Error>"
 
 
 @contextmanager
@@ -100,15 +127,18 @@ def troubled(port: int) -> Iterator[tuple[int, Trouble]]:
 
         def handle_any(self) -> None:
             body = self.body()
-            what = "drop" if trouble.away else trouble.next.pop(0) if trouble.next else "pass"
-            trouble.done.append(what)
-            if what == "drop":
+            what = trouble.take(f"{self.command} {self.path}")
+            time.sleep(trouble.seconds if re.search(trouble.of, f"{self.command} {self.path}") else 0)
+            if what in ("drop", "hang"):
                 self.close_connection = True
+                trouble.wait(what)
                 return
-            if what == 503:
-                self.send_response(503)
-                self.send_header("Content-Length", "0")
+            if what in (503, "expired"):
+                said = EXPIRED if what == "expired" else b""
+                self.send_response_only(503 if what == 503 else 400)
+                self.send_header("Content-Length", str(len(said)))
                 self.end_headers()
+                self.wfile.write(b"" if self.command == "HEAD" else said)
                 return
             store = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
             store.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
@@ -117,13 +147,20 @@ def troubled(port: int) -> Iterator[tuple[int, Trouble]]:
             store.endheaders(body)
             answer = store.getresponse()
             data = answer.read()
-            self.send_response(answer.status)
+            if what in ("lose", "hold"):
+                self.close_connection = True
+                trouble.wait(what)
+                return
+            if trouble.hidden and "list-type=2" in self.path:
+                data = re.sub(rb"<Contents>.*?</Contents>", lambda one: b"" if re.search(trouble.hidden, one[0].decode()) else one[0], data, flags=re.S)
+            self.send_response_only(answer.status)
             for name, value in answer.getheaders():
                 if name.lower() not in ("transfer-encoding", "connection", "content-length"):
                     self.send_header(name, value)
             self.send_header("Content-Length", answer.getheader("Content-Length") if self.command == "HEAD" else str(len(data)))
             self.end_headers()
             if self.command != "HEAD":
+                trouble.n_bytes += len(data)
                 self.wfile.write(data[: len(data) // 2] if what == "cut" else data)
             self.close_connection = self.close_connection or what == "cut"
 
@@ -133,6 +170,7 @@ def troubled(port: int) -> Iterator[tuple[int, Trouble]]:
             pass
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as listening:
+        listening.handle_error = lambda *_: None  # clients that were killed, or that hung up
         threading.Thread(target=listening.serve_forever, daemon=True).start()
         yield listening.server_port, trouble
         listening.shutdown()

@@ -2,7 +2,9 @@
 
 import os
 import threading
+from collections import defaultdict
 from fractions import Fraction
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model import shards as reader
-from model.data import BLOCK, Batches, Walk, block_order, draws_before
+from model.data import BLOCK, Batches, Places, Walk, block_order, draws_before
 from model.shards import Shard, Shards
-from schemas.manifest import Draw, LearningRate, Plan, Stage
+from schemas.manifest import Draw, LearningRate, Plan, Stage, Window
 from tests.mds import HELDOUT, mds, sample_columns, write_shards
 
 SEQ_LEN = 8
@@ -141,6 +143,39 @@ def test_batches_that_are_read_ahead_are_those_of_their_steps(shards, depth):
     next(unfinished)
     unfinished.close()
     assert threading.active_count() == before
+
+
+@given(COUNTS, st.integers(1, 40), st.integers(0, 2**31), st.integers(0, 20))
+@settings(max_examples=60, deadline=None)
+def test_a_window_is_said_to_be_needed_when_it_is_read_and_hardly_longer(counts, size, seed, first):
+    """Oracle: the windows that the steps read. Their order is that in which they begin to be needed."""
+    counts = (*counts, -sum(counts) % size)  # a whole number of batches
+    streams = {str(i): [window(str(i), w, 1 + (7 * w + i) % 23) for w in range(12)] for i in range(len(counts))}
+    places = [Places(manifest_of(streams), Plan(seed, (stage("s", 0, [(name, n, 1) for name, n in zip(streams, counts, strict=True)]),)), 0)]
+    batches = Batches.__new__(Batches)
+    batches.places, batches.batch_samples, batches.stage_ends = places, [size], [sum(counts) // size]
+    batches.shards = SimpleNamespace(windows={one.file: one for windows in streams.values() for one in windows})
+    needs = list(batches.needs(first))
+    assert [need.first for need in needs] == sorted(need.first for need in needs) and all(need.last >= first for need in needs)
+    read = defaultdict(set)
+    for step in range(first, batches.steps):
+        for position in range(step * size, (step + 1) * size):
+            read[step].add(batches.sample(0, position)[0])
+    for step, files in read.items():
+        assert files <= {need.window.file for need in needs if need.first <= step <= need.last}
+    wider = sum(need.last - need.first + 1 for need in batches.needs(0)) - sum(len({batches.sample(0, p)[0] for p in range(s * size, s * size + size)}) for s in range(batches.steps))
+    assert wider <= len(list(batches.needs(0))) * (2 + 4 * (BLOCK + 2 * len(counts)) / size)
+
+
+def window(stream: str, number: int, samples: int) -> Window:
+    return Window(number, f"{stream}/{number}", samples, samples, 10, "")
+
+
+def manifest_of(streams: dict[str, list[Window]]) -> SimpleNamespace:
+    """As much of one as a walk reads."""
+    return SimpleNamespace(
+        stream=lambda name: SimpleNamespace(windows=len(streams[name])), folder=lambda name, seq_len: SimpleNamespace(windows=streams[name])
+    )
 
 
 def test_segments_positions_and_documents_are_those_of_the_samples(shards):

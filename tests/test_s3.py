@@ -192,6 +192,7 @@ def test_urls_are_spelt_as_each_library_wants_them(monkeypatch):
     assert spark_url("s3://a/b s3://c") == "s3a://a/b s3://c" and spark_url("/s3://a") == "/s3://a"
     assert storage_options("/a") is None and storage_options("s3://a")["AWS_ALLOW_HTTP"] == "true"
     monkeypatch.setenv("AWS_ENDPOINT_URL", "https://example.org")
-    assert storage_options("s3://a") == {"AWS_ENDPOINT_URL": "https://example.org"}
+    told = lambda: {name: value for name, value in storage_options("s3://a").items() if name.startswith("AWS_")}  # noqa: E731
+    assert told() == {"AWS_ENDPOINT_URL": "https://example.org"}
     monkeypatch.delenv("AWS_ENDPOINT_URL")
-    assert storage_options("s3://a") == {} and os.environ["AWS_SECRET_ACCESS_KEY"] == objects.SECRET
+    assert told() == {} and os.environ["AWS_SECRET_ACCESS_KEY"] == objects.SECRET

@@ -5,18 +5,23 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import conftest
+import corpus
 import objects
 import pytest
+import yaml
 
 from flows.home import Home
 from flows.publish import publish
 from model.source import Source, open_folder
+from schemas import store as stores
 from schemas.errors import DataError
 from schemas.files import file_sha256
 from schemas.manifest import load_manifest
@@ -112,22 +117,104 @@ def test_a_store_that_stumbles_is_asked_again(bucket, trouble, tmp_path):
 
 
 @servers
-def test_a_store_that_is_away_is_named_once(bucket, trouble, tmp_path):
+def test_a_store_that_is_away_is_named_once(bucket, trouble, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(stores, "PATIENCE_SECONDS", 1.0)
     (tmp_path / "file").write_bytes(b"x")
     Store(bucket).put(tmp_path / "file", "x")
     trouble.away = True
     for ask in (lambda: Store(bucket).sizes(), lambda: Store(bucket).get("x", tmp_path / "got"), lambda: Store(bucket).put(tmp_path / "file", "y")):
         with pytest.raises(OSError, match=rf"{bucket}.*: expected the object store to answer, found"):
             ask()
-    assert not (tmp_path / "got").exists()
+    assert not (tmp_path / "got").exists() and capsys.readouterr().err.count("asking again for 1 s") == 3
     trouble.away = False
     assert Store(bucket).sizes() == {"x": 1}
 
 
 @servers
+def test_a_store_that_is_away_for_a_while_is_waited_for(bucket, trouble, tmp_path, capsys):
+    (tmp_path / "file").write_bytes(b"x" * 1000)
+    trouble.away = True
+    threading.Timer(5, lambda: setattr(trouble, "away", False)).start()
+    Store(bucket).put(tmp_path / "file", "x")
+    assert Store(bucket).read("x") == b"x" * 1000 and capsys.readouterr().err.count("asking again") == 1
+
+
+@pytest.mark.parametrize(
+    ("said", "asked", "told"),
+    [
+        (OSError("AWS Error NETWORK_CONNECTION during HeadObject operation: curlCode: 7"), 2, "expected the object store to answer"),
+        (OSError("AWS Error NO_SUCH_BUCKET during CreateMultipartUpload operation"), 1, "found AWS Error NO_SUCH_BUCKET"),
+        (OSError("AWS Error UNKNOWN (HTTP status 400) during HeadObject operation: No response body."), 1, "renew AWS_SESSION_TOKEN"),
+        (OSError("403 Forbidden <Code>InvalidAccessKeyId</Code>"), 1, "renew AWS_ACCESS_KEY_ID"),
+        (OSError("AWS Error ACCESS_DENIED during HeadObject operation: No response body."), 1, "AWS_SECRET_ACCESS_KEY, or their right"),
+        (OSError("Code: RequestTimeTooSkewed"), 1, "renew this machine's clock"),
+        (FileNotFoundError(2, "Path does not exist 'bucket/x'"), 1, "s3://bucket/x is missing"),
+        (ValueError("not an S3 path"), 1, "found not an S3 path"),
+        (OSError(28, "No space left on device"), 1, "No space left on device"),
+    ],
+)  # fmt: skip
+def test_what_waiting_may_mend_is_asked_again_and_all_else_is_said_at_once(said, asked, told, monkeypatch):
+    monkeypatch.setattr(stores, "PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(stores, "PAUSE_SECONDS", 1.0)
+    calls = []
+
+    def ask():
+        calls.append(1)
+        raise said
+
+    with pytest.raises(OSError, match=told) as error:
+        stores.ask_again("s3://bucket/x", ask)
+    assert len(calls) == asked and error.value.errno == (28 if said.args[0] == 28 else None)
+
+
+@servers
+def test_a_store_that_is_slow_is_slow(bucket, trouble, tmp_path, capsys):
+    """No byte for five seconds: where the SDK's own patience ends after three, nothing would ever be listed."""
+    (tmp_path / "file").write_bytes(b"x" * 1000)
+    Store(bucket).put(tmp_path / "file", "x")
+    trouble.of, trouble.seconds, trouble.asked[:] = "list-type", 5.0, []
+    assert Store(bucket).sizes() == {"x": 1000}
+    assert sum("list-type" in one for one in trouble.asked) == 1 and capsys.readouterr().err == ""
+
+
+@servers
+def test_credentials_that_expire_while_a_home_is_published_are_named_and_nothing_half_sent_is_whole(bucket, finished, trouble):
+    """After any number of requests."""
+    local = json.loads((finished.shards / "manifest.json").read_text())
+    for after in (0, 3, 9, 20):
+        trouble.next = ["pass"] * after + ["expired"] * 1000
+        with pytest.raises(PermissionError, match=rf"^{bucket}.*: expected credentials that the object store takes, found '.*': renew AWS_SESSION_TOKEN"):
+            send(finished, bucket)
+        trouble.next = []
+        assert "shards/manifest.json" not in Store(bucket).sizes()
+    assert send(finished, bucket)["files"] > 3 and json.loads(Store(bucket).read("shards/manifest.json")) == local
+
+
+@servers
+@pytest.mark.parametrize("hidden", ["manifest.json", "window-00000", "."])
+def test_a_listing_that_leaves_things_out_sends_them_again_and_shows_no_old_manifest(bucket, finished, trouble, hidden):
+    """The manifest of before goes away although it is not listed, before a window that it names is changed."""
+    send(finished, bucket)
+    window = load_manifest(finished.shards / "manifest.json").windows[0]
+    file = finished.shards / window.file
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    fix(json.loads((finished.shards / "manifest.json").read_text()), finished, window.file)
+    trouble.hidden, trouble.of, trouble.next = hidden, rf"^P\w+ .*/{window.file}", ["expired"] * 9
+    with pytest.raises(PermissionError):
+        send(finished, bucket)
+    with pytest.raises(FileNotFoundError):
+        Store(bucket).read("shards/manifest.json")
+    trouble.next = []
+    send(finished, bucket)
+    trouble.hidden = None
+    assert Store(bucket).read(f"shards/{window.file}") == file.read_bytes()
+    assert Store(bucket).read("shards/manifest.json") == (finished.shards / "manifest.json").read_bytes()
+
+
+@servers
 def test_wrong_credentials_are_named_without_the_secret(bucket, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another-secret")
-    with pytest.raises(OSError, match=rf"{bucket}.*: expected the object store to answer, found") as told:
+    with pytest.raises(PermissionError, match=rf"{bucket}: expected credentials that the object store takes, .*: renew AWS_SECRET_ACCESS_KEY") as told:
         Store(bucket).sizes()
     assert "another-secret" not in str(told.value)
 
@@ -153,6 +240,15 @@ def test_what_is_published_is_the_home_and_only_news_is_sent_again(bucket, finis
     Store(bucket).put(stray, "another/file")
     send(finished, bucket)
     assert set(Store(bucket).sizes()) == {*local, "another/file"}
+
+
+@servers
+def test_published_by_hand_it_shows_what_a_step_shows(bucket, finished, finished_home, tmp_path):
+    value = yaml.safe_load(finished_home.file.read_text()) | {"home": str(finished.root)}
+    done = conftest.flows("publish", bucket, "--recipe", str(corpus.save(value, tmp_path / "recipe.yaml")))
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(rf" 1/1 publish +\.\.\.\n 1/1 publish .* files, .* MB at .*\nSent to {bucket}: `python -m model {bucket}/shards RUN` trains on it\.\n", done.stdout)
+    assert Store(bucket).sizes()
 
 
 @servers

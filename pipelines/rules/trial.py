@@ -41,7 +41,9 @@ def try_rules(lake: Lake, rules: dict[str, tuple[Rule, ...]]) -> Trial:
         if lake.version(table) is None:
             raise FileNotFoundError(f"{lake.root} holds no {table.name} yet: `flows run judge` writes it")
     with duckdb.connect() as db:
-        db.execute(f"create table judged as {_judged(lake, rules)}")
+        lake.view(db, "signals", tables.SIGNALS)
+        lake.view(db, "verdicts", tables.VERDICTS)
+        db.execute(f"create table judged as {_judged(rules)}")
         changes = _rows(db, CHANGES)
         kept = _rows(db, KEPT)
         drawn = db.execute(DRAWN, [SAMPLES]).fetchall()
@@ -58,8 +60,7 @@ JUDGED = """
             list_filter(s.named, lambda rule: rule is not null) as fails,
             list_filter(v.reasons, lambda rule: not {stays}) as failed,
             list_filter(v.reasons, lambda rule: {stays}) as others
-        from (select doc_id, source, n_bytes, [{cases}] as named from read_parquet({signals})) s
-            join read_parquet({verdicts}) v using (doc_id)
+        from (select doc_id, source, n_bytes, [{cases}] as named from signals) s join verdicts v using (doc_id)
     )
 """
 # Reasons that are no rules on the document itself.
@@ -84,17 +85,9 @@ DRAWN = """
 """
 
 
-def _judged(lake: Lake, rules: dict[str, tuple[Rule, ...]]) -> str:
+def _judged(rules: dict[str, tuple[Rule, ...]]) -> str:
     cases = [rule.case(domain) for domain, members in rules.items() for rule in members]
-    paths = {
-        name: _list(lake.files(table)) for name, table in (("signals", tables.SIGNALS), ("verdicts", tables.VERDICTS))
-    }
-    return JUDGED.format(cases=", ".join(cases) or "null::varchar", stays=STAYS, **paths)
-
-
-def _list(paths: list[str]) -> str:
-    """SQL of DuckDB."""
-    return "[" + ", ".join("'" + path.replace("'", "''") + "'" for path in paths) + "]"
+    return JUDGED.format(cases=", ".join(cases) or "null::varchar", stays=STAYS)
 
 
 def _rows(db: duckdb.DuckDBPyConnection, query: str) -> list[dict[str, Any]]:
@@ -105,13 +98,13 @@ def _tokens_per_byte(lake: Lake) -> dict[str, float]:
     """By source, of the documents that are tokenised now."""
     if lake.version(tables.TOKENS) is None:
         return {}
-    tokens, verdicts = (_list(lake.files(table)) for table in (tables.TOKENS, tables.VERDICTS))
-    query = f"""
+    query = """
         select v.source, sum(t.n_tokens) / sum(v.n_bytes) as density
-        from read_parquet({tokens}) t join read_parquet({verdicts}) v using (doc_id)
-        group by v.source
+        from tokens t join verdicts v using (doc_id) group by v.source
     """
     with duckdb.connect() as db:
+        lake.view(db, "tokens", tables.TOKENS)
+        lake.view(db, "verdicts", tables.VERDICTS)
         return dict(db.execute(query).fetchall())
 
 
