@@ -1,10 +1,10 @@
 """Synthetic fingerprints of any number of documents, with duplicates, chains and false candidates planted whose right
 answer is known: no step of the pipeline has a part in it.
 
-A block of 100,000 documents is made by itself, by a seed of its own: 4 % are copies, in fours; 8 % families of eight near
-copies (Jaccard .84 and more) that meet in some of their bands; 5 % one chain of windows along a text, of which
-neighbours are near (.87) and no others (.75); 3 % pairs whose fingerprints agree and whose texts do not; 4 % share a
-band's key with another by chance. The rest are alone, and of these and of copies no text is made: none is read.
+A block of 100,000 documents is made by itself, by a seed of its own: 4 % are copies, in fours; 8 % families of eight
+near copies (Jaccard .84) that meet in some of their bands; 5 % one chain of windows along a text, of which neighbours
+are near (.87) and no others (.75); 3 % pairs whose fingerprints agree and whose texts do not; 4 % share a band's key
+with another by chance. The rest are alone, and of these and of copies no text is made: none is read.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def make_block(number: int, size: int = BLOCK) -> dict[str, pa.Table]:
         "doc_id": ids, "source": ["one"] * size, "snapshot": ["1"] * size, "domain": ["docs"] * size,
         "n_bytes": np.full(size, WORDS * 8), "text_hash": hashes, "quality": quality, "quality_model": ["one"] * size,
         "n_shingles": pa.array(np.full(size, WORDS - NEAR.ngram + 1), pa.int32()),
-        "signature": pa.FixedSizeBinaryArray.from_buffers(pa.binary(4 * ENTRIES), size, [None, pa.py_buffer(signatures)]).cast(pa.binary()),
+        "signature": _binaries(signatures),
         "band_keys": pa.FixedSizeListArray.from_arrays(keys.ravel(), NEAR.bands).cast(pa.list_(pa.int64())),
     }  # fmt: skip
     a, b, support = _near_pairs(keys, at)
@@ -73,6 +73,11 @@ def _names(chance: np.random.Generator, n: int) -> np.ndarray:
     """Distinct names of 32 hex digits."""
     digits = chance.bytes(16 * n).hex()
     return np.array([digits[32 * i : 32 * i + 32] for i in range(n)])
+
+
+def _binaries(signatures: np.ndarray) -> pa.Array:
+    buffers = [None, pa.py_buffer(np.ascontiguousarray(signatures))]
+    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(4 * ENTRIES), len(signatures), buffers).cast(pa.binary())
 
 
 def _groups(count: dict[str, int], size: int) -> np.ndarray:

@@ -31,6 +31,9 @@ MEMBERS = "doc_id", "source", "snapshot", "text_hash", "n_shingles", "quality"  
 UNDECIDED = "component string, place bigint, doc_id string, text_hash string, n_shingles bigint, known array<bigint>"
 SETS_OF_COMPONENTS = "component string, place bigint, text_hash string, known array<bigint>, shingles binary"
 KEPT = "text_hash string, keeper string"
+# silver.clusters of a document that nothing is connected with: 8 of 10 need not go through Python
+ALONE = [f"doc_id as {name}" for name in ("doc_id", "cluster_id", "component")]
+ALONE += ["1L as size", "1 as rank", "doc_id as keeper", "true as exact"]
 MOST_MARKED = 1 << 24  # ends of candidates: 32 MB of bits, which every task of a scan is sent
 Known = tuple[DataFrame, str]
 
@@ -208,7 +211,7 @@ def group_clusters(
     pairs: a, b (text_hash). documents: doc_id, text. recency by source and snapshot, the greater the later. A part
     holds whole components.
     """
-    members = with_components(signals.select(*MEMBERS), pairs).localCheckpoint()  # read twice
+    members = with_components(signals.select(*MEMBERS), pairs).localCheckpoint()  # read thrice
     parts = capacity.parts(documents=members.count())
 
     def undecided(rows: pa.Table) -> pa.Table:
@@ -219,19 +222,22 @@ def group_clusters(
         grouped = clusters.group_components(rows, priority, recency or {})
         return clusters.clusters(grouped, kept.filter(pc.is_valid(kept.column("keeper"))))
 
-    asked = in_whole_groups(members, ["component"], undecided, UNDECIDED, parts)
+    alone, several = members.where("n_members = 1"), members.where("n_members > 1").drop("n_members")
+    asked = in_whole_groups(several.where(F.size("near") > 0), ["component"], undecided, UNDECIDED, parts)
     kept = keep_in_parts(asked, documents, near).withColumnRenamed("keeper", "kept_for")
-    known = members.join(kept, "text_hash", how="left")
-    return in_whole_groups(known, ["component"], clustered, tables.CLUSTERS.ddl, parts)
+    known = several.join(kept, "text_hash", how="left")
+    return alone.selectExpr(ALONE).union(in_whole_groups(known, ["component"], clustered, tables.CLUSTERS.ddl, parts))
 
 
 def with_components(members: DataFrame, pairs: DataFrame) -> DataFrame:
-    """members with component, a text's own hash where it has no pair, and near, the texts that it has a pair with."""
+    """members with component, a text's own hash where it has no pair, how many documents it has (n_members), and near,
+    the texts that it has a pair with."""
     both = pairs.select("a", "b").union(pairs.select("b", "a")).toDF("text_hash", "end")
     near = both.groupBy("text_hash").agg(F.collect_list("end").alias("near"))
     found = members.join(connected_components(pairs), "text_hash", how="left").join(near, "text_hash", how="left")
     found = found.withColumn("component", F.coalesce("component", "text_hash"))
-    return found.withColumn("near", F.coalesce("near", F.array().cast("array<string>")))
+    found = found.withColumn("near", F.coalesce("near", F.array().cast("array<string>")))
+    return found.withColumn("n_members", F.count("*").over(Window.partitionBy("component")))
 
 
 def keep_in_parts(undecided: DataFrame, documents: DataFrame, near: NearDuplicates) -> DataFrame:

@@ -47,13 +47,17 @@ def alternating_stars(edges: DataFrame) -> DataFrame:
 def large_star(edges: DataFrame) -> DataFrame:
     """Connect every larger neighbour of a node with the smallest of its neighbours and itself."""
     both = edges.union(edges.select("b", "a"))
-    return both.repartition(shuffle_partitions(edges.sparkSession), "a").mapInArrow(whole_partition(larger_to_smallest), EDGES)
+    return both.repartition(shuffle_partitions(edges.sparkSession), "a").mapInArrow(
+        whole_partition(larger_to_smallest), EDGES
+    )
 
 
 def small_star(edges: DataFrame) -> DataFrame:
     """Connect every smaller neighbour of a node, and the node, with the smallest of them, and with what these are
     connected with in the same partition. edges: b < a."""
-    return edges.repartition(shuffle_partitions(edges.sparkSession), "a").mapInArrow(whole_partition(spanning_stars), EDGES)
+    return edges.repartition(shuffle_partitions(edges.sparkSession), "a").mapInArrow(
+        whole_partition(spanning_stars), EDGES
+    )
 
 
 def spanning_stars(edges: pa.Table) -> pa.Table:
