@@ -63,8 +63,9 @@ def judge_here(lake: Lake, tables: dict[str, Table], terms: Terms) -> pa.Table:
 
 def create_verdicts(db: duckdb.DuckDBPyConnection, tables: Collection[str], terms: Terms) -> None:
     """`verdicts` as a view of a DuckDB that has the tables under these names."""
-    db.sql(judged_statement(tables, terms).format(**{name: name for name in tables})).create_view("judged")
-    db.sql(verdicts_statement(terms, "[]::varchar[]").format(judged="judged")).create_view("verdicts")
+    judged = f"judged as ({judged_statement(tables, terms)}),"
+    text = verdicts_statement(terms, "[]::varchar[]", judged).format(judged="judged", **{name: name for name in tables})
+    db.sql(text).create_view("verdicts")
 
 
 def contaminated_documents(cover: float) -> str:
@@ -94,15 +95,17 @@ def judged_statement(tables: Collection[str], terms: Terms) -> str:
     return JUDGED.format(failed=failed, reasons=told, joins=" ".join(joins), **graded)
 
 
-def verdicts_statement(terms: Terms, none: str) -> str:
+def verdicts_statement(terms: Terms, none: str, before: str = "") -> str:
     """The verdicts as SQL, with `judged` as a field in braces.
 
-    none: an empty list of texts, the one thing that the engines spell differently.
+    none: an empty list of texts, the one thing that the engines spell differently. before: a query that is named first.
     """
     hashed = f"md5(concat('{terms.seed}/heldout/', component))"
     drawn = f"concat('0', substr({hashed}, 1, {DRAWN_BITS // 4})) < '{_share(terms.heldout.fraction)}'"
     heldout = f"n_bytes <= {terms.heldout.max_bytes} and {drawn}"
-    return VERDICTS.format(tier=_tier(terms.tiers), none=none, heldout=heldout, bin=f"floor(quality * {BINS})")
+    return VERDICTS.format(
+        before=before, tier=_tier(terms.tiers), none=none, heldout=heldout, bin=f"floor(quality * {BINS})"
+    )
 
 
 QUALITY = "quality", "quality_model"
@@ -116,7 +119,7 @@ JUDGED = """
         join {{clusters}} c on s.doc_id = c.doc_id {joins}
 """
 VERDICTS = """
-    with counted as (
+    with {before} counted as (
         select quality_model as model, {bin} as bin, count(*) as n from {{judged}} judged
         where told = '' and quality is not null group by 1, 2
     ),
