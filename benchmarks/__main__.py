@@ -35,6 +35,7 @@ PARTS = (
     "edits",
     "contamination",
     "scale",
+    "shuffles",
     "tokenising",
     "training",
     "job",

@@ -6,7 +6,8 @@ Python workers.
 FOLDER holds JSONL (plain, .gz, .zst; field `text`), of which texts of 200 characters or more are taken, each once, and
 no pages. The recipe has no edits, evaluations and quality models. Wall time, Spark's start apart, Java and compiled
 passes warm (a small run and an increment of it went before). The kept set of the run that had the new snapshot added
-must be that of a run from nothing over both.
+must be that of a run from nothing over both. The same on a standalone cluster of two workers, which is started here,
+beside local[2]: each in a process of its own, after a small run.
 """
 
 from __future__ import annotations
@@ -18,16 +19,19 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import contextmanager, suppress
+from multiprocessing import get_context
 from pathlib import Path
 
 import psutil
 
 from benchmarks.anchors import documents
+from benchmarks.standalone import cluster
 from benchmarks.timing import row
 from flows.home import Home
 from flows.job import Job
 from flows.steps import STEPS
 from pipelines import workers
+from pipelines.spark import end
 from schemas import tables
 from schemas.recipe import Recipe
 
@@ -35,6 +39,8 @@ TIMES = 10  # the new snapshot is one document in so many, and the small run is 
 FILE_DOCUMENTS = 3000
 WARMING = 2000
 DECIDING = ("ingest", "learn", "measure", "dedup", "decontaminate", "edits", "judge")
+# of a worker's 1,500 MB; as many tasks as local[2] has
+SPREAD = {"spark.executor.memory": "1g", "spark.sql.shuffle.partitions": 4, "spark.default.parallelism": 4}
 MOST_SHARE, MOST_GROWTH, MOST_MEMORY_GB, LEAST_MB = 0.15, 1.05 * TIMES, 2.0, 25.0
 
 
@@ -48,11 +54,17 @@ def rows(folder: str | None = None) -> list[dict]:
         run(place, "grown", ["old"])
         new, kept, _ = run(place, "grown", ["old", "new"])
         whole, expected, many = run(place, "whole", ["old", "new"])
-    if kept != expected:
-        raise RuntimeError(f"expected the same kept documents; {len(kept ^ expected)} of {len(expected):,} differ")
+        end()  # Java: memory for the cluster
+        local, on_local = apart(place, "local", {"master": "local[2]"})
+        with cluster(place / "servers") as address:
+            spread, on_cluster = apart(place, "cluster", {"master": address, "settings": SPREAD})
+    for one in kept, on_local, on_cluster:
+        if one != expected:
+            raise RuntimeError(f"expected the same kept documents; {len(one ^ expected)} of {len(expected):,} differ")
     given = [row("documents", texts, ""), row("size", size / 1e6, "MB")]
     steps = [row(f"{name}: all / a tenth", whole[name], "s", small[name]) for name in DECIDING]
     steps += [row(f"{name}: a tenth added / all", new[name], "s", whole[name]) for name in DECIDING]
+    steps += [row(f"{name}: standalone cluster / local[2]", spread[name], "s", local[name]) for name in DECIDING]
     rate = size / 1e6 / whole["measure"] / os.cpu_count()
     measuring = row("measuring pass, Delta write included / the least we accept", rate, "MB/s a core", LEAST_MB, 1.0)
     limit = {"at_most": True}
@@ -92,7 +104,16 @@ def deliver(folder: Path, origin: str | None) -> tuple[int, int]:
     return len(texts), sum(len(text.encode()) for text in texts)
 
 
-def run(place: Path, home: str, snapshots: list[str]) -> tuple[dict[str, float], set[str], int]:
+def apart(place: Path, home: str, spark: dict) -> tuple[dict[str, float], set[str]]:
+    """Seconds of each step and the kept documents of everything, with these fields of `spark:`, in a new process."""
+    with get_context("spawn").Pool(1) as pool:
+        pool.apply(run, (place, f"{home}-warm", ["few"], spark))
+        return pool.apply(run, (place, home, ["old", "new"], spark))[:2]
+
+
+def run(
+    place: Path, home: str, snapshots: list[str], spark: dict | None = None
+) -> tuple[dict[str, float], set[str], int]:
     """Seconds of each step, the kept documents, and the most bytes that all Python workers together held."""
     source = {
         "name": "texts",
@@ -102,6 +123,7 @@ def run(place: Path, home: str, snapshots: list[str]) -> tuple[dict[str, float],
         "snapshots": snapshots,
     }
     value = {"home": str(place / home), "sources": [source], "stages": [{"name": "one", "tokens": 1, "seq_len": 512}]}
+    value |= {"spark": spark} if spark else {}
     job = Job(Recipe.model_validate(value), Home(place / home), {step.name: step.name for step in STEPS})
     job.home.root.mkdir(exist_ok=True)
     job.spark  # noqa: B018 - started before the clock

@@ -67,6 +67,7 @@ LOCAL_SETTINGS = {
 # compiler alone gets 48 MB for its code, which a run of 60 MB of text fills; Java then interprets what comes after.
 # Java writes counters to /tmp, whatever its tmpdir, where a full disk ends it.
 JAVA_OPTIONS = "-XX:-UsePerfData -XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m -XX:+UseParallelGC"
+Batches = Iterator[pa.RecordBatch]
 CONNECTED = {"spark": 7077, "sc": 15002}  # masters that listen at an address, with their usual ports
 CONNECT_SECONDS = 10.0
 SENT_BYTES = 64 << 20  # 600,000 documents' ids; Java holds them twice
@@ -265,20 +266,30 @@ def broadcast_small(rows: DataFrame, n_bytes: Column) -> DataFrame:
     return F.broadcast(rows) if size <= SENT_BYTES else rows
 
 
+def shuffle_partitions(spark: SparkSession) -> int:
+    return int(spark.conf.get("spark.sql.shuffle.partitions"))
+
+
 def in_whole_groups(
     rows: DataFrame, keys: list[str], work: Callable[[pa.Table], pa.Table], schema: str, parts: int = 1
 ) -> DataFrame:
-    """`work` over `rows` in so many partitions, each with all rows of the values of `keys` that it has any of.
+    """`work` over `rows` in so many partitions or more, each with all rows of the values of `keys` that it has any of;
+    in one where there are no keys.
 
     work: a table of one row or more to one of the columns `schema` (DDL). A worker holds a partition in memory whole.
     """
+    dealt = rows.repartition(max(parts, shuffle_partitions(rows.sparkSession)), *keys) if keys else rows.coalesce(1)
+    return dealt.mapInArrow(whole_partition(work), schema)
 
-    def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+
+def whole_partition(work: Callable[[pa.Table], pa.Table]) -> Callable[[Batches], Batches]:
+    """An Arrow function: `work` over all rows of a partition that has any."""
+
+    def run(batches: Batches) -> Batches:
         if read := list(batches):
             yield from work(pa.Table.from_batches(read)).to_batches(max_chunksize=100_000)
 
-    dealt = rows.coalesce(1) if parts == 1 else rows.repartition(parts, *keys)
-    return dealt.mapInArrow(run, schema)
+    return run
 
 
 def rehearse(home: Path) -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pyspark.sql import functions as F
 
 from pipelines import assets, capacity
-from pipelines.dedup import buckets, clusters, dedup, keepers, stars
+from pipelines.dedup import buckets, clusters, deal, dedup, keepers, stars
 from pipelines.dedup.verify import shingle_sets
 from pipelines.signals.context import Context
 from pipelines.signals.measure import measure
@@ -137,6 +137,42 @@ def test_spark_finds_in_parts_the_changes_that_are_found_whole(spark, split, mon
     nodes = spark.createDataFrame(rows, "text_hash string, n_shingles int, band_keys array<bigint>, new boolean")
     found = {(int(row.a), int(row.b)): row.change for row in dedup.window_changes(nodes).collect()}
     assert found == changes(keys, new)
+
+
+@settings(max_examples=60, deadline=None)
+@given(BUCKETS, st.integers(1, 7))
+def test_keys_dealt_as_records_give_the_changes_of_all_whatever_copies_are_among_them(drawn, parts):
+    n, bands, n_keys, seed, _ = drawn
+    chance = np.random.default_rng(seed)
+    keys, new = chance.integers(0, n_keys, (n, bands)) + n_keys * np.arange(bands), chance.random(n) < 0.6
+    names = sorted(chance.bytes(16).hex() for _ in range(n))
+    n_shingles = np.sort(chance.integers(1, 4, n))
+    names = [name for count in range(1, 4) for name in sorted(name for name, mine in zip(names, n_shingles, strict=True) if mine == count)]
+    rows = np.append(np.arange(n), chance.integers(0, n, n // 2))
+    table = pa.table({"text_hash": [names[i] for i in rows], "n_shingles": pa.array(n_shingles[rows], pa.int32()), "new": new[rows], "band_keys": keys[rows].tolist()})
+    dealt = pa.Table.from_batches(deal.deal(table.to_batches(max_chunksize=7), parts))
+    assert len(dealt) <= parts
+    got = Counter()
+    for part in range(parts):
+        mine = dealt.filter(pc.equal(dealt.column("part"), part)).to_batches(max_chunksize=1)
+        for row in (row for batch in deal.changes_of_part(mine) for row in batch.to_pylist()):
+            assert row["a"] < row["b"]
+            got[tuple(sorted((names.index(row["a"]), names.index(row["b"]))))] += row["change"]
+    assert {pair: change for pair, change in got.items() if change} == {pair: change for pair, change in changes(keys, new).items() if change}
+
+
+def test_names_of_texts_as_numbers_and_back():
+    names = sorted(random.Random(1).randbytes(16).hex() for _ in range(50))
+    high, low = deal.hash_numbers(pa.array(["f" * 32, *names]).slice(1))
+    assert deal.hash_texts(high, low).to_pylist() == names and [h << 64 | x for h, x in zip(high.tolist(), low.tolist(), strict=True)] == [int(name, 16) for name in names]
+
+
+def test_marked_rows_are_all_found_and_few_others():
+    chance = np.random.default_rng(1)
+    keys = chance.integers(-(1 << 63), (1 << 63) - 1, 20_000)
+    (part,) = buckets.select_marked([pa.record_batch([pa.array(keys)], names=["key"])], buckets.mark(keys[:2000]))
+    left = set(part.column("key").to_pylist())
+    assert set(keys[:2000].tolist()) <= left and len(left) < 2000 + 18_000 / 12
 
 
 # ---- pairs and clusters ----
@@ -375,6 +411,28 @@ def test_components_of_chains_stars_and_random_graphs_are_those_of_union_find(sp
     rows = method(spark.createDataFrame(edges, "a string, b string")).collect()
     assert len(rows) == len({end for edge in edges for end in edge})
     assert {row.text_hash: row.component for row in rows} == components(sorted({end for edge in edges for end in edge}), edges)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 40), st.integers(1, 5))
+def test_stars_of_whole_partitions_end_in_those_of_union_find(seed, n, partitions):
+    """As Spark deals the edges, without it."""
+    chance = random.Random(seed)
+    names = [f"n{i:02}" for i in range(n + 1)]
+    edges = {tuple(sorted(chance.sample(names, 2))) for _ in range(n)}
+    expected = components(names, sorted(edges))
+
+    def step(edges, work):
+        dealt = [[edge for edge in edges if hash(edge[0]) % partitions == part] for part in range(partitions)]
+        made = [work(pa.table({"a": [a for a, _ in some], "b": [b for _, b in some]})) for some in dealt if some]
+        return [(row["a"], row["b"]) for table in made for row in table.to_pylist()]
+
+    rows, before = step([(b, a) for a, b in edges], stars.spanning_stars), None
+    while sorted(rows) != before:
+        before = sorted(rows)
+        assert len(set(rows)) <= len(edges)
+        rows = step(step([*rows, *((b, a) for a, b in rows)], stars.larger_to_smallest), stars.spanning_stars)
+    assert dict(rows) == {a: b for a, b in expected.items() if a != b} and len(rows) == len(dict(rows))
 
 
 def test_no_edges_give_no_components(spark):

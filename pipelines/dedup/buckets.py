@@ -12,7 +12,7 @@ all nodes together, whatever the order in which they arrived.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -35,6 +35,7 @@ LEAST_BLOCKS = 8  # smaller ones where there is little to verify, so that it is 
 CHANGES = pa.schema(
     [(name, pa.int32() if name == "change" else pa.string()) for name in ("a", "b", "change", "doc_a", "doc_b", "tile")]
 )
+MOVED = pa.schema([("a", pa.string()), ("b", pa.string()), ("change", pa.int32())])
 PAIRS = pa.schema([("a", pa.string()), ("b", pa.string()), ("support", pa.int32())])
 # Bits of the table in which new keys are marked, for each of them: fewer than 1 of 8 others that share no key are taken
 # for touched.
@@ -55,7 +56,7 @@ def changes(rows: pa.Table, threshold: float) -> pa.Table:
     first = _first_of_each(rows.column("text_hash").take(order))
     new = np.logical_and.reduceat(rows.column("new").take(order).to_numpy(), np.flatnonzero(first))
     nodes = rows.take(order.filter(first)).combine_chunks()  # once: a row is half a kilobyte
-    keys = _band_keys(nodes)
+    keys = band_keys(nodes)
     signatures = fingerprints.matrix(nodes.column("signature").combine_chunks())
     a, b, change = window_changes(keys, new, signatures, threshold - SLACK)
     tiles = place_in_tiles(a, b, change > 0, nodes.column("n_shingles").to_numpy())
@@ -75,6 +76,20 @@ def mark_keys(parts: Iterable[pa.RecordBatch]) -> np.ndarray:
     return marked
 
 
+def mark(keys: np.ndarray) -> np.ndarray:
+    """The same of keys (int64) of which a row has one: one in 16 others is taken for marked."""
+    marked = np.zeros(1 << max(10, (2 * len(keys)).bit_length()), np.uint8)
+    _mark(keys, marked)
+    return marked
+
+
+def select_marked(parts: Iterable[pa.RecordBatch], marked: np.ndarray) -> Iterator[pa.RecordBatch]:
+    """The rows whose `key` is marked, and few others."""
+    for part in parts:
+        keys = part.column("key").to_numpy()
+        yield part.filter(pa.array(_any_marked(keys, np.arange(len(keys) + 1, dtype=np.int32), marked)))
+
+
 def select_touched(part: pa.RecordBatch, marked: np.ndarray) -> pa.RecordBatch:
     """Its rows without most of those that share no key with a new text, whose buckets therefore change nothing; none
     without words."""
@@ -82,7 +97,8 @@ def select_touched(part: pa.RecordBatch, marked: np.ndarray) -> pa.RecordBatch:
     return part.filter(pa.array(_any_marked(keys.values.to_numpy(), keys.offsets.to_numpy(), marked)))
 
 
-def _band_keys(rows: pa.Table) -> np.ndarray:
+def band_keys(rows: pa.Table) -> np.ndarray:
+    """int64[rows, bands] of rows with words."""
     return rows.column("band_keys").combine_chunks().flatten().to_numpy().reshape(len(rows), -1)
 
 
@@ -114,7 +130,7 @@ def window_changes(
     for band in range(keys.shape[1]):
         moved, by = bucket_changes(np.ascontiguousarray(keys[:, band]), nodes, new)
         fit = (by < 0) | likely(signatures, moved, least)
-        pairs, change = _summed(np.concatenate([pairs, moved[fit]]), np.concatenate([change, by[fit]]))
+        pairs, change = summed(np.concatenate([pairs, moved[fit]]), np.concatenate([change, by[fit]]))
     return pairs >> 32, pairs & 0xFFFFFFFF, change
 
 
@@ -131,20 +147,6 @@ def bucket_changes(keys: np.ndarray, nodes: np.ndarray, new: np.ndarray) -> tupl
     return pairs[:n], change[:n]
 
 
-def changes_of_keys(rows: pa.Table) -> pa.Table:
-    """(a, b, change) by the buckets of some keys: text_hash, n_shingles, new and key, a row for each key of a node.
-
-    Signatures are not asked: a row of theirs is wider than all else, and would travel once for each band.
-    """
-    rows = rows.sort_by([("n_shingles", "ascending"), ("text_hash", "ascending")]).combine_chunks()
-    first = _first_of_each(rows.column("text_hash"))
-    nodes, new = np.cumsum(first.to_numpy(zero_copy_only=False)) - 1, rows.column("new").filter(first).to_numpy()
-    pairs, change = _summed(*bucket_changes(rows.column("key").to_numpy(), nodes, new))
-    hashes = rows.column("text_hash").filter(first)
-    a, b = _by_hash(hashes, pairs >> 32, pairs & 0xFFFFFFFF)
-    return pa.table([hashes.take(a), hashes.take(b), pa.array(change.astype(np.int32))], names=["a", "b", "change"])
-
-
 def likely_pairs(rows: pa.RecordBatch, least: float) -> pa.RecordBatch:
     """The rows of pairs (signature_a, signature_b, ...) whose estimated similarity is at least `least`."""
     a, b = (fingerprints.matrix(rows.column(f"signature_{side}")) for side in ("a", "b"))
@@ -152,7 +154,7 @@ def likely_pairs(rows: pa.RecordBatch, least: float) -> pa.RecordBatch:
     return rows.filter(pa.array(likely(np.concatenate([a, b]), pairs, least)))
 
 
-def _summed(pairs: np.ndarray, change: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def summed(pairs: np.ndarray, change: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Each pair once, in ascending order, with the sum of its changes."""
     pairs, places = np.unique(pairs, return_inverse=True)
     return pairs, np.bincount(places, change, len(pairs)).astype(np.int64)

@@ -10,6 +10,7 @@ components (`pairs`, `group_clusters`). Texts are read by Spark's workers in eit
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,11 +18,11 @@ from pyspark.sql import DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from pipelines import capacity
-from pipelines.dedup import buckets, clusters, keepers, verify
+from pipelines.dedup import buckets, clusters, deal, keepers, verify
 from pipelines.dedup.buckets import BLOCK, SLACK
 from pipelines.dedup.stars import connected_components
 from pipelines.dedup.verify import SETS, sets_of, verify_here
-from pipelines.spark import ID_BYTES, broadcast_small, in_whole_groups
+from pipelines.spark import ID_BYTES, broadcast_small, in_whole_groups, shuffle_partitions
 from schemas import tables
 from schemas.parts import NearDuplicates
 
@@ -30,6 +31,10 @@ MEMBERS = "doc_id", "source", "snapshot", "text_hash", "n_shingles", "quality"  
 UNDECIDED = "component string, place bigint, doc_id string, text_hash string, n_shingles bigint, known array<bigint>"
 SETS_OF_COMPONENTS = "component string, place bigint, text_hash string, known array<bigint>, shingles binary"
 KEPT = "text_hash string, keeper string"
+# silver.clusters of a document that nothing is connected with: 8 of 10 need not go through Python
+ALONE = [f"doc_id as {name}" for name in ("doc_id", "cluster_id", "component")]
+ALONE += ["1L as size", "1 as rank", "doc_id as keeper", "true as exact"]
+MOST_MARKED = 1 << 24  # ends of candidates: 32 MB of bits, which every task of a scan is sent
 Known = tuple[DataFrame, str]
 
 
@@ -99,25 +104,38 @@ def select_touched(rows: DataFrame) -> DataFrame:
 
 
 def changes_in_parts(rows: DataFrame, threshold: float) -> DataFrame:
-    """The columns CHANGES of any number of rows."""
-    copies = Window.partitionBy("text_hash").orderBy("doc_id")
-    nodes = rows.withColumn("copy", F.row_number().over(copies)).where("copy = 1").drop("copy").localCheckpoint()
-    moved = window_changes(nodes).localCheckpoint()
-    gained = place_in_tiles(likely_pairs(moved.where("change > 0"), nodes, threshold), nodes)
+    """The columns CHANGES of any number of rows. Of all rows only keys travel, the rest of those of candidates."""
+    moved = window_changes(rows).localCheckpoint()
+    gained = moved.where("change > 0")
+    nodes = select_ends(rows, gained).localCheckpoint()
+    gained = place_in_tiles(likely_pairs(gained, nodes, threshold), nodes)
     lost = moved.where("change < 0").select("a", "b", "change", *[F.lit(None).cast("string") for _ in range(3)])
     return gained.union(lost)
 
 
-def window_changes(nodes: DataFrame) -> DataFrame:
-    """(a, b, change): pairs (a < b, text_hash) whose support changes by the nodes that are new, and by how much.
+def window_changes(rows: DataFrame) -> DataFrame:
+    """(a, b, change): pairs (a < b, text_hash) whose support changes by the texts that are new, and by how much.
 
-    nodes: text_hash, n_shingles, band_keys, new. A part holds whole buckets.
+    rows: text_hash, n_shingles, band_keys, new; copies may be among them. A part holds whole buckets.
     """
-    rows = nodes.select("text_hash", "n_shingles", "new", F.explode("band_keys").alias("key"))
-    n_keys = nodes.agg(F.sum(F.size("band_keys"))).first()[0] or 0
-    changes = "a string, b string, change int"
-    moved = in_whole_groups(rows, ["key"], buckets.changes_of_keys, changes, capacity.parts(keys=n_keys))
+    keys = rows.select("text_hash", "n_shingles", "new", "band_keys")
+    n_keys = rows.count() * sum(row.n for row in rows.select(F.size("band_keys").alias("n")).take(1))
+    parts = max(capacity.parts(keys=n_keys), shuffle_partitions(rows.sparkSession))
+    dealt = keys.mapInArrow(lambda batches: deal.deal(batches, parts), deal.DEALT)
+    moved = dealt.repartitionById(parts, "part").mapInArrow(deal.changes_of_part, "a string, b string, change int")
     return moved.groupBy("a", "b").agg(F.sum("change").cast("int").alias("change"))
+
+
+def select_ends(rows: DataFrame, pairs: DataFrame) -> DataFrame:
+    """(text_hash, doc_id, n_shingles, signature) of the ends of pairs (a, b), each text by the smallest doc_id."""
+    ends = pairs.select(F.explode(F.array("a", "b")).alias("text_hash")).distinct().localCheckpoint()
+    wanted = rows.select("text_hash", "doc_id", "n_shingles", "signature")
+    if ends.count() <= MOST_MARKED:
+        bits = buckets.mark(ends.select(F.xxhash64("text_hash").alias("key")).toArrow().column("key").to_numpy())
+        keyed = wanted.withColumn("key", F.xxhash64("text_hash"))
+        wanted = keyed.mapInArrow(partial(buckets.select_marked, marked=bits), f"{keyed.schema.simpleString()[7:-1]}")
+    first = F.min_by(F.struct("doc_id", "n_shingles", "signature"), "doc_id").alias("first")
+    return ends.join(wanted.groupBy("text_hash").agg(first), "text_hash").select("text_hash", "first.*")
 
 
 def likely_pairs(moved: DataFrame, nodes: DataFrame, threshold: float) -> DataFrame:
@@ -193,7 +211,7 @@ def group_clusters(
     pairs: a, b (text_hash). documents: doc_id, text. recency by source and snapshot, the greater the later. A part
     holds whole components.
     """
-    members = with_components(signals.select(*MEMBERS), pairs).localCheckpoint()  # read twice
+    members = with_components(signals.select(*MEMBERS), pairs).localCheckpoint()  # read thrice
     parts = capacity.parts(documents=members.count())
 
     def undecided(rows: pa.Table) -> pa.Table:
@@ -204,19 +222,22 @@ def group_clusters(
         grouped = clusters.group_components(rows, priority, recency or {})
         return clusters.clusters(grouped, kept.filter(pc.is_valid(kept.column("keeper"))))
 
-    asked = in_whole_groups(members, ["component"], undecided, UNDECIDED, parts)
+    alone, several = members.where("n_members = 1"), members.where("n_members > 1").drop("n_members")
+    asked = in_whole_groups(several.where(F.size("near") > 0), ["component"], undecided, UNDECIDED, parts)
     kept = keep_in_parts(asked, documents, near).withColumnRenamed("keeper", "kept_for")
-    known = members.join(kept, "text_hash", how="left")
-    return in_whole_groups(known, ["component"], clustered, tables.CLUSTERS.ddl, parts)
+    known = several.join(kept, "text_hash", how="left")
+    return alone.selectExpr(ALONE).union(in_whole_groups(known, ["component"], clustered, tables.CLUSTERS.ddl, parts))
 
 
 def with_components(members: DataFrame, pairs: DataFrame) -> DataFrame:
-    """members with component, a text's own hash where it has no pair, and near, the texts that it has a pair with."""
+    """members with component, a text's own hash where it has no pair, how many documents it has (n_members), and near,
+    the texts that it has a pair with."""
     both = pairs.select("a", "b").union(pairs.select("b", "a")).toDF("text_hash", "end")
     near = both.groupBy("text_hash").agg(F.collect_list("end").alias("near"))
     found = members.join(connected_components(pairs), "text_hash", how="left").join(near, "text_hash", how="left")
     found = found.withColumn("component", F.coalesce("component", "text_hash"))
-    return found.withColumn("near", F.coalesce("near", F.array().cast("array<string>")))
+    found = found.withColumn("near", F.coalesce("near", F.array().cast("array<string>")))
+    return found.withColumn("n_members", F.count("*").over(Window.partitionBy("component")))
 
 
 def keep_in_parts(undecided: DataFrame, documents: DataFrame, near: NearDuplicates) -> DataFrame:

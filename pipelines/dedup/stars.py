@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
-from pyspark.sql import DataFrame, Window
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from pipelines import capacity
 from pipelines.dedup.clusters import named_components
-from pipelines.spark import in_whole_groups
+from pipelines.spark import in_whole_groups, shuffle_partitions, whole_partition
+
+EDGES = "a string, b string"
+NAMED = "text_hash string, component string"
 
 
 def connected_components(edges: DataFrame) -> DataFrame:
     """(text_hash, component) for every end of an edge (a, b): the smallest text_hash that it is connected with."""
-    edges = edges.select("a", "b")
+    edges = contracted(edges).localCheckpoint()
     if not capacity.fits(pairs=edges.count()):
         return alternating_stars(edges)
-    return in_whole_groups(edges, [], named_components, "text_hash string, component string")
+    return in_whole_groups(edges, [], named_components, NAMED)
+
+
+def contracted(edges: DataFrame) -> DataFrame:
+    """Edges (a, b), b < a, of the same components: those of each partition alone, of which each text is in one edge."""
+    return edges.select("a", "b").mapInArrow(whole_partition(spanning_stars), EDGES)
 
 
 def alternating_stars(edges: DataFrame) -> DataFrame:
     """`connected_components` of any number of edges.
 
     Alternating large-star and small-star (Kiveris et al., Connected Components in MapReduce and Beyond, 2014):
-    O(log^2 n) rounds, each of a size linear in the edges.
+    O(log^2 n) rounds, each of a size linear in the edges. A partition works on all its nodes at once, and its small
+    stars are joined to whole components, which saves rounds.
     """
-    edges = edges.localCheckpoint()
+    edges = contracted(edges).localCheckpoint()
     before = None
     while (now := _checksum(edges)) != before:
         before = now
@@ -36,15 +47,32 @@ def alternating_stars(edges: DataFrame) -> DataFrame:
 def large_star(edges: DataFrame) -> DataFrame:
     """Connect every larger neighbour of a node with the smallest of its neighbours and itself."""
     both = edges.union(edges.select("b", "a"))
-    starred = both.select("a", "b", F.least("a", F.min("b").over(Window.partitionBy("a"))).alias("m"))
-    return starred.where("b > a").select(F.col("b").alias("a"), F.col("m").alias("b")).distinct()
+    return both.repartition(shuffle_partitions(edges.sparkSession), "a").mapInArrow(
+        whole_partition(larger_to_smallest), EDGES
+    )
 
 
 def small_star(edges: DataFrame) -> DataFrame:
-    """Connect every smaller neighbour of a node, and the node, with the smallest of them."""
-    down = edges.select(F.greatest("a", "b").alias("a"), F.least("a", "b").alias("b"))
-    starred = down.select("a", "b", F.min("b").over(Window.partitionBy("a")).alias("m"))
-    return starred.select("a", "m").union(starred.where("b != m").select("b", "m")).toDF("a", "b").distinct()
+    """Connect every smaller neighbour of a node, and the node, with the smallest of them, and with what these are
+    connected with in the same partition. edges: b < a."""
+    return edges.repartition(shuffle_partitions(edges.sparkSession), "a").mapInArrow(
+        whole_partition(spanning_stars), EDGES
+    )
+
+
+def spanning_stars(edges: pa.Table) -> pa.Table:
+    """Of each component an edge from every node to the smallest (a, b)."""
+    named = named_components(edges)
+    return named.filter(pc.not_equal(*named.columns)).rename_columns(["a", "b"])
+
+
+def larger_to_smallest(edges: pa.Table) -> pa.Table:
+    """edges: (a, b) of all neighbours b of each node a. What `large_star` makes of them, each edge once."""
+    least = edges.group_by("a").aggregate([("b", "min")])
+    of = pc.index_in(edges.column("a"), least.column("a"))
+    smallest = pc.min_element_wise(least.column("a"), least.column("b_min")).take(of)
+    starred = pa.table([edges.column("b"), smallest], names=["a", "b"])
+    return starred.filter(pc.greater(edges.column("b"), edges.column("a"))).group_by(["a", "b"]).aggregate([])
 
 
 def _checksum(edges: DataFrame) -> tuple:

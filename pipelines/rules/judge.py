@@ -48,7 +48,8 @@ def judge(tables: dict[str, DataFrame], terms: Terms) -> DataFrame:
     Rests are judged by the same rules (reasons rest_<rule>) and graded in their documents' place.
     """
     spark = tables["signals"].sparkSession
-    return spark.sql(statement(tables, terms, "cast(array() as array<string>)"), **tables)
+    judged = spark.sql(judged_statement(tables, terms), **tables).localCheckpoint()  # read twice, by other columns
+    return spark.sql(verdicts_statement(terms, "cast(array() as array<string>)"), judged=judged)
 
 
 def judge_here(lake: Lake, tables: dict[str, Table], terms: Terms) -> pa.Table:
@@ -62,7 +63,8 @@ def judge_here(lake: Lake, tables: dict[str, Table], terms: Terms) -> pa.Table:
 
 def create_verdicts(db: duckdb.DuckDBPyConnection, tables: Collection[str], terms: Terms) -> None:
     """`verdicts` as a view of a DuckDB that has the tables under these names."""
-    text = statement(tables, terms, "[]::varchar[]").format(**{name: name for name in tables})
+    judged = f"judged as ({judged_statement(tables, terms)}),"
+    text = verdicts_statement(terms, "[]::varchar[]", judged).format(judged="judged", **{name: name for name in tables})
     db.sql(text).create_view("verdicts")
 
 
@@ -72,11 +74,8 @@ def contaminated_documents(cover: float) -> str:
     return f"select distinct doc_id from {{contamination}} where cover >= {number(cover)}"
 
 
-def statement(tables: Collection[str], terms: Terms, none: str) -> str:
-    """The verdicts as SQL, with the tables as fields in braces.
-
-    none: an empty list of texts, the one thing that the engines spell differently.
-    """
+def judged_statement(tables: Collection[str], terms: Terms) -> str:
+    """What speaks against each document as SQL, with the tables as fields in braces."""
     rules, has_rests, has_items = terms.rules, "rests" in tables, "contamination" in tables
     graded = {
         name: f"case when r.doc_id is not null then r.{name} else s.{name} end" if has_rests else f"s.{name}"
@@ -92,17 +91,20 @@ def statement(tables: Collection[str], terms: Terms, none: str) -> str:
         f"left join ({RESTS.format(failed=_braced(failed_rules(rules, 'rest_')))}) r on s.doc_id = r.doc_id"
     ] * has_rests
     joins += [f"left join ({contaminated_documents(terms.cover)}) x on s.doc_id = x.doc_id"] * has_items
+    failed, told = _braced(failed_rules(rules)), ", ".join(reasons)
+    return JUDGED.format(failed=failed, reasons=told, joins=" ".join(joins), **graded)
+
+
+def verdicts_statement(terms: Terms, none: str, before: str = "") -> str:
+    """The verdicts as SQL, with `judged` as a field in braces.
+
+    none: an empty list of texts, the one thing that the engines spell differently. before: a query that is named first.
+    """
     hashed = f"md5(concat('{terms.seed}/heldout/', component))"
     drawn = f"concat('0', substr({hashed}, 1, {DRAWN_BITS // 4})) < '{_share(terms.heldout.fraction)}'"
+    heldout = f"n_bytes <= {terms.heldout.max_bytes} and {drawn}"
     return VERDICTS.format(
-        failed=_braced(failed_rules(rules)),
-        reasons=", ".join(reasons),
-        joins=" ".join(joins),
-        tier=_tier(terms.tiers),
-        none=none,
-        heldout=f"n_bytes <= {terms.heldout.max_bytes} and {drawn}",
-        bin=f"floor(quality * {BINS})",
-        **graded,
+        before=before, tier=_tier(terms.tiers), none=none, heldout=heldout, bin=f"floor(quality * {BINS})"
     )
 
 
@@ -110,15 +112,15 @@ QUALITY = "quality", "quality_model"
 RESTS = "select doc_id, n_bytes, quality, quality_model, {failed} as failed from {{rests}}"
 # `told` are all reasons, joined by commas: both engines leave nulls out of what they join, and have no other way for
 # that in common.
+JUDGED = """
+    select s.doc_id, s.source, s.domain, s.n_bytes, c.component,
+        {quality} as quality, {quality_model} as quality_model, concat_ws(',', {reasons}) as told
+    from (select doc_id, source, domain, n_bytes, quality, quality_model, {failed} as failed from {{signals}}) s
+        join {{clusters}} c on s.doc_id = c.doc_id {joins}
+"""
 VERDICTS = """
-    with judged as (
-        select s.doc_id, s.source, s.domain, s.n_bytes, c.component,
-            {quality} as quality, {quality_model} as quality_model, concat_ws(',', {reasons}) as told
-        from (select doc_id, source, domain, n_bytes, quality, quality_model, {failed} as failed from {{signals}}) s
-            join {{clusters}} c on s.doc_id = c.doc_id {joins}
-    ),
-    counted as (
-        select quality_model as model, {bin} as bin, count(*) as n from judged
+    with {before} counted as (
+        select quality_model as model, {bin} as bin, count(*) as n from {{judged}} judged
         where told = '' and quality is not null group by 1, 2
     ),
     graded as (
@@ -128,7 +130,7 @@ VERDICTS = """
     ),
     placed as (
         select judged.*, told = '' as keep, case when told = '' then percentile end as percentile
-        from judged left join graded on quality_model = model and {bin} = bin
+        from {{judged}} judged left join graded on quality_model = model and {bin} = bin
     )
     select doc_id, source, domain, n_bytes, keep, nullif(split_part(told, ',', 1), '') as reason,
         case when keep then {none} else split(told, ',') end as reasons, percentile,
