@@ -20,6 +20,9 @@ The files:
     sizes       the tables of `flows model`
     summary     the tables that a run ends with
     report/     the report: one HTML page
+    ledger      ops.ledger and ops.metrics, filled while a run trains
+    tracking    the training run on MLflow
+    ui          MLflow's page over the runs of a home
     publish     shards, training run and report, sent to an object store
     recipes/    the default recipe and larger ones
     numbers     numbers as people read them

@@ -209,20 +209,41 @@ def accept(
 
 @app.command()
 def trace(
-    doc_id: Annotated[str, typer.Argument(help="32 hex digits, or enough of their beginning")],
+    what: Annotated[str, typer.Argument(help="doc_id, 32 hex digits or enough of their beginning; or step:NUMBER")],
     recipe: RecipePath = DEFAULT,
 ) -> None:
-    """Tell a document's life: origin, signals, rules, cluster, tier, spans in shards, training steps that read it.
+    """Tell a document's life: origin, signals, rules, cluster, tier, spans in shards, training steps that read it; or
+    what a step of the newest training run read, and what it lost on each document.
 
-    Example: `flows trace 3f2a`
+    Examples: `flows trace 3f2a`, `flows trace step:12`
     """
     with _said_plainly():
         from pipelines.lineage import life
 
-        for heading, lines in life(_home(recipe).lake, doc_id):
+        if what.startswith("step:"):
+            from flows.summary import print_step
+
+            print_step(_home(recipe), what, console)
+            return
+        for heading, lines in life(_home(recipe).lake, what):
             console.print(f"[bold]{heading}[/]")
             for line in lines:
                 console.print(f"  {line}", markup=False)
+
+
+@app.command()
+def ui(
+    recipe: RecipePath = DEFAULT,
+    port: Annotated[int, typer.Option(help="Port on loopback.")] = 5000,
+) -> None:
+    """Open MLflow's page over the home's training runs: curves, parameters, tables that were read, registered models.
+
+    The first time it installs MLflow into an environment of its own. Example: `flows ui -r my.yaml`
+    """
+    with _said_plainly():
+        from flows.ui import serve
+
+        raise typer.Exit(serve(_home(recipe), port, lambda said: console.print(said, markup=False, soft_wrap=True)))
 
 
 @app.command()

@@ -184,7 +184,7 @@ def work(step: Step, job: Job, part: Any, display: Display, page: Page | None = 
     started = time.monotonic()
     session, minutes = lambda: vars(job).get("spark"), job.recipe.spark.timeout_minutes
     with display.step(step.name, number, len(STEPS), page or Page()) as bar, spark_tasks(bar, session):
-        job.on_training, job.on_bytes = bar.training, bar.sending
+        job.on_training, job.on_bytes, job.tell = bar.training, bar.sending, bar.tell
         job.home.void(step.name)
         with job.home.space_named(step.name), job.home.tables_named(), spark_timeout(step.name, minutes, session):
             counts = step.run(job)

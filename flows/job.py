@@ -28,13 +28,14 @@ Counts = dict[str, float]
 @dataclass
 class Job:
     """What a step works with. `hashes` are those of all steps; `on_training` is told of every optimiser step,
-    `on_bytes` of bytes sent, and of how many; `run` is the id of the run."""
+    `on_bytes` of bytes sent, and of how many; `tell` says a line to people; `run` is the id of the run."""
 
     recipe: Recipe
     home: Home
     hashes: dict[str, str]
     on_training: Callable[[Any], None] = lambda step: None
     on_bytes: Callable[[int, int], None] = lambda done, total: None
+    tell: Callable[[str], None] = lambda said: None
     run: str | None = None
 
     @cached_property

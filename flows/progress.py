@@ -42,7 +42,7 @@ class Display:
     def step(self, name: str, number: int, of: int, page: Page) -> Iterator[Bar]:
         """Show a step while the block runs. The block calls `finish` on what it is given."""
         started = time.monotonic()
-        bar = Bar(page)
+        bar = Bar(page, self.console)
         if not self.console.is_terminal:
             self.console.print(f"{number:>2}/{of} {name:<{WIDTH}} ...", soft_wrap=True)
             yield bar
@@ -62,8 +62,8 @@ class Display:
 class Bar:
     """The line of one step."""
 
-    def __init__(self, page: Page):
-        self.summary = ""
+    def __init__(self, page: Page, console: Console):
+        self.summary, self._console = "", console
         self._progress: Progress | None = None
         self._page, self._logged, self._moved = page, time.monotonic(), 0.0
 
@@ -93,6 +93,11 @@ class Bar:
     def sending(self, done: int, total: int) -> None:
         """Show how many bytes were sent."""
         self.update(done, total, f"{size(done)} of {size(total)}")
+
+    def tell(self, said: str) -> None:
+        """A line of its own: above the bar, and in the step's log."""
+        self._console.print(said, markup=False, soft_wrap=True)
+        self._page.log(said)
 
     def finish(self, counts: dict[str, float], seconds: float) -> None:
         """Set the closing line from what the step counted."""

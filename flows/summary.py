@@ -13,6 +13,7 @@ from rich.text import Text
 from flows.home import Home
 from flows.numbers import share, short, size
 from pipelines.rules.trial import Trial
+from schemas.errors import DataError
 from schemas.files import read_json
 from schemas.recipe import Recipe
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pipelines.signals.context import Context
 
 GENERATIONS = 2
+STEP_ROWS = 40
 GENERATED_CHARS = 300
 SIMILAR_CHARS = 120
 OUTCOMES = {
@@ -51,6 +53,31 @@ def print_summary(recipe: Recipe, home: Home, console: Console) -> None:
     )
     console.print(said, markup=False, highlight=False)
     console.print(Text(f"Report: {page.resolve()}"), soft_wrap=True)
+
+
+def print_step(home: Home, what: str, console: Console) -> None:
+    """Print what the step `what`, as step:12, of the newest training run read. Raises DataError where it cannot."""
+    from pipelines.lineage import step
+
+    number, runs = (
+        what.removeprefix("step:"),
+        sorted(home.runs.glob("*/metrics.jsonl"), key=lambda file: file.stat().st_mtime),
+    )
+    if not number.isdecimal() or not runs:
+        found = repr(what) if runs else f"no training run in {home.runs}"
+        raise DataError(f"expected step:NUMBER, counted from 0, of a training run; found {found}")
+    run = runs[-1].parent.name
+    rows = step(home.lake, run, int(number))
+    table = _table(f"Step {number} of run {run}", "document", "source", "uri", "tokens", "nats a token", words=3)
+    for row in rows[:STEP_ROWS]:
+        table.add_row(
+            (row["doc_id"] or "")[:12], row["source"], Text(row["uri"]), f"{row['tokens']:,}", f"{row['loss']:.3f}"
+        )
+    console.print(table)
+    tokens = sum(row["tokens"] for row in rows)
+    mean = sum(row["tokens"] * row["loss"] for row in rows) / max(tokens, 1)
+    more = f" (the {STEP_ROWS} worst are shown)" if len(rows) > STEP_ROWS else ""
+    console.print(f"{len(rows):,} documents{more}, {tokens:,} tokens predicted, {mean:.3f} nats a token")
 
 
 def print_trial(trial: Trial, console: Console) -> None:

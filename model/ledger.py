@@ -62,7 +62,7 @@ class Journal:
     def __init__(self, run: Path, step: int):
         self.folder, self.first, self.rows = run / "ledger", step, []
         self.folder.mkdir(parents=True, exist_ok=True)
-        for path, (_, last) in _steps_of_files(run).items():
+        for path, (_, last) in steps_of_files(run).items():
             if last >= step:
                 path.unlink()
         self.metrics, self.seconds = (_reopen(run / name, step) for name in ("metrics.jsonl", "seconds.jsonl"))
@@ -92,7 +92,7 @@ class Journal:
 
 def ledger_files(run: Path) -> Iterator[tuple[str, np.ndarray]]:
     """(name, rows) of each file of a run's ledger, in order of steps: a long run's do not fit in memory together."""
-    for path in _steps_of_files(run):
+    for path in steps_of_files(run):
         yield path.stem, np.load(path, allow_pickle=False)
 
 
@@ -101,12 +101,12 @@ def recorded_steps(run: Path) -> int:
     files = run / "metrics.jsonl", run / "seconds.jsonl"
     lines = [path.read_bytes().count(b"\n") if path.exists() else 0 for path in files]
     told = 0
-    for first, last in _steps_of_files(run).values():
+    for first, last in steps_of_files(run).values():
         told = last + 1 if first <= told else told
     return min(told, *lines)
 
 
-def _steps_of_files(run: Path) -> dict[Path, tuple[int, int]]:
+def steps_of_files(run: Path) -> dict[Path, tuple[int, int]]:
     """First and last step of each file of the ledger, in order."""
     return {path: tuple(map(int, path.stem.split("-")[1:])) for path in sorted((run / "ledger").glob("steps-*.npy"))}
 

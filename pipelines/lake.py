@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # 1 s of imports that `flows status` and `flows trace` do wit
 # Rows are replaced and read by conditions on these columns; ids are hashes, whose least and greatest tell nothing.
 # Delta would gather them of the first 32 columns, text among them, in a sixth of the time of a write, and parse them
 # whenever it reads the log.
-SKIPPED_BY = "source", "snapshot", "run"
+SKIPPED_BY = "source", "snapshot", "run", "step"
 # Delta's names of the plain types of `schemas.tables`; others are not compared.
 PLAIN = "string", "float", "double", "boolean", "binary"
 DELTA_NAMES = {"int": "integer", "bigint": "long", **dict(zip(PLAIN, PLAIN, strict=True))}
@@ -171,15 +171,16 @@ class Lake:
         """Replace the table's content, or the rows `where` a condition holds, in one commit that carries its ancestry.
 
         append: nothing is replaced, which saves Delta the search for it (a second). Returns the new version. The rows
-        are brought to the table's columns, in order. A stopped write leaves the old version in place. An Arrow table
-        knows no `where`; a new table needs an active Spark session. Of a table with a damaged file all is replaced, as
+        are brought to the table's columns, in order. A stopped write leaves the old version in place. A new table needs
+        an active Spark session. Of a table with a damaged file all is replaced, as
         the rows that should stay cannot be read.
         """
         spark = None if isinstance(rows, pa.Table) else rows.sparkSession
         append = self._create(table, spark) or append
         where = None if where and self._damaged_file(table.name) else where
         if spark is None:
-            return self._commit(rows.select(table.column_names), table, ancestry, "append" if append else "overwrite")
+            mode = "append" if append else "overwrite"
+            return self._commit(rows.select(table.column_names), table, ancestry, mode, None if append else where)
         writer = rows.select(*table.column_names).write.format("delta").mode("append" if append else "overwrite")
         if where and not append:
             writer = writer.option("replaceWhere", where)
@@ -189,7 +190,9 @@ class Lake:
             self._commit(None, table, ancestry, "append" if where or append else "overwrite")
         return self.version(table)
 
-    def _commit(self, rows: pa.Table | None, table: Table, ancestry: dict[str, Any], mode: str) -> int:
+    def _commit(
+        self, rows: pa.Table | None, table: Table, ancestry: dict[str, Any], mode: str, where: str | None = None
+    ) -> int:
         """By delta-rs: rows that are here already take it .01 s, Spark a second; and it commits where there are
         none."""
         from deltalake import CommitProperties, write_deltalake
@@ -197,7 +200,7 @@ class Lake:
         if rows is None:
             rows = pa.schema(self._delta(table.name).schema().to_arrow()).empty_table()
         told = CommitProperties(custom_metadata={"userMetadata": json.dumps(ancestry, sort_keys=True)})
-        write_deltalake(self._delta(table.name), rows, mode=mode, commit_properties=told)
+        write_deltalake(self._delta(table.name), rows, mode=mode, predicate=where, commit_properties=told)
         return self.version(table)
 
     def arrow(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.lake import Lake
@@ -47,6 +48,39 @@ def life(lake: Lake, doc_id: str) -> Iterator[tuple[str, list[str]]]:
     yield "verdict", [_verdict(verdict)] if verdict else []
     yield "spans in shards", _spans(lake, doc_id)
     yield "training steps", _steps(lake, doc_id)
+
+
+def step(lake: Lake, run: str, number: int) -> list[dict[str, Any]]:
+    """What a training step read: by document doc_id, source, uri, tokens that were predicted and `loss`, their mean
+    cross-entropy in nats, the greatest first. `run` may be the beginning of one.
+
+    Raises DataError for a run or a step that ops.ledger does not tell of yet.
+    """
+    rows = _rows(lake, tables.LEDGER, (pc.field("step") == number) & pc.starts_with(pc.field("run"), run))
+    if not rows:
+        last = (
+            lake.arrow(tables.METRICS, ["step"], pc.starts_with(pc.field("run"), run))
+            if lake.has(tables.METRICS)
+            else []
+        )
+        found = f"{len(last):,} steps from 0 on" if len(last) else "none"
+        raise DataError(f"expected step {number} of run {run}, found {found} in {tables.LEDGER.name}")
+    keys = pa.array([row["doc_key"] for row in rows])
+    named = lake.arrow(tables.TOKENS, ["doc_id", "doc_key"], pc.field("doc_key").isin(keys))
+    told = lake.arrow(tables.DOCUMENTS, ["doc_id", "source", "uri"], pc.field("doc_id").isin(named.column("doc_id")))
+    documents = {row["doc_id"]: row for row in told.to_pylist()}
+    by_key = {row["doc_key"]: documents.get(row["doc_id"], {}) for row in named.to_pylist()}
+    nothing = {"doc_id": None, "source": None, "uri": "no longer in the lake"}
+    read = [
+        {
+            **nothing,
+            **by_key.get(row["doc_key"], {}),
+            "tokens": row["tokens"],
+            "loss": row["loss"] / max(row["tokens"], 1),
+        }
+        for row in rows
+    ]
+    return sorted(read, key=lambda row: -row["loss"])
 
 
 def rules_of(lake: Lake, doc_id: str, rules: dict[str, tuple[Rule, ...]]) -> Iterator[tuple[Rule, Any, str, bool]]:

@@ -330,7 +330,29 @@ LEDGER = Table(
     ("run", "step", "doc_key"),
 )
 
+METRICS = Table(
+    "ops.metrics",
+    "what each training step told of itself, from its checkpoint on",
+    (
+        Column("run", "string", "hash of the training step"),
+        Column("step", "bigint", "optimiser step, from 0"),
+        Column("stage", "string", "name of the stage"),
+        Column("tokens", "bigint", "tokens read by then"),
+        Column("loss", "double", "mean cross-entropy, in nats a token"),
+        Column("balance", "double", "loss that evens the experts' load out; 1 is even"),
+        Column("lr", "double", "learning rate"),
+        Column("grad_norm", "double", "norm of the gradient before it was clipped"),
+        Column("load_entropy", "double", "entropy of the experts' load, as a share of the most; mean of the layers"),
+        Column("load_max", "double", "rows of the busiest expert over an even share; of the worst layer"),
+        Column("seconds", "double", "that the step took"),
+        Column("waited", "double", "seconds of it in which no batch was there"),
+        Column("flops", "double", "floating-point operations of the model, of all ranks"),
+        Column("memory", "bigint", "most bytes held, on rank 0"),
+    ),
+    ("run", "step"),
+)
+
 ALL = (
     DOCUMENTS, REJECTS, SIGNALS, PAIRS, CLUSTERS, EDITS, RESTS, CONTAMINATION, VERDICTS,
-    TOKENS, MIXTURE, SPANS, RUNS, DELIVERIES, LEDGER,
+    TOKENS, MIXTURE, SPANS, RUNS, DELIVERIES, LEDGER, METRICS,
 )  # fmt: skip

@@ -55,6 +55,14 @@ def flows(
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout, preexec_fn=limit)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def mlflow_store(tmp_path_factory):
+    """One for all runs but the small one: the tables of each home's own take seconds to make."""
+    os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
+    yield
+    del os.environ["MLFLOW_TRACKING_URI"]
+
+
 @pytest.fixture(scope="session")
 def prefect_server(tmp_path_factory):
     """A Prefect server as a team has one. Runs that do not start their own save 10 s each."""
@@ -97,7 +105,7 @@ def finished_home(tmp_path_factory) -> Finished:
     file = corpus.save(corpus.recipe(folder / "text", folder / "home"), folder / "recipe.yaml")
     (elsewhere := folder / "elsewhere").mkdir()
     made_at = elsewhere.stat().st_mtime_ns
-    done = flows("run", "curriculum", "--recipe", str(file), env={"TMPDIR": str(elsewhere)})
+    done = flows("run", "curriculum", "--recipe", str(file), env={"TMPDIR": str(elsewhere), "MLFLOW_TRACKING_URI": ""})
     assert done.returncode == 0, done.stdout + done.stderr
     return Finished(file, recipes.load(file), Home(folder / "home"), planted, done.stdout, elsewhere, made_at)
 

@@ -24,6 +24,7 @@ from deltalake import DeltaTable
 from rich.console import Console
 
 import flows
+from flows import tracking
 from flows.curriculum import work
 from flows.exits import Exit
 from flows.home import DiskFull, Home
@@ -124,6 +125,34 @@ def test_the_ledger_names_what_every_step_read(finished_home):
     known = {row["doc_key"] for row in home.lake.arrow(tables.TOKENS, ["doc_key"]).to_pylist()}
     assert {row["doc_key"] for row in ledger} <= known
     assert all(0 < row["tokens"] <= finished_home.recipe.train.batch_tokens and row["loss"] > 0 for row in ledger)
+
+
+def test_mlflow_and_the_lake_tell_what_the_trainer_did(finished_home):
+    from mlflow import MlflowClient
+
+    home, (run,) = finished_home.home, list(finished_home.home.runs.iterdir())
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    rows = home.lake.arrow(tables.METRICS).sort_by("step").to_pylist()
+    assert [{name: row[name] for name in line} for row, line in zip(rows, lines, strict=True)] == lines
+    client = MlflowClient(tracking.store(home))
+    (told,) = client.search_runs([client.get_experiment_by_name(home.key).experiment_id])
+    assert told.info.status == "FINISHED" and told.info.run_name == run.name
+    assert [one.value for one in client.get_metric_history(told.info.run_id, "loss")] == [line["loss"] for line in lines]
+    assert told.data.tags["millrace.table.silver.tokens"] == str(home.receipt("tokenise").tables["silver.tokens"])
+    (version,) = client.search_model_versions(f"name = '{home.key}'")
+    assert version.source == (run / "final").as_uri()
+
+
+def test_a_steps_documents_are_named_with_what_they_cost(finished_home):
+    home = finished_home.home
+    said = conftest.flows("trace", "step:3", "--recipe", str(finished_home.file)).stdout
+    rows = [row for row in home.lake.arrow(tables.LEDGER).to_pylist() if row["step"] == 3]
+    ids = {row["doc_key"]: row["doc_id"] for row in home.lake.arrow(tables.TOKENS, ["doc_key", "doc_id"]).to_pylist()}
+    for row in rows:
+        assert re.search(rf"{ids[row['doc_key']][:12]} .* {row['loss'] / row['tokens']:.3f}", said)
+    assert f"{len(rows)} documents, {sum(row['tokens'] for row in rows):,} tokens predicted" in said
+    missing = conftest.flows("trace", "step:32", "--recipe", str(finished_home.file))
+    assert missing.returncode != 0 and "expected step 32 of run " in missing.stderr and "found 32 steps from 0 on" in missing.stderr
 
 
 def test_training_lowers_the_loss_and_the_references_are_there(finished_home):

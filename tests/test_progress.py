@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, field
 
 import pytest
+from rich.console import Console
 
 from flows import progress
 from flows.progress import Bar, Page, TookTooLong, counted, spark_timeout
@@ -27,7 +28,7 @@ def test_a_bar_moves_once_a_second_and_says_a_line_every_thirty(monkeypatch):
     now = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     told = Told()
-    bar = Bar(told)
+    bar = Bar(told, Console(quiet=True))
     for tick in range(650):  # 65 seconds
         now = 1000.0 + tick / 10
         bar.update(tick, 650, f"at {tick}")

@@ -1,12 +1,14 @@
-"""Shards to a trained model, and its ledger in the lake."""
+"""Shards to a trained model; what its steps tell is in the lake, and with MLflow, while it goes on."""
 
 from __future__ import annotations
 
-import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from flows.job import Counts, Job
+from flows.ledger import LiveLedger
+from flows.tracking import Tracking
 from schemas import tables
 from schemas.errors import DataError
 from schemas.recipe import Recipe
@@ -14,7 +16,7 @@ from schemas.training import PLACE
 
 STEP = "train"
 NEEDS = ("shard",)
-TABLES = (tables.LEDGER,)
+TABLES = (tables.LEDGER, tables.METRICS)
 REVISION = 3
 
 
@@ -34,13 +36,20 @@ def files(job: Job) -> list[Path]:
 
 
 def run(job: Job) -> Counts:
-    """The trainer's work, and its ledger brought into the lake."""
-    result = train_model(job)
-    store_ledger(job)
+    """The trainer's work, each checkpoint's ledger and metrics brought into the lake, and from there told to MLflow."""
+    with Tracking(job) as tracking, LiveLedger(job, tracking.tell) as ledger:
+
+        def on_step(progress: Any) -> None:
+            job.on_training(progress)
+            ledger.on_step(progress.step - 1)
+
+        result = train_model(job, on_step)
+        ledger.finish()
+        tracking.finish(result)
     return {"steps": result["steps"], "tokens": result["tokens"], "loss": result["final_loss"]}
 
 
-def train_model(job: Job) -> dict[str, Any]:
+def train_model(job: Job, on_step: Callable[[Any], None]) -> dict[str, Any]:
     """What result.json holds. A run that was stopped, or lost what it ended with, goes on from its last checkpoint.
 
     Raises DataError for shards that are not those of the manifest, and for checkpoints that were made with others;
@@ -58,33 +67,7 @@ def train_model(job: Job) -> dict[str, Any]:
         processes = processes_here(config)
         write_settings(job.home.shards, model, config)
         if processes > 1:
-            return launch(job.home.shards, job.run_folder, job.on_training, processes)
-        return train(job.home.shards, job.run_folder, model, config, job.on_training)
+            return launch(job.home.shards, job.run_folder, on_step, processes)
+        return train(job.home.shards, job.run_folder, model, config, on_step)
     except ValueError as error:  # the trainer knows no exit codes: shards, plan and checkpoints are files
         raise DataError(str(error)) from error
-
-
-def store_ledger(job: Job) -> None:
-    """Bring the trainer's ledger into the lake: rows of this run only are replaced."""
-    import numpy as np
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from model.ledger import ledger_files
-    from pipelines.spark import escape_globs
-
-    run = job.hashes["train"]
-    staged = job.home.root / "tmp" / "ledger"
-    shutil.rmtree(staged, ignore_errors=True)
-    staged.mkdir(parents=True)
-    for name, rows in ledger_files(job.run_folder):
-        columns = {
-            "step": rows["step"].astype(np.int64),
-            "doc_key": rows["doc"],
-            "tokens": rows["tokens"].astype(np.int64),
-        }
-        table = pa.table({"run": pa.array([run] * len(rows)), **columns, "loss": rows["loss"].astype(np.float64)})
-        pq.write_table(table, staged / f"{name}.parquet")
-    rows = job.spark.read.parquet(escape_globs(str(staged.resolve())))
-    job.write(rows, tables.LEDGER, "train", where=f"run = '{run}'")
-    shutil.rmtree(staged)
