@@ -31,7 +31,8 @@ KEEP = 2  # checkpoints; the older one is for when the newer one's disk or numbe
 @dataclass
 class State:
     """What a checkpoint keeps besides weights and moments. `load` counts rows per expert over the current stage,
-    `last_load` in the last step, [layers][E]."""
+    `last_load` in the last step, [layers][E], but for steps that were skipped; `skipped` counts those of them that came
+    last, `recent` is what the next are compared with (model/trouble.py)."""
 
     step: int = 0
     load: list[list[int]] = field(default_factory=list)
@@ -41,6 +42,8 @@ class State:
     dense: float = 0.0  # FLOP/s of dense products here when the run began
     micro_batches: int = 1
     recompute: str = "none"
+    skipped: int = 0
+    recent: list[list[float]] = field(default_factory=lambda: [[], []])
 
 
 @dataclass
@@ -112,9 +115,9 @@ def save_weights(path: Path, owned: Owned, ranks: Ranks) -> None:
         raise _failure(told, error.errno) from error
 
 
-def newest(run: Path) -> Path | None:
-    """Folder of the newest whole checkpoint."""
-    return next(reversed(_checkpoints(run)), None)
+def newest(run: Path, most: float = math.inf) -> Path | None:
+    """Folder of the newest whole checkpoint of at most so many steps."""
+    return next((folder for folder in reversed(_checkpoints(run)) if _step(folder) <= most), None)
 
 
 def load_newest(run: Path, recorded: int, identity: dict, owned: Owned, ranks: Ranks) -> tuple[Path, dict] | None:
@@ -145,8 +148,7 @@ def _state(folder: Path, recorded: int, ranks: Ranks) -> tuple[dict, str]:
     state, damage = {}, ""
     if ranks.rank == 0:
         try:
-            step = int(folder.name.partition("-")[2])
-            require(step <= recorded, f"metrics, seconds and ledger tell of {recorded} steps")
+            require(_step(folder) <= recorded, f"metrics, seconds and ledger tell of {recorded} steps")
             state = json.loads((folder / "state.json").read_text())
             whole = isinstance(state, dict) and {"made_with", "step", "tokens"} <= state.keys()
             require(whole, "state.json lacks what a run goes on from")
@@ -249,6 +251,10 @@ def _rename(scratch: Path, target: Path) -> None:
 
 def _checkpoints(run: Path) -> list[Path]:
     return sorted((run / "checkpoints").glob("step-*"))
+
+
+def _step(folder: Path) -> int:
+    return int(folder.name.partition("-")[2])
 
 
 def _delete(folder: Path) -> None:

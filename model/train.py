@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import dataclasses
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from model import checkpoint
 from model.checkpoint import State
@@ -33,10 +35,12 @@ from model.speed import dense_rate, peak_memory, peak_rate
 from model.step import Divided, Division, Learner, Told
 from model.trace import Trace, span
 from model.transformer import step_flops
+from model.trouble import suspects
 from schemas.files import json_hash, write_json, write_whole
 from schemas.manifest import Stage, load_manifest, load_plan
 from schemas.training import ModelConfig, TrainConfig, check_shares, require
 
+log = logging.getLogger("millrace.train")
 DIVISION = "division.json"  # how several ranks divide a step, where one ran out of memory
 
 
@@ -46,7 +50,8 @@ class Progress:
 
     `of_dense` is the model's FLOP/s over those of dense products here, `mfu` over the chip's peak where it is known,
     `waited` the share of the step spent waiting for data, `busiest` the rows of the busiest expert over an even share,
-    `memory` the most bytes held; of several ranks `waited` and `memory` are rank 0's.
+    `memory` the most bytes held; of several ranks `waited` and `memory` are rank 0's. `skipped`: why the step changed
+    nothing, if so.
     """
 
     step: int
@@ -61,6 +66,7 @@ class Progress:
     waited: float
     busiest: float
     memory: int
+    skipped: str | None = None
 
 
 def train(
@@ -75,8 +81,8 @@ def train(
 
     `shards` holds manifest.json, plan.json and what they name. Several ranks each call it, with one folder `run` that
     all can write; rank 0 alone tells `on_step` and returns the result, the others {}. Raises ValueError if the plan
-    does not fit shards, batch or ranks, or if `run` holds a checkpoint made with other inputs; FloatingPointError on a
-    loss that is not finite; Divided where one of several ranks ran out of memory; OSError on a full disk.
+    does not fit shards, batch or ranks, or if `run` holds a checkpoint made with other inputs; FloatingPointError
+    where step after step had to be skipped; Divided where one of several ranks ran out of memory; OSError on a full disk.
     """
     manifest, plan = load_manifest(shards / "manifest.json"), load_plan(shards / "plan.json")
     made_with = identity(manifest, plan, model, config)
@@ -126,8 +132,8 @@ class Run:
         self.state.dense = self.state.dense or dense_rate()
         launched, self.mark = None, time.perf_counter()
         steps, ranks = self.batches.steps, self.learner.ranks
-        pauses = {*range(0, steps, every), *self.batches.stage_ends}
-        trace = Trace(self.folder, *span(pauses, self.learner.config.profile if ranks.rank == 0 else 0))
+        between = {*range(0, steps, every), *self.batches.stage_ends}
+        trace = Trace(self.folder, *span(between, self.learner.config.profile if ranks.rank == 0 else 0))
         depth = 2 if self.learner.device.type == "cuda" else 0
         with contextlib.closing(self.batches.ahead(self.state.step, ranks.rank, ranks.world, depth)) as ahead:
             for number in range(self.state.step, steps):
@@ -141,13 +147,14 @@ class Run:
                     self.tell(launched)
                 launched = told
                 stage_ends = number + 1 == self.batches.stage_ends[batch.stage]
-                saves = stage_ends or (number + 1) % every == 0
-                if saves or not told.on_its_way:
+                pauses = stage_ends or (number + 1) % every == 0
+                if pauses or not told.on_its_way:
                     self.tell(launched)
                     launched = None
                 if stage_ends:
                     self.evaluate(plan.stages[batch.stage].name, plan.stages[batch.stage])
-                if saves:
+                    self.learner.trouble.forget()
+                if stage_ends or (pauses and not self.state.skipped):  # in trouble the last good one stays the newest
                     self.save()
                     self.mark = time.perf_counter()
 
@@ -165,32 +172,55 @@ class Run:
         return learning_rate(self.batches.plan.stages[stage], (before + 0.5) * config.batch_tokens, config.peak_lr)
 
     def tell(self, told: Told) -> None:
-        """Record a step. Raises FloatingPointError where its numbers are not finite."""
+        """Record a step. Raises FloatingPointError where too many in a row were skipped."""
         numbers, rows, load = told.read()
-        load = load.view(self.learner.shares.shape)
-        state, batch_tokens = self.state, self.learner.config.batch_tokens
-        _, before = self.batches.stage_of(told.number)
-        state.load = (load + (torch.tensor(state.load) if before else 0)).tolist()
-        state.last_load = load.tolist()
-        state.step += 1
+        load, why = load.view(self.learner.shares.shape), numbers.get("skipped")
+        self.count(told.number, load, taken=why is None)
         now = time.perf_counter()
         seconds, self.mark = now - self.mark, now
-        state.seconds += seconds
-        if self.journal is None:
-            return
+        self.state.seconds += seconds
+        if self.journal:
+            self.record(told, numbers, rows, load, seconds)
+        if why is not None:
+            self.warn(f"step {told.number} was skipped: {why}; {suspects(rows)}")
+
+    def count(self, number: int, load: Tensor, taken: bool) -> None:
+        """Have the state know of a step."""
+        state, (_, before) = self.state, self.batches.stage_of(number)
+        state.load = (load * taken + (torch.tensor(state.load) if before else 0)).tolist()
+        if taken:
+            state.last_load = load.tolist()
+        state.skipped = 0 if taken else state.skipped + 1
+        state.step += 1
+
+    def record(self, told: Told, numbers: dict, rows: np.ndarray, load: Tensor, seconds: float) -> None:
+        """Write down what a step told, and pass it on."""
+        state, batch_tokens, world = self.state, self.learner.config.batch_tokens, self.learner.ranks.world
         stage, tokens = self.batches.plan.stages[told.batch.stage].name, state.step * batch_tokens
         line = {"step": told.number, "stage": stage, "tokens": tokens, **numbers, **load_metrics(load)}
-        flops = self.flops(told.batch) * self.learner.ranks.world
+        flops = self.flops(told.batch) * world
         spent = {"seconds": round(seconds, 4), "waited": round(self.waited, 4), "flops": flops, "memory": peak_memory()}
         self.journal.add(line, spent, rows)
-        world = self.learner.ranks.world
         peak, dense = (rate and rate * world for rate in (peak_rate(), state.dense))
         self.on_step(Progress(
             state.step, self.batches.steps, stage, line["loss"], line["lr"], tokens, batch_tokens / seconds,
             flops / seconds / dense, flops / seconds / peak if peak else None, self.waited / seconds,
-            line["load_max"], spent["memory"],
+            line["load_max"], spent["memory"], line.get("skipped"),
         ))  # fmt: skip
         self.waited = 0.0
+
+    def warn(self, said: str) -> None:
+        """Tell of a skipped step, or end the run by it."""
+        state, most = self.state, self.learner.config.skip_most
+        if state.skipped < most:
+            if self.learner.ranks.rank == 0:
+                log.warning(said)
+            return
+        good = checkpoint.newest(self.folder, state.step - state.skipped)
+        raise FloatingPointError(
+            f"{most} steps in a row were skipped; {said}. The last good checkpoint is "
+            f"{good.name if good else 'none: the run had just begun'}. Lower peak_lr, or look at these documents"
+        )
 
     def flops(self, batch: Batch) -> float:
         """Those of a step on this rank."""
@@ -214,6 +244,7 @@ class Run:
         if self.journal:
             self.journal.settle(self.state.step)
         division = self.learner.division
+        self.state.recent = self.learner.trouble.window()
         self.state.micro_batches, self.state.recompute = division.micro_batches, division.recompute
         tokens = self.state.step * self.learner.config.batch_tokens
         content = {**dataclasses.asdict(self.state), "tokens": tokens, "made_with": self.made_with}
@@ -229,6 +260,7 @@ def _resume(run: Path, learner: Learner, made_with: dict) -> State:
         _, content = loaded
         state = State(**{field.name: content[field.name] for field in dataclasses.fields(State)})
         learner.adamw.publish()
+    learner.trouble.resume(state.recent)
     learner.resume(state.last_load, kept_division(run, learner) or Division(state.micro_batches, state.recompute))
     learner.ranks.barrier()  # all have read what rank 0 changes next
     if learner.ranks.rank == 0:

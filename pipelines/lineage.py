@@ -138,7 +138,12 @@ def _steps(lake: Lake, doc_id: str) -> list[str]:
     return _first(
         [
             f"run {r['run'][:12]} step {r['step']}: {r['tokens']} tokens, "
-            f"{r['loss'] / max(r['tokens'], 1):.3f} nats a token"
+            + (
+                "a loss that is not finite"
+                if r["loss"] is None
+                else f"{r['loss'] / max(r['tokens'], 1):.3f} nats a token"
+            )
+            + (", skipped" if r["skipped"] else "")
             for r in rows
         ]
     )

@@ -325,7 +325,8 @@ LEDGER = Table(
         Column("step", "bigint", "optimiser step, from 0"),
         Column("doc_key", "bigint", "document, as in silver.tokens"),
         Column("tokens", "bigint", "tokens predicted"),
-        Column("loss", "double", "summed cross-entropy, in nats"),
+        Column("loss", "double", "summed cross-entropy, in nats; null where it was not finite", nullable=True),
+        Column("skipped", "boolean", "the step was skipped: nothing was learnt of it"),
     ),
     ("run", "step", "doc_key"),
 )

@@ -102,6 +102,16 @@ class TrainConfig:
     processes: int = doc(0, "processes that train; 0: one for each GPU, one without any", least=0)
     deterministic: bool = doc(False, "same bits from same inputs on a GPU too, a few percent slower; a CPU always does")
     profile: int = doc(0, "steps in the middle of the run that are traced: profile.json and a timeline", least=0)
+    skip_window: int = doc(
+        128, "steps of a stage that loss and gradient norm are compared with, once half of them are there", least=2
+    )
+    skip_loss: float = doc(
+        20.0, "a step is skipped whose loss stands so many robust deviations above the median of those", above=0
+    )
+    skip_norm: float = doc(
+        300.0, "the same of the gradient norm; clipped as it is, single documents raise it to 120", above=0
+    )
+    skip_most: int = doc(8, "so many skipped steps in a row stop the run", least=1)
     checkpoint_steps: int = doc(100, "steps between checkpoints; one is also written at the end of each stage", least=1)
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 - read by pydantic when a recipe is checked

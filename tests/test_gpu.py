@@ -478,7 +478,7 @@ def gradients(learner, batch) -> dict[str, torch.Tensor]:
     """Of one step, in fp32, before they are clipped."""
     kept = {}
 
-    def keep():
+    def keep(accept):
         sums = learner.adamw.sums or {name: weight.grad for name, weight in learner.adamw.weights.items()}
         kept.update({name: gradient.float().clone() for name, gradient in sums.items()})
         learner.adamw.forget()

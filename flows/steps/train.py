@@ -15,7 +15,7 @@ from schemas.training import PLACE
 STEP = "train"
 NEEDS = ("shard",)
 TABLES = (tables.LEDGER,)
-REVISION = 3
+REVISION = 4
 
 
 def part(recipe: Recipe) -> dict[str, Any]:
@@ -83,7 +83,9 @@ def store_ledger(job: Job) -> None:
             "doc_key": rows["doc"],
             "tokens": rows["tokens"].astype(np.int64),
         }
-        table = pa.table({"run": pa.array([run] * len(rows)), **columns, "loss": rows["loss"].astype(np.float64)})
+        losses = rows["loss"].astype(np.float64)
+        columns |= {"loss": pa.array(losses, mask=~np.isfinite(losses)), "skipped": rows["skipped"]}
+        table = pa.table({"run": pa.array([run] * len(rows)), **columns})
         pq.write_table(table, staged / f"{name}.parquet")
     rows = job.spark.read.parquet(escape_globs(str(staged.resolve())))
     job.write(rows, tables.LEDGER, "train", where=f"run = '{run}'")
