@@ -1,7 +1,9 @@
 """Checkpoints: whole or not there, never unpickled, and refused where they were made from something else.
 
 `run/checkpoints/step-0000300/` holds weights.safetensors, optimizer.safetensors and state.json as they were when 300
-steps were done. It is written under another name, brought to disk and renamed.
+steps were done. It is written under another name, brought to disk and renamed. Every rank writes its part of the whole
+tensors, and reads what it needs of them: a checkpoint knows of no ranks, and any number of them goes on from it,
+however weights are split.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import logging
 import math
 import os
 import shutil
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +28,6 @@ from schemas.files import differences
 from schemas.training import require
 
 log = logging.getLogger("millrace.checkpoint")
-KEEP = 2  # checkpoints; the older one is for when the newer one's disk or numbers turn out bad
 
 
 @dataclass
@@ -78,15 +80,27 @@ class Owned:
         }
 
 
-def save(run: Path, step: int, owned: Owned, state: dict, ranks: Ranks) -> None:
-    """Write the checkpoint of `step`, then delete all but the newest `KEEP`; every rank calls this.
+def save(
+    run: Path,
+    step: int,
+    owned: Owned,
+    state: dict,
+    ranks: Ranks,
+    keep: tuple[int, int] = (2, 0),
+    settle: Callable[[], None] = lambda: None,
+) -> None:
+    """Write the checkpoint of `step`, behind what rank 0 has to `settle` on disk, then delete others; every rank calls
+    this.
 
-    Raises OSError on all ranks, leaving the older ones, if any cannot write; ValueError if nobody keeps some element.
+    keep: how many of the newest stay, and of which multiples of steps all (0: of none). Raises OSError on all ranks,
+    leaving the older ones, if any cannot write; ValueError if nobody keeps some element.
     """
     _require_whole(owned, ranks)
     folder, files = run / "checkpoints", owned.files()
-    scratch = folder / f".writing-{step:07d}"
+    # of a rank that outlives its run, nothing comes into another's
+    scratch = folder / ranks.every(f".writing-{step:07d}-{uuid.uuid4().hex[:8]}")[0]
     try:
+        _together(ranks, settle, by=0)
         _together(ranks, lambda: _begin(scratch, {file: shapes for file, (shapes, _) in files.items()}), by=0)
         _together(ranks, lambda: [tensors.write(scratch / file, parts) for file, (_, parts) in files.items()])
         _together(ranks, lambda: _settle(scratch, folder / f"step-{step:07d}", state), by=0)
@@ -98,7 +112,7 @@ def save(run: Path, step: int, owned: Owned, state: dict, ranks: Ranks) -> None:
             f"again; the run goes on from {older.name if older else 'its beginning'}",
             error.errno,
         ) from error
-    _together(ranks, lambda: [_delete(path) for path in _checkpoints(run)[:-KEEP]], by=0)
+    _together(ranks, lambda: [_delete(path) for path in _superfluous(run, *keep)], by=0)
 
 
 def save_weights(path: Path, owned: Owned, ranks: Ranks) -> None:
@@ -127,6 +141,8 @@ def load_newest(run: Path, recorded: int, identity: dict, owned: Owned, ranks: R
 
     Those that are passed over are named. Raises ValueError if all are, and as `check_same` does for `identity`.
     """
+    if ranks.rank == 0:
+        _sweep(run / "checkpoints")
     names, recorded = ranks.every(([folder.name for folder in _checkpoints(run)], recorded))[0]
     why = []
     for folder in (run / "checkpoints" / name for name in reversed(names)):
@@ -251,6 +267,17 @@ def _rename(scratch: Path, target: Path) -> None:
 
 def _checkpoints(run: Path) -> list[Path]:
     return sorted((run / "checkpoints").glob("step-*"))
+
+
+def _superfluous(run: Path, last: int, every: int) -> list[Path]:
+    return [folder for folder in _checkpoints(run)[:-last] if not every or _step(folder) % every]
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed runs were writing or deleting."""
+    for pattern in (".writing-*", ".deleting-*"):
+        for path in folder.glob(pattern):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _step(folder: Path) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TextIO
 
@@ -80,14 +80,19 @@ class Journal:
             file.flush()
         self.rows.append(rows)
 
-    def settle(self, step: int) -> None:
-        """Bring everything to disk before the checkpoint of `step`."""
-        if self.rows:
-            path = self.folder / f"steps-{self.first:07d}-{step - 1:07d}.npy"
-            np.save(path, np.concatenate(self.rows))
+    def cut(self, step: int) -> Callable[[], None]:
+        """Begin another file of the ledger. What is returned brings everything before to disk, which is to happen
+        before the checkpoint of `step` is there; a thread may."""
+        first, rows = self.first, self.rows
+        self.first, self.rows = step, []
+        return lambda: self._settle(first, step, rows)
+
+    def _settle(self, first: int, step: int, rows: list[np.ndarray]) -> None:
+        if rows:
+            path = self.folder / f"steps-{first:07d}-{step - 1:07d}.npy"
+            np.save(path, np.concatenate(rows))
             to_disk(path)
             to_disk(self.folder)
-        self.first, self.rows = step, []
         for file in (self.metrics, self.seconds):
             to_disk(Path(file.name))
 

@@ -45,6 +45,7 @@ class AdamW:
         self.added_by_kernels = [] if placed.sums_by_itself else experts_added_by_kernels(network)
         self.done, self.rate = (torch.zeros((), device=device, dtype=dtype) for dtype in (torch.float32, torch.float64))
         self.sums: dict[str, Tensor] = {}
+        self.hold: torch.cuda.Event | None = None  # nothing is updated before
         for name, master in self.masters.items():
             part = placed.starts[name], placed.starts[name] + master.numel()
             values = initial_values(name, placed.shapes[name], network.config, config.seed, *part)
@@ -111,6 +112,8 @@ class AdamW:
         corrections = [1 / (1 - beta**self.done) for beta in self.config.betas]
         scale = (self.config.clip_norm / norm).clamp(max=1.0)
         numbers = torch.stack([self.rate.float(), *corrections, scale, is_taken])
+        if self.hold and not torch.cuda.is_current_stream_capturing():
+            torch.cuda.current_stream().wait_event(self.hold)
         for name, master in self.masters.items():
             own, moments = self.placed.own[name], (self.first[name], self.second[name])
             update(own, master, gradients[name], *moments, numbers, self.config.betas, EPS, self.decays[name])

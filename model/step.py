@@ -24,7 +24,7 @@ from schemas.training import ModelConfig, TrainConfig
 
 log = logging.getLogger(__name__)
 
-HEAD = 6  # numbers of a step before those of its segments, as `Learner.compute` tells them
+HEAD = 7  # numbers of a step before those of its segments, as `Learner.compute` tells them
 RECOMPUTED = "none", "attention", "block"  # what the backward computes again, with less and less memory
 
 
@@ -87,20 +87,20 @@ class Learner:
             self.shares.copy_(load / load.sum(1, keepdim=True))
         self.division = division
 
-    def step(self, number: int, batch: Batch, rate: float) -> Told:
+    def step(self, number: int, batch: Batch, rate: float, pause: bool = False) -> Told:
         """Update the model by a batch. One that is not finite, or explodes, leaves it as it was, and is told by
-        `Told.read`.
+        `Told.read`. Where any rank says `pause`, all are told so of the same step (`Told.pauses`, once it is read).
 
         Where memory runs out the step is divided further and done again; with several ranks Divided is raised instead,
         as others wait for this one's part. Raises MemoryError if it cannot be divided.
         """
-        while (told := self._try(number, batch, rate)) is None:
+        while (told := self._try(number, batch, rate, pause)) is None:
             self._divide(batch)
         return told
 
-    def _try(self, number: int, batch: Batch, rate: float) -> Told | None:
+    def _try(self, number: int, batch: Batch, rate: float, pause: bool) -> Told | None:
         try:
-            return self._step(number, batch, rate)
+            return self._step(number, batch, rate, pause)
         except torch.OutOfMemoryError:
             return None  # only once this frame is left is what the step held free again
 
@@ -121,20 +121,22 @@ class Learner:
         self.division = smaller
         log.warning("memory ran out: %s", self.division)
 
-    def _step(self, number: int, batch: Batch, rate: float) -> Told:
-        count = torch.tensor(float((batch.targets_BL >= 0).sum()))
+    def _step(self, number: int, batch: Batch, rate: float, pause: bool) -> Told:
+        count = torch.tensor([float((batch.targets_BL >= 0).sum()), float(pause)])
         count = (count.pin_memory() if self.device.type == "cuda" else count).to(self.device, non_blocking=True)
         parts = batch.split(self.division.micro_batches)
         self.adamw.rate.fill_(rate)
+        if self.adamw.hold and isinstance(self._compute, CapturedSteps):  # a graph waits for nothing outside it
+            torch.cuda.current_stream().wait_event(self.adamw.hold)
         sent = [part.map(lambda tensor: tensor.to(self.device, non_blocking=True)) for part in parts]
         return Told(number, batch, rate, parts, self._compute(sent, count), self)
 
     def compute(self, parts: list[Batch], count: Tensor) -> Tensor:
-        """All that a step does on the device, from its micro-batches and how many tokens they predict, to its numbers:
-        [loss, balance, norm, 1 if it was taken, deviations of loss and norm, nats of each segment of each part, rows
-        per expert of each layer] in float64."""
+        """All that a step does on the device, from its micro-batches and [how many tokens they predict, 1 to pause], to
+        its numbers: [loss, balance, norm, 1 if it was taken, ranks that pause, deviations of loss and norm, nats of
+        each segment of each part, rows per expert of each layer] in float64."""
         self.adamw.add_up(len(parts))
-        count = self.ranks.sum(count)
+        count, pauses = self.ranks.sum(count)
         told = [self._micro_batch(part, 1 / count.clamp(min=1), len(parts)) for part in parts]
         nats, balances, loads = zip(*told, strict=True)
         nats_S, load = torch.cat(nats), torch.stack(loads).sum(0)
@@ -147,7 +149,8 @@ class Learner:
         shares = load.view(self.shares.shape).to(self.shares.dtype)
         shares /= shares.sum(1, keepdim=True)
         self.shares.copy_(torch.where(trouble.taken, shares, self.shares))
-        return torch.cat([torch.stack([loss, balance, norm.double(), trouble.taken.double()]), trouble.z, nats_S, load])
+        numbers = torch.stack([loss, balance, norm.double(), trouble.taken.double(), pauses.double()])
+        return torch.cat([numbers, trouble.z, nats_S, load])
 
     def _micro_batch(self, batch: Batch, share: Tensor, parts: int) -> tuple[Tensor, Tensor, Tensor]:
         """Forward and backward: (nats of each segment in float64, balance loss, rows per expert [layers, E])."""
@@ -194,7 +197,7 @@ class Told:
         of a step that was skipped say so: `skipped`, why; and all ranks are given its rows."""
         if self._sent:
             self._sent.synchronize()
-        loss, balance, norm, taken, *z = self._numbers[:HEAD].tolist()
+        loss, balance, norm, taken, self.pauses, *z = self._numbers[:HEAD].tolist()
         numbers = {"loss": loss, "balance": balance, "lr": self.rate, "grad_norm": norm}
         if not taken:  # the same on all ranks
             numbers["skipped"] = reason(numbers, z, self.config)

@@ -27,17 +27,20 @@ from model.checkpoint import State
 from model.data import Batch, Batches
 from model.identity import identity
 from model.ledger import Journal, load_metrics, recorded_steps
+from model.lock import held
 from model.optim import learning_rate
 from model.parallel import kind_of
-from model.parallel.ranks import ALONE, READING, Ranks
+from model.parallel.ranks import ALONE, READING, SAVING, Ranks
 from model.result import finish, finished
 from model.speed import dense_rate, peak_memory, peak_rate
 from model.step import Divided, Division, Learner, Told
 from model.trace import Trace, span
 from model.transformer import step_flops
 from model.trouble import suspects
+from model.writer import Writer
+from schemas.errors import Stopped
 from schemas.files import json_hash, write_json, write_whole
-from schemas.manifest import Stage, load_manifest, load_plan
+from schemas.manifest import Manifest, Plan, Stage, load_manifest, load_plan
 from schemas.training import ModelConfig, TrainConfig, check_shares, require
 
 log = logging.getLogger("millrace.train")
@@ -82,7 +85,8 @@ def train(
     `shards` holds manifest.json, plan.json and what they name. Several ranks each call it, with one folder `run` that
     all can write; rank 0 alone tells `on_step` and returns the result, the others {}. Raises ValueError if the plan
     does not fit shards, batch or ranks, or if `run` holds a checkpoint made with other inputs; FloatingPointError
-    where step after step had to be skipped; Divided where one of several ranks ran out of memory; OSError on a full disk.
+    where step after step had to be skipped; RunBusy if another works in `run`; Stopped where a signal asked a rank to
+    end, once all is saved; Divided where one of several ranks ran out of memory; OSError on a full disk.
     """
     manifest, plan = load_manifest(shards / "manifest.json"), load_plan(shards / "plan.json")
     made_with = identity(manifest, plan, model, config)
@@ -91,6 +95,20 @@ def train(
     require(not others, f"expected shards and settings of rank 0 on all machines, found others on ranks {others[:8]}")
     if (done := ranks.every(finished(run, made_with) if ranks.rank == 0 else None)[0]) is not None:
         return done if ranks.rank == 0 else {}
+    with held(run, ranks):
+        inputs, tell = (manifest, plan, model, config), on_step or (lambda progress: None)
+        return _train(shards, run, inputs, made_with, tell, ranks)
+
+
+def _train(
+    shards: Path,
+    run: Path,
+    inputs: tuple[Manifest, Plan, ModelConfig, TrainConfig],
+    made_with: dict,
+    on_step: Callable[[Progress], None],
+    ranks: Ranks,
+) -> dict:
+    manifest, plan, model, config = inputs
     keep_memory()
     batches = Batches(shards, manifest, plan, config.batch_tokens)
     check_shares(config.batch_tokens, [stage.seq_len for stage in plan.stages], ranks.world)
@@ -99,13 +117,17 @@ def train(
     learner = Learner(model, dataclasses.replace(config, parallel=kind), vocab_size, ranks)
     state = _resume(run, learner, made_with)
     documents, journal = list(batches.shards.heldout()), Journal(run, state.step) if ranks.rank == 0 else None
+    writer = Writer(run, learner.adamw.owned, config, ranks)
     with contextlib.closing(journal) if journal else contextlib.nullcontext():
-        work = Run(run, learner, batches, documents, state, journal, made_with, on_step or (lambda progress: None))
+        work = Run(run, learner, batches, documents, state, journal, writer, made_with, on_step)
         try:
             work.go()
+            writer.wait()
         except Divided as smaller:
             keep_division(run, smaller.division, learner)
             raise
+        finally:
+            writer.leave()
     return finish(run, learner, manifest, plan, state, made_with)
 
 
@@ -119,10 +141,12 @@ class Run:
     documents: list[dict]  # held out
     state: State
     journal: Journal | None  # rank 0's
+    writer: Writer
     made_with: dict
     on_step: Callable[[Progress], None]
     mark: float = 0.0  # when the step told last was, in seconds of the wall
     waited: float = 0.0  # seconds since then in which no batch was there
+    pauses: bool = False  # some rank was asked to end, or cannot write: all know it in the same step
 
     def go(self) -> None:
         """All steps that are left, with the evaluations and checkpoints between them."""
@@ -141,22 +165,27 @@ class Run:
                 batch = self.wait(ahead)
                 ranks.doing(number, "computing")
                 trace.before(number)
-                told = self.learner.step(number, batch, self.rate(number))
+                pause = ranks.is_stopping() or self.writer.has_failed
+                told = self.learner.step(number, batch, self.rate(number), pause)
                 trace.after(number)
                 if launched is not None:  # while a GPU works on this step
                     self.tell(launched)
                 launched = told
                 stage_ends = number + 1 == self.batches.stage_ends[batch.stage]
-                pauses = stage_ends or (number + 1) % every == 0
-                if pauses or not told.on_its_way:
+                due = stage_ends or (number + 1) % every == 0
+                if due or self.pauses or not told.on_its_way:
                     self.tell(launched)
                     launched = None
                 if stage_ends:
                     self.evaluate(plan.stages[batch.stage].name, plan.stages[batch.stage])
                     self.learner.trouble.forget()
-                if stage_ends or (pauses and not self.state.skipped):  # in trouble the last good one stays the newest
+                # in trouble the last good one stays the newest
+                if stage_ends or self.pauses or (due and not self.state.skipped):
                     self.save()
                     self.mark = time.perf_counter()
+                if self.pauses:
+                    self.writer.wait()
+                    raise Stopped(f"{self.folder} is saved at step {self.state.step}, and the same command goes on")
 
     def wait(self, ahead: Iterator[Batch]) -> Batch:
         """The next batch."""
@@ -175,6 +204,7 @@ class Run:
         """Record a step. Raises FloatingPointError where too many in a row were skipped."""
         numbers, rows, load = told.read()
         load, why = load.view(self.learner.shares.shape), numbers.get("skipped")
+        self.pauses = bool(told.pauses)
         self.count(told.number, load, taken=why is None)
         now = time.perf_counter()
         seconds, self.mark = now - self.mark, now
@@ -216,6 +246,7 @@ class Run:
             if self.learner.ranks.rank == 0:
                 log.warning(said)
             return
+        self.writer.wait()
         good = checkpoint.newest(self.folder, state.step - state.skipped)
         raise FloatingPointError(
             f"{most} steps in a row were skipped; {said}. The last good checkpoint is "
@@ -239,16 +270,15 @@ class Run:
         state.seconds += time.perf_counter() - began
 
     def save(self) -> None:
-        """Write a checkpoint."""
-        self.learner.ranks.doing(self.state.step, "saving")
-        if self.journal:
-            self.journal.settle(self.state.step)
+        """Begin to write a checkpoint."""
+        self.learner.ranks.doing(self.state.step, SAVING)
         division = self.learner.division
         self.state.recent = self.learner.trouble.window()
         self.state.micro_batches, self.state.recompute = division.micro_batches, division.recompute
         tokens = self.state.step * self.learner.config.batch_tokens
         content = {**dataclasses.asdict(self.state), "tokens": tokens, "made_with": self.made_with}
-        checkpoint.save(self.folder, self.state.step, self.learner.adamw.owned, content, self.learner.ranks)
+        settle = self.journal.cut(self.state.step) if self.journal else lambda: None
+        self.learner.adamw.hold = self.writer.save(self.state.step, content, settle)
 
 
 def _resume(run: Path, learner: Learner, made_with: dict) -> State:

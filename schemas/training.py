@@ -113,6 +113,8 @@ class TrainConfig:
     )
     skip_most: int = doc(8, "so many skipped steps in a row stop the run", least=1)
     checkpoint_steps: int = doc(100, "steps between checkpoints; one is also written at the end of each stage", least=1)
+    keep_last: int = doc(2, "newest checkpoints that are kept: an older one is for when a newer turns out bad", least=1)
+    keep_every: int = doc(0, "checkpoints of a multiple of so many steps are kept for good; 0: none", least=0)
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 - read by pydantic when a recipe is checked
 
@@ -122,7 +124,8 @@ class TrainConfig:
         require(self.parallel in PARALLEL, f"parallel must be one of {', '.join(PARALLEL)}, found {self.parallel!r}")
 
 
-PLACE = "processes", "parallel"  # fields of TrainConfig: where a run is computed, which decides nothing of its result
+# fields of TrainConfig that decide nothing of a run's result: where it is computed, what is kept of its way
+PLACE = "processes", "parallel", "keep_last", "keep_every"
 
 
 def check_shares(batch_tokens: int, lengths: Iterable[int], ranks: int) -> None:

@@ -43,7 +43,7 @@ from model.parallel.watch import Limits, Watch
 from model.train import Progress
 
 run, code, steps = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-watch = Watch(Limits(beat=0.2, silence=4.0, reading=2.0))
+watch = Watch(Limits(beat=0.2, silence=4.0, reading=2.0, grace=1.0))
 try:
     ranks = join(watch.doing)
     rank = ranks.rank
@@ -299,7 +299,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
 
 
 def test_exit_codes_are_those_of_flows():
-    assert (errors.FAULT, errors.DATA, errors.DISK, errors.STOPPED) == (Exit.FAULT, Exit.DATA, Exit.DISK, Exit.STOPPED)
+    assert (errors.FAULT, errors.DATA, errors.BUSY, errors.DISK, errors.STOPPED) == (Exit.FAULT, Exit.DATA, Exit.BUSY, Exit.DISK, Exit.STOPPED)
 
 
 def test_where_a_run_is_made_decides_nothing():

@@ -115,15 +115,15 @@ def test_memory_that_runs_out_divides_the_step_and_then_says_so(monkeypatch):
     learner, step = Learner(TINY, CONFIG, VOCAB), Learner._step
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (0, 0))
 
-    def short(self, number, batch, rate):
+    def short(self, *given):
         if self.division.micro_batches < 4:
             raise torch.OutOfMemoryError
-        return step(self, number, batch, rate)
+        return step(self, *given)
 
     monkeypatch.setattr(Learner, "_step", short)
     whole = Learner(TINY, CONFIG, VOCAB)
     whole.division = Division(4)
-    assert learner.step(0, batch_of(), 1e-3).read()[0] == step(whole, 0, batch_of(), 1e-3).read()[0]
+    assert learner.step(0, batch_of(), 1e-3).read()[0] == step(whole, 0, batch_of(), 1e-3, False).read()[0]
     assert learner.division == Division(4)
 
     def none_fits(*_):

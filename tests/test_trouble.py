@@ -164,7 +164,7 @@ def test_so_many_in_a_row_stop_the_run_and_the_last_good_checkpoint_is_named_and
 
 def test_a_run_in_trouble_from_its_first_step_says_so(shards, tmp_path, monkeypatch):  # noqa: F811
     disturb(monkeypatch, range(10))
-    with pytest.raises(FloatingPointError, match="8 steps in a row .* the run had just begun"):
+    with pytest.raises(FloatingPointError, match=r"8 steps in a row .* the run had just begun"):
         train(shards, tmp_path / "run", TINY, dataclasses.replace(CONFIG, checkpoint_steps=100))
 
 
