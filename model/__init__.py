@@ -27,6 +27,8 @@ or flows.
     result          what a run ends with
     identity        what a run was made with
     checkpoint      what a killed run goes on from
+    writer          checkpoints beside steps
+    lock            one trainer at a time in a run's folder
     tensors         files of weights, written and read in parts
     ledger          metrics, and what each document cost in which step
     evaluate        held-out bits per byte

@@ -2,8 +2,8 @@
 same bits.
 
 The folder of a run holds: checkpoints/ (model/checkpoint.py), metrics.jsonl, seconds.jsonl and ledger/
-(model/ledger.py), evaluations.json, final/ (weights.safetensors, config.json) and, last of all, result.json; of several
-ranks also division.json, where memory ran out, and logs/.
+(model/ledger.py), evaluations.json, lock, final/ (weights.safetensors, config.json) and, last of all, result.json; of
+several ranks also division.json, where memory ran out, and logs/.
 """
 
 from __future__ import annotations

@@ -30,14 +30,14 @@ class Copy:
         self.sources = [*owned.masters.values(), *owned.first.values(), *owned.second.values(), owned.done]
         require(all(one.dtype == torch.float32 for one in self.sources), "expected masters and moments in float32")
         flat = torch.empty(sum(map(Tensor.numel, self.sources)), dtype=torch.float32)
-        parts = flat.split([one.numel() for one in self.sources])
+        self.flat, parts = flat, flat.split([one.numel() for one in self.sources])
         self.targets = [part.view(one.shape) for part, one in zip(parts, self.sources, strict=True)]
         names, kinds = list(owned.masters), iter(self.targets)
         masters, first, second = ({name: next(kinds) for name in names} for _ in range(3))
         self.owned = Owned(owned.shapes, owned.starts, masters, first, second, next(kinds))
         self.stream = torch.cuda.Stream() if owned.done.is_cuda else None
         if self.stream:
-            _lock_pages(flat)
+            self.lock_pages()
 
     @torch.no_grad()
     def take(self) -> torch.cuda.Event | None:
@@ -49,12 +49,16 @@ class Copy:
                 target.copy_(source, non_blocking=self.stream is not None)
         return self.stream.record_event() if self.stream else None
 
+    def lock_pages(self) -> None:
+        """So that a GPU writes to them without a wait. (torch's own pinned memory comes in powers of two.)"""
+        n_bytes = self.flat.numel() * self.flat.element_size()
+        if int(torch.cuda.cudart().cudaHostRegister(self.flat.data_ptr(), n_bytes, 0)):
+            log.warning("%.1f GB of the host's memory could not be locked: saves will hold steps up", n_bytes / 1e9)
 
-def _lock_pages(flat: Tensor) -> None:
-    """So that a GPU writes to them without a wait. (torch's own pinned memory comes in powers of two.)"""
-    code = torch.cuda.cudart().cudaHostRegister(flat.data_ptr(), flat.numel() * flat.element_size(), 0)
-    if int(code):
-        log.warning("%.1f GB of the host's memory could not be locked: saves will hold steps up", flat.numel() * 4e-9)
+    def unlock_pages(self) -> None:
+        """Before they are given back: locked, they could not be locked again."""
+        if self.stream:
+            torch.cuda.cudart().cudaHostUnregister(self.flat.data_ptr())
 
 
 class Writer:
@@ -88,9 +92,11 @@ class Writer:
             raise failure
 
     def leave(self) -> None:
-        """End where the run ends by an error; a save under way may still come to its end."""
+        """End with the run; where that ends by an error a save under way may still come to its end."""
         if self._thread:
             self._thread.join(None if self.ranks.world == 1 else LEAVING)
+        if not self._thread or not self._thread.is_alive():
+            self.copy.unlock_pages()
 
     def _write(self, step: int, state: dict, settle: Callable[[], None], copied: torch.cuda.Event | None) -> None:
         try:
