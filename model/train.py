@@ -204,7 +204,7 @@ class Run:
         """Record a step. Raises FloatingPointError where too many in a row were skipped."""
         numbers, rows, load = told.read()
         load, why = load.view(self.learner.shares.shape), numbers.get("skipped")
-        self.pauses = bool(told.pauses)
+        self.pauses |= bool(told.pauses)
         self.count(told.number, load, taken=why is None)
         now = time.perf_counter()
         seconds, self.mark = now - self.mark, now

@@ -12,7 +12,8 @@ from ranks import in_ranks
 from test_parallel import whole_tensors
 from test_step import CONFIG as STEP_CONFIG
 from test_step import all_tensors, batch_of
-from test_training import CONFIG, Stopped, outcome, shards, train_until  # noqa: F401 - shards is a fixture
+from test_training import CONFIG as ROUNDED
+from test_training import Stopped, outcome, shards, train_until  # noqa: F401 - shards is a fixture
 
 from model import checkpoint
 from model.ledger import ledger_files
@@ -21,6 +22,8 @@ from model.train import train
 from model.trouble import Trouble, deviations, medians
 from schemas.training import TrainConfig
 from tests.tiny import TINY, VOCAB
+
+CONFIG = dataclasses.replace(ROUNDED, precision="fp32")  # bf16 takes a CPU four times as long
 
 
 def test_medians_and_deviations_are_numpys():

@@ -17,7 +17,8 @@ import torch
 from safetensors.torch import load_file
 from test_checkpoint import STATE, checkpoints, owned, same
 from test_faults import in_processes
-from test_training import CONFIG, apart, outcome, shards, train_until  # noqa: F401 - shards is a fixture
+from test_training import CONFIG as ROUNDED
+from test_training import apart, outcome, shards, train_until  # noqa: F401 - shards is a fixture
 
 from model import __main__ as door
 from model import checkpoint, tensors
@@ -32,6 +33,8 @@ from schemas.errors import RunBusy, Stopped
 from schemas.manifest import Draw, LearningRate, Plan, Stage, load_plan, save
 from schemas.training import TrainConfig
 from tests.tiny import TINY
+
+CONFIG = dataclasses.replace(ROUNDED, precision="fp32")  # bf16 takes a CPU four times as long
 
 
 def test_steps_go_on_while_a_checkpoint_is_written_as_it_was(tmp_path, monkeypatch):
@@ -212,9 +215,8 @@ def test_under_a_launcher_every_rank_saves_the_same_step(shards, tmp_path, numbe
     config = dataclasses.replace(CONFIG, checkpoint_steps=10_000, precision="fp32")
     write_settings(shards, TINY, config)
     run = tmp_path / "run"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "model", str(shards), str(run)]
-    signals = {"TORCHELASTIC_SIGNALS_TO_HANDLE": "SIGTERM,SIGUSR1"}
-    launcher = subprocess.Popen(command, cwd=Path(__file__).parents[1], stderr=subprocess.PIPE, text=True, env=os.environ | signals)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--signals-to-handle", "SIGTERM,SIGUSR1", "--nproc-per-node", "2", "-m", "model", str(shards), str(run)]
+    launcher = subprocess.Popen(command, cwd=Path(__file__).parents[1], stderr=subprocess.PIPE, text=True)
     wait_for_steps(run, 3)
     launcher.send_signal(number)
     said = launcher.communicate(timeout=100)[1]
