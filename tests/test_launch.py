@@ -120,6 +120,12 @@ def test_all_start_again_where_a_rank_leaves_a_smaller_division_and_only_then(su
     assert sorted("memory ran out" in log.read_text() for log in logs) == [False, True]
 
 
+@pytest.mark.servers
+def test_ranks_that_saved_and_ended_by_a_signal_are_no_fault(sums, tmp_path):
+    with pytest.raises(errors.Stopped, match=r"the ranks of .* were asked to end by a signal, in step \d+: the same command goes on"):
+        follow(sums("if step == 30: os._exit(14)"), tmp_path, lambda step: None, 2)
+
+
 def torchrun(*arguments, **options):
     """(processes of) torch's own launcher, with what it says."""
     command = [sys.executable, "-m", "torch.distributed.run", *map(str, arguments)]
