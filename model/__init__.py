@@ -17,6 +17,7 @@ or flows.
     initial         weights before the first step
     optim           AdamW and the phases of the learning rate
     step            an optimiser step, in micro-batches if need be
+    division        how ranks divide a step where memory ran out
     trouble         steps that are skipped, and why
     parallel        several processes that train one model
     sizing          bytes on each GPU by kind, before anything is made

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
-import json
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +24,7 @@ from torch import Tensor
 from model import checkpoint
 from model.checkpoint import State
 from model.data import Batch, Batches
+from model.division import keep_division, kept_division
 from model.identity import identity
 from model.ledger import Journal, load_metrics, recorded_steps
 from model.lock import held
@@ -39,12 +39,11 @@ from model.transformer import step_flops
 from model.trouble import suspects
 from model.writer import Writer
 from schemas.errors import Stopped
-from schemas.files import json_hash, write_json, write_whole
+from schemas.files import json_hash, write_json
 from schemas.manifest import Manifest, Plan, Stage, load_manifest, load_plan
 from schemas.training import ModelConfig, TrainConfig, check_shares, require
 
 log = logging.getLogger("millrace.train")
-DIVISION = "division.json"  # how several ranks divide a step, where one ran out of memory
 
 
 @dataclass(frozen=True)
@@ -296,22 +295,6 @@ def _resume(run: Path, learner: Learner, made_with: dict) -> State:
     if learner.ranks.rank == 0:
         (run / "result.json").unlink(missing_ok=True)  # of a plan that was amended since
     return state
-
-
-def keep_division(run: Path, division: Division, learner: Learner) -> None:
-    """Leave word, as this rank ran out of memory, how all are to divide their steps when they start again."""
-    told = {"ranks": learner.ranks.world, "parallel": learner.config.parallel, **dataclasses.asdict(division)}
-    write_whole(run / DIVISION, (json.dumps(told) + "\n").encode(), attempt=str(learner.ranks.rank))
-
-
-def kept_division(run: Path, learner: Learner) -> Division | None:
-    """What such a rank left, as rank 0 reads it; None for a run of other ranks, or of another kind of parallelism."""
-    ranks, told = learner.ranks, {}
-    if ranks.rank == 0 and (run / DIVISION).exists():
-        told = json.loads((run / DIVISION).read_text())
-    told = ranks.every(told)[0]
-    is_of_these = (told.get("ranks"), told.get("parallel")) == (ranks.world, learner.config.parallel)
-    return Division(told["micro_batches"], told["recompute"]) if ranks.world > 1 and is_of_these else None
 
 
 def keep_memory() -> None:
