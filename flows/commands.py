@@ -23,7 +23,7 @@ from flows.home import DiskFull, Home
 from flows.scratch import HomeBusy, held
 from schemas import fields
 from schemas import recipe as recipes
-from schemas.errors import DataError, GateClosed
+from schemas.errors import DataError, GateClosed, RunBusy, Stopped
 from schemas.parts import store_url
 from schemas.recipe import RecipeError
 from schemas.store import refusal
@@ -433,8 +433,10 @@ KINDS = {
     DataError: Exit.DATA,
     FileNotFoundError: Exit.DATA,
     HomeBusy: Exit.BUSY,
+    RunBusy: Exit.BUSY,
     DiskFull: Exit.DISK,
     GateClosed: Exit.GATE,
+    Stopped: Exit.STOPPED,
     KeyboardInterrupt: Exit.STOPPED,
 }
 

@@ -73,7 +73,8 @@ class LiveLedger:
 
     def _commit(self, rows: np.ndarray, first: int, last: int) -> None:
         where = None if self._appends else f"run = '{self.run}' and step >= {first}"
-        lost = pa.array([self.run] * len(rows)), rows["step"], rows["doc"], rows["tokens"], rows["loss"]
+        losses = pa.array(rows["loss"], mask=~np.isfinite(rows["loss"]))
+        lost = pa.array([self.run] * len(rows)), rows["step"], rows["doc"], rows["tokens"], losses, rows["skipped"]
         ledger = pa.table(dict(zip(tables.LEDGER.column_names, lost, strict=True)))
         for table, told in zip(TABLES, (ledger, self._metrics(first, last)), strict=True):
             told = told.cast(from_rows([], table).schema)

@@ -59,10 +59,8 @@ def print_step(home: Home, what: str, console: Console) -> None:
     """Print what the step `what`, as step:12, of the newest training run read. Raises DataError where it cannot."""
     from pipelines.lineage import step
 
-    number, runs = (
-        what.removeprefix("step:"),
-        sorted(home.runs.glob("*/metrics.jsonl"), key=lambda file: file.stat().st_mtime),
-    )
+    number = what.removeprefix("step:")
+    runs = sorted(home.runs.glob("*/metrics.jsonl"), key=lambda file: file.stat().st_mtime)
     if not number.isdecimal() or not runs:
         found = repr(what) if runs else f"no training run in {home.runs}"
         raise DataError(f"expected step:NUMBER, counted from 0, of a training run; found {found}")
@@ -77,7 +75,8 @@ def print_step(home: Home, what: str, console: Console) -> None:
     tokens = sum(row["tokens"] for row in rows)
     mean = sum(row["tokens"] * row["loss"] for row in rows) / max(tokens, 1)
     more = f" (the {STEP_ROWS} worst are shown)" if len(rows) > STEP_ROWS else ""
-    console.print(f"{len(rows):,} documents{more}, {tokens:,} tokens predicted, {mean:.3f} nats a token")
+    skipped = "; the step was skipped" if rows[0]["skipped"] else ""
+    console.print(f"{len(rows):,} documents{more}, {tokens:,} tokens predicted, {mean:.3f} nats a token{skipped}")
 
 
 def print_trial(trial: Trial, console: Console) -> None:

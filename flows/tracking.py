@@ -138,7 +138,12 @@ class Tracking:
         now = int(time.time() * 1000)
         for first in range(0, len(rows), STEPS):
             part = rows[first : first + STEPS]
-            told = [Metric(name, float(row[name]), now, row["step"]) for row in part for name in METRICS]
+            told = [
+                Metric(name, float(row[name]), now, row["step"])
+                for row in part
+                for name in METRICS
+                if row[name] is not None
+            ]
             self._client.log_batch(self._id, metrics=told)
             self._next = part[-1]["step"] + 1
         for one in self._evaluations():

@@ -17,6 +17,8 @@ or flows.
     initial         weights before the first step
     optim           AdamW and the phases of the learning rate
     step            an optimiser step, in micro-batches if need be
+    division        how ranks divide a step where memory ran out
+    trouble         steps that are skipped, and why
     parallel        several processes that train one model
     sizing          bytes on each GPU by kind, before anything is made
     fitting         which parallelism fits a model, what it sends, how fast that is likely to be
@@ -26,6 +28,8 @@ or flows.
     result          what a run ends with
     identity        what a run was made with
     checkpoint      what a killed run goes on from
+    writer          checkpoints beside steps
+    lock            one trainer at a time in a run's folder
     tensors         files of weights, written and read in parts
     ledger          metrics, and what each document cost in which step
     evaluate        held-out bits per byte

@@ -11,11 +11,13 @@ import dataclasses
 import errno
 import json
 import os
+import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import torch.distributed as dist
 
@@ -24,7 +26,7 @@ from model.parallel.watch import Watch
 from model.settings import load_settings
 from model.source import open_folder
 from model.train import Progress, train
-from schemas.errors import DATA, DISK, FAULT, STOPPED
+from schemas.errors import BUSY, DATA, DISK, FAULT, STOPPED, RunBusy, Stopped
 from schemas.store import is_url
 
 SECONDS = 10.0  # between two lines
@@ -45,6 +47,8 @@ def main() -> None:
     except KeyboardInterrupt:
         print("\nStopped. The same command goes on from here.", file=sys.stderr)
         sys.exit(STOPPED)
+    except Stopped as stopped:
+        leave_stopped(stopped, watch)
     except Exception as error:
         end(error, watch)
 
@@ -57,13 +61,38 @@ def work(options: argparse.Namespace, on_step: Callable[[Progress], None], watch
     if is_url(options.shards):
         shards = open_folder(options.shards, options.cache or run / "shards", int(options.cache_gb * 1e9))
     model, config = load_settings(shards)
-    ranks = join(watch.doing) if watch else ALONE
+    ranks = join(watch.doing, watch.is_stopping) if watch else dataclasses.replace(ALONE, is_stopping=heed_signals())
     result = train(shards, run, model, config, on_step, ranks)
     if ranks.rank == 0:
         print(f"{result['steps']} steps, loss {result['final_loss']:.4f}: {run / 'result.json'}", file=sys.stderr)
     if watch:
         watch.close()
         leave()
+
+
+def heed_signals() -> Callable[[], bool]:
+    """Whether SIGTERM or SIGUSR1 asked this process, which trains alone, to save and end. A second one ends it at
+    once."""
+    asked = []
+
+    def ask(number: int, _frame: object) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, ask)
+    return lambda: bool(asked)
+
+
+def leave_stopped(stopped: Stopped, watch: Watch | None) -> NoReturn:
+    """End as a signal asked for; of several ranks all do, in the same step."""
+    if not watch or watch.rank == 0:
+        print(f"Stopped: {stopped}", file=sys.stderr)
+    if watch:
+        watch.close()
+        leave()
+    sys.exit(STOPPED)
 
 
 def make_folder(run: Path) -> None:
@@ -93,6 +122,8 @@ def is_lost_touch(error: Exception) -> bool:
 
 def exit_code(error: Exception) -> int:
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    if isinstance(error, RunBusy):
+        return BUSY
     return DISK if full else DATA if isinstance(error, ValueError | FileNotFoundError) else FAULT
 
 

@@ -1,7 +1,9 @@
 """Checkpoints: whole or not there, never unpickled, and refused where they were made from something else.
 
 `run/checkpoints/step-0000300/` holds weights.safetensors, optimizer.safetensors and state.json as they were when 300
-steps were done. It is written under another name, brought to disk and renamed.
+steps were done. It is written under another name, brought to disk and renamed. Every rank writes its part of the whole
+tensors, and reads what it needs of them: a checkpoint knows of no ranks, and any number of them goes on from it,
+however weights are split.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import logging
 import math
 import os
 import shutil
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,13 +28,13 @@ from schemas.files import differences
 from schemas.training import require
 
 log = logging.getLogger("millrace.checkpoint")
-KEEP = 2  # checkpoints; the older one is for when the newer one's disk or numbers turn out bad
 
 
 @dataclass
 class State:
     """What a checkpoint keeps besides weights and moments. `load` counts rows per expert over the current stage,
-    `last_load` in the last step, [layers][E]."""
+    `last_load` in the last step, [layers][E], but for steps that were skipped; `skipped` counts those of them that came
+    last, `recent` is what the next are compared with (model/trouble.py)."""
 
     step: int = 0
     load: list[list[int]] = field(default_factory=list)
@@ -41,6 +44,8 @@ class State:
     dense: float = 0.0  # FLOP/s of dense products here when the run began
     micro_batches: int = 1
     recompute: str = "none"
+    skipped: int = 0
+    recent: list[list[float]] = field(default_factory=lambda: [[], []])
 
 
 @dataclass
@@ -75,15 +80,27 @@ class Owned:
         }
 
 
-def save(run: Path, step: int, owned: Owned, state: dict, ranks: Ranks) -> None:
-    """Write the checkpoint of `step`, then delete all but the newest `KEEP`; every rank calls this.
+def save(
+    run: Path,
+    step: int,
+    owned: Owned,
+    state: dict,
+    ranks: Ranks,
+    keep: tuple[int, int] = (2, 0),
+    settle: Callable[[], None] = lambda: None,
+) -> None:
+    """Write the checkpoint of `step`, behind what rank 0 has to `settle` on disk, then delete others; every rank calls
+    this.
 
-    Raises OSError on all ranks, leaving the older ones, if any cannot write; ValueError if nobody keeps some element.
+    keep: how many of the newest stay, and of which multiples of steps all (0: of none). Raises OSError on all ranks,
+    leaving the older ones, if any cannot write; ValueError if nobody keeps some element.
     """
     _require_whole(owned, ranks)
     folder, files = run / "checkpoints", owned.files()
-    scratch = folder / f".writing-{step:07d}"
+    # of a rank that outlives its run, nothing comes into another's
+    scratch = folder / ranks.every(f".writing-{step:07d}-{uuid.uuid4().hex[:8]}")[0]
     try:
+        _together(ranks, settle, by=0)
         _together(ranks, lambda: _begin(scratch, {file: shapes for file, (shapes, _) in files.items()}), by=0)
         _together(ranks, lambda: [tensors.write(scratch / file, parts) for file, (_, parts) in files.items()])
         _together(ranks, lambda: _settle(scratch, folder / f"step-{step:07d}", state), by=0)
@@ -95,7 +112,7 @@ def save(run: Path, step: int, owned: Owned, state: dict, ranks: Ranks) -> None:
             f"again; the run goes on from {older.name if older else 'its beginning'}",
             error.errno,
         ) from error
-    _together(ranks, lambda: [_delete(path) for path in _checkpoints(run)[:-KEEP]], by=0)
+    _together(ranks, lambda: [_delete(path) for path in _superfluous(run, *keep)], by=0)
 
 
 def save_weights(path: Path, owned: Owned, ranks: Ranks) -> None:
@@ -112,9 +129,9 @@ def save_weights(path: Path, owned: Owned, ranks: Ranks) -> None:
         raise _failure(told, error.errno) from error
 
 
-def newest(run: Path) -> Path | None:
-    """Folder of the newest whole checkpoint."""
-    return next(reversed(_checkpoints(run)), None)
+def newest(run: Path, most: float = math.inf) -> Path | None:
+    """Folder of the newest whole checkpoint of at most so many steps."""
+    return next((folder for folder in reversed(_checkpoints(run)) if _step(folder) <= most), None)
 
 
 def load_newest(run: Path, recorded: int, identity: dict, owned: Owned, ranks: Ranks) -> tuple[Path, dict] | None:
@@ -124,6 +141,8 @@ def load_newest(run: Path, recorded: int, identity: dict, owned: Owned, ranks: R
 
     Those that are passed over are named. Raises ValueError if all are, and as `check_same` does for `identity`.
     """
+    if ranks.rank == 0:
+        _sweep(run / "checkpoints")
     names, recorded = ranks.every(([folder.name for folder in _checkpoints(run)], recorded))[0]
     why = []
     for folder in (run / "checkpoints" / name for name in reversed(names)):
@@ -145,8 +164,7 @@ def _state(folder: Path, recorded: int, ranks: Ranks) -> tuple[dict, str]:
     state, damage = {}, ""
     if ranks.rank == 0:
         try:
-            step = int(folder.name.partition("-")[2])
-            require(step <= recorded, f"metrics, seconds and ledger tell of {recorded} steps")
+            require(_step(folder) <= recorded, f"metrics, seconds and ledger tell of {recorded} steps")
             state = json.loads((folder / "state.json").read_text())
             whole = isinstance(state, dict) and {"made_with", "step", "tokens"} <= state.keys()
             require(whole, "state.json lacks what a run goes on from")
@@ -249,6 +267,21 @@ def _rename(scratch: Path, target: Path) -> None:
 
 def _checkpoints(run: Path) -> list[Path]:
     return sorted((run / "checkpoints").glob("step-*"))
+
+
+def _superfluous(run: Path, last: int, every: int) -> list[Path]:
+    return [folder for folder in _checkpoints(run)[:-last] if not every or _step(folder) % every]
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed runs were writing or deleting."""
+    for pattern in (".writing-*", ".deleting-*"):
+        for path in folder.glob(pattern):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _step(folder: Path) -> int:
+    return int(folder.name.partition("-")[2])
 
 
 def _delete(folder: Path) -> None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TextIO
 
@@ -20,9 +21,9 @@ from torch import Tensor
 from model.checkpoint import to_disk
 from model.data import Batch
 
-# a document in a step: its 64-bit key, how many of its tokens were predicted there, and their cross-entropies' sum in
-# nats
-ROW = np.dtype([("step", "<u4"), ("doc", "<i8"), ("tokens", "<u4"), ("loss", "<f4")])
+# a document in a step: its 64-bit key, how many of its tokens were predicted there, their cross-entropies' sum in nats,
+# and whether the step was skipped, so that nothing was learnt of it
+ROW = np.dtype([("step", "<u4"), ("doc", "<i8"), ("tokens", "<u4"), ("loss", "<f4"), ("skipped", "?")])
 
 
 NO_ROWS = np.zeros(0, ROW)
@@ -68,20 +69,30 @@ class Journal:
         self.metrics, self.seconds = (_reopen(run / name, step) for name in ("metrics.jsonl", "seconds.jsonl"))
 
     def add(self, line: dict, seconds: dict, rows: np.ndarray) -> None:
-        """Tell of one step: what is the same whenever it is repeated, and what is not."""
-        for file, content in ((self.metrics, line), (self.seconds, {"step": line["step"], **seconds})):
+        """Tell of one step: what is the same whenever it is repeated, and what is not. Of numbers that are not finite,
+        which JSON cannot say, nothing."""
+        told = {
+            name: value if not isinstance(value, float) or math.isfinite(value) else None
+            for name, value in line.items()
+        }
+        for file, content in ((self.metrics, told), (self.seconds, {"step": line["step"], **seconds})):
             file.write(json.dumps(content) + "\n")
             file.flush()
         self.rows.append(rows)
 
-    def settle(self, step: int) -> None:
-        """Bring everything to disk before the checkpoint of `step`."""
-        if self.rows:
-            path = self.folder / f"steps-{self.first:07d}-{step - 1:07d}.npy"
-            np.save(path, np.concatenate(self.rows))
+    def cut(self, step: int) -> Callable[[], None]:
+        """Begin another file of the ledger. What is returned brings everything before to disk, which is to happen
+        before the checkpoint of `step` is there; a thread may."""
+        first, rows = self.first, self.rows
+        self.first, self.rows = step, []
+        return lambda: self._settle(first, step, rows)
+
+    def _settle(self, first: int, step: int, rows: list[np.ndarray]) -> None:
+        if rows:
+            path = self.folder / f"steps-{first:07d}-{step - 1:07d}.npy"
+            np.save(path, np.concatenate(rows))
             to_disk(path)
             to_disk(self.folder)
-        self.first, self.rows = step, []
         for file in (self.metrics, self.seconds):
             to_disk(Path(file.name))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -25,8 +26,8 @@ class AdamW:
     """AdamW (Loshchilov & Hutter 1711.05101) on fp32 masters of weights that may be rounded; matrices decay, norms and
     the input embedding do not.
 
-    Gradients are clipped to a global norm, and a step whose norm is not finite changes nothing. On a GPU both happen
-    there, and the host waits for nothing.
+    Gradients are clipped to a global norm, and a step that is not accepted changes nothing. On a GPU both happen there,
+    and the host waits for nothing.
     """
 
     def __init__(self, network: Transformer, config: TrainConfig, placed: Replicated | Sharded):
@@ -44,6 +45,7 @@ class AdamW:
         self.added_by_kernels = [] if placed.sums_by_itself else experts_added_by_kernels(network)
         self.done, self.rate = (torch.zeros((), device=device, dtype=dtype) for dtype in (torch.float32, torch.float64))
         self.sums: dict[str, Tensor] = {}
+        self.hold: torch.cuda.Event | None = None  # nothing is updated before
         for name, master in self.masters.items():
             part = placed.starts[name], placed.starts[name] + master.numel()
             values = initial_values(name, placed.shapes[name], network.config, config.seed, *part)
@@ -87,11 +89,11 @@ class AdamW:
                 self.weights[name].grad = None
 
     @torch.no_grad()
-    def step(self) -> Tensor:
-        """Update by the gradients at the learning rate `rate` (which is filled in before), forget them, and return
-        their norm before clipping (fp32, on the device)."""
+    def step(self, accept: Callable[[Tensor], Tensor] = torch.isfinite) -> Tensor:
+        """Update by the gradients at the learning rate `rate` (which is filled in before), if `accept` of their norm
+        before clipping says so, forget them, and return that norm (fp32, on the device)."""
         gradients = self.placed.reduce(self.sums or {name: weight.grad for name, weight in self.weights.items()})
-        norm = (self._step_gpu if self.done.is_cuda else self._step_cpu)(gradients)
+        norm = (self._step_gpu if self.done.is_cuda else self._step_cpu)(gradients, accept)
         self.forget()
         return norm
 
@@ -100,16 +102,18 @@ class AdamW:
         for weight in self.weights.values():
             weight.grad = None
 
-    def _step_gpu(self, gradients: dict[str, Tensor]) -> Tensor:
+    def _step_gpu(self, gradients: dict[str, Tensor], accept: Callable[[Tensor], Tensor]) -> Tensor:
         from kernels.adamw import update
 
         norms = [torch.linalg.vector_norm(gradient, dtype=torch.float32) for gradient in gradients.values()]
         norm = self._whole_norm(torch.linalg.vector_norm(torch.stack(norms)))
-        is_finite = torch.isfinite(norm).float()
-        self.done += is_finite
+        is_taken = accept(norm).float()
+        self.done += is_taken
         corrections = [1 / (1 - beta**self.done) for beta in self.config.betas]
         scale = (self.config.clip_norm / norm).clamp(max=1.0)
-        numbers = torch.stack([self.rate.float(), *corrections, scale, is_finite])
+        numbers = torch.stack([self.rate.float(), *corrections, scale, is_taken])
+        if self.hold and not torch.cuda.is_current_stream_capturing():
+            torch.cuda.current_stream().wait_event(self.hold)
         for name, master in self.masters.items():
             own, moments = self.placed.own[name], (self.first[name], self.second[name])
             update(own, master, gradients[name], *moments, numbers, self.config.betas, EPS, self.decays[name])
@@ -122,10 +126,10 @@ class AdamW:
         ranks = self.placed.ranks
         return norm if ranks.world == 1 else ranks.sum(norm.square()).sqrt()
 
-    def _step_cpu(self, gradients: dict[str, Tensor]) -> Tensor:
+    def _step_cpu(self, gradients: dict[str, Tensor], accept: Callable[[Tensor], Tensor]) -> Tensor:
         wide = {name: gradient.to(self.masters[name].dtype) for name, gradient in gradients.items()}
         norm = self._whole_norm(torch.nn.utils.get_total_norm(wide.values()))
-        if not torch.isfinite(norm):
+        if not accept(norm):
             return norm
         torch._foreach_mul_(list(wide.values()), (self.config.clip_norm / norm).clamp(max=1.0))
         for decay in set(self.decays.values()):

@@ -21,7 +21,7 @@ from schemas.manifest import Manifest, Plan
 from schemas.training import ModelConfig
 
 FINAL = "weights.safetensors", "config.json"
-LAST_STEPS = 20  # over which result.json's final loss is averaged
+LAST_STEPS = 20  # that were not skipped, over which result.json's final loss is averaged
 
 
 def finished(run: Path, made_with: dict) -> dict | None:
@@ -55,15 +55,16 @@ def finish(run: Path, learner: Learner, manifest: Manifest, plan: Plan, state: S
     write_json(run / "final" / "config.json", about)
     write_json(run / "evaluations.json", state.evaluations)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    last = [line["loss"] for line in lines[-LAST_STEPS:]]
+    last = [line["loss"] for line in lines if "skipped" not in line][-LAST_STEPS:]
     result = {
         "inputs": json_hash(made_with),
         "steps": state.step,
+        "skipped": [line["step"] for line in lines if "skipped" in line],
         "tokens": state.step * learner.config.batch_tokens,
         "seconds": round(state.seconds, 1),
         "final_loss": math.fsum(last) / max(1, len(last)),
         "evaluations": state.evaluations,
-        "expert_load": [[count / sum(layer) for count in layer] for layer in state.load],
+        "expert_load": [[count / max(1, sum(layer)) for count in layer] for layer in state.load],
         "parameters": parameter_counts(network.config, vocab_size),
         "speed": speed(run, learner, state),
         "final": {name: file_sha256(run / "final" / name) for name in FINAL},

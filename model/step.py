@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 from dataclasses import dataclass
 
@@ -19,11 +18,13 @@ from model.optim import AdamW, runs_on
 from model.parallel import place
 from model.parallel.ranks import ALONE, Ranks
 from model.transformer import Transformer
+from model.trouble import Trouble, reason
 from schemas.manifest import Stage
 from schemas.training import ModelConfig, TrainConfig
 
 log = logging.getLogger(__name__)
 
+HEAD = 7  # numbers of a step before those of its segments, as `Learner.compute` tells them
 RECOMPUTED = "none", "attention", "block"  # what the backward computes again, with less and less memory
 
 
@@ -67,6 +68,7 @@ class Learner:
         with torch.device("meta"):
             self.network = Transformer(model, vocab_size)
         self.adamw = AdamW(self.network, config, place(self.network, config, ranks))
+        self.trouble = Trouble(config, self.device)
         self.shares = torch.full((model.layers, model.experts), 1 / model.experts, device=self.device)
         self.division = Division()
         self._compute = self._launch()
@@ -85,19 +87,20 @@ class Learner:
             self.shares.copy_(load / load.sum(1, keepdim=True))
         self.division = division
 
-    def step(self, number: int, batch: Batch, rate: float) -> Told:
-        """Update the model by a batch. A loss that is not finite leaves it as it was, and is told by `Told.read`.
+    def step(self, number: int, batch: Batch, rate: float, pause: bool = False) -> Told:
+        """Update the model by a batch. One that is not finite, or explodes, leaves it as it was, and is told by
+        `Told.read`. Where any rank says `pause`, all are told so of the same step (`Told.pauses`, once it is read).
 
         Where memory runs out the step is divided further and done again; with several ranks Divided is raised instead,
         as others wait for this one's part. Raises MemoryError if it cannot be divided.
         """
-        while (told := self._try(number, batch, rate)) is None:
+        while (told := self._try(number, batch, rate, pause)) is None:
             self._divide(batch)
         return told
 
-    def _try(self, number: int, batch: Batch, rate: float) -> Told | None:
+    def _try(self, number: int, batch: Batch, rate: float, pause: bool) -> Told | None:
         try:
-            return self._step(number, batch, rate)
+            return self._step(number, batch, rate, pause)
         except torch.OutOfMemoryError:
             return None  # only once this frame is left is what the step held free again
 
@@ -118,31 +121,36 @@ class Learner:
         self.division = smaller
         log.warning("memory ran out: %s", self.division)
 
-    def _step(self, number: int, batch: Batch, rate: float) -> Told:
-        count = torch.tensor(float((batch.targets_BL >= 0).sum()))
+    def _step(self, number: int, batch: Batch, rate: float, pause: bool) -> Told:
+        count = torch.tensor([float((batch.targets_BL >= 0).sum()), float(pause)])
         count = (count.pin_memory() if self.device.type == "cuda" else count).to(self.device, non_blocking=True)
         parts = batch.split(self.division.micro_batches)
         self.adamw.rate.fill_(rate)
+        if self.adamw.hold and isinstance(self._compute, CapturedSteps):  # a graph waits for nothing outside it
+            torch.cuda.current_stream().wait_event(self.adamw.hold)
         sent = [part.map(lambda tensor: tensor.to(self.device, non_blocking=True)) for part in parts]
-        return Told(number, batch, rate, parts, self._compute(sent, count), self.ranks)
+        return Told(number, batch, rate, parts, self._compute(sent, count), self)
 
     def compute(self, parts: list[Batch], count: Tensor) -> Tensor:
-        """All that a step does on the device, from its micro-batches and how many tokens they predict, to its numbers:
-        [loss, balance, norm, nats of each segment of each part, rows per expert of each layer] in float64."""
+        """All that a step does on the device, from its micro-batches and [how many tokens they predict, 1 to pause], to
+        its numbers: [loss, balance, norm, 1 if it was taken, ranks that pause, deviations of loss and norm, nats of
+        each segment of each part, rows per expert of each layer] in float64."""
         self.adamw.add_up(len(parts))
-        count = self.ranks.sum(count)
+        count, pauses = self.ranks.sum(count)
         told = [self._micro_batch(part, 1 / count.clamp(min=1), len(parts)) for part in parts]
-        norm = self.adamw.step()
         nats, balances, loads = zip(*told, strict=True)
         nats_S, load = torch.cat(nats), torch.stack(loads).sum(0)
         # one sum over ranks of all that they have in common
         balance = torch.stack(balances).mean().double() / self.ranks.world
         common = torch.cat([torch.stack([nats_S.sum(), balance]), load.flatten().double()])
         (nats_sum, balance), load = self.ranks.sum(common).split([2, load.numel()])
-        self.shares.copy_(load.view(self.shares.shape))
-        self.shares /= self.shares.sum(1, keepdim=True)
-        numbers = torch.stack([nats_sum / count.clamp(min=1), balance, norm.double()])
-        return torch.cat([numbers, nats_S, load])
+        loss, trouble = nats_sum / count.clamp(min=1), self.trouble
+        norm = self.adamw.step(lambda norm: trouble.judge(loss, balance, norm))
+        shares = load.view(self.shares.shape).to(self.shares.dtype)
+        shares /= shares.sum(1, keepdim=True)
+        self.shares.copy_(torch.where(trouble.taken, shares, self.shares))
+        numbers = torch.stack([loss, balance, norm.double(), trouble.taken.double(), pauses.double()])
+        return torch.cat([numbers, trouble.z, nats_S, load])
 
     def _micro_batch(self, batch: Batch, share: Tensor, parts: int) -> tuple[Tensor, Tensor, Tensor]:
         """Forward and backward: (nats of each segment in float64, balance loss, rows per expert [layers, E])."""
@@ -171,8 +179,8 @@ class Learner:
 class Told:
     """What a step tells, on its way from the device: one copy, which `read` waits for."""
 
-    def __init__(self, number: int, batch: Batch, rate: float, parts: list[Batch], numbers: Tensor, ranks: Ranks):
-        self.number, self.batch, self.rate, self.ranks = number, batch, rate, ranks
+    def __init__(self, number: int, batch: Batch, rate: float, parts: list[Batch], numbers: Tensor, learner: Learner):
+        self.number, self.batch, self.rate, self.ranks, self.config = number, batch, rate, learner.ranks, learner.config
         self._segments = [(len(part.docs_S), len(part.packing.bounds_S) - 1) for part in parts]
         self._numbers = numbers.to("cpu", non_blocking=True)
         self._sent = torch.cuda.Event() if numbers.is_cuda else None
@@ -185,32 +193,20 @@ class Told:
         return self._sent is not None
 
     def read(self) -> tuple[dict, np.ndarray, Tensor]:
-        """(metrics, ledger rows of all ranks, which rank 0 alone is given, rows per expert [layers * E]). Raises
-        FloatingPointError for numbers that are not finite."""
+        """(metrics, ledger rows of all ranks, which rank 0 alone is given, rows per expert [layers * E]). The metrics
+        of a step that was skipped say so: `skipped`, why; and all ranks are given its rows."""
         if self._sent:
             self._sent.synchronize()
-        loss, balance, norm = self._numbers[:3].tolist()
+        loss, balance, norm, taken, self.pauses, *z = self._numbers[:HEAD].tolist()
         numbers = {"loss": loss, "balance": balance, "lr": self.rate, "grad_norm": norm}
-        nats, at = [], 3
+        if not taken:  # the same on all ranks
+            numbers["skipped"] = reason(numbers, z, self.config)
+        nats, at = [], HEAD
         for number, filled_up in self._segments:
             nats.append(self._numbers[at : at + number])
             at += filled_up
-        is_finite = all(map(math.isfinite, (loss, balance, norm)))  # the same on all ranks
-        share = self.ranks.gather if is_finite else self.ranks.every  # all name the documents
+        share = self.ranks.gather if taken else self.ranks.every  # all name the documents
         told = share((*segments(self.batch), torch.cat(nats).numpy()))
         rows = document_losses(self.number, *map(np.concatenate, zip(*told, strict=True))) if told else NO_ROWS
-        _check_finite(self.number, numbers, rows)
+        rows["skipped"] = not taken
         return numbers, rows, self._numbers[at:].long()
-
-
-def _check_finite(step: int, numbers: dict, rows: np.ndarray) -> None:
-    bad = [name for name in ("loss", "balance", "grad_norm") if not math.isfinite(numbers[name])]
-    if not bad:
-        return
-    broken = rows["doc"][~np.isfinite(rows["loss"])]
-    docs = (broken if len(broken) else rows["doc"]).tolist()
-    which = "with such losses" if len(broken) else "in the batch"
-    raise FloatingPointError(
-        f"step {step}: {' and '.join(bad)} not finite; documents {which}: {docs}. "
-        "Lower peak_lr, or look at these documents; the last checkpoint is from before"
-    )

@@ -2,8 +2,8 @@
 same bits.
 
 The folder of a run holds: checkpoints/ (model/checkpoint.py), metrics.jsonl, seconds.jsonl and ledger/
-(model/ledger.py), evaluations.json, final/ (weights.safetensors, config.json) and, last of all, result.json; of several
-ranks also division.json, where memory ran out, and logs/.
+(model/ledger.py), evaluations.json, lock, final/ (weights.safetensors, config.json) and, last of all, result.json; of
+several ranks also division.json, where memory ran out, and logs/.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
-import json
+import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,25 +19,31 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from model import checkpoint
 from model.checkpoint import State
 from model.data import Batch, Batches
+from model.division import keep_division, kept_division
 from model.identity import identity
 from model.ledger import Journal, load_metrics, recorded_steps
+from model.lock import held
 from model.optim import learning_rate
 from model.parallel import kind_of
-from model.parallel.ranks import ALONE, READING, Ranks
+from model.parallel.ranks import ALONE, READING, SAVING, Ranks
 from model.result import finish, finished
 from model.speed import dense_rate, peak_memory, peak_rate
 from model.step import Divided, Division, Learner, Told
 from model.trace import Trace, span
 from model.transformer import step_flops
-from schemas.files import json_hash, write_json, write_whole
-from schemas.manifest import Stage, load_manifest, load_plan
+from model.trouble import suspects
+from model.writer import Writer
+from schemas.errors import Stopped
+from schemas.files import json_hash, write_json
+from schemas.manifest import Manifest, Plan, Stage, load_manifest, load_plan
 from schemas.training import ModelConfig, TrainConfig, check_shares, require
 
-DIVISION = "division.json"  # how several ranks divide a step, where one ran out of memory
+log = logging.getLogger("millrace.train")
 
 
 @dataclass(frozen=True)
@@ -46,7 +52,8 @@ class Progress:
 
     `of_dense` is the model's FLOP/s over those of dense products here, `mfu` over the chip's peak where it is known,
     `waited` the share of the step spent waiting for data, `busiest` the rows of the busiest expert over an even share,
-    `memory` the most bytes held; of several ranks `waited` and `memory` are rank 0's.
+    `memory` the most bytes held; of several ranks `waited` and `memory` are rank 0's. `skipped`: why the step changed
+    nothing, if so.
     """
 
     step: int
@@ -61,6 +68,7 @@ class Progress:
     waited: float
     busiest: float
     memory: int
+    skipped: str | None = None
 
 
 def train(
@@ -75,8 +83,9 @@ def train(
 
     `shards` holds manifest.json, plan.json and what they name. Several ranks each call it, with one folder `run` that
     all can write; rank 0 alone tells `on_step` and returns the result, the others {}. Raises ValueError if the plan
-    does not fit shards, batch or ranks, or if `run` holds a checkpoint made with other inputs; FloatingPointError on a
-    loss that is not finite; Divided where one of several ranks ran out of memory; OSError on a full disk.
+    does not fit shards, batch or ranks, or if `run` holds a checkpoint made with other inputs; FloatingPointError
+    where step after step had to be skipped; RunBusy if another works in `run`; Stopped where a signal asked a rank to
+    end, once all is saved; Divided where one of several ranks ran out of memory; OSError on a full disk.
     """
     manifest, plan = load_manifest(shards / "manifest.json"), load_plan(shards / "plan.json")
     made_with = identity(manifest, plan, model, config)
@@ -85,6 +94,20 @@ def train(
     require(not others, f"expected shards and settings of rank 0 on all machines, found others on ranks {others[:8]}")
     if (done := ranks.every(finished(run, made_with) if ranks.rank == 0 else None)[0]) is not None:
         return done if ranks.rank == 0 else {}
+    with held(run, ranks):
+        inputs, tell = (manifest, plan, model, config), on_step or (lambda progress: None)
+        return _train(shards, run, inputs, made_with, tell, ranks)
+
+
+def _train(
+    shards: Path,
+    run: Path,
+    inputs: tuple[Manifest, Plan, ModelConfig, TrainConfig],
+    made_with: dict,
+    on_step: Callable[[Progress], None],
+    ranks: Ranks,
+) -> dict:
+    manifest, plan, model, config = inputs
     keep_memory()
     batches = Batches(shards, manifest, plan, config.batch_tokens)
     check_shares(config.batch_tokens, [stage.seq_len for stage in plan.stages], ranks.world)
@@ -93,13 +116,17 @@ def train(
     learner = Learner(model, dataclasses.replace(config, parallel=kind), vocab_size, ranks)
     state = _resume(run, learner, made_with)
     documents, journal = list(batches.shards.heldout()), Journal(run, state.step) if ranks.rank == 0 else None
+    writer = Writer(run, learner.adamw.owned, config, ranks)
     with contextlib.closing(journal) if journal else contextlib.nullcontext():
-        work = Run(run, learner, batches, documents, state, journal, made_with, on_step or (lambda progress: None))
+        work = Run(run, learner, batches, documents, state, journal, writer, made_with, on_step)
         try:
             work.go()
+            writer.wait()
         except Divided as smaller:
             keep_division(run, smaller.division, learner)
             raise
+        finally:
+            writer.leave()
     return finish(run, learner, manifest, plan, state, made_with)
 
 
@@ -113,10 +140,12 @@ class Run:
     documents: list[dict]  # held out
     state: State
     journal: Journal | None  # rank 0's
+    writer: Writer
     made_with: dict
     on_step: Callable[[Progress], None]
     mark: float = 0.0  # when the step told last was, in seconds of the wall
     waited: float = 0.0  # seconds since then in which no batch was there
+    pauses: bool = False  # some rank was asked to end, or cannot write: all know it in the same step
 
     def go(self) -> None:
         """All steps that are left, with the evaluations and checkpoints between them."""
@@ -126,8 +155,8 @@ class Run:
         self.state.dense = self.state.dense or dense_rate()
         launched, self.mark = None, time.perf_counter()
         steps, ranks = self.batches.steps, self.learner.ranks
-        pauses = {*range(0, steps, every), *self.batches.stage_ends}
-        trace = Trace(self.folder, *span(pauses, self.learner.config.profile if ranks.rank == 0 else 0))
+        between = {*range(0, steps, every), *self.batches.stage_ends}
+        trace = Trace(self.folder, *span(between, self.learner.config.profile if ranks.rank == 0 else 0))
         depth = 2 if self.learner.device.type == "cuda" else 0
         with contextlib.closing(self.batches.ahead(self.state.step, ranks.rank, ranks.world, depth)) as ahead:
             for number in range(self.state.step, steps):
@@ -135,21 +164,27 @@ class Run:
                 batch = self.wait(ahead)
                 ranks.doing(number, "computing")
                 trace.before(number)
-                told = self.learner.step(number, batch, self.rate(number))
+                pause = ranks.is_stopping() or self.writer.has_failed
+                told = self.learner.step(number, batch, self.rate(number), pause)
                 trace.after(number)
                 if launched is not None:  # while a GPU works on this step
                     self.tell(launched)
                 launched = told
                 stage_ends = number + 1 == self.batches.stage_ends[batch.stage]
-                saves = stage_ends or (number + 1) % every == 0
-                if saves or not told.on_its_way:
+                due = stage_ends or (number + 1) % every == 0
+                if due or self.pauses or not told.on_its_way:
                     self.tell(launched)
                     launched = None
                 if stage_ends:
                     self.evaluate(plan.stages[batch.stage].name, plan.stages[batch.stage])
-                if saves:
+                    self.learner.trouble.forget()
+                # in trouble the last good one stays the newest
+                if stage_ends or self.pauses or (due and not self.state.skipped):
                     self.save()
                     self.mark = time.perf_counter()
+                if self.pauses:
+                    self.writer.wait()
+                    raise Stopped(f"{self.folder} is saved at step {self.state.step}, and the same command goes on")
 
     def wait(self, ahead: Iterator[Batch]) -> Batch:
         """The next batch."""
@@ -165,32 +200,57 @@ class Run:
         return learning_rate(self.batches.plan.stages[stage], (before + 0.5) * config.batch_tokens, config.peak_lr)
 
     def tell(self, told: Told) -> None:
-        """Record a step. Raises FloatingPointError where its numbers are not finite."""
+        """Record a step. Raises FloatingPointError where too many in a row were skipped."""
         numbers, rows, load = told.read()
-        load = load.view(self.learner.shares.shape)
-        state, batch_tokens = self.state, self.learner.config.batch_tokens
-        _, before = self.batches.stage_of(told.number)
-        state.load = (load + (torch.tensor(state.load) if before else 0)).tolist()
-        state.last_load = load.tolist()
-        state.step += 1
+        load, why = load.view(self.learner.shares.shape), numbers.get("skipped")
+        self.pauses |= bool(told.pauses)
+        self.count(told.number, load, taken=why is None)
         now = time.perf_counter()
         seconds, self.mark = now - self.mark, now
-        state.seconds += seconds
-        if self.journal is None:
-            return
+        self.state.seconds += seconds
+        if self.journal:
+            self.record(told, numbers, rows, load, seconds)
+        if why is not None:
+            self.warn(f"step {told.number} was skipped: {why}; {suspects(rows)}")
+
+    def count(self, number: int, load: Tensor, taken: bool) -> None:
+        """Have the state know of a step."""
+        state, (_, before) = self.state, self.batches.stage_of(number)
+        state.load = (load * taken + (torch.tensor(state.load) if before else 0)).tolist()
+        if taken:
+            state.last_load = load.tolist()
+        state.skipped = 0 if taken else state.skipped + 1
+        state.step += 1
+
+    def record(self, told: Told, numbers: dict, rows: np.ndarray, load: Tensor, seconds: float) -> None:
+        """Write down what a step told, and pass it on."""
+        state, batch_tokens, world = self.state, self.learner.config.batch_tokens, self.learner.ranks.world
         stage, tokens = self.batches.plan.stages[told.batch.stage].name, state.step * batch_tokens
         line = {"step": told.number, "stage": stage, "tokens": tokens, **numbers, **load_metrics(load)}
-        flops = self.flops(told.batch) * self.learner.ranks.world
+        flops = self.flops(told.batch) * world
         spent = {"seconds": round(seconds, 4), "waited": round(self.waited, 4), "flops": flops, "memory": peak_memory()}
         self.journal.add(line, spent, rows)
-        world = self.learner.ranks.world
         peak, dense = (rate and rate * world for rate in (peak_rate(), state.dense))
         self.on_step(Progress(
             state.step, self.batches.steps, stage, line["loss"], line["lr"], tokens, batch_tokens / seconds,
             flops / seconds / dense, flops / seconds / peak if peak else None, self.waited / seconds,
-            line["load_max"], spent["memory"],
+            line["load_max"], spent["memory"], line.get("skipped"),
         ))  # fmt: skip
         self.waited = 0.0
+
+    def warn(self, said: str) -> None:
+        """Tell of a skipped step, or end the run by it."""
+        state, most = self.state, self.learner.config.skip_most
+        if state.skipped < most:
+            if self.learner.ranks.rank == 0:
+                log.warning(said)
+            return
+        self.writer.wait()
+        good = checkpoint.newest(self.folder, state.step - state.skipped)
+        raise FloatingPointError(
+            f"{most} steps in a row were skipped; {said}. The last good checkpoint is "
+            f"{good.name if good else 'none: the run had just begun'}. Lower peak_lr, or look at these documents"
+        )
 
     def flops(self, batch: Batch) -> float:
         """Those of a step on this rank."""
@@ -209,15 +269,15 @@ class Run:
         state.seconds += time.perf_counter() - began
 
     def save(self) -> None:
-        """Write a checkpoint."""
-        self.learner.ranks.doing(self.state.step, "saving")
-        if self.journal:
-            self.journal.settle(self.state.step)
+        """Begin to write a checkpoint."""
+        self.learner.ranks.doing(self.state.step, SAVING)
         division = self.learner.division
+        self.state.recent = self.learner.trouble.window()
         self.state.micro_batches, self.state.recompute = division.micro_batches, division.recompute
         tokens = self.state.step * self.learner.config.batch_tokens
         content = {**dataclasses.asdict(self.state), "tokens": tokens, "made_with": self.made_with}
-        checkpoint.save(self.folder, self.state.step, self.learner.adamw.owned, content, self.learner.ranks)
+        settle = self.journal.cut(self.state.step) if self.journal else lambda: None
+        self.learner.adamw.hold = self.writer.save(self.state.step, content, settle)
 
 
 def _resume(run: Path, learner: Learner, made_with: dict) -> State:
@@ -229,27 +289,12 @@ def _resume(run: Path, learner: Learner, made_with: dict) -> State:
         _, content = loaded
         state = State(**{field.name: content[field.name] for field in dataclasses.fields(State)})
         learner.adamw.publish()
+    learner.trouble.resume(state.recent)
     learner.resume(state.last_load, kept_division(run, learner) or Division(state.micro_batches, state.recompute))
     learner.ranks.barrier()  # all have read what rank 0 changes next
     if learner.ranks.rank == 0:
         (run / "result.json").unlink(missing_ok=True)  # of a plan that was amended since
     return state
-
-
-def keep_division(run: Path, division: Division, learner: Learner) -> None:
-    """Leave word, as this rank ran out of memory, how all are to divide their steps when they start again."""
-    told = {"ranks": learner.ranks.world, "parallel": learner.config.parallel, **dataclasses.asdict(division)}
-    write_whole(run / DIVISION, (json.dumps(told) + "\n").encode(), attempt=str(learner.ranks.rank))
-
-
-def kept_division(run: Path, learner: Learner) -> Division | None:
-    """What such a rank left, as rank 0 reads it; None for a run of other ranks, or of another kind of parallelism."""
-    ranks, told = learner.ranks, {}
-    if ranks.rank == 0 and (run / DIVISION).exists():
-        told = json.loads((run / DIVISION).read_text())
-    told = ranks.every(told)[0]
-    is_of_these = (told.get("ranks"), told.get("parallel")) == (ranks.world, learner.config.parallel)
-    return Division(told["micro_batches"], told["recompute"]) if ranks.world > 1 and is_of_these else None
 
 
 def keep_memory() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -51,36 +52,34 @@ def life(lake: Lake, doc_id: str) -> Iterator[tuple[str, list[str]]]:
 
 
 def step(lake: Lake, run: str, number: int) -> list[dict[str, Any]]:
-    """What a training step read: by document doc_id, source, uri, tokens that were predicted and `loss`, their mean
-    cross-entropy in nats, the greatest first. `run` may be the beginning of one.
+    """What a training step read: by document doc_id, source, uri, tokens that were predicted, `loss`, their mean
+    cross-entropy in nats, the greatest first, and `skipped`. `run` may be the beginning of one.
 
     Raises DataError for a run or a step that ops.ledger does not tell of yet.
     """
-    rows = _rows(lake, tables.LEDGER, (pc.field("step") == number) & pc.starts_with(pc.field("run"), run))
+    of_run = pc.starts_with(pc.field("run"), run)
+    rows = _rows(lake, tables.LEDGER, (pc.field("step") == number) & of_run)
     if not rows:
-        last = (
-            lake.arrow(tables.METRICS, ["step"], pc.starts_with(pc.field("run"), run))
-            if lake.has(tables.METRICS)
-            else []
-        )
-        found = f"{len(last):,} steps from 0 on" if len(last) else "none"
+        told = lake.count(tables.METRICS, of_run) if lake.has(tables.METRICS) else 0
+        found = f"{told:,} steps from 0 on" if told else "none"
         raise DataError(f"expected step {number} of run {run}, found {found} in {tables.LEDGER.name}")
-    keys = pa.array([row["doc_key"] for row in rows])
-    named = lake.arrow(tables.TOKENS, ["doc_id", "doc_key"], pc.field("doc_key").isin(keys))
-    told = lake.arrow(tables.DOCUMENTS, ["doc_id", "source", "uri"], pc.field("doc_id").isin(named.column("doc_id")))
-    documents = {row["doc_id"]: row for row in told.to_pylist()}
-    by_key = {row["doc_key"]: documents.get(row["doc_id"], {}) for row in named.to_pylist()}
-    nothing = {"doc_id": None, "source": None, "uri": "no longer in the lake"}
-    read = [
-        {
-            **nothing,
-            **by_key.get(row["doc_key"], {}),
-            "tokens": row["tokens"],
-            "loss": row["loss"] / max(row["tokens"], 1),
-        }
-        for row in rows
-    ]
-    return sorted(read, key=lambda row: -row["loss"])
+    documents = _documents(lake, [row["doc_key"] for row in rows])
+    return sorted((_cost(row, documents.get(row["doc_key"], {})) for row in rows), key=lambda row: -row["loss"])
+
+
+def _documents(lake: Lake, keys: list[int]) -> dict[int, dict[str, Any]]:
+    """doc_id, source and uri by document key; those that are no longer tokenised are left out."""
+    named = lake.arrow(tables.TOKENS, ["doc_id", "doc_key"], pc.field("doc_key").isin(pa.array(keys)))
+    ids = pc.field("doc_id").isin(named.column("doc_id"))
+    told = {row["doc_id"]: row for row in lake.arrow(tables.DOCUMENTS, ["doc_id", "source", "uri"], ids).to_pylist()}
+    return {row["doc_key"]: told[row["doc_id"]] for row in named.to_pylist() if row["doc_id"] in told}
+
+
+def _cost(row: dict[str, Any], document: dict[str, Any]) -> dict[str, Any]:
+    """Of a row of the ledger; a loss that is not finite is infinite."""
+    known = {"doc_id": None, "source": None, "uri": "no longer in the lake", **document}
+    loss = math.inf if row["loss"] is None else row["loss"] / max(row["tokens"], 1)
+    return {**known, "tokens": row["tokens"], "loss": loss, "skipped": row["skipped"]}
 
 
 def rules_of(lake: Lake, doc_id: str, rules: dict[str, tuple[Rule, ...]]) -> Iterator[tuple[Rule, Any, str, bool]]:
@@ -172,7 +171,12 @@ def _steps(lake: Lake, doc_id: str) -> list[str]:
     return _first(
         [
             f"run {r['run'][:12]} step {r['step']}: {r['tokens']} tokens, "
-            f"{r['loss'] / max(r['tokens'], 1):.3f} nats a token"
+            + (
+                "a loss that is not finite"
+                if r["loss"] is None
+                else f"{r['loss'] / max(r['tokens'], 1):.3f} nats a token"
+            )
+            + (", skipped" if r["skipped"] else "")
             for r in rows
         ]
     )

@@ -102,7 +102,19 @@ class TrainConfig:
     processes: int = doc(0, "processes that train; 0: one for each GPU, one without any", least=0)
     deterministic: bool = doc(False, "same bits from same inputs on a GPU too, a few percent slower; a CPU always does")
     profile: int = doc(0, "steps in the middle of the run that are traced: profile.json and a timeline", least=0)
+    skip_window: int = doc(
+        128, "steps of a stage that loss and gradient norm are compared with, once half of them are there", least=2
+    )
+    skip_loss: float = doc(
+        20.0, "a step is skipped whose loss stands so many robust deviations above the median of those", above=0
+    )
+    skip_norm: float = doc(
+        300.0, "the same of the gradient norm; clipped as it is, single documents raise it to 120", above=0
+    )
+    skip_most: int = doc(8, "so many skipped steps in a row stop the run", least=1)
     checkpoint_steps: int = doc(100, "steps between checkpoints; one is also written at the end of each stage", least=1)
+    keep_last: int = doc(2, "newest checkpoints that are kept: an older one is for when a newer turns out bad", least=1)
+    keep_every: int = doc(0, "checkpoints of a multiple of so many steps are kept for good; 0: none", least=0)
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 - read by pydantic when a recipe is checked
 
@@ -112,7 +124,8 @@ class TrainConfig:
         require(self.parallel in PARALLEL, f"parallel must be one of {', '.join(PARALLEL)}, found {self.parallel!r}")
 
 
-PLACE = "processes", "parallel"  # fields of TrainConfig: where a run is computed, which decides nothing of its result
+# fields of TrainConfig that decide nothing of a run's result: where it is computed, what is kept of its way
+PLACE = "processes", "parallel", "keep_last", "keep_every"
 
 
 def check_shares(batch_tokens: int, lengths: Iterable[int], ranks: int) -> None:

@@ -478,7 +478,7 @@ def gradients(learner, batch) -> dict[str, torch.Tensor]:
     """Of one step, in fp32, before they are clipped."""
     kept = {}
 
-    def keep():
+    def keep(accept):
         sums = learner.adamw.sums or {name: weight.grad for name, weight in learner.adamw.weights.items()}
         kept.update({name: gradient.float().clone() for name, gradient in sums.items()})
         learner.adamw.forget()
@@ -629,17 +629,63 @@ def no_step_waits_for_the_gpu() -> str:
     return ""
 
 
+def a_step_that_is_not_finite_or_explodes_is_skipped(captured: bool) -> str:
+    """On the device, without a wait: weights, moments and count stay as they were, and the next step is taken."""
+    learner = learner_of(small_model(), skip_window=8)
+    learner._compute = learner.compute if not captured else learner._compute
+    if captured:
+        learner._compute.pays = True
+    batch = packed_batch(8, 1024, 1000).map(torch.Tensor.pin_memory)
+    for number in range(6):
+        learner.step(number, batch, 1e-4).read()
+    head = learner.network.head.weight.data
+    for number, factor in ((6, math.nan), (7, 1.0), (8, 1e3), (9, 1.0)):
+        kept, before = head.clone(), {name: values.clone() for name, values in learner.adamw.masters.items()}
+        head.mul_(factor)
+        torch.cuda.set_sync_debug_mode("error")
+        told = learner.step(number, batch, 1e-4)
+        torch.cuda.set_sync_debug_mode("default")
+        taken = "skipped" not in told.read()[0]
+        head.copy_(head if taken else kept)
+        same = all(torch.equal(before[name], values) for name, values in learner.adamw.masters.items())
+        assert taken == (factor == 1.0) != same, (number, taken, same)
+    assert learner.adamw.done == 8
+    return ""
+
+
+def a_copy_is_taken_beside_steps() -> str:
+    """What a save writes is as it was when it was called, though the next step was launched at once."""
+    from model.writer import Copy
+
+    learner, batch = learner_of(small_model()), packed_batch(8, 1024, 1000).map(torch.Tensor.pin_memory)
+    learner._compute = learner.compute
+    copy = Copy(learner.adamw.owned)
+    for number in range(5):
+        torch.cuda.synchronize()
+        before = [source.cpu().clone() for source in copy.sources]
+        began = time.perf_counter()
+        learner.adamw.hold = copy.take()
+        seconds = time.perf_counter() - began
+        told = learner.step(number, batch, 1e-3)
+        learner.adamw.hold.synchronize()
+        assert all(torch.equal(*pair) for pair in zip(copy.targets, before, strict=True))
+        told.read()
+        assert not torch.equal(copy.targets[0], copy.sources[0].cpu())
+    copy.unlock_pages()
+    return f"{1e3 * seconds:.1f} ms of the host for {copy.flat.numel() * 4e-9:.2f} GB"
+
+
 def memory_that_runs_out_divides_the_step() -> str:
     from model.step import Division
 
     learner, batch = learner_of(small_model()), packed_batch(8, 1024, 1000)
     tries, step = [], learner._step
 
-    def short(number, batch, rate):
+    def short(*given):
         tries.append(learner.division)
         if len(tries) < 6:
             torch.empty(1 << 50, dtype=torch.uint8, device="cuda")
-        return step(number, batch, rate)
+        return step(*given)
 
     with mock.patch.object(learner, "_step", short):
         learner.step(0, batch, 1e-3).read()
@@ -744,9 +790,13 @@ def cases() -> dict[str, Callable[[], str]]:
         captured_steps_are_launched_ones,
         loss_kernel_is_cross_entropy,
         no_step_waits_for_the_gpu,
+        a_copy_is_taken_beside_steps,
         memory_that_runs_out_divides_the_step,
     ):
         checks[f"step {each.__name__.replace('_', ' ')}"] = each
+    for captured in (False, True):
+        name = f"step that is not finite or explodes is skipped{', captured' if captured else ''}"
+        checks[name] = partial(a_step_that_is_not_finite_or_explodes_is_skipped, captured)
     for held in ("none", "some", "all"):
         checks[f"hopper experts of which {held} are here"] = partial(experts_elsewhere, held)
     for kind in ("replicate", "shard", "experts"):

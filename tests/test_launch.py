@@ -43,7 +43,7 @@ from model.parallel.watch import Limits, Watch
 from model.train import Progress
 
 run, code, steps = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-watch = Watch(Limits(beat=0.2, silence=4.0, reading=2.0))
+watch = Watch(Limits(beat=0.2, silence=4.0, reading=2.0, grace=1.0))
 try:
     ranks = join(watch.doing)
     rank = ranks.rank
@@ -119,6 +119,12 @@ def test_all_start_again_where_a_rank_leaves_a_smaller_division_and_only_then(su
     assert [step.step for step in told] == [1, 2, 3, 1, 2, 3, 4, 5] and told[0].steps == 20 and told[0].stage == "sums"
     logs = sorted((tmp_path / "logs").rglob("1/stderr.log"))
     assert sorted("memory ran out" in log.read_text() for log in logs) == [False, True]
+
+
+@pytest.mark.servers
+def test_ranks_that_saved_and_ended_by_a_signal_are_no_fault(sums, tmp_path):
+    with pytest.raises(errors.Stopped, match=r"the ranks of .* were asked to end by a signal, in step \d+: the same command goes on"):
+        follow(sums("if step == 30: os._exit(14)"), tmp_path, lambda step: None, 2)
 
 
 def torchrun(*arguments, **options):
@@ -300,7 +306,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
 
 
 def test_exit_codes_are_those_of_flows():
-    assert (errors.FAULT, errors.DATA, errors.DISK, errors.STOPPED) == (Exit.FAULT, Exit.DATA, Exit.DISK, Exit.STOPPED)
+    assert (errors.FAULT, errors.DATA, errors.BUSY, errors.DISK, errors.STOPPED) == (Exit.FAULT, Exit.DATA, Exit.BUSY, Exit.DISK, Exit.STOPPED)
 
 
 def test_where_a_run_is_made_decides_nothing():

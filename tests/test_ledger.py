@@ -38,7 +38,7 @@ def train(job: Job, first: int, last: int, told: float = 0.0) -> None:
     """What the trainer leaves that goes on from its checkpoint of step `first` and makes one after each fourth."""
     journal = Journal(job.run_folder, first)
     for step in range(first, last + 1):
-        rows = np.array([(step, doc, 10 + doc, step + told) for doc in (1, 2, 3)], ROW)
+        rows = np.array([(step, doc, 10 + doc, step + told, step == 5) for doc in (1, 2, 3)], ROW)
         line = {"step": step, "stage": "broad", "tokens": 100 * step, "loss": step + told, "balance": 1.0, "lr": 0.1, "grad_norm": 1.0}
         journal.add(line | {"load_entropy": 1.0, "load_max": 1.0}, {"seconds": 0.1, "waited": 0.0, "flops": 1.0, "memory": 5}, rows)
         if step % 4 == 3:
@@ -50,7 +50,7 @@ def check(job: Job) -> None:
     """Both tables hold what the files of the checkpoints do, each step once."""
     expected = np.concatenate([rows for _, rows in ledger_files(job.run_folder)])
     found = job.home.lake.arrow(tables.LEDGER, where=pc.field("run") == RUN).sort_by([("step", "ascending"), ("doc_key", "ascending")])
-    for name, column in (("step", "step"), ("doc", "doc_key"), ("tokens", "tokens"), ("loss", "loss")):
+    for name, column in (("step", "step"), ("doc", "doc_key"), ("tokens", "tokens"), ("loss", "loss"), ("skipped", "skipped")):
         assert found.column(column).to_pylist() == expected[name].tolist()
     lines = [json.loads(line) for line in (job.run_folder / "metrics.jsonl").read_text().splitlines()]
     metrics = job.home.lake.arrow(tables.METRICS, where=pc.field("run") == RUN).sort_by("step").to_pylist()
@@ -109,7 +109,7 @@ def test_tables_that_are_not_as_we_left_them_are_filled_again(job, harm):
         ledger.finish()
     lake = job.home.lake
     if harm == "rows of another":
-        row = {"run": RUN, "step": 3, "doc_key": 9, "tokens": 1, "loss": 1.0}
+        row = {"run": RUN, "step": 3, "doc_key": 9, "tokens": 1, "loss": 1.0, "skipped": False}
         write_deltalake(lake.path(tables.LEDGER), from_rows([row], tables.LEDGER), mode="append")
     else:
         Path(lake.files(tables.METRICS)[0]).unlink()

@@ -113,7 +113,7 @@ def test_training_tells_what_the_run_left(finished_home, monkeypatch, tmp_path):
     assert f"tokens/s             {32 * 1024 / took:,.0f}\n" in said
     rows = [row for _, file in ledger_files(folder) for row in file.tolist()]  # in order of steps
     first_step, last = 24, {}  # of the last stage
-    for step, doc, tokens, loss in rows:
+    for step, doc, tokens, loss, _ in rows:
         if tokens >= 32:
             last[doc] = (loss / tokens, step)
     dearest = max(((nats, step, doc) for doc, (nats, step) in last.items() if step >= first_step))
@@ -122,7 +122,7 @@ def test_training_tells_what_the_run_left(finished_home, monkeypatch, tmp_path):
     assert (cost[1], int(cost[2]), cost[3][:16]) == (f"{dearest[0]:.3f}", dearest[1], doc_id)
     assert cost[5].startswith(f"{cost[4]}.jsonl#")
     domains = dict(finished_home.home.lake.arrow(tables.TOKENS, ["doc_key", "domain"]).to_pandas().values)
-    late = [(domains[doc], tokens, loss) for step, doc, tokens, loss in rows if step * 10 // 32 == 9]
+    late = [(domains[doc], tokens, loss) for step, doc, tokens, loss, _ in rows if step * 10 // 32 == 9]
     means = {domain: sum(loss for d, _, loss in late if d == domain) / sum(n for d, n, _ in late if d == domain) for domain in ("code", "docs")}
     assert re.search(r"\n100 % +([\d.]+) +([\d.]+)", said).groups() == tuple(f"{means[domain]:.3f}" for domain in ("code", "docs"))
 

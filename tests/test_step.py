@@ -1,4 +1,4 @@
-"""One optimiser step: any division of it gives the same gradients, nothing that is not finite changes the model."""
+"""One optimiser step: any division of it gives the same gradients."""
 
 import dataclasses
 
@@ -45,7 +45,7 @@ def gradients(learner, batch, monkeypatch):
     """Of a step, before clipping, with what it tells."""
     kept = {}
 
-    def keep():
+    def keep(accept):
         sums = learner.adamw.sums or {name: weight.grad for name, weight in learner.adamw.weights.items()}
         kept.update({name: gradient.clone() for name, gradient in sums.items()})
         learner.adamw.forget()
@@ -115,15 +115,15 @@ def test_memory_that_runs_out_divides_the_step_and_then_says_so(monkeypatch):
     learner, step = Learner(TINY, CONFIG, VOCAB), Learner._step
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (0, 0))
 
-    def short(self, number, batch, rate):
+    def short(self, *given):
         if self.division.micro_batches < 4:
             raise torch.OutOfMemoryError
-        return step(self, number, batch, rate)
+        return step(self, *given)
 
     monkeypatch.setattr(Learner, "_step", short)
     whole = Learner(TINY, CONFIG, VOCAB)
     whole.division = Division(4)
-    assert learner.step(0, batch_of(), 1e-3).read()[0] == step(whole, 0, batch_of(), 1e-3).read()[0]
+    assert learner.step(0, batch_of(), 1e-3).read()[0] == step(whole, 0, batch_of(), 1e-3, False).read()[0]
     assert learner.division == Division(4)
 
     def none_fits(*_):
@@ -132,19 +132,6 @@ def test_memory_that_runs_out_divides_the_step_and_then_says_so(monkeypatch):
     monkeypatch.setattr(Learner, "_step", none_fits)
     with pytest.raises(MemoryError, match=r"one row of 16 tokens does not fit .* smaller model, or a shorter seq_len"):
         learner.step(0, batch_of(), 1e-3)
-
-
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_step_that_is_not_finite_changes_nothing(precision):
-    learner = Learner(TINY, dataclasses.replace(CONFIG, precision=precision), VOCAB)
-    learner.step(0, batch_of(), 1e-3).read()
-    with torch.no_grad():
-        learner.network.blocks[1].moe.experts.w1[3, 2] = torch.nan
-    before = {name: tensor.clone() for name, tensor in (all_tensors(learner.adamw)).items()}
-    with pytest.raises(FloatingPointError, match="step 1: loss and grad_norm not finite"):
-        learner.step(1, batch_of(), 1e-3).read()
-    for name, tensor in (all_tensors(learner.adamw)).items():
-        assert torch.equal(tensor.nan_to_num(), before[name].nan_to_num()), name
 
 
 def test_masters_keep_what_rounded_weights_lose():

@@ -55,6 +55,7 @@ def training(run_folder: Path, batch_tokens: int) -> dict[str, Any]:
     result = read_json(run_folder / "result.json")
     steps, seconds = _lines(run_folder / "metrics.jsonl"), _lines(run_folder / "seconds.jsonl")
     timed = [{**step, **second} for step, second in zip(steps, seconds, strict=False)]
+    taken = [step for step in timed if "skipped" not in step]
     spans = [(name, list(members)) for name, members in groupby(timed, lambda step: step["stage"])]
     return {
         **{name: result[name] for name in TOLD},
@@ -69,7 +70,7 @@ def training(run_folder: Path, batch_tokens: int) -> dict[str, Any]:
                 "tokens_per_second": batch_tokens / max(1e-9, point["seconds"]),
                 "of_dense": point["flops"] / max(1e-9, point["seconds"]) / result["speed"]["dense_flops_per_second"],
             }
-            for point in thin_curve(timed, POINTS)
+            for point in thin_curve(taken, POINTS)
         ],
     }
 

@@ -17,7 +17,7 @@ from schemas.training import PLACE
 STEP = "train"
 NEEDS = ("shard",)
 TABLES = (tables.LEDGER, tables.METRICS)
-REVISION = 3
+REVISION = 4
 
 
 def part(recipe: Recipe) -> dict[str, Any]:

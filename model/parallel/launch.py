@@ -25,7 +25,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher import LaunchConfig, elastic_launch
 
 from model.settings import load_settings
-from schemas.errors import DATA, STOPPED
+from schemas.errors import BUSY, DATA, STOPPED, RunBusy, Stopped
 from schemas.files import read_json
 from schemas.manifest import load_plan
 from schemas.training import TrainConfig, check_shares, require
@@ -33,6 +33,7 @@ from schemas.training import TrainConfig, check_shares, require
 if TYPE_CHECKING:
     from model.train import Progress
 
+SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"  # that the launcher passes on to its ranks
 RESTARTS = 8  # as often as a step may be divided further because memory ran out
 
 
@@ -40,9 +41,9 @@ def launch(shards: Path, run: Path, on_step: Callable[[Progress], None], process
     """`model.train.train`, by `shards`/settings.json, in so many processes of this machine. Returns the content of
     `run`/result.json.
 
-    Raises ValueError for data that do not fit, as `train` does, and RuntimeError for any other end of a rank, naming
-    rank and step. Nothing is started again but steps that did not fit into memory; a second call goes on from the last
-    checkpoint.
+    Raises ValueError for data that do not fit, RunBusy and Stopped, as `train` does, and RuntimeError for any other end
+    of a rank, naming rank and step. Nothing is started again but steps that did not fit into memory; a second call goes
+    on from the last checkpoint.
     """
     lengths = [stage.seq_len for stage in load_plan(shards / "plan.json").stages]
     check_shares(load_settings(shards)[1].batch_tokens, lengths, processes)
@@ -75,9 +76,11 @@ def follow(program: list[str], run: Path, on_step: Callable[[Progress], None], p
             elif "step" in told:
                 step = told["step"]
                 on_step(Progress(**told))
+    if STOPPED in (launcher.returncode, failed and failed["code"]):
+        raise Stopped(f"the ranks of {run} were asked to end by a signal, in step {step}: the same command goes on")
     if failed:
         said = failed["failed"] or f"rank {failed['rank']} {_ended(failed['code'], step)}"
-        raise (ValueError if failed["code"] == DATA else RuntimeError)(said)
+        raise {DATA: ValueError, BUSY: RunBusy}.get(failed["code"], RuntimeError)(said)
     if launcher.returncode:
         raise RuntimeError(f"the launcher of {processes} ranks {_ended(launcher.returncode, step)}; {logs} says more")
 
@@ -125,7 +128,7 @@ def _config(processes: int, run: Path) -> LaunchConfig:
     return LaunchConfig(
         min_nodes=1, max_nodes=1, nproc_per_node=processes, run_id=uuid.uuid4().hex[:8], max_restarts=0,
         rdzv_backend="c10d", rdzv_endpoint="127.0.0.1:0", local_addr="127.0.0.1",
-        logs_specs=DefaultLogsSpecs(str(run / "logs"), redirects),
+        logs_specs=DefaultLogsSpecs(str(run / "logs"), redirects), signals_to_handle=SIGNALS,
     )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ Objects travel pickled: ranks trust one another and the network between them, as
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import os
 from collections.abc import Callable
@@ -17,8 +18,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 READING = "reading data"  # what a rank does that others may wait for without end
+SAVING = "saving"
 PATIENCE = datetime.timedelta(minutes=10)  # for one that is late; `watch` is told of those that are gone long before
-SAVING = datetime.timedelta(hours=2)  # between hosts, where one may write a checkpoint to a slow disk
+PATIENCE_OF_HOSTS = datetime.timedelta(hours=2)  # with one another, where one may write to a slow disk
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Ranks:
     world: int = 1
     local: int = 0
     doing: Callable[[int | None, str], None] = lambda step, what: None  # tells the watch
+    is_stopping: Callable[[], bool] = lambda: False  # whether a signal asked this process to end
 
     @cached_property
     def device(self) -> torch.device:
@@ -38,7 +41,14 @@ class Ranks:
     @cached_property
     def host(self) -> dist.ProcessGroup:
         """The group in which hosts talk: objects and barriers, past the GPUs."""
-        return dist.new_group(backend="gloo", timeout=SAVING)
+        return dist.new_group(backend="gloo", timeout=PATIENCE_OF_HOSTS)
+
+    def apart(self) -> Ranks:
+        """The same ranks, whose hosts talk beside these: for a thread. All call it at once."""
+        beside = dataclasses.replace(self)
+        if self.world > 1:
+            beside.host  # noqa: B018
+        return beside
 
     def sum(self, tensor: Tensor) -> Tensor:
         """The tensor, in place, as the sum over all ranks."""
@@ -71,14 +81,16 @@ class Ranks:
 ALONE = Ranks()
 
 
-def join(doing: Callable[[int | None, str], None] = ALONE.doing) -> Ranks:
+def join(
+    doing: Callable[[int | None, str], None] = ALONE.doing, is_stopping: Callable[[], bool] = ALONE.is_stopping
+) -> Ranks:
     """The place of this process among those that torch's launcher started, by its environment; alone without one.
 
     Raises ValueError where the machine lacks what they need: a GPU for each, NCCL to talk.
     """
     if "WORLD_SIZE" not in os.environ:
         return ALONE
-    ranks = Ranks(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")), doing)
+    ranks = Ranks(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")), doing, is_stopping)
     if ranks.world == 1:
         return ranks
     if torch.cuda.is_available():

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import json
+import math
 import os
 import select
 import signal
@@ -24,7 +25,7 @@ from typing import Any, NoReturn
 
 import torch.distributed as dist
 
-from model.parallel.ranks import READING
+from model.parallel.ranks import READING, SAVING
 
 MEETING = datetime.timedelta(minutes=10)  # until the first machine's store is there
 LOST = dist.DistError, ConnectionError, RuntimeError  # what a store raises that is gone
@@ -32,12 +33,14 @@ LOST = dist.DistError, ConnectionError, RuntimeError  # what a store raises that
 
 @dataclass(frozen=True)
 class Limits:
-    """In seconds: between two beats, without one, and of reading data while others wait. Nothing that Python does holds
+    """In seconds: between two beats, without one, of reading data while others wait, and from a signal until a rank has
+    begun to save: torch's launcher kills after 30. Nothing that Python does holds
     its other threads for so long; a batch takes milliseconds."""
 
     beat: float = 2.0
     silence: float = 30.0
     reading: float = 45.0
+    grace: float = 20.0
 
 
 class Watch:
@@ -49,13 +52,15 @@ class Watch:
         self.next = (self.rank + 1) % int(env["WORLD_SIZE"])
         self.limits, self._launcher = limits, os.getppid()
         self._rounds, self._done, self._ending = 0, False, threading.Lock()
+        self._asked, self._is_alone = math.inf, False  # when a signal came; whether others were found not to answer
         store = dist.TCPStore(env["MASTER_ADDR"], int(env["MASTER_PORT"]), None, False, MEETING)
         self._store = dist.PrefixStore(f"watch-{env['TORCHELASTIC_RESTART_COUNT']}", store)
         self.doing(None, "starting")
         self._signals, told = socket.socketpair()
         told.setblocking(False)
         signal.set_wakeup_fd(told.detach())  # the main thread answers no signal while it waits for other ranks
-        signal.signal(signal.SIGTERM, lambda *_: None)
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, lambda *_: None)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         for work in (self._beat, self._guard):
             threading.Thread(target=work, daemon=True).start()
@@ -63,6 +68,10 @@ class Watch:
     def doing(self, step: int | None, what: str) -> None:
         """Tell what the main thread is about to do, and in which step."""
         self._now = step, what, time.monotonic()
+
+    def is_stopping(self) -> bool:
+        """Whether a signal asked this rank to end."""
+        return self._asked < math.inf
 
     def close(self) -> None:
         """The rank has done its work."""
@@ -77,6 +86,7 @@ class Watch:
 
     def wait_for_word(self) -> None:
         """To be called where others do not answer. The process ends as soon as it is known why."""
+        self._is_alone = True
         time.sleep(self.limits.silence + 5 * self.limits.beat)
 
     def _beat(self) -> None:
@@ -103,10 +113,14 @@ class Watch:
         self._lost()
 
     def _heed(self) -> None:
-        """What the launcher says until the next beat, or that it is gone."""
-        signalled = select.select([self._signals], [], [], self.limits.beat)[0]
+        """What the launcher says until the next beat, or that it is gone. Asked to end, a rank saves with all others,
+        unless they do not answer."""
+        if select.select([self._signals], [], [], self.limits.beat)[0]:
+            self._signals.recv(64)
+            self._asked = min(self._asked, time.monotonic())
         step, what, _ = self._now
-        if signalled:
+        is_late = what != SAVING and time.monotonic() - self._asked > self.limits.grace
+        if is_late or (self._is_alone and self.is_stopping()):
             self._leave(f"rank {self.rank} was {what}{_in(step)} when its launcher ended it", 1, told=False)
         if os.getppid() != self._launcher:
             self._end(f"the launcher of rank {self.rank} is gone{_in(step)}", 1)
