@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from ranks import in_ranks
+from test_faults import in_processes
 from test_parallel import whole_tensors
 from test_step import CONFIG as STEP_CONFIG
 from test_step import all_tensors, batch_of
@@ -118,7 +118,7 @@ def of_a_rank_that_fails(ranks):
 
 
 def test_all_ranks_skip_alike():
-    first, second = in_ranks(2, of_a_rank_that_fails)
+    first, second = in_processes(2, of_a_rank_that_fails)
     assert [(why is not None, same) for why, same, _ in first] == [(False, False), (True, True), (False, False)]
     assert [told[:2] for told in first] == [told[:2] for told in second]
     assert first[1][2] == second[1][2] != [] == second[0][2]  # all name the documents of a skipped step
