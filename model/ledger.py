@@ -90,8 +90,10 @@ class Journal:
     def _settle(self, first: int, step: int, rows: list[np.ndarray]) -> None:
         if rows:
             path = self.folder / f"steps-{first:07d}-{step - 1:07d}.npy"
-            np.save(path, np.concatenate(rows))
-            to_disk(path)
+            with (half := path.with_suffix(".half")).open("wb") as file:  # others read the folder while the run goes on
+                np.save(file, np.concatenate(rows))
+            to_disk(half)
+            half.replace(path)
             to_disk(self.folder)
         for file in (self.metrics, self.seconds):
             to_disk(Path(file.name))

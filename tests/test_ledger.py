@@ -42,7 +42,7 @@ def train(job: Job, first: int, last: int, told: float = 0.0) -> None:
         line = {"step": step, "stage": "broad", "tokens": 100 * step, "loss": step + told, "balance": 1.0, "lr": 0.1, "grad_norm": 1.0}
         journal.add(line | {"load_entropy": 1.0, "load_max": 1.0}, {"seconds": 0.1, "waited": 0.0, "flops": 1.0, "memory": 5}, rows)
         if step % 4 == 3:
-            journal.settle(step + 1)
+            journal.cut(step + 1)()
     journal.close()
 
 
