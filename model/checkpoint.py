@@ -112,6 +112,11 @@ def save(
             f"again; the run goes on from {older.name if older else 'its beginning'}",
             error.errno,
         ) from error
+    prune(run, keep, ranks)
+
+
+def prune(run: Path, keep: tuple[int, int], ranks: Ranks) -> None:
+    """Delete checkpoints that are not to be kept, as `save` says; every rank calls this."""
     _together(ranks, lambda: [_delete(path) for path in _superfluous(run, *keep)], by=0)
 
 

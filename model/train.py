@@ -122,6 +122,7 @@ def _train(
         try:
             work.go()
             writer.wait()
+            checkpoint.prune(run, (config.keep_last, config.keep_every), ranks)  # if one was killed before it
         except Divided as smaller:
             keep_division(run, smaller.division, learner)
             raise

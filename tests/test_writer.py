@@ -87,6 +87,16 @@ def test_what_is_kept_decides_nothing(shards, tmp_path):  # noqa: F811
     assert checkpoints(tmp_path) == ["step-0000008", "step-0000010"]
 
 
+def test_a_run_killed_between_its_last_save_and_its_pruning_prunes(shards, tmp_path, monkeypatch):  # noqa: F811
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "_superfluous", lambda *_: [])
+        train(shards, tmp_path, TINY, CONFIG)
+    assert len(checkpoints(tmp_path)) == 5
+    (tmp_path / "result.json").unlink()
+    train(shards, tmp_path, TINY, CONFIG)
+    assert checkpoints(tmp_path) == ["step-0000008", "step-0000010"]
+
+
 def test_what_a_killed_run_was_writing_is_swept(shards, tmp_path):  # noqa: F811
     for name in (".writing-0000004-abc", ".deleting-step-0000002"):
         (tmp_path / "checkpoints" / name).mkdir(parents=True)
