@@ -154,7 +154,7 @@ def logistic(
 
 def kept(page: Example, first: np.ndarray, second: np.ndarray) -> str:
     """The text that content.keep would keep by these weights."""
-    good = content.select(content.logits(in_context(page, first), second), page.seen)
+    good = content.choose(page.markup.elements, page.markup.blocks, page.seen, first, second)
     return "\n".join(text for text, keep in zip(page.texts, good, strict=True) if keep)
 
 

@@ -377,6 +377,24 @@ def rows_of(html: str) -> list[str]:
     return extract.extract(f"<p>{TEXT}</p>{html}<p>{TEXT}</p>".encode()).text.removeprefix(TEXT).removesuffix(TEXT).strip("\n").split("\n")
 
 
+def test_a_menu_before_the_text_is_left_out_with_its_headings():
+    """As on the reference pages of a large site: headings that are no links, each over a list of links."""
+    parts = [
+        f"<li><details><summary>{name} Types</summary><ol>"
+        + "".join(f'<li><a href="/docs/{name}#{kind}">{name} {kind} Type</a></li>' for kind in ("Boolean", "Status", "Size"))
+        + "</ol></details></li>"
+        for name in ("Locks", "Threads", "Monitors", "Sockets", "Files", "Hashes", "Clocks", "Pools")
+    ]
+    text = (
+        "<p>Notifies all the threads waiting for a change in the state of monitored data.</p><h2>Syntax</h2>"
+        "<pre>Status NotifyAll(void *address);</pre><h3>Parameter</h3><p>The function has the following parameter:</p><dl>"
+        "<dt><code>address</code></dt><dd>The address of the monitored object. The calling thread must be in the monitor.</dd></dl>"
+        "<h2>Description</h2><p>Using the value specified in the parameter the function looks for an existing monitor.</p>"
+    )
+    found = extract.extract(f"<html><body><section id=Quick_Links><ol>{''.join(parts)}</ol></section>{text}</body></html>".encode()).text
+    assert found.startswith("Notifies all the threads") and "existing monitor" in found and "Types" not in found
+
+
 @pytest.mark.parametrize("spacer", ["<td></td>", "<td>&nbsp;</td>", "<td width=9><img src=x></td>", "<td> <br> </td>", "<td>&#160; &#xa0;"])
 def test_layout_tables_write_no_empty_cells_whatever_makes_them_empty(spacer):
     left = f"<tr>{spacer}<td>The measured depth</td>{spacer}{spacer}<td>The measured width</td>{spacer}</tr>"

@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit
 
 from pipelines.html import weights
-from pipelines.html.features import F_LINK, context, features
+from pipelines.html.features import F_LINK, context, features, leading_menus
 from pipelines.html.markup import B_END, B_LINK, B_START
 
 CUT = 0.4  # of the logit from which on a block is content: a probability of .6
@@ -23,10 +23,21 @@ MANY = 0.5  # of the logit from which on a page is one of many: a probability of
 def keep(elements: np.ndarray, blocks: np.ndarray) -> np.ndarray:
     """bool[blocks]: the main content."""
     x = features(elements, blocks)
-    is_one_of_many = is_many(x, blocks, weights.PAGE)
-    first = weights.FIRST_OF_MANY if is_one_of_many else weights.FIRST
-    second = weights.SECOND_OF_MANY if is_one_of_many else weights.SECOND
-    return select(logits(context(elements, blocks, x, probability(logits(x, first))), second), x)
+    if is_many(x, blocks, weights.PAGE):
+        return choose(elements, blocks, x, weights.FIRST_OF_MANY, weights.SECOND_OF_MANY)
+    return choose(elements, blocks, x, weights.FIRST, weights.SECOND)
+
+
+def choose(
+    elements: np.ndarray, blocks: np.ndarray, x: np.ndarray, first: np.ndarray, second: np.ndarray
+) -> np.ndarray:
+    """The same by these weights. What stands in a menu before it is left out, and not seen beside the rest."""
+    p = probability(logits(x, first))
+    rest = ~leading_menus(elements, blocks, p)
+    rest = rest if rest.any() else ~rest
+    kept = np.zeros(len(blocks), bool)
+    kept[rest] = select(logits(context(elements, blocks[rest], x[rest], p[rest]), second), x[rest])
+    return kept
 
 
 def is_many(x: np.ndarray, blocks: np.ndarray, page: np.ndarray) -> bool:

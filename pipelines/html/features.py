@@ -37,6 +37,7 @@ from pipelines.html.tags import (
     HARD,
     HEADING,
     ITEM,
+    LIST,
     OTHER,
     PARA,
     PARAGRAPH,
@@ -45,6 +46,8 @@ from pipelines.html.tags import (
 
 WRAPPER = 0.5  # an element with so much of the page's sentences is the page, whatever its class says
 ALONE = 300  # bytes of sentences outside of flagged containers at which they count half
+LEAST_MENU, MENU_LINKS = 100, 0.8  # bytes of a list, share of them in links
+LIKELY, PARAGRAPH_WORDS = 0.6, 12  # what begins and ends the content of a page
 OF_CONTENT = CONTENT | FIGURE | QUOTE
 ARTICLE = 1500  # bytes of sentences in one element at which it is half an article
 # Columns of what the first model sees, a group a line. LINK is the share of the bytes that links hold; WORDS, BYTES,
@@ -225,6 +228,21 @@ def _alone(blocks, flags):
 
 
 @njit(cache=True, nogil=True)
+def leading_menus(elements, blocks, p):
+    """bool[blocks]: whether a block stands in a list of little but links, before the first paragraph that is probably
+    content (`p`, of the first model). Its headings and scraps are no links, and look like the page's own."""
+    menu, leading = np.zeros(len(elements), np.bool_), np.zeros(len(blocks), np.bool_)
+    for e in range(1, len(elements)):
+        is_list = CLASS[elements[e, E_TAG]] & LIST and elements[e, E_TEXT] >= LEAST_MENU
+        menu[e] = menu[elements[e, E_PARENT]] or (is_list and elements[e, E_LINK] > MENU_LINKS * elements[e, E_TEXT])
+    for k in range(len(blocks)):
+        leading[k] = menu[blocks[k, B_OWNER]]
+        if not leading[k] and p[k] > LIKELY and blocks[k, B_WORDS] > PARAGRAPH_WORDS:
+            break
+    return leading
+
+
+@njit(cache=True, nogil=True)
 def context(elements, blocks, x, p):
     """float32[blocks, N_SECOND]: what the second model sees, from probabilities `p` of the first."""
     n, m = len(blocks), len(elements)
@@ -238,7 +256,7 @@ def context(elements, blocks, x, p):
         size[blocks[k, B_OWNER]] += bytes_
         total += bytes_ * p[k]
         all_size += bytes_
-        if p[k] > 0.6 and blocks[k, B_WORDS] > 12:
+        if p[k] > LIKELY and blocks[k, B_WORDS] > PARAGRAPH_WORDS:
             first = k if first < 0 else first
             last = k
     for e in range(m - 1, 0, -1):
