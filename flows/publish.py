@@ -68,9 +68,10 @@ def wanted(home: Home, run: Path) -> Iterator[File]:
 
 
 def _inside(run: Path) -> Iterator[Path]:
-    """A run's files, but for what a rank or a write that was stopped left of its own."""
+    """A run's files, but for its lock and what a rank or a write that was stopped left of its own."""
     for path in run.rglob("*"):
-        if path.is_file() and "logs" not in path.relative_to(run).parts and not path.name.endswith(".tmp"):
+        is_told = path != run / "lock" and "logs" not in path.relative_to(run).parts
+        if path.is_file() and is_told and path.suffix not in (".tmp", ".half"):
             yield path
 
 

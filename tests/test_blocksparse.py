@@ -318,6 +318,7 @@ def outcomes():
     return offline.outcomes(__file__)
 
 
+@pytest.mark.servers
 @pytest.mark.parametrize("name", CASES)
 def test_under_the_interpreter(name, outcomes):
     assert outcomes[name] == "", outcomes[name]

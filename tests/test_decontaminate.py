@@ -491,6 +491,7 @@ def frame(spark, texts: dict[str, str], partitions: int = 2):
     return spark.createDataFrame(list(texts.items()), "doc_id string, text string").repartition(partitions)
 
 
+@pytest.mark.servers
 def test_one_row_for_each_item_and_document_the_same_on_any_number_of_partitions(spark, planted):
     files, path, _, texts = planted
     rows = [sorted(contamination(frame(spark, texts, n), suite(files)).collect()) for n in (1, 5)]

@@ -303,7 +303,7 @@ def test_an_increment_concerns_what_shares_a_bands_key_with_a_new_text(signals):
     assert {i for part in parts for i in part.column("doc_id").to_pylist()} == expected and 1 < len(expected) < len(rows) / 2
 
 
-@pytest.mark.parametrize("touched_fits", [True, False])
+@pytest.mark.parametrize("touched_fits", [True, pytest.param(False, marks=pytest.mark.servers)])
 def test_what_does_not_fit_into_one_process_gives_the_same_rows(spark, signals, documents, files, found, monkeypatch, touched_fits):
     monkeypatch.setitem(capacity.LIMITS, "pairs", 0)  # nor do components
     monkeypatch.setitem(capacity.LIMITS, "keys", 400)  # several parts

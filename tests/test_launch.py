@@ -322,6 +322,7 @@ def test_a_recipe_whose_batch_cannot_be_shared_is_refused():
         recipes.Recipe.model_validate(value | {"train": value["train"] | {"processes": 3}})
 
 
+@pytest.mark.servers
 def test_two_processes_train_as_one_does(shards, tmp_path):
     steps = []
     told = launch(shards, tmp_path / "two", lambda step: steps.append(step.step), 2)

@@ -65,6 +65,7 @@ def test_explore_runs_on_a_finished_home(finished_home, monkeypatch, tmp_path):
     assert draws and all(text in said for text in SAID["explore"])
 
 
+@pytest.mark.servers
 def test_signals_counts_what_the_judge_decided_and_shows_the_nearest_documents(finished_home, monkeypatch, tmp_path):
     said, draws = run("signals", finished_home.home, tmp_path, monkeypatch)
     assert draws and all(text in said for text in SAID["signals"])

@@ -206,9 +206,9 @@ def test_files_that_are_not_what_a_step_needs_are_a_fault_of_data(job):
     window = job.home.shards / "a/16/window-00000.mds"
     data = flip(window)
     with pytest.raises(DataError, match=r"window-00000\.mds was changed"):
-        train.train_model(job)
+        train.train_model(job, job.on_training)
     window.write_bytes(data)
-    result = train.train_model(job)
+    result = train.train_model(job, job.on_training)
     flip(job.run_folder / "final/weights.safetensors")
     with pytest.raises(DataError, match=r"final: .* found weights\.safetensors missing or changed"):
         evaluate.check_final(job.run_folder, result)
@@ -217,7 +217,7 @@ def test_files_that_are_not_what_a_step_needs_are_a_fault_of_data(job):
 @pytest.mark.parametrize("name", ["weights.safetensors", "config.json"])
 def test_another_byte_in_the_trained_model_is_seen_when_a_run_begins_and_put_right(job, name):
     """`flows status` compares what small files hold, a run models too; the last checkpoint has the weights."""
-    train.train_model(job)
+    train.train_model(job, job.on_training)
     home, one = job.home, replace(step([]), name="train", tables=(), files=train.files)
     home.keep(receipt(one, job, None, {}, 1.0))
     data = flip(file := job.run_folder / "final" / name)
@@ -225,5 +225,5 @@ def test_another_byte_in_the_trained_model_is_seen_when_a_run_begins_and_put_rig
     assert [state.state for state in told] == ["done" if name.startswith("weights") else "stale", "stale"]
     assert told[1].why == f"file runs/t/final/{name} was changed: its SHA-256 is not that of what the step left"
     assert pending(told[1:]) == [one]
-    train.train_model(job)
+    train.train_model(job, job.on_training)
     assert file.read_bytes() == data and _state(one, "t", None, {}, home, True).state == "done"

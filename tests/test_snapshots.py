@@ -74,6 +74,7 @@ def test_a_second_snapshot_is_added_and_equals_a_run_from_nothing_over_both(spar
     assert [lake.version(table) for table in (tables.DOCUMENTS, SIGNALS, tables.PAIRS)] == before  # the same deliveries change nothing
 
 
+@pytest.mark.servers
 def test_a_chain_of_near_copies_that_comes_in_any_order_leaves_what_a_run_from_nothing_leaves(spark, tmp_path):
     words, chance = [f"word{i}" for i in range(7 * 30 + 150)], random.Random(2)
     windows = {i: " ".join(words[7 * i : 7 * i + 150]) for i in chance.sample(range(30), 30)}

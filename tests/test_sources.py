@@ -266,6 +266,7 @@ def test_the_home_folder_of_the_user_is_written_out(monkeypatch):
 ODD = """we "are", it's #1 {x,y} é日 a&b=c * $a;d"""
 
 
+@pytest.mark.servers
 def test_spark_starts_and_writes_in_a_home_of_any_name_and_nowhere_else(tmp_path):
     """A process of its own: there is one JVM a process, and its settings are those of its start."""
     script = (

@@ -140,7 +140,7 @@ def damage_weights(folder):
     [
         (lambda folder: os.truncate(folder / "weights.safetensors", 1000), "weights.safetensors: expected .* bytes, found"),
         (damage_weights, "not finite in embedding"),
-        (lambda folder: (folder / "state.json").write_text("{}"), "state.json lacks"),
+        pytest.param(lambda folder: (folder / "state.json").write_text("{}"), "state.json lacks", marks=pytest.mark.servers),
         (lambda folder: os.truncate(folder / "state.json", 100), "JSONDecodeError"),
         (lambda folder: save_file({}, folder / "optimizer.safetensors"), "optimizer.safetensors: expected .*exp_avg of shape .*, found None"),
         (lambda folder: (folder / "optimizer.safetensors").unlink(), "No such file"),
