@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pytest
 from mlflow import MlflowClient
 
+from flows import ui
 from flows.home import Home
 from flows.job import Job
 from flows.ledger import LiveLedger
@@ -21,6 +22,7 @@ from model.ledger import ROW, Journal, ledger_files
 from pipelines.lake import from_rows
 from schemas import recipe as recipes
 from schemas import tables
+from schemas.errors import DataError
 from schemas.files import file_sha256, write_json
 
 RUN = "a" * 32
@@ -202,3 +204,12 @@ def test_the_home_has_a_store_of_its_own(job, monkeypatch):
         ledger.finish()
     assert MlflowClient(store(job.home)).get_experiment_by_name(job.home.key)
     assert (job.home.root / "mlflow.db").is_file()
+
+
+def test_the_page_is_of_runs_in_the_home(tmp_path, monkeypatch):
+    home = Home(tmp_path)
+    with pytest.raises(DataError, match="found MLFLOW_TRACKING_URI: they are on that server"):
+        ui.serve(home, 5000, print)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    with pytest.raises(DataError, match=r"holds no mlflow\.db yet: `flows run curriculum` makes it"):
+        ui.serve(home, 5000, print)
