@@ -1,7 +1,9 @@
 """One Spark session for the whole suite in each of its processes; numba's compiled kernels are cached beside the checkout as in any run."""
 
 import contextlib
+import fcntl
 import functools
+import json
 import os
 import resource
 import socket
@@ -100,14 +102,26 @@ class Finished:
 
 @pytest.fixture(scope="session")
 def finished_home(tmp_path_factory) -> Finished:
-    folder = tmp_path_factory.mktemp("main-job")
+    """Made once, for all processes of `pytest -n`."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "main-job"
+    folder.mkdir(exist_ok=True)
+    file, told = folder / "recipe.yaml", folder / "told.json"
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not told.exists():
+            told.write_text(json.dumps(finish_small_run(folder, file)))
+    return Finished(file, recipes.load(file), Home(folder / "home"), elsewhere=folder / "elsewhere", **json.loads(told.read_text()))
+
+
+def finish_small_run(folder: Path, file: Path) -> dict:
     planted = corpus.write(folder / "text")
-    file = corpus.save(corpus.recipe(folder / "text", folder / "home"), folder / "recipe.yaml")
-    (elsewhere := folder / "elsewhere").mkdir()
+    corpus.save(corpus.recipe(folder / "text", folder / "home"), file)
+    (elsewhere := folder / "elsewhere").mkdir(exist_ok=True)
     made_at = elsewhere.stat().st_mtime_ns
     done = flows("run", "curriculum", "--recipe", str(file), env={"TMPDIR": str(elsewhere), "MLFLOW_TRACKING_URI": ""})
     assert done.returncode == 0, done.stdout + done.stderr
-    return Finished(file, recipes.load(file), Home(folder / "home"), planted, done.stdout, elsewhere, made_at)
+    return {"planted": planted, "printed": done.stdout, "elsewhere_at": made_at}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
