@@ -87,9 +87,10 @@ def connect_server(folder: Path, settings: dict[str, str]) -> tuple[subprocess.P
 
 
 def made(home: Path) -> dict[str, bytes]:
-    """Everything that leaves for the trainer."""
+    """Everything that leaves for the trainer, but for what the recipe tells it, which `train` writes."""
     shards = Home(home).shards
-    return {str(file.relative_to(shards)): file.read_bytes() for file in sorted(shards.rglob("*")) if file.is_file()}
+    files = (file for file in sorted(shards.rglob("*")) if file.is_file() and file.name != "settings.json")
+    return {str(file.relative_to(shards)): file.read_bytes() for file in files}
 
 
 def elsewhere(finished, folder: Path, spark: dict) -> str:
