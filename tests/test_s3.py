@@ -107,10 +107,10 @@ start = float(sys.stdin.readline())
 
 def race(thread):
     for version in range(races):
-        time.sleep(max(0, start + version * .1 - time.time()))  # all at once
+        time.sleep(max(0, start + version * .4 - time.time()))  # all at once
         try:
             write(f"races/{version:020}.json", f"{name}.{thread}")
-            os.write(1, f"{version} {name}.{thread}\n".encode())
+            os.write(1, f"{version} {name}.{thread}\\n".encode())
         except Py4JJavaError as error:
             assert "FileAlreadyExistsException" in str(error.java_exception), error
 
