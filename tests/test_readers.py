@@ -179,9 +179,9 @@ def test_deep_and_long_chats_take_linear_time(tmp_path):
     long = json.dumps(said(*QUESTION * 50_000)) + "\n"
     (tmp_path / "a.jsonl").write_text(deep + deeper + licence + long)
     read(tmp_path, "chat")  # what is imported and compiled at first use
-    began = time.thread_time()  # the process's time holds that of the kills, which run beside
+    began = time.thread_time()
     *bad, odd, good = read(tmp_path, "chat", licence_field="l")
-    assert time.thread_time() - began < 3  # .3 s
+    assert time.thread_time() - began < 10  # .3 s on a quiet machine; quadratic it would be minutes
     assert [outcome(one) for one in bad] == ["bad_turn", "broken_json"]
     assert odd.licence is None and good.facts == (("turns", "100000"),) and good.text.count("User: 2 + 2?\n\nAssistant: 4") == 50_000
 
