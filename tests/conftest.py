@@ -26,6 +26,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))  # Spark's workers import us
 
 import corpus  # noqa: E402
+import objects  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -63,6 +64,22 @@ def mlflow_store(tmp_path_factory):
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
     yield
     del os.environ["MLFLOW_TRACKING_URI"]
+
+
+@pytest.fixture(scope="session")
+def port(tmp_path_factory):
+    """Of an object store."""
+    with objects.seaweed(tmp_path_factory.mktemp("store")) as port:
+        yield port
+
+
+@pytest.fixture
+def trouble(port, monkeypatch):
+    """What the proxy before the store does, to which the environment leads."""
+    with objects.troubled(port) as (proxy, trouble):
+        for name, value in objects.environment(proxy).items():
+            monkeypatch.setenv(name, value)
+        yield trouble
 
 
 @pytest.fixture(scope="session")

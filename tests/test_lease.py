@@ -13,7 +13,6 @@ from pathlib import Path
 
 import conftest
 import corpus
-import objects
 import pytest
 
 from flows import lease
@@ -23,20 +22,6 @@ from flows.scratch import HomeBusy
 from schemas.store import Store
 
 pytestmark = pytest.mark.servers
-
-
-@pytest.fixture(scope="module")
-def port(tmp_path_factory):
-    with objects.seaweed(tmp_path_factory.mktemp("store")) as port:
-        yield port
-
-
-@pytest.fixture
-def trouble(port, monkeypatch):
-    with objects.troubled(port) as (proxy, trouble):
-        for name, value in objects.environment(proxy).items():
-            monkeypatch.setenv(name, value)
-        yield trouble
 
 
 @pytest.fixture

@@ -26,12 +26,6 @@ pytestmark = pytest.mark.servers
 RACES, THREADS = 40, 8
 
 
-@pytest.fixture(scope="module")
-def port(tmp_path_factory):
-    with objects.seaweed(tmp_path_factory.mktemp("store")) as port:
-        yield port
-
-
 @pytest.fixture(autouse=True)
 def store(port, monkeypatch):
     for name, value in objects.environment(port).items():

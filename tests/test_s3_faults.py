@@ -10,7 +10,6 @@ import sys
 import threading
 
 import conftest
-import objects
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -24,20 +23,6 @@ from schemas.files import file_sha256
 from schemas.store import Store, refusal
 
 pytestmark = pytest.mark.servers
-
-
-@pytest.fixture(scope="module")
-def port(tmp_path_factory):
-    with objects.seaweed(tmp_path_factory.mktemp("store")) as port:
-        yield port
-
-
-@pytest.fixture
-def trouble(port, monkeypatch):
-    with objects.troubled(port) as (proxy, trouble):
-        for name, value in objects.environment(proxy).items():
-            monkeypatch.setenv(name, value)
-        yield trouble
 
 
 SPARK = """

@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import objects
 import pytest
 
 from model import source
@@ -22,20 +21,6 @@ from tests.mds import write_shards
 
 pytestmark = pytest.mark.servers
 SEQ_LEN, SAMPLES, WINDOWS, BATCH = 4096, 32, 6, 8
-
-
-@pytest.fixture(scope="module")
-def port(tmp_path_factory):
-    with objects.seaweed(tmp_path_factory.mktemp("store")) as port:
-        yield port
-
-
-@pytest.fixture
-def trouble(port, monkeypatch):
-    with objects.troubled(port) as (proxy, trouble):
-        for name, value in objects.environment(proxy).items():
-            monkeypatch.setenv(name, value)
-        yield trouble
 
 
 @pytest.fixture(scope="module")

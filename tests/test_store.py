@@ -14,7 +14,6 @@ from pathlib import Path
 
 import conftest
 import corpus
-import objects
 import pytest
 import yaml
 
@@ -29,20 +28,6 @@ from schemas.parts import store_url
 from schemas.store import Store, is_url
 
 servers = pytest.mark.servers
-
-
-@pytest.fixture(scope="module")
-def port(tmp_path_factory):
-    with objects.seaweed(tmp_path_factory.mktemp("store")) as port:
-        yield port
-
-
-@pytest.fixture
-def trouble(port, monkeypatch):
-    with objects.troubled(port) as (proxy, trouble):
-        for name, value in objects.environment(proxy).items():
-            monkeypatch.setenv(name, value)
-        yield trouble
 
 
 @pytest.fixture
