@@ -47,7 +47,7 @@ class LiveLedger:
             for table in TABLES:
                 self.job.store(from_rows([], table), table, self.ancestry, f"run = '{self.run}'")
         steps = lake.arrow(tables.METRICS, ["step"], pc.field("run") == self.run).column("step")
-        return (pc.max(steps).as_py() or 0) + 1 if len(steps) else 0
+        return pc.max(steps).as_py() + 1 if len(steps) else 0
 
     def on_step(self, number: int) -> None:
         """To be called behind each step; number: it, from 0."""
@@ -76,9 +76,13 @@ class LiveLedger:
         losses = pa.array(rows["loss"], mask=~np.isfinite(rows["loss"]))
         lost = pa.array([self.run] * len(rows)), rows["step"], rows["doc"], rows["tokens"], losses, rows["skipped"]
         ledger = pa.table(dict(zip(tables.LEDGER.column_names, lost, strict=True)))
-        for table, told in zip(TABLES, (ledger, self._metrics(first, last)), strict=True):
-            told = told.cast(from_rows([], table).schema)
-            self.job.store(told, table, self.ancestry, where, append=self._appends)
+        try:
+            for table, told in zip(TABLES, (ledger, self._metrics(first, last)), strict=True):
+                told = told.cast(from_rows([], table).schema)
+                self.job.store(told, table, self.ancestry, where, append=self._appends)
+        except Exception:
+            self._go_back(first)  # one table may have it
+            raise
         self.next, self._appends = last + 1, True
 
     def _metrics(self, first: int, last: int) -> pa.Table:

@@ -120,6 +120,26 @@ def test_tables_that_are_not_as_we_left_them_are_filled_again(job, harm):
     check(job)
 
 
+def test_a_commit_that_failed_in_its_second_table_is_made_again_by_the_next(job):
+    write, failing = Job.store, [tables.METRICS]
+
+    def store(rows, table, *rest, **named):
+        if table in failing and 4 in rows.column("step").to_pylist():
+            failing.remove(table)
+            raise OSError("away for a moment")
+        write(job, rows, table, *rest, **named)
+
+    job.store = store
+    with LiveLedger(job) as ledger:
+        train(job, 0, 3)
+        ledger.commit()
+        train(job, 4, 11)
+        with pytest.raises(OSError, match="away for a moment"):
+            ledger.commit()
+        ledger.finish()
+    check(job)
+
+
 def test_other_runs_stay(job):
     train(job, 0, 3)
     with LiveLedger(job) as ledger:
