@@ -20,7 +20,7 @@ from schemas.recipe import RecipeError
 
 MAGIC = re.compile(r"[*?[]")
 HOME_PARTS = ("lake", "models", "prefect", "report", "runs", "shards", "steps", "tmp")
-HOME_FILES = "deliveries.json", "openlineage.jsonl", "published.jsonl", "lease"
+HOME_FILES = "deliveries.json", "openlineage.jsonl", "published.jsonl", "lease", "mlflow.db", "mlflow.db-journal"
 DELTA_LOG = "_delta_log"
 # Why an input record did not become a document: the words in `bronze.rejects.reason`.
 REASONS = {
