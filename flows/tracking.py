@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from flows.home import Home
 from flows.job import Job
 from schemas import tables
-from schemas.files import file_sha256
+from schemas.files import file_sha256, read_json
 
 if TYPE_CHECKING:  # imports pandas and a web framework: 9 s of a processor, in the thread
     from mlflow import MlflowClient
@@ -155,8 +155,8 @@ class Tracking:
             self._evaluated = one["step"] + 1
 
     def _evaluations(self) -> list[dict[str, Any]]:
-        with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):  # none yet, or one is being written
-            told = json.loads((self.job.run_folder / "evaluations.json").read_text())
+        with contextlib.suppress(FileNotFoundError):  # none yet
+            told = read_json(self.job.run_folder / "evaluations.json")
             return [one for one in told if one["step"] >= self._evaluated]
         return []
 

@@ -172,8 +172,8 @@ class Lake:
 
         append: nothing is replaced, which saves Delta the search for it (a second). Returns the new version. The rows
         are brought to the table's columns, in order. A stopped write leaves the old version in place. A new table needs
-        an active Spark session. Of a table with a damaged file all is replaced, as
-        the rows that should stay cannot be read.
+        an active Spark session. Of a table with a damaged file all is replaced, as the rows that should stay cannot be
+        read.
         """
         spark = None if isinstance(rows, pa.Table) else rows.sparkSession
         append = self._create(table, spark) or append

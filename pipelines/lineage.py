@@ -76,10 +76,11 @@ def _documents(lake: Lake, keys: list[int]) -> dict[int, dict[str, Any]]:
 
 
 def _cost(row: dict[str, Any], document: dict[str, Any]) -> dict[str, Any]:
-    """Of a row of the ledger; a loss that is not finite is infinite."""
+    """Of a row of the ledger; a loss that is not finite is infinite. Ledgers of before December 2026 know no skipped
+    steps."""
     known = {"doc_id": None, "source": None, "uri": "no longer in the lake", **document}
     loss = math.inf if row["loss"] is None else row["loss"] / max(row["tokens"], 1)
-    return {**known, "tokens": row["tokens"], "loss": loss, "skipped": row["skipped"]}
+    return {**known, "tokens": row["tokens"], "loss": loss, "skipped": row.get("skipped", False)}
 
 
 def rules_of(lake: Lake, doc_id: str, rules: dict[str, tuple[Rule, ...]]) -> Iterator[tuple[Rule, Any, str, bool]]:
@@ -171,13 +172,9 @@ def _steps(lake: Lake, doc_id: str) -> list[str]:
     return _first(
         [
             f"run {r['run'][:12]} step {r['step']}: {r['tokens']} tokens, "
-            + (
-                "a loss that is not finite"
-                if r["loss"] is None
-                else f"{r['loss'] / max(r['tokens'], 1):.3f} nats a token"
-            )
-            + (", skipped" if r["skipped"] else "")
-            for r in rows
+            + (f"{cost['loss']:.3f} nats a token" if math.isfinite(cost["loss"]) else "a loss that is not finite")
+            + (", skipped" if cost["skipped"] else "")
+            for r, cost in ((row, _cost(row, {})) for row in rows)
         ]
     )
 

@@ -46,6 +46,7 @@ class Table:
 
 
 DOC_ID = Column("doc_id", "string", "32 hex digits: blake2b-128 of source, uri and text")
+TRAINED = Column("run", "string", "hash of the training step"), Column("step", "bigint", "optimiser step, from 0")
 
 DOCUMENTS = Table(
     "bronze.documents",
@@ -321,8 +322,7 @@ LEDGER = Table(
     "ops.ledger",
     "what each training step read, and what it lost on each document",
     (
-        Column("run", "string", "hash of the training step"),
-        Column("step", "bigint", "optimiser step, from 0"),
+        *TRAINED,
         Column("doc_key", "bigint", "document, as in silver.tokens"),
         Column("tokens", "bigint", "tokens predicted"),
         Column("loss", "double", "summed cross-entropy, in nats; null where it was not finite", nullable=True),
@@ -335,8 +335,7 @@ METRICS = Table(
     "ops.metrics",
     "what each training step told of itself, from its checkpoint on",
     (
-        Column("run", "string", "hash of the training step"),
-        Column("step", "bigint", "optimiser step, from 0"),
+        *TRAINED,
         Column("stage", "string", "name of the stage"),
         Column("tokens", "bigint", "tokens read by then"),
         Column("loss", "double", "mean cross-entropy, in nats a token; null where it was not finite", nullable=True),
